@@ -1,0 +1,50 @@
+# `make demo` shows the system at work, `make test` runs the tests; both install into .venv first, once.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(if $(shell \
+	command -v $(name) >/dev/null 2>&1 && $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1 && echo ok),$(name))))
+BIN := .venv/bin
+STAMP := .venv/installed.stamp
+THREADS ?= 2
+TESTS ?=
+
+DEMO_PICTURE ?= examples/media/picture.png
+DEMO_VIDEO ?= examples/media/clip.mp4
+DEMO_OUT ?= demo
+
+.PHONY: demo test check format lint types venv clean
+.DEFAULT_GOAL := demo
+
+demo: $(STAMP)
+	$(BIN)/unipixel ask $(DEMO_PICTURE) "Please segment the dog." -o $(DEMO_OUT)/picture
+	$(BIN)/unipixel ask $(DEMO_VIDEO) "Please segment every moving object." -o $(DEMO_OUT)/video
+
+test: $(STAMP)
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest $(TESTS)
+
+# What continuous integration runs: format, lint, types, tests.
+check: lint types test
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: $(STAMP)
+
+# The stamp makes later calls instant; it grows old when the requirements change.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found; install one or name it: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO_OUT)
+	find unipixel tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,51 @@
+"""Fixtures that several parts of the test suite use: where golden numbers and shared media lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def parity_dir() -> Path:
+    """The folder of golden numbers: ``UNIPIXEL_PARITY_DIR``, else ``../shared/parity``, else ``tests/parity_data``.
+
+    Its values, sizes and widths may be others than those of the folder that is usually there.
+    """
+    named = os.environ.get("UNIPIXEL_PARITY_DIR")
+    if named:
+        folder = Path(named).expanduser()
+        if not folder.is_dir():
+            pytest.fail(f"UNIPIXEL_PARITY_DIR is {named}, which is not a folder")
+        return folder
+    for folder in (ROOT.parent / "shared" / "parity", ROOT / "tests" / "parity_data"):
+        if folder.is_dir():
+            return folder
+    pytest.skip("there is no parity folder: neither UNIPIXEL_PARITY_DIR, ../shared/parity nor tests/parity_data")
+
+
+@pytest.fixture(scope="session")
+def parity_file(parity_dir: Path) -> Callable[[str], Path]:
+    """Path of a file or folder of the parity folder by name; the test is skipped, by that name, where it is absent."""
+
+    def find(name: str) -> Path:
+        path = parity_dir / name
+        if not path.exists():
+            pytest.skip(f"{name} is absent from the parity folder")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder ``../shared`` with media and training photos; tests that need it are skipped where it is absent."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("../shared is absent")
+    return folder

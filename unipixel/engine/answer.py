@@ -1,0 +1,306 @@
+"""What comes back from a question: text, objects with masks over the clip, and the ways to take them elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from unipixel import draw
+from unipixel.engine.timing import Timings
+from unipixel.masks import MaskTrack, Rle, decode_rle, save_davis_png
+from unipixel.media import Media
+
+NOT_THERE: Literal["not there"] = "not there"
+SHEET_FRAMES = 8
+"""Frames of a video that a single picture of it shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerObject:
+    """An object in the clip."""
+
+    id: int
+    """Stable over the session, counted from 1."""
+    label: str
+    """The words that the model wrote for it, or what was asked for; empty where there are none."""
+    track: MaskTrack
+    """Masks at source size, one per frame of the clip."""
+    frame_scores: tuple[float, ...]
+    """(T,) predicted IoU times the probability that the object is there, in 0..1."""
+
+    @property
+    def masks(self) -> np.ndarray:
+        """bool (T, H, W)."""
+        return self.track.masks
+
+    @property
+    def visible(self) -> np.ndarray:
+        """bool (T,)."""
+        return self.track.visible
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """float (T, 4) x1, y1, x2, y2 in source pixels, right and bottom exclusive; nan where not visible."""
+        return self.track.boxes
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is visible on any frame."""
+        return any(rle is not None for rle in self.track.rles)
+
+    @cached_property
+    def score(self) -> float | Literal["not there"]:
+        """Mean score of the frames it is visible on, 0..1; ``"not there"`` if there is none."""
+        seen = [s for s, rle in zip(self.frame_scores, self.track.rles, strict=True) if rle is not None]
+        return float(np.mean(seen)) if seen else NOT_THERE
+
+    def to_json(self) -> dict[str, Any]:
+        """The object as plain JSON values; masks are COCO RLE, boxes null where it is not visible."""
+        boxes = [None if np.isnan(box[0]) else [float(v) for v in box] for box in self.boxes]
+        return {
+            "id": self.id,
+            "label": self.label,
+            "score": self.score if isinstance(self.score, str) else round(self.score, 6),
+            "frame_scores": [round(s, 6) for s in self.frame_scores],
+            "visible": self.visible.tolist(),
+            "boxes_xyxy": boxes,
+            **self.track.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """Words of an answer, as they are written."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class MaskPiece:
+    """Masks of one frame, as it is tracked."""
+
+    t: int
+    """Frame of the clip."""
+    rles: dict[int, Rle | None]
+    """By object id, at source size; None where the object is not visible."""
+    scores: dict[int, float]
+    """By object id: predicted IoU times presence on this frame."""
+
+    def mask(self, object_id: int) -> np.ndarray | None:
+        """bool (H, W), or None where the object is not visible."""
+        rle = self.rles[object_id]
+        return None if rle is None else decode_rle(rle)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """The frames that an answer speaks of."""
+
+    media: Media = field(repr=False)
+    source: str
+    frame_indices: tuple[int, ...]
+    """Index in the source of every frame of the clip."""
+    fps: float | None
+
+    @classmethod
+    def of(cls, media: Media) -> Clip:
+        """The clip of opened media."""
+        return cls(media, media.source, tuple(media.frame_indices), media.fps)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """A reply with everything it speaks of."""
+
+    text: str
+    """The reply, with ``[id]`` where the model wrote ``<|seg|>``. An ``[n]`` that the model wrote directly in front of
+    it, its own number for the object, is replaced."""
+    raw_text: str
+    """The reply as the model wrote it, without its end marker."""
+    objects: tuple[AnswerObject, ...]
+    """Objects that were prompted with the question, then those that the reply segments, in order."""
+    clip: Clip
+    question: str = ""
+    tokens: tuple[int, ...] = ()
+    """Token ids of the reply."""
+    timings: Timings = field(default_factory=Timings, repr=False)
+    """Seconds per stage."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as plain JSON values."""
+        height, width = self.clip.media.size_hw
+        return {
+            "question": self.question,
+            "text": self.text,
+            "raw_text": self.raw_text,
+            "media": {
+                "source": self.clip.source,
+                "height": height,
+                "width": width,
+                "fps": self.clip.fps,
+                "frame_indices": list(self.clip.frame_indices),
+            },
+            "objects": [one.to_json() for one in self.objects],
+            "num_tokens": len(self.tokens),
+            "timings_s": {stage: round(seconds, 6) for stage, seconds in self.timings.items()},
+        }
+
+    def to_coco(self) -> dict[str, Any]:
+        """The objects as a COCO dataset: one image per frame, one annotation per object and frame it is visible on.
+
+        Image ids are frames of the clip, ``frame_index`` those of the source; ``track_id`` is the object's id.
+        """
+        height, width = self.clip.media.size_hw
+        labels = list(dict.fromkeys(one.label or "object" for one in self.objects))
+        images = [
+            {"id": t, "width": width, "height": height, "file_name": self.clip.source, "frame_index": index}
+            for t, index in enumerate(self.clip.frame_indices)
+        ]
+        annotations: list[dict[str, Any]] = []
+        for one in self.objects:
+            for t in np.flatnonzero(one.visible).tolist():
+                x1, y1, x2, y2 = (float(v) for v in one.boxes[t])
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": t,
+                        "category_id": labels.index(one.label or "object") + 1,
+                        "track_id": one.id,
+                        "segmentation": one.track.rles[t],
+                        "area": int(one.track.areas[t]),
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "iscrowd": 0,
+                        "score": one.frame_scores[t],
+                    }
+                )
+        categories = [{"id": number, "name": label} for number, label in enumerate(labels, start=1)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def to_davis(self, folder: str | Path) -> list[Path]:
+        """Write one palette PNG per frame, pixel value = object id, named by the frame's index in the source.
+
+        Where objects overlap, the one with the higher score on that frame wins.
+
+        Raises:
+            ValueError: an object id is above 255, the most that such a PNG can hold.
+        """
+        largest = max((one.id for one in self.objects), default=0)
+        if largest > 255:
+            raise ValueError(f"object id {largest} does not fit a palette PNG; ids must be at most 255")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for t, index in enumerate(self.clip.frame_indices):
+            pixels = np.zeros(self.clip.media.size_hw, dtype=np.uint8)
+            for one in sorted(self.objects, key=lambda o: o.frame_scores[t]):
+                if one.track.rles[t] is not None:
+                    pixels[one.track.mask(t)] = one.id
+            paths.append(folder / f"{index:05d}.png")
+            save_davis_png(pixels, paths[-1])
+        return paths
+
+    def to_supervision(self) -> list[Any]:
+        """One ``supervision.Detections`` per frame, with masks, boxes, scores and the object ids as tracker ids.
+
+        Raises:
+            ImportError: the package ``supervision`` is not installed.
+        """
+        try:
+            supervision = import_module("supervision")
+        except ImportError as error:
+            raise ImportError(
+                "to_supervision needs the package 'supervision', which is not installed; pip install supervision"
+            ) from error
+        frames = []
+        for t in range(len(self.clip.frame_indices)):
+            seen = [one for one in self.objects if one.track.rles[t] is not None]
+            if not seen:
+                frames.append(supervision.Detections.empty())
+                continue
+            frames.append(
+                supervision.Detections(
+                    xyxy=np.stack([one.boxes[t] for one in seen]),
+                    mask=np.stack([one.track.mask(t) for one in seen]),
+                    confidence=np.array([one.frame_scores[t] for one in seen]),
+                    class_id=np.array([one.id for one in seen]),
+                    tracker_id=np.array([one.id for one in seen]),
+                    data={"label": np.array([one.label for one in seen])},
+                )
+            )
+        return frames
+
+    def draw(self, t: int | None = None) -> np.ndarray:
+        """The clip with masks and labels drawn over it.
+
+        Args:
+            t: one frame of the clip; None for all of them.
+
+        Returns:
+            uint8 (H, W, 3) for one frame or a still image, else (T, H, W, 3).
+        """
+        if t is None and len(self.clip.frame_indices) > 1:
+            return np.stack(list(self._drawn()))
+        return self._overlay(self.clip.media.frame(t or 0), t or 0)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the answer in the form that the name asks for.
+
+        ``.json``: `to_json`. ``.png``: the picture, or for a video a sheet of up to 8 frames, with masks. ``.gif``,
+        ``.mp4``: all frames with masks. A name without suffix: a folder with ``answer.json``, an overlay, and
+        ``masks/`` as from `to_davis`.
+
+        Raises:
+            ValueError: another suffix.
+        """
+        path = Path(path)
+        kind = path.suffix.lower()
+        (path if not kind else path.parent).mkdir(parents=True, exist_ok=True)
+        if kind == ".json":
+            path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        elif kind == ".png":
+            draw.write_png(self._sheet(), path)
+        elif kind == ".gif":
+            draw.write_gif(self._drawn(), path, **self._rate())
+        elif kind == ".mp4":
+            draw.write_mp4(self._drawn(), path, **self._rate())
+        elif not kind:
+            self.save(path / "answer.json")
+            self.save(path / ("overlay.mp4" if len(self.clip.frame_indices) > 1 else "overlay.png"))
+            self.to_davis(path / "masks")
+        else:
+            raise ValueError(f"an answer cannot be saved as {path.suffix!r}; use .json, .png, .gif, .mp4 or a folder")
+        return path
+
+    def _rate(self) -> dict[str, float]:
+        """Frames per second at which the clip plays as long as its source does."""
+        indices = self.clip.frame_indices
+        if not self.clip.fps or len(indices) < 2:
+            return {}
+        rate = self.clip.fps * (len(indices) - 1) / max(indices[-1] - indices[0], 1)
+        return {"fps": min(max(rate, 1.0), 60.0)}
+
+    def _drawn(self) -> Iterator[np.ndarray]:
+        for t, frame in enumerate(self.clip.media):
+            yield self._overlay(frame, t)
+
+    def _overlay(self, frame: np.ndarray, t: int) -> np.ndarray:
+        seen = [one for one in self.objects if one.track.rles[t] is not None]
+        masks = np.stack([one.track.mask(t) for one in seen]) if seen else np.zeros((0, *frame.shape[:2]), dtype=bool)
+        return draw.overlay(
+            frame, masks, labels=[f"{one.id} {one.label}".strip() for one in seen], ids=[one.id for one in seen]
+        )
+
+    def _sheet(self) -> np.ndarray:
+        total = len(self.clip.frame_indices)
+        if total == 1:
+            return self.draw(0)
+        shown: Sequence[int] = sorted({round(i) for i in np.linspace(0, total - 1, min(SHEET_FRAMES, total))})
+        captions = [f"frame {self.clip.frame_indices[t]}" for t in shown]
+        return draw.contact_sheet([self.draw(t) for t in shown], captions)

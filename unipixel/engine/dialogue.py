@@ -1,0 +1,214 @@
+"""The language model's side of a session: the visual is read once, every later turn goes on in the same KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from unipixel.engine.generate import Conversation, Decoding, Passage, Reply, read
+from unipixel.engine.timing import Clock
+from unipixel.errors import PromptError
+from unipixel.masks import MaskTrack
+from unipixel.model.language import VisionFeatures
+from unipixel.model.unipixel import UniPixel
+from unipixel.processing import Processor, TurnInputs, Visual
+from unipixel.sample import Turn
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """One question for the language model."""
+
+    turn: Turn
+    decoding: Decoding
+    objects: Mapping[int, MaskTrack] = field(default_factory=dict)
+    """Known objects by id, for the turn's regions."""
+    aside: bool = False
+    """Asked beside the conversation: right after the visual, and forgotten afterwards."""
+    answer: str = ""
+    """If given, the reply is not written but read: this text."""
+
+
+@dataclass
+class Transcript:
+    """What the conversation's cache was made from after the visual; enough to make it again."""
+
+    ids: list[int] = field(default_factory=list)
+    coords: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    regions: list[Tensor] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], inputs: TurnInputs) -> None:
+        """Go on with a turn."""
+        self.ids += ids
+        self.coords += inputs.point_coords
+        self.labels += inputs.point_labels
+        self.frames += inputs.point_frames.tolist()
+        self.regions += [] if inputs.region_masks is None else [inputs.region_masks]
+
+    def inputs(self) -> TurnInputs:
+        """All turns as one."""
+        regions = torch.cat(self.regions, 1) if self.regions else None
+        return TurnInputs(
+            torch.tensor(self.ids), self.coords, self.labels, torch.tensor(self.frames, dtype=torch.long), regions
+        )
+
+
+class Dialogue:
+    """A conversation about one visual.
+
+    Args:
+        visual: what the language model sees; encoded when the first question is asked.
+    """
+
+    def __init__(self, model: UniPixel, processor: Processor, visual: Visual, clock: Clock | None = None) -> None:
+        self.visual = visual
+        self._model, self._processor = model, processor
+        self._clock = clock or Clock()
+        self._opening_ids = processor.chat.opening(visual.num_tokens)
+        self._vision: VisionFeatures | None = None
+        self._seen: Conversation | None = None
+        self._main: Conversation | None = None
+        self._transcript = Transcript()
+        self._unread: list[int] = []
+        self._last: tuple[Reply, list[int], TurnInputs] | None = None
+
+    @property
+    def vision(self) -> VisionFeatures:
+        """Features of the visual, encoded once."""
+        if self._vision is None:
+            frames = len(self.visual.llm_frame_indices)
+            with self._clock.stage("read"):
+                # of a copy, so that the patches are not kept
+                pixels = replace(self.visual).pixel_values
+            with self._clock.stage("vision_tower"), torch.no_grad():
+                self._vision = self._model.encode_vision(pixels.to(self._model.device), self.visual.grid_thw)
+            self._clock.count("read", frames)
+            self._clock.count("vision_tower", frames)
+        return self._vision
+
+    def reply(self, ask: Ask) -> Reply:
+        """Ask and get the reply to be written; unless aside, it becomes part of the conversation.
+
+        Raises:
+            PromptError: the question is not usable, or the conversation has outgrown what the model can read.
+        """
+        self._settle()
+        seen = self._opening()
+        later = bool(self._transcript.ids) and not ask.aside
+        if later:
+            conversation = self._main or self._made_again(seen)
+            inputs = self._processor.next_turn(ask.turn, self.visual, ask.objects)
+            ids = [*self._closing(conversation.unread), *inputs.input_ids.tolist()]
+        else:
+            conversation = seen.fork()
+            inputs = self._processor.first_turn(ask.turn, self.visual, ask.objects)
+            ids = inputs.input_ids.tolist()[len(self._opening_ids) :]
+        ids += self._given(ask)
+        decoding = self._within_reach(conversation.length + len(ids), ask.decoding)
+        passage = self._continued(conversation, ids, inputs)
+        reply = Reply(self._model, conversation, [passage], decoding, self._clock, write=not ask.answer)
+        if not ask.aside:
+            self._main, self._last = conversation, (reply, ids, inputs)
+        return reply
+
+    def whole(self, ask: Ask) -> Passage:
+        """A first question together with the visual, for a batch of different visuals.
+
+        Raises:
+            PromptError: as `reply`.
+        """
+        inputs = self._processor.first_turn(ask.turn, self.visual, ask.objects)
+        ids = torch.cat([inputs.input_ids, torch.tensor(self._given(ask), dtype=torch.long)])
+        self._within_reach(len(ids), ask.decoding)
+        return self._with_visual(ids, inputs)
+
+    def transcript(self) -> tuple[Transcript, list[int]]:
+        """What was read after the visual, and the tokens that were said but not read yet."""
+        self._settle()
+        return self._transcript, list(self._unread)
+
+    def restore(self, transcript: Transcript, unread: Sequence[int]) -> None:
+        """Take up a conversation that was saved; its cache is made again when the next question is asked."""
+        self._main, self._last = None, None
+        self._transcript, self._unread = transcript, list(unread)
+
+    def close(self) -> None:
+        """Free the features and caches."""
+        self._vision = self._seen = self._main = self._last = None
+
+    def _opening(self) -> Conversation:
+        """The conversation up to the visual, read once."""
+        if self._seen is None:
+            empty = TurnInputs(torch.tensor(self._opening_ids), [], [], torch.zeros(0, dtype=torch.long), None)
+            passage, seen = self._with_visual(empty.input_ids, empty), Conversation()
+            with self._clock.stage("prefill"):
+                read(self._model, seen, [passage])
+            self._seen = seen
+        return self._seen
+
+    def _made_again(self, seen: Conversation) -> Conversation:
+        """The conversation's cache from its transcript."""
+        conversation, inputs = seen.fork(), self._transcript.inputs()
+        passage = self._continued(conversation, self._transcript.ids, inputs)
+        with self._clock.stage("prefill"):
+            read(self._model, conversation, [passage])
+        conversation.unread = list(self._unread)
+        return conversation
+
+    def _settle(self) -> None:
+        """Write the last reply into the transcript, as far as it got."""
+        if self._last is None or self._main is None:
+            return
+        reply, ids, inputs = self._last
+        self._last = None
+        if reply.has_begun:
+            said, self._unread = reply.ids[0], list(self._main.unread)
+            self._transcript.add([*ids, *said[: len(said) - len(self._unread)]], inputs)
+        if self._main.length != len(self._opening_ids) + len(self._transcript.ids):
+            # an error struck while the cache was being extended
+            self._main = None
+
+    def _closing(self, unread: Sequence[int]) -> list[int]:
+        """The tokens that close a reply, whatever it ended with."""
+        end = self._processor.turn_end_id
+        kept = [i for i in unread if i == end or i not in self._model.config.eos_token_ids]
+        return kept if kept and kept[-1] == end else [*kept, end]
+
+    def _given(self, ask: Ask) -> list[int]:
+        return self._processor.chat.encode(ask.answer) if ask.answer else []
+
+    def _within_reach(self, length: int, decoding: Decoding) -> Decoding:
+        longest = self._model.config.language.max_position_embeddings
+        if length >= longest:
+            raise PromptError(f"the conversation is {length} tokens long; the model reads at most {longest}")
+        return replace(decoding, max_new_tokens=min(decoding.max_new_tokens, longest - length))
+
+    def _continued(self, conversation: Conversation, ids: Sequence[int], inputs: TurnInputs) -> Passage:
+        """Text that goes on where the conversation stands."""
+        assert conversation.next_position is not None  # the visual has been read
+        start, tensor = int(conversation.next_position), torch.tensor(ids)
+        positions = torch.arange(start, start + len(ids)).expand(3, -1)
+        return Passage(tensor, self._embed(tensor, inputs, None), positions, start + len(ids))
+
+    def _with_visual(self, ids: Tensor, inputs: TurnInputs) -> Passage:
+        """Text with the visual, from the beginning of a conversation."""
+        visual = self.visual
+        positions, following = self._model.rope_index(ids[None], None, visual.grid_thw, visual.second_per_grid)
+        return Passage(ids, self._embed(ids, inputs, self.vision.merged), positions[:, 0], int(following))
+
+    @torch.no_grad()
+    def _embed(self, ids: Tensor, inputs: TurnInputs, merged: Tensor | None) -> Tensor:
+        """(L, D) embeddings with everything that the special tokens stand for."""
+        model, ref, mem = self._model, None, None
+        with self._clock.stage("prefill"):
+            if inputs.point_coords:
+                coords, labels, frames = inputs.point_coords, inputs.point_labels, inputs.point_frames
+                ref = model.encode_points(coords, labels, frames, self.visual.num_frames)
+            if inputs.region_masks is not None:
+                mem = model.pool_regions(self.vision, [inputs.region_masks.to(model.device)])
+            return model.embed(ids[None].to(model.device), merged, ref, mem)[0]

@@ -1,0 +1,206 @@
+"""A loaded model that opens media and answers questions, one at a time or many together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from unipixel.engine.answer import Answer
+from unipixel.engine.batch import answer_together
+from unipixel.engine.features import KEPT_FRAMES
+from unipixel.engine.generate import Decoding
+from unipixel.engine.requests import Start
+from unipixel.engine.session import Session, Track, choose_clip
+from unipixel.errors import UnipixelError
+from unipixel.media import Limits, MediaLike, open_media
+from unipixel.model.unipixel import UniPixel
+from unipixel.model.weights import load_model, resolve_checkpoint
+from unipixel.processing import Processor
+from unipixel.sample import Prompt
+
+
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """A device by name; ``"auto"`` is CUDA where there is one, else Apple's MPS, else the CPU.
+
+    Raises:
+        ValueError: no such device.
+    """
+    if str(name) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {str(name)!r} cannot be used here; try 'auto' or 'cpu'") from error
+    return device
+
+
+def choose_dtype(dtype: str | torch.dtype | None, name: str | Path, device: torch.device) -> torch.dtype:
+    """A floating-point type; by default bfloat16 for checkpoints other than nano on CUDA, float32 otherwise.
+
+    Raises:
+        ValueError: no such type.
+    """
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" and str(name) != "nano" else torch.float32
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype is {dtype!r}; it must be 'float32', 'bfloat16' or 'float16'")
+    return found
+
+
+def load(
+    name_or_path: str | Path = "nano",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+) -> Engine:
+    """Load a model.
+
+    Args:
+        name_or_path: ``"nano"``, a checkpoint folder, or a Hugging Face Hub id such as ``"PolyU-ChenLab/UniPixel-3B"``.
+        device: ``"auto"`` picks CUDA, MPS or the CPU.
+        dtype: see `choose_dtype`.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, incomplete or malformed.
+    """
+    where = choose_device(device)
+    folder = resolve_checkpoint(name_or_path)
+    processor = Processor.from_folder(folder)
+    model = load_model(folder, device=where, dtype=choose_dtype(dtype, name_or_path, where))
+    return Engine(model, processor)
+
+
+class Engine:
+    """A model with its processor. Keeps nothing between sessions but the weights."""
+
+    def __init__(self, model: UniPixel, processor: Processor) -> None:
+        self.model = model.eval()
+        self.processor = processor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    def open(
+        self,
+        media: MediaLike,
+        *,
+        num_frames: int | None = None,
+        track: Track = "sampled",
+        every: int = 1,
+        fps: float | None = None,
+        limits: Limits | None = None,
+        feature_frames: int = KEPT_FRAMES,
+    ) -> Session:
+        """Open an image or a clip.
+
+        Args:
+            media: path, folder, URL, bytes, PIL image, array, list or iterator of frames; see `open_media`.
+            num_frames: evenly spread frames that the language model sees; by default the checkpoint's own number (16
+                for the released ones). A source with fewer is seen whole.
+            track: ``"sampled"``: the clip is those frames. ``"all"``: the clip is all frames of the source; objects
+                are tracked through each of them, and prompts and ``start`` count them all.
+            every: keep only every so many-th frame of the source to begin with.
+            fps: frames per second of a source that does not say it.
+            limits: bounds beyond which media are refused.
+            feature_frames: frames whose SAM features are kept in memory.
+
+        Raises:
+            MediaError: the media cannot be read.
+        """
+        count = self.processor.settings.max_frames if num_frames is None else num_frames
+        clip = choose_clip(open_media(media, every=every, fps=fps, limits=limits), count, track)
+        return Session(self.model, self.processor, clip, num_frames=count, feature_frames=feature_frames)
+
+    def open_session(self, path: str | Path, media: MediaLike | None = None) -> Session:
+        """Take up a session that was saved.
+
+        Args:
+            media: where the source is now, if the file names one that has moved.
+
+        Raises:
+            MediaError: the file is no session, or its media are gone or changed.
+            CheckpointError: it was saved with another model.
+        """
+        from unipixel.engine.storage import restore
+
+        return restore(self.model, self.processor, path, media)
+
+    def ask(
+        self,
+        media: MediaLike,
+        text: str | Sequence[str | None] | None = None,
+        *,
+        prompts: Any = (),
+        num_frames: int | None = None,
+        track: Track = "sampled",
+        start: Start = 0,
+        force: bool = False,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 8,
+        on_error: Literal["raise", "return"] = "raise",
+        limits: Limits | None = None,
+    ) -> Any:
+        """Answer one question about one image or clip, or many at once.
+
+        Args:
+            media: one source, or a list or tuple of them for a batch (a clip as a list of frames goes in a list too).
+            text: the question; one for all of a batch, or one for each.
+            prompts: as in `Session.stream`; for a batch, a list of such per source.
+            num_frames, track, limits: as in `open`.
+            start, force, max_new_tokens, temperature, top_p, seed: as in `Session.stream`.
+            batch_size: questions that the language model reads and answers together. Answers do not depend on it.
+            on_error: ``"raise"`` the first error, or ``"return"`` each error in the place of its answer.
+
+        Returns:
+            An `Answer`; for a batch a list of `Answer` (or errors).
+
+        Raises:
+            UnipixelError: a source or question is not usable, with ``on_error="raise"``.
+        """
+        decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        if on_error not in ("raise", "return"):
+            raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'return'")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of at least 1")
+        many = isinstance(media, list | tuple)
+        sources = list(media) if many else [media]
+        texts = [text] * len(sources) if text is None or isinstance(text, str) else list(text)
+        given = _per_source(prompts, len(sources)) if many else [prompts]
+        if len(texts) != len(sources):
+            raise ValueError(f"{len(texts)} questions were given for {len(sources)} sources; give one, or one for each")
+
+        def prepared(place: int) -> tuple[Session, Any]:
+            session = self.open(sources[place], num_frames=num_frames, track=track, limits=limits)
+            request = session.request(texts[place], prompts=given[place], start=start, decoding=decoding, force=force)
+            return session, request
+
+        answers: list[Answer | UnipixelError] = []
+        for first in range(0, len(sources), batch_size):
+            places = range(first, min(first + batch_size, len(sources)))
+            answers += answer_together(self.model, prepared, places, raising=on_error == "raise")
+        return answers if many else answers[0]
+
+    def close(self) -> None:
+        """Free the accelerator's memory that torch keeps for reuse; open sessions stay usable."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _per_source(prompts: Any, count: int) -> list[Sequence[Prompt] | Prompt]:
+    listed = list(prompts) if isinstance(prompts, list | tuple) else [prompts]
+    if not listed:
+        return [()] * count
+    if len(listed) != count or any(not isinstance(one, list | tuple) for one in listed):
+        raise ValueError(f"prompts of a batch must be a list of {count} lists, one for each source")
+    return listed

@@ -1,0 +1,89 @@
+"""The engine's own sentences: the pre-filling question, the mention of an object, and labels read from replies.
+
+Objects are written by their ids in the session, ``[1]``, ``[2]`` and so on, in the model's text as in the user's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from unipixel.processing.chat import REF, SEG
+from unipixel.processing.prompts import ANSWERS, noun_phrase
+
+MAX_LABEL = 80
+"""Characters of a label."""
+_STOCK = sorted((answer.split(SEG)[0].strip() for answer in ANSWERS), key=len, reverse=True)
+_REQUEST = re.compile(
+    r"^(?:please |can you |could you )?(?:segment|find|track|show|locate|mask) (?P<what>[^.?!\n]+?)"
+    r"(?: in (?:this|the) (?:image|video|picture|photo|clip))?[.?!]?$",
+    re.IGNORECASE,
+)
+_DEMONSTRATIVE = re.compile(
+    r"\bth(?:is|ese)(?: (?:objects?|things?|regions?|ones?))?(?=\s*(?:[.,?!]|$))", re.IGNORECASE
+)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as an enumeration: "a", "a and b", "a, b and c"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def prefilling(object_ids: Sequence[int]) -> str:
+    """The question of the first round: which pixels are these prompts about?
+
+    Source: UniPixel, section 3.3 (memory pre-filling); the answer is ``[id] <|seg|>`` per object.
+    """
+    return f"Please segment {listed([f'[{i}] {REF}' for i in object_ids])}."
+
+
+def forced_answer(object_ids: Sequence[int]) -> str:
+    """The answer that the first round should have."""
+    return " ".join(f"[{i}] {SEG}" for i in object_ids)
+
+
+def mentions(text: str, object_id: int) -> bool:
+    """Whether a text speaks of an object by its id."""
+    return f"[{object_id}]" in text
+
+
+def with_mentions(text: str, injected: Sequence[int], pointed: Sequence[int] = ()) -> str:
+    """The user's question, speaking of every object by id.
+
+    Args:
+        injected: objects that are written as regions in front of the question.
+        pointed: objects that could not be turned into regions; a ``<|ref|>`` is put behind their mention.
+
+    "What is this?" becomes "What is [1]?"; a question without a word to replace gets "About [1]: " in front.
+    """
+    missing = [i for i in (*injected, *pointed) if not mentions(text, i)]
+    if missing:
+        words = listed([f"[{i}]" for i in missing])
+        replaced, count = _DEMONSTRATIVE.subn(words, text, count=1)
+        text = replaced if count else f"About {words}: {text}"
+    for i in pointed:
+        text = text.replace(f"[{i}]", f"[{i}] {REF}", 1)
+    return text
+
+
+def referenced(text: str, object_ids: Sequence[int]) -> list[int]:
+    """Objects in the order in which their ``<|ref|>`` stands in the text."""
+    return sorted(object_ids, key=lambda i: text.index(f"[{i}] {REF}"))
+
+
+def label(before: str, question: str) -> str:
+    """What a segmented object is called: the words in front of its token, else what was asked for.
+
+    Args:
+        before: the reply's text since the object before it.
+        question: as asked.
+    """
+    clause = re.split(r"[.;:!?\n]", before)[-1].strip(" ,")
+    for stock in _STOCK:
+        if stock and clause.lower().startswith(stock.lower()):
+            clause = clause[len(stock) :].strip(" ,")
+    clause = re.sub(r"^(?:and|or)\b", "", clause).strip(" ,")
+    if not clause:
+        asked = _REQUEST.match(question.strip())
+        clause = asked["what"] if asked and "<|" not in asked["what"] and "[" not in asked["what"] else ""
+    return noun_phrase(clause)[:MAX_LABEL] if clause else ""

@@ -1,0 +1,31 @@
+"""Exceptions of the package.
+
+    UnipixelError
+    ├── MediaError       an image, video, frame folder or URL cannot be read, or is not what it claims to be
+    ├── PromptError      a point, box, mask or object reference does not fit the media it is given for
+    ├── CheckpointError  a checkpoint folder is incomplete, or its tensors do not fit the model
+    └── DatasetError     a dataset file is missing, truncated or not in its documented layout
+
+Messages are one sentence that says what was wrong, its value, and what would be right. Wrong arguments of the
+Python API raise the built-in ``ValueError`` or ``TypeError`` instead.
+"""
+
+
+class UnipixelError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class MediaError(UnipixelError):
+    """An image, video, frame folder or URL cannot be read, or is not what it claims to be."""
+
+
+class PromptError(UnipixelError):
+    """A point, box, mask or object reference does not fit the media it is given for."""
+
+
+class CheckpointError(UnipixelError):
+    """A checkpoint folder is incomplete, or its tensors do not fit the model."""
+
+
+class DatasetError(UnipixelError):
+    """A dataset file is missing, truncated or not in its documented layout."""

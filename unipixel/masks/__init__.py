@@ -1,0 +1,32 @@
+"""An object's masks: COCO run lengths, polygons and palette PNGs to and from ``bool`` arrays.
+
+Between the parts of the package a mask travels as a COCO RLE, ``{"size": [H, W], "counts": str}``, and an object in a
+video as a :class:`MaskTrack`, one RLE per frame of the clip. Pixel coordinates are (x, y) with (0, 0) the outer corner
+of the top-left pixel, so the centre of the first pixel is (0.5, 0.5) and boxes end one past their last pixel.
+
+Malformed masks raise ``ValueError``: whoever reads them from a file or a request knows which error class to tell.
+"""
+
+from unipixel.masks.index_png import davis_palette, load_index_png, save_davis_png
+from unipixel.masks.interior import box_xyxy, interior_point
+from unipixel.masks.polygons import mask_to_polygons, polygons_to_mask
+from unipixel.masks.rle import Rle, area_rle, decode_rle, encode_rle, iou_rles, parse_rle, union_rles
+from unipixel.masks.track import MaskTrack
+
+__all__ = [
+    "MaskTrack",
+    "Rle",
+    "area_rle",
+    "box_xyxy",
+    "davis_palette",
+    "decode_rle",
+    "encode_rle",
+    "interior_point",
+    "iou_rles",
+    "load_index_png",
+    "mask_to_polygons",
+    "parse_rle",
+    "polygons_to_mask",
+    "save_davis_png",
+    "union_rles",
+]

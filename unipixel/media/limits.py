@@ -1,0 +1,70 @@
+"""How much a piece of media may cost before it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from unipixel.errors import MediaError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds that hostile, broken or mistaken media are checked against.
+
+    Raises:
+        ValueError: A bound is not positive.
+    """
+
+    max_bytes: int = 1 << 30
+    """Size of one file, download or ``data:`` URL."""
+    max_pixels: int = 1 << 26
+    """Height times width of one frame, read from its header before it is decoded."""
+    max_frames: int = 200_000
+    """Frames of one video, folder, list or stream."""
+    max_spool_bytes: int = 8 << 30
+    """Disk space for the frames of an iterator, which are kept in a temporary file to be read again."""
+    url_timeout_s: float = 30.0
+    """Seconds that one download may take in all."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise ValueError(f"the limit {field.name} must be positive, not {value!r}")
+
+    def check_bytes(self, size: int, name: str) -> None:
+        """Raises MediaError when a file of ``size`` bytes is empty or too large."""
+        if size == 0:
+            raise MediaError(f"{name} is empty: it holds 0 bytes")
+        if size > self.max_bytes:
+            raise MediaError(f"{name} is {size} bytes, more than the limit of {self.max_bytes} (Limits.max_bytes)")
+
+    def check_size(self, size_hw: tuple[int, int], name: str) -> None:
+        """Raises MediaError when a frame has a side of 0 or too many pixels."""
+        height, width = size_hw
+        if height < 1 or width < 1:
+            raise MediaError(f"{name} is {width} x {height} pixels, but each side must be at least 1")
+        if height * width > self.max_pixels:
+            raise MediaError(
+                f"{name} is {width} x {height} pixels, more than the limit of {self.max_pixels} (Limits.max_pixels)"
+            )
+
+    def check_frames(self, num_frames: int, name: str) -> None:
+        """Raises MediaError when there is no frame, or too many."""
+        if num_frames < 1:
+            raise MediaError(f"{name} holds no frame, but needs at least one")
+        if num_frames > self.max_frames:
+            raise MediaError(f"{name} holds more frames than the limit of {self.max_frames} (Limits.max_frames)")
+
+
+def check_equal_size(frame: np.ndarray, size_hw: tuple[int, int], name: str) -> np.ndarray:
+    """The frame (H, W, 3), or a MediaError naming it when its size is not that of the first one."""
+    height, width = frame.shape[:2]
+    if (height, width) != size_hw:
+        raise MediaError(
+            f"{name} is {width} x {height} pixels, but the first frame is {size_hw[1]} x {size_hw[0]}; "
+            "all frames must have one size"
+        )
+    return frame

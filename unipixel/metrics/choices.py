@@ -1,0 +1,87 @@
+"""Multiple-choice answers: the letter a reply names, and accuracy per category."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+RULES = ("first_word", "bracketed")
+
+
+def parse_choice(text: str, num_options: int, *, rule: str = "first_word") -> str | None:
+    """The option letter that a reply chooses.
+
+    ``first_word`` (UniPixel; for replies that continue "The best option is ("): the first word without brackets, dots
+    and commas; of a longer word its first character. ``bracketed`` (VideoRefer-Bench-Q's own): the first ``(X)``, else
+    the first ``X)``, else the first character after dots are removed.
+
+    Args:
+        text: the reply.
+        num_options: letters from ``a`` on that are valid.
+        rule: ``"first_word"`` or ``"bracketed"``.
+
+    Returns:
+        A lower-case letter, or None when the reply names no valid option; that counts as a wrong answer.
+
+    Raises:
+        ValueError: an unknown rule, or a number of options outside 1..26.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule is {rule!r}, it must be one of {', '.join(RULES)}")
+    if not 1 <= num_options <= 26:
+        raise ValueError(f"num_options is {num_options}, it must be 1 to 26")
+    if rule == "first_word":
+        words = text.lower().split()
+        letter = re.sub(r"[().,]", "", words[0])[:1] if words else ""
+    else:
+        found = re.search(r"\(([a-z])\)", text, re.IGNORECASE) or re.search(r"([a-z])\)", text, re.IGNORECASE)
+        letter = (found.group(1) if found else text.replace(".", "").strip()[:1]).lower()
+    return letter if letter and letter in "abcdefghijklmnopqrstuvwxyz"[:num_options] else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceScores:
+    """Accuracy over questions, and by category."""
+
+    accuracy: float
+    """Share of right answers over all questions."""
+    per_category: dict[str, float]
+    """Share of right answers by category, in order of first appearance."""
+    counts: dict[str, int]
+    """Questions by category."""
+    unreadable: int
+    """Replies that named no valid option; they are counted as wrong."""
+
+    @property
+    def mean_of_categories(self) -> float:
+        """Unweighted mean of the categories (MVBench's average)."""
+        return sum(self.per_category.values()) / len(self.per_category)
+
+
+def choice_accuracy(
+    predicted: Sequence[str | None], expected: Sequence[str], categories: Sequence[str] | None = None
+) -> ChoiceScores:
+    """Score chosen letters; case does not matter.
+
+    Args:
+        predicted: a letter per question, or None for an unreadable or failed reply (wrong).
+        expected: the right letter per question.
+        categories: a name per question; without, all belong to ``"all"``.
+
+    Raises:
+        ValueError: the lengths differ, or there is no question.
+    """
+    names = categories if categories is not None else ["all"] * len(expected)
+    if not expected or not len(predicted) == len(expected) == len(names):
+        lengths = f"{len(predicted)} predicted, {len(expected)} expected, {len(names)} categories"
+        raise ValueError(f"there are {lengths}; the numbers must be equal and at least 1")
+    right: dict[str, list[bool]] = {}
+    for letter, truth, name in zip(predicted, expected, names, strict=True):
+        right.setdefault(name, []).append(letter is not None and letter.lower() == truth.lower())
+    return ChoiceScores(
+        accuracy=sum(map(sum, right.values())) / len(expected),
+        per_category={name: sum(answers) / len(answers) for name, answers in right.items()},
+        counts={name: len(answers) for name, answers in right.items()},
+        unreadable=sum(letter is None for letter in predicted),
+    )

@@ -1,0 +1,381 @@
+"""Sizes and behaviour of a model, read from and written to a checkpoint folder.
+
+`UniPixelConfig` is a plain record: two transformers configs (language, vision), the SAM 2.1 sizes and the handful of
+switches in which released weights differ from what a new model should do.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
+from transformers.models.sam2_video.configuration_sam2_video import (
+    Sam2VideoMaskDecoderConfig,
+    Sam2VideoPromptEncoderConfig,
+)
+
+from unipixel.errors import CheckpointError
+
+MODEL_TYPE = "pixel_qwen2_5_vl"
+POINTERS_IN_MEMORY = 16
+"""Object pointers that memory attention sees at most (SAM 2.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamConfig:
+    """Sizes of the SAM 2.1 part; defaults are Hiera-B+."""
+
+    image_size: int = 768
+    """Side of the square frames SAM sees, pixels; a multiple of 32."""
+    hidden_size: int = 256
+    """C: channels of features, tokens and pointers."""
+    memory_size: int = 64
+    """Channels of memory features; divides ``hidden_size``."""
+    embed_dim: int = 112
+    """Hiera width of the first stage; it doubles with each stage."""
+    num_heads: int = 2
+    stages: tuple[int, ...] = (2, 3, 16, 3)
+    global_blocks: tuple[int, ...] = (12, 16, 20)
+    window_sizes: tuple[int, ...] = (8, 4, 14, 7)
+    background_size: tuple[int, int] = (14, 14)
+    memory_attention_layers: int = 4
+    memory_attention_ffn: int = 2048
+    fuser_layers: int = 2
+    num_memories: int = 7
+    decoder_ffn: int = 2048
+    decoder_heads: int = 8
+    iou_head_hidden: int = 256
+    dropout: float = 0.1
+    """Dropout of memory attention while training."""
+
+    def __post_init__(self) -> None:
+        if self.image_size <= 0 or self.image_size % 32:
+            raise CheckpointError(f"SAM image size is {self.image_size}; it must be a positive multiple of 32")
+
+    @property
+    def grid(self) -> int:
+        """s: side of the stride-16 feature grid."""
+        return self.image_size // 16
+
+    @classmethod
+    def named(cls, name: str, image_size: int) -> SamConfig:
+        """The official size called ``name``, such as ``configs/sam2.1_hiera_b+``."""
+        key = name.rsplit("/", 1)[-1].removesuffix(".yaml").removeprefix("sam2.1_hiera_")
+        if key not in SAM_SIZES:
+            raise CheckpointError(f"SAM config {name!r} is unknown; known are {', '.join(SAM_SIZES)} (sam2.1_hiera_*)")
+        return cls(image_size=image_size, **SAM_SIZES[key])
+
+    @classmethod
+    def from_hydra(cls, tree: dict[str, Any], image_size: int) -> SamConfig:
+        """Sizes from a resolved official ``sam2_config.json``; our own folders add ``mask_decoder``."""
+        trunk, neck = tree["image_encoder"]["trunk"], tree["image_encoder"]["neck"]
+        attention, decoder = tree["memory_attention"], tree.get("mask_decoder", {})
+        return cls(
+            image_size=image_size,
+            hidden_size=neck["d_model"],
+            memory_size=tree["memory_encoder"]["out_dim"],
+            embed_dim=trunk["embed_dim"],
+            num_heads=trunk["num_heads"],
+            stages=tuple(trunk["stages"]),
+            global_blocks=tuple(trunk["global_att_blocks"]),
+            window_sizes=tuple(trunk["window_spec"]),
+            background_size=tuple(trunk["window_pos_embed_bkg_spatial_size"]),
+            memory_attention_layers=attention["num_layers"],
+            memory_attention_ffn=attention["layer"]["dim_feedforward"],
+            fuser_layers=tree["memory_encoder"]["fuser"]["num_layers"],
+            num_memories=tree["num_maskmem"],
+            decoder_ffn=decoder.get("mlp_dim", 2048),
+            decoder_heads=decoder.get("num_heads", 8),
+            iou_head_hidden=decoder.get("iou_head_hidden_dim", 256),
+            dropout=attention["layer"].get("dropout", 0.1),
+        )
+
+    def to_hydra(self) -> dict[str, Any]:
+        """The inverse of `from_hydra`."""
+        return {
+            "image_encoder": {
+                "trunk": {
+                    "embed_dim": self.embed_dim,
+                    "num_heads": self.num_heads,
+                    "stages": list(self.stages),
+                    "global_att_blocks": list(self.global_blocks),
+                    "window_spec": list(self.window_sizes),
+                    "window_pos_embed_bkg_spatial_size": list(self.background_size),
+                },
+                "neck": {"d_model": self.hidden_size},
+            },
+            "memory_attention": {
+                "num_layers": self.memory_attention_layers,
+                "layer": {"dim_feedforward": self.memory_attention_ffn, "dropout": self.dropout},
+            },
+            "memory_encoder": {"out_dim": self.memory_size, "fuser": {"num_layers": self.fuser_layers}},
+            "mask_decoder": {
+                "mlp_dim": self.decoder_ffn,
+                "num_heads": self.decoder_heads,
+                "iou_head_hidden_dim": self.iou_head_hidden,
+            },
+            "num_maskmem": self.num_memories,
+            "image_size": self.image_size,
+        }
+
+    def to_transformers(self) -> Sam2VideoConfig:
+        """The transformers configs from which the leaf modules are built."""
+        widths = [self.embed_dim * 2**i for i in range(4)]
+        s, c = self.grid, self.hidden_size
+        backbone = Sam2HieraDetConfig(
+            hidden_size=self.embed_dim,
+            num_attention_heads=self.num_heads,
+            image_size=[self.image_size, self.image_size],
+            blocks_per_stage=list(self.stages),
+            embed_dim_per_stage=widths,
+            num_attention_heads_per_stage=[self.num_heads * 2**i for i in range(4)],
+            window_size_per_stage=list(self.window_sizes),
+            global_attention_blocks=list(self.global_blocks),
+            window_positional_embedding_background_size=list(self.background_size),
+        )
+        vision = Sam2VisionConfig(
+            backbone_config=backbone,
+            backbone_channel_list=widths[::-1],
+            backbone_feature_sizes=[[4 * s, 4 * s], [2 * s, 2 * s], [s, s]],
+            fpn_hidden_size=c,
+        )
+        return Sam2VideoConfig(
+            vision_config=vision,
+            prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=c, image_size=self.image_size),
+            mask_decoder_config=Sam2VideoMaskDecoderConfig(
+                hidden_size=c,
+                mlp_dim=self.decoder_ffn,
+                num_attention_heads=self.decoder_heads,
+                iou_head_hidden_dim=self.iou_head_hidden,
+                dynamic_multimask_via_stability=False,
+            ),
+            image_size=self.image_size,
+            num_maskmem=self.num_memories,
+            memory_attention_hidden_size=c,
+            memory_attention_num_layers=self.memory_attention_layers,
+            memory_attention_feed_forward_hidden_size=self.memory_attention_ffn,
+            memory_attention_dropout=self.dropout,
+            memory_attention_rope_dropout=self.dropout,
+            memory_attention_rope_feat_sizes=[s, s],
+            memory_encoder_hidden_size=c,
+            memory_encoder_output_channels=self.memory_size,
+            mask_downsampler_embed_dim=c,
+            memory_fuser_embed_dim=c,
+            memory_fuser_intermediate_dim=4 * c,
+            memory_fuser_num_layers=self.fuser_layers,
+        )
+
+
+SAM_SIZES: dict[str, dict[str, Any]] = {
+    "t": dict(
+        embed_dim=96,
+        num_heads=1,
+        stages=(1, 2, 7, 2),
+        global_blocks=(5, 7, 9),
+        window_sizes=(8, 4, 14, 7),
+        background_size=(7, 7),
+    ),
+    "s": dict(
+        embed_dim=96,
+        num_heads=1,
+        stages=(1, 2, 11, 2),
+        global_blocks=(7, 10, 13),
+        window_sizes=(8, 4, 14, 7),
+        background_size=(7, 7),
+    ),
+    "b+": dict(),
+    "l": dict(
+        embed_dim=144,
+        stages=(2, 6, 36, 4),
+        global_blocks=(23, 33, 43),
+        window_sizes=(8, 4, 16, 8),
+        background_size=(7, 7),
+    ),
+}
+"""Official SAM 2.1 sizes as differences from Hiera-B+."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    """Behaviour in which released weights differ from new models. Defaults are those of new models."""
+
+    region_pool_order: Literal["raster", "window"] = "raster"
+    """Order of the visual features that `<|mem|>` masks index. Released: "window" (masks are in raster order, so
+    cells are swapped inside an image larger than one attention window)."""
+    integer_seconds_per_grid: bool = False
+    """Truncate seconds per temporal grid step before mRoPE. Released: True."""
+    rope_restart: Literal["spatial", "all_axes"] = "spatial"
+    """Where text positions go on after a visual: maximum over the spatial axes, or over all three. Released:
+    "all_axes"."""
+    visual_place_encoding: bool = False
+    """Add a fixed sine/cosine code of each cell's place to the visual tokens. Released: False; nano: True."""
+
+
+RELEASED_PIXEL = PixelConfig(region_pool_order="window", integer_seconds_per_grid=True, rope_restart="all_axes")
+
+
+@dataclass(kw_only=True)
+class UniPixelConfig:
+    """Everything that decides the shape and arithmetic of a model.
+
+    Not frozen, because `transformers.Trainer` writes ``use_cache`` to the config of any model it is given.
+    """
+
+    language: Qwen2_5_VLTextConfig
+    vision: Qwen2_5_VLVisionConfig
+    sam: SamConfig
+    pixel: PixelConfig = field(default_factory=PixelConfig)
+    tie_word_embeddings: bool = True
+    hidden_tokens: int = 2
+    """Q: mask queries per `<|seg|>`."""
+    image_token_id: int
+    video_token_id: int
+    ref_token_id: int
+    seg_token_id: int
+    mem_token_id: int
+    eos_token_ids: tuple[int, ...]
+    sam_name: str = ""
+    """Official name of the SAM size; empty when the folder carries `sam2_config.json`."""
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> UniPixelConfig:
+        """Read ``config.json`` (and ``sam2_config.json`` where present) of an official or own checkpoint folder.
+
+        Raises:
+            CheckpointError: the files are missing, unreadable, or of another model type.
+        """
+        folder = Path(folder)
+        tree = read_json(folder / "config.json")
+        if tree.get("model_type") != MODEL_TYPE:
+            raise CheckpointError(
+                f"{folder / 'config.json'}: model_type is {tree.get('model_type')!r}, expected {MODEL_TYPE!r}"
+            )
+        hydra = folder / "sam2_config.json"
+        try:
+            return cls.from_dict(tree, read_json(hydra) if hydra.exists() else None)
+        except KeyError as error:
+            raise CheckpointError(f"{folder / 'config.json'}: field {error} is missing") from error
+        except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{folder / 'config.json'}: a field is malformed: {reason}") from error
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any], sam_tree: dict[str, Any] | None = None) -> UniPixelConfig:
+        """Build from the parsed official ``config.json`` and, optionally, ``sam2_config.json``."""
+        text = {**tree, **(tree.get("text_config") or {})}
+        size = int(tree.get("sam2_image_size", 1024))
+        name = tree.get("sam2_config") or ""
+        sam = SamConfig.from_hydra(sam_tree, size) if sam_tree else SamConfig.named(name, size)
+        eos: Any = tree.get("eos_token_id", text.get("eos_token_id"))
+        return cls(
+            language=_language_config(text),
+            vision=_vision_config(tree["vision_config"]),
+            sam=sam,
+            pixel=PixelConfig(**tree["pixel"]) if "pixel" in tree else RELEASED_PIXEL,
+            tie_word_embeddings=bool(tree.get("tie_word_embeddings", False)),
+            hidden_tokens=int(tree.get("sam2_hidden_tokens", 2)),
+            image_token_id=int(tree["image_token_id"]),
+            video_token_id=int(tree["video_token_id"]),
+            ref_token_id=int(tree["ref_token_id"]),
+            seg_token_id=int(tree["seg_token_id"]),
+            mem_token_id=int(tree["mem_token_id"]),
+            eos_token_ids=tuple(eos) if isinstance(eos, list) else (int(eos),),
+            sam_name="" if sam_tree else name,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The official ``config.json``, with our ``pixel`` section added."""
+        text = {name: getattr(self.language, name) for name in _TEXT_FIELDS}
+        rope = dict(self.language.rope_parameters)
+        text["rope_theta"] = rope.pop("rope_theta")
+        text["rope_scaling"] = {**rope, "type": rope["rope_type"]}
+        vision = {name: getattr(self.vision, name) for name in _VISION_FIELDS}
+        return {
+            "architectures": ["PixelQwen2_5_VLForConditionalGeneration"],
+            "model_type": MODEL_TYPE,
+            **text,
+            "text_config": {"model_type": "qwen2_5_vl_text", **text},
+            "vision_config": {"model_type": "qwen2_5_vl", **vision},
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "sam2_config": self.sam_name or None,
+            "sam2_image_size": self.sam.image_size,
+            "sam2_hidden_tokens": self.hidden_tokens,
+            "sam2_batch_mode": False,
+            "image_token_id": self.image_token_id,
+            "video_token_id": self.video_token_id,
+            "ref_token_id": self.ref_token_id,
+            "seg_token_id": self.seg_token_id,
+            "mem_token_id": self.mem_token_id,
+            "eos_token_id": list(self.eos_token_ids) if len(self.eos_token_ids) > 1 else self.eos_token_ids[0],
+            "pixel": asdict(self.pixel),
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and, for a SAM size without an official name, ``sam2_config.json``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.to_dict(), indent=1))
+        if not self.sam_name:
+            (folder / "sam2_config.json").write_text(json.dumps(self.sam.to_hydra(), indent=1))
+
+    def without_dropout(self) -> UniPixelConfig:
+        """The same model with every drop rate at 0 (used to compare training losses)."""
+        return replace(self, sam=replace(self.sam, dropout=0.0))
+
+
+_TEXT_FIELDS = (
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
+    "max_position_embeddings initializer_range rms_norm_eps attention_dropout"
+).split()
+_VISION_FIELDS = (
+    "depth hidden_size hidden_act intermediate_size num_heads in_channels patch_size spatial_merge_size "
+    "temporal_patch_size tokens_per_second window_size out_hidden_size fullatt_block_indexes initializer_range"
+).split()
+
+
+def _language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
+    rope = dict(tree.get("rope_parameters") or tree.get("rope_scaling") or {})
+    rope["rope_theta"] = tree.get("rope_theta", rope.get("rope_theta", 1_000_000.0))
+    # "mrope" is an alias in older files; the sections make the difference, the frequencies are the default ones
+    rope["rope_type"] = "default"
+    rope.pop("type", None)
+    sections, heads = rope.get("mrope_section"), tree["num_attention_heads"]
+    if sections and 2 * sum(sections) * heads != tree["hidden_size"]:
+        raise CheckpointError(
+            f"mrope_section is {sections}, which must add up to half the width of a head "
+            f"({tree['hidden_size']} / {heads} / 2)"
+        )
+    config = Qwen2_5_VLTextConfig(
+        **{name: tree[name] for name in _TEXT_FIELDS if name in tree},
+        rope_parameters=rope,
+        bos_token_id=None,
+        eos_token_id=None,
+        use_sliding_window=False,
+    )
+    config._attn_implementation = "sdpa"
+    return config
+
+
+def _vision_config(tree: dict[str, Any]) -> Qwen2_5_VLVisionConfig:
+    known = {f.name for f in fields(Qwen2_5_VLVisionConfig)} | set(_VISION_FIELDS)
+    config = Qwen2_5_VLVisionConfig(**{k: v for k, v in tree.items() if k in known and k in _VISION_FIELDS})
+    config._attn_implementation = "sdpa"
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object; CheckpointError names the file when it is missing or malformed."""
+    try:
+        tree = json.loads(path.read_text())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); a checkpoint folder must have it") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path} holds a {type(tree).__name__}, expected a JSON object")
+    return tree

@@ -1,0 +1,277 @@
+"""Qwen2.5-VL as we run it: the vision tower, mRoPE positions, and the decoder layers around our KV cache.
+
+The layers are transformers' own; what is ours is how they are driven. The vision tower runs one padded attention per
+layer for all windows, and also returns the features before its last MLP, which object memory pools. The decoder returns
+the residual stream before the final norm, from which `<|seg|>` states are read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+    Qwen2_5_VLTextModel,
+)
+
+from unipixel.model.config import UniPixelConfig
+
+Grid = tuple[int, int, int]
+"""(t, h, w) of one visual in patches."""
+
+
+@dataclass(frozen=True)
+class VisionFeatures:
+    """What the vision tower says about a batch of visuals, R = sum of t*h*w / 4 cells."""
+
+    merged: Tensor
+    """(R, D) visual tokens for the language model, raster order."""
+    pre_merge: Tensor
+    """(R, 4 * vision width) input of the merger's MLP, in the order that `pixel.region_pool_order` names."""
+    grid_thw: tuple[Grid, ...]
+
+
+@dataclass(frozen=True)
+class _VisionLayout:
+    window_index: Tensor
+    """(R,) raster cell of each cell in window order."""
+    raster_index: Tensor
+    """(R,) its inverse."""
+    window_lengths: tuple[int, ...]
+    """Patches per attention window."""
+    frame_lengths: tuple[int, ...]
+    """Patches per temporal step, for full attention."""
+    positions: Tensor
+    """(4R, 2) row and column of each patch, window order."""
+
+
+@lru_cache(maxsize=64)
+def _vision_layout(grids: tuple[Grid, ...], merge: int, window_cells: int) -> _VisionLayout:
+    index, lengths, frames, positions, base = [], [], [], [], 0
+    for t, h, w in grids:
+        rows, columns = h // merge, w // merge
+        raster = np.arange(rows * columns).reshape(rows, columns)
+        windows = [
+            raster[r : r + window_cells, c : c + window_cells].ravel()
+            for r in range(0, rows, window_cells)
+            for c in range(0, columns, window_cells)
+        ]
+        one = np.concatenate(windows)
+        inner = np.stack(np.mgrid[0:merge, 0:merge], -1).reshape(-1, 2)
+        cells = np.stack([one // columns, one % columns], -1) * merge  # (cells, 2)
+        patches = (cells[:, None] + inner).reshape(-1, 2)
+        for step in range(t):
+            index.append(one + base + step * rows * columns)
+            positions.append(patches)
+            lengths += [len(x) * merge**2 for x in windows]
+            frames.append(h * w)
+        base += t * rows * columns
+    # cached tensors may be asked for first under inference mode and later by training
+    with torch.inference_mode(False):
+        window_index = torch.from_numpy(np.concatenate(index))
+        return _VisionLayout(
+            window_index,
+            torch.argsort(window_index),
+            tuple(lengths),
+            tuple(frames),
+            torch.from_numpy(np.concatenate(positions)),
+        )
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Attention inside consecutive runs of ``lengths`` tokens, as one padded call. (N, heads, dim) in and out."""
+    longest, runs = max(lengths), len(lengths)
+    if min(lengths) == longest:
+        q, k, v = (x.unflatten(0, (runs, longest)).transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
+    sizes = torch.tensor(lengths, device=q.device)
+    inside = torch.arange(longest, device=q.device) < sizes[:, None]  # (runs, longest)
+
+    def padded(x: Tensor) -> Tensor:
+        out = x.new_zeros(runs, longest, *x.shape[1:])
+        out[inside] = x
+        return out.transpose(1, 2)
+
+    out = F.scaled_dot_product_attention(padded(q), padded(k), padded(v), attn_mask=inside[:, None, None])
+    return out.transpose(1, 2)[inside]
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.float().chunk(2, -1)
+    return (x.float() * cos + torch.cat([-b, a], -1) * sin).to(x.dtype)
+
+
+def encode_vision(
+    tower: Qwen2_5_VisionTransformerPretrainedModel, config: UniPixelConfig, pixel_values: Tensor, grids: tuple[Grid, ...]
+) -> VisionFeatures:
+    """Run the vision tower over any number of visuals at once.
+
+    Args:
+        pixel_values: (sum of t*h*w, 3 * 2 * 14 * 14) normalised patches in merge-block order.
+        grids: (t, h, w) of every visual, in patches.
+
+    Source: Qwen2.5-VL technical report, section 2.1; window order as in transformers.
+    """
+    vision = config.vision
+    merge = vision.spatial_merge_size
+    layout = _vision_layout(grids, merge, vision.window_size // vision.patch_size // merge)
+    window_index = layout.window_index.to(pixel_values.device)
+    x = tower.patch_embed(pixel_values.to(tower.patch_embed.proj.weight.dtype))
+    x = x.unflatten(0, (-1, merge**2))[window_index].flatten(0, 1)  # window order
+
+    heads = vision.num_heads
+    quarter = vision.hidden_size // heads // 2
+    frequency = 1.0 / 10000.0 ** (torch.arange(0, quarter, 2, dtype=torch.float32, device=x.device) / quarter)
+    angle = (layout.positions.to(x.device)[..., None] * frequency).flatten(1)
+    angle = torch.cat([angle, angle], -1)[:, None]  # (patches, 1, head dim)
+    cos, sin = angle.cos(), angle.sin()
+    for number, block in enumerate(tower.blocks):
+        lengths = layout.frame_lengths if number in vision.fullatt_block_indexes else layout.window_lengths
+        q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, heads, -1)).unbind(1)
+        mixed = _attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v, lengths)
+        x = x + block.attn.proj(mixed.flatten(1))
+        x = x + block.mlp(block.norm2(x))
+
+    pre_merge = tower.merger.ln_q(x).reshape(-1, merge**2 * vision.hidden_size)
+    raster_index = layout.raster_index.to(x.device)
+    merged = tower.merger.mlp(pre_merge)[raster_index]
+    if config.pixel.visual_place_encoding:
+        merged = merged + place_encoding(grids, merge, merged.shape[-1]).to(merged)
+    if config.pixel.region_pool_order == "raster":
+        pre_merge = pre_merge[raster_index]
+    return VisionFeatures(merged, pre_merge, grids)
+
+
+@lru_cache(maxsize=64)
+def place_encoding(grids: tuple[Grid, ...], merge: int, width: int) -> Tensor:
+    """(R, width) fixed code of each cell's place in its image: sines and cosines of y and x at width/4 frequencies."""
+    with torch.inference_mode(False):
+        frequency = math.pi * torch.logspace(-1, 3.5, width // 4, base=2.0)
+        rows = []
+        for t, h, w in grids:
+            y = (torch.arange(h // merge) + 0.5) / (h // merge)
+            x = (torch.arange(w // merge) + 0.5) / (w // merge)
+            cells = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flatten(0, 1)  # (cells, 2)
+            angle = (cells[..., None] * frequency).flatten(1)
+            rows.append(torch.cat([angle.sin(), angle.cos()], -1).repeat(t, 1))
+        return torch.cat(rows)
+
+
+def rope_index(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    video_grid_thw: list[Grid],
+    second_per_grid: list[float],
+    config: UniPixelConfig,
+    image_grid_thw: list[Grid] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """mRoPE positions of a batch of prompts.
+
+    Args:
+        input_ids: (B, L) with every visual already expanded to its tokens.
+        attention_mask: (B, L), 0 where padded; None when nothing is.
+        video_grid_thw: (t, h, w) of each video in the order of the whole batch.
+        second_per_grid: seconds between temporal grid steps of each video.
+        image_grid_thw: the same for visuals given as still images.
+
+    Returns:
+        (3, B, L) positions on the temporal, row and column axes, and (B,) the next free position.
+
+    Source: Qwen2.5-VL technical report, section 2.1.2.
+    """
+    merge, rate = config.vision.spatial_merge_size, config.vision.tokens_per_second
+    positions = torch.ones(3, *input_ids.shape, dtype=torch.long)
+    following = torch.zeros(len(input_ids), dtype=torch.long)
+    videos, images = iter(zip(video_grid_thw, second_per_grid, strict=True)), iter(image_grid_thw or [])
+    for row, ids in enumerate(input_ids.cpu()):
+        keep = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask[row].bool().cpu()
+        tokens = ids[keep].numpy()
+        visual = (tokens == config.video_token_id) | (tokens == config.image_token_id)
+        parts, start, i = [], 0, 0
+        while i < len(tokens):
+            if not visual[i]:
+                ahead = visual[i:].argmax() if visual[i:].any() else len(tokens) - i
+                parts.append(np.broadcast_to(np.arange(start, start + ahead), (3, ahead)))
+                start, i = start + int(ahead), i + int(ahead)
+                continue
+            if tokens[i] == config.video_token_id:
+                (t, h, w), seconds = next(videos)
+                seconds = int(seconds) if config.pixel.integer_seconds_per_grid else seconds
+            else:
+                (t, h, w), seconds = next(images), 0
+            time = (np.arange(t) * seconds * rate).astype(np.int64)
+            block = np.stack(np.meshgrid(time, np.arange(h // merge), np.arange(w // merge), indexing="ij"))
+            block = block.reshape(3, -1) + start
+            parts.append(block)
+            start = int((block if config.pixel.rope_restart == "all_axes" else block[1:]).max()) + 1
+            i += block.shape[1]
+        positions[:, row, keep] = torch.from_numpy(np.concatenate(parts, 1))
+        following[row] = start
+    return positions.to(input_ids.device), following.to(input_ids.device)
+
+
+def attention_bias(attention_mask: Tensor | None, batch: int, length: int, past: int, device: torch.device) -> Tensor | None:
+    """(B, 1, L, past + L) bool mask: causal, and blind to padding. None where a single new token sees everything."""
+    if attention_mask is not None and attention_mask.ndim == 4:
+        return attention_mask.bool()
+    if length == 1 and attention_mask is None:
+        return None
+    keys = torch.arange(past + length, device=device)
+    queries = torch.arange(past, past + length, device=device)
+    causal = keys[None] <= queries[:, None]
+    if attention_mask is None:
+        return causal.expand(batch, 1, -1, -1)
+    # a padded query sees itself, so that its (unused) softmax stays finite
+    itself = keys[None] == queries[:, None]
+    return (causal & attention_mask.bool()[:, None, None]) | itself
+
+
+def decode(
+    language: Qwen2_5_VLTextModel,
+    embeds: Tensor,
+    position_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    cache: Cache | None = None,
+) -> Tensor:
+    """Run the decoder layers and return the residual stream before the final norm.
+
+    Args:
+        embeds: (B, L, D) embeddings of the new tokens.
+        position_ids: (3, B, L).
+        attention_mask: (B, past + L) bool, False on padding; or a complete (B, 1, L, past + L) mask; None if nothing
+            is padded.
+        cache: keys and values of earlier tokens, extended in place.
+
+    Returns:
+        (B, L, D).
+    """
+    past = cache.get_seq_length() if cache is not None else 0
+    mask = attention_bias(attention_mask, embeds.shape[0], embeds.shape[1], past, embeds.device)
+    rotary = language.rotary_emb(embeds, position_ids)
+    hidden = embeds
+    for layer in language.layers:
+        hidden = layer(
+            hidden,
+            attention_mask=mask,
+            position_embeddings=rotary,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+    return hidden
+
+
+def new_language(config: UniPixelConfig) -> tuple[Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLTextModel, nn.Linear]:
+    """The vision tower, the decoder and its head, freshly initialised."""
+    visual = Qwen2_5_VisionTransformerPretrainedModel(config.vision)
+    language = Qwen2_5_VLTextModel(config.language)
+    head = nn.Linear(config.language.hidden_size, config.language.vocab_size, bias=False)
+    if config.tie_word_embeddings:
+        head.weight = language.embed_tokens.weight
+    return visual, language, head

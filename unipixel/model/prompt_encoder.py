@@ -1,0 +1,69 @@
+"""Points and boxes, with their time in the clip, as `<|ref|>` embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers.models.sam2_video.configuration_sam2_video import Sam2VideoPromptEncoderConfig
+from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoPromptEncoder
+
+from unipixel.model.config import UniPixelConfig
+
+
+class PointEncoder(nn.Module):
+    """One embedding per object from its point or box and the frame it was given on.
+
+    Source: UniPixel, section 3.2 (prompt encoder).
+    """
+
+    def __init__(self, config: UniPixelConfig) -> None:
+        super().__init__()
+        c, d = config.sam.hidden_size, config.language.hidden_size
+        self.encoder = Sam2VideoPromptEncoder(
+            Sam2VideoPromptEncoderConfig(hidden_size=c, image_size=config.sam.image_size)
+        )
+        self.single_project = nn.Linear(2 * c, 3 * c)
+        self.double_project = nn.Linear(3 * c, 3 * c)
+        self.register_buffer("time_matrix", torch.randn(1, c // 2))
+        self.time_embedding = nn.Embedding(1, c)
+        self.time_project = nn.Linear(c, 3 * c)
+        self.project = nn.Sequential(nn.GELU(), nn.Linear(6 * c, d))
+
+    def sparse(self, coords: Tensor, labels: Tensor) -> Tensor:
+        """Embed N prompts of P points each, with the padding point that SAM appends. (N, P + 1, C)."""
+        return self.encoder(coords[:, None], labels[:, None], None, None)[0][:, 0]
+
+    def time(self, frames: Tensor, num_frames: int) -> Tensor:
+        """(N, C) code of frame indices inside a clip of ``num_frames`` (padded to even)."""
+        unit = 2 * frames.to(self.time_matrix.dtype) / (num_frames - 1) - 1
+        angle = 2 * math.pi * unit[:, None] * self.time_matrix
+        return torch.cat([angle.sin(), angle.cos()], -1) + self.time_embedding.weight[0]
+
+    def forward(self, coords: Sequence[Tensor], labels: Sequence[Tensor], frames: Tensor, num_frames: Tensor) -> Tensor:
+        """Encode N objects.
+
+        Args:
+            coords: per object (P, 2) in SAM pixels, P 1 (a point) or 2 (a box, or two points).
+            labels: per object (P,): 1 foreground, 0 background, 2 box top-left, 3 bottom-right.
+            frames: (N,) frame of each prompt in the clip.
+            num_frames: (N,) frames of each prompt's clip, padded to even.
+
+        Returns:
+            (N, D).
+        """
+        dtype, device = self.single_project.weight.dtype, self.single_project.weight.device
+        width = self.single_project.out_features
+        space = torch.zeros(len(coords), width, dtype=dtype, device=device)
+        for count, project in ((1, self.single_project), (2, self.double_project)):
+            rows = [i for i, c in enumerate(coords) if len(c) == count]
+            if rows:
+                xy = torch.stack([coords[i] for i in rows]).to(device, torch.float32)
+                kind = torch.stack([labels[i] for i in rows]).to(device)
+                # SAM's Fourier code takes the dtype of its matrix, which stays in fp32 for exact coordinates
+                embedded = project(self.sparse(xy, kind).flatten(1).to(dtype))
+                space = space.index_copy(0, torch.tensor(rows, device=device), embedded)
+        moment = self.time_project(self.time(frames.to(device), num_frames.to(device)).to(dtype))
+        return self.project(torch.cat([space, moment], -1))

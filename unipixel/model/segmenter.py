@@ -1,0 +1,347 @@
+"""SAM 2.1 as stateless steps: encode frames, decode masks, remember them, attend to memories.
+
+Built from transformers' Sam2Video leaf modules. Every step takes all objects at once; what the objects share (frame
+features, their projections, the first self-attention) is computed once. State lives in `unipixel.model.tracker`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.sam2.modeling_sam2 import Sam2VisionModel
+from transformers.models.sam2_video.modeling_sam2_video import (
+    Sam2VideoFeedForward,
+    Sam2VideoMaskDecoder,
+    Sam2VideoMemoryAttention,
+    Sam2VideoMemoryEncoder,
+    Sam2VideoPositionalEmbedding,
+    Sam2VideoPromptEncoder,
+    Sam2VideoRoPEAttention,
+)
+
+from unipixel.model.config import SamConfig
+
+ABSENT_LOGIT = -1024.0
+"""Mask logit of an object that SAM says is not there."""
+MEMORY_SCALE, MEMORY_BIAS = 20.0, -10.0
+"""Range of mask probabilities on their way into the memory encoder."""
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """Encoded frames; T of them, indexable by slices and index tensors."""
+
+    embed: Tensor
+    """(T, C, s, s) stride 16."""
+    high_res_0: Tensor
+    """(T, C/8, 4s, 4s) stride 4."""
+    high_res_1: Tensor
+    """(T, C/4, 2s, 2s) stride 8."""
+
+    def __getitem__(self, index: slice | Tensor) -> FrameFeatures:
+        return FrameFeatures(self.embed[index], self.high_res_0[index], self.high_res_1[index])
+
+    def __len__(self) -> int:
+        return len(self.embed)
+
+    @staticmethod
+    def cat(parts: Sequence[FrameFeatures]) -> FrameFeatures:
+        """Join along T."""
+        return FrameFeatures(
+            torch.cat([p.embed for p in parts]),
+            torch.cat([p.high_res_0 for p in parts]),
+            torch.cat([p.high_res_1 for p in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Masks of N objects on one frame."""
+
+    multimask_logits: Tensor
+    """(N, 3, 4s, 4s) the three candidates, untouched."""
+    multimask_ious: Tensor
+    """(N, 3) predicted IoU of each."""
+    low_res_masks: Tensor
+    """(N, 1, 4s, 4s) logits of the best candidate, `ABSENT_LOGIT` where the object is absent (inference only)."""
+    object_score_logits: Tensor
+    """(N,) above 0: the object is there."""
+    object_pointer: Tensor
+    """(N, C)."""
+
+    @property
+    def iou_scores(self) -> Tensor:
+        """(N,) predicted IoU of the chosen mask."""
+        return self.multimask_ious.amax(-1)
+
+
+def sine_encoding(size: int, width: int, device: torch.device) -> Tensor:
+    """(size*size, width) normalised sine code of a square grid, y half before x half, in fp32."""
+    half = width // 2
+    step = torch.arange(1, size + 1, dtype=torch.float32, device=device) / (size + 1e-6) * 2 * math.pi
+    power = torch.arange(half, dtype=torch.float32, device=device)
+    angle = step[:, None] / 10000 ** (2 * (power // 2) / half)  # (size, half)
+    code = torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], -1).flatten(1)
+    y, x = code[:, None].expand(size, size, half), code[None].expand(size, size, half)
+    return torch.cat([y, x], -1).flatten(0, 1)
+
+
+def time_encoding(distance: Tensor, width: int) -> Tensor:
+    """(P, width) sine code of scaled temporal distances (P,)."""
+    half = width // 2
+    power = torch.arange(half, dtype=torch.float32, device=distance.device)
+    angle = distance[:, None] / 10000 ** (2 * (power // 2) / half)
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def axial_rotation(size: int, width: int, device: torch.device) -> Tensor:
+    """Complex turns (size*size, width/2) of 2-D rotary positions: x in the first half, y in the second."""
+    frequency = 1.0 / 10000.0 ** (torch.arange(0, width, 4, device=device)[: width // 4].float() / width)
+    place = torch.arange(size * size, device=device)
+    x, y = (place % size).float(), (place // size).float()
+    angle = torch.cat([torch.outer(x, frequency), torch.outer(y, frequency)], -1)
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def rotate_pairs(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotary encoding on neighbouring channel pairs, differentiable, computed in fp32."""
+    # one complex product is many times faster on the CPU than shuffled real ones
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+
+
+class Segmenter(nn.Module):
+    """The SAM 2.1 model without its loops.
+
+    Source: SAM 2 (arXiv 2408.00714), appendix C; UniPixel, section 3.2 (mask decoder prompted by `<|seg|>` states).
+    """
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        self.config = config
+        parts = config.to_transformers()
+        parts._attn_implementation = "sdpa"
+        parts.mask_decoder_config._attn_implementation = "sdpa"
+        parts.vision_config._attn_implementation = "sdpa"
+        parts.vision_config.backbone_config._attn_implementation = "sdpa"
+        c, m = config.hidden_size, config.memory_size
+        self.vision_encoder = Sam2VisionModel(parts.vision_config)
+        self.shared_image_embedding = Sam2VideoPositionalEmbedding(parts.prompt_encoder_config)
+        self.prompt_encoder = Sam2VideoPromptEncoder(parts.prompt_encoder_config)
+        # one Fourier matrix, used for points and for the image-wide code
+        self.prompt_encoder.shared_embedding = self.shared_image_embedding
+        self.mask_decoder = Sam2VideoMaskDecoder(parts.mask_decoder_config)
+        self.memory_attention = Sam2VideoMemoryAttention(parts)
+        for layer in self.memory_attention.layers:
+            layer.cross_attn_image = Sam2VideoRoPEAttention(parts, kv_in_dim=m, rope_k_repeat=True)
+        self.memory_encoder = Sam2VideoMemoryEncoder(parts)
+        self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
+        self.object_pointer_proj = Sam2VideoFeedForward(c, c, c, 3)
+        self.temporal_positional_encoding_projection_layer = nn.Linear(c, m)
+        self.no_memory_embedding = nn.Parameter(torch.zeros(1, 1, c))
+        self.no_memory_positional_encoding = nn.Parameter(torch.zeros(1, 1, c))
+        self.memory_temporal_positional_encoding = nn.Parameter(torch.zeros(config.num_memories, 1, 1, m))
+        self.no_object_pointer = nn.Parameter(torch.zeros(1, c))
+        self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, m))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self.no_memory_embedding.dtype
+
+    def encode(self, frames: Tensor) -> FrameFeatures:
+        """Encode normalised frames (T, 3, S, S)."""
+        stages = self.vision_encoder.backbone(frames.to(self.dtype)).intermediate_hidden_states
+        x = [stage.permute(0, 3, 1, 2) for stage in stages]
+        lateral = self.vision_encoder.neck.convs  # coarsest first
+        coarse = F.interpolate(lateral[0](x[3]).float(), scale_factor=2.0, mode="nearest").to(x[2].dtype)
+        decoder = self.mask_decoder
+        return FrameFeatures(
+            lateral[1](x[2]) + coarse, decoder.conv_s0(lateral[3](x[0])), decoder.conv_s1(lateral[2](x[1]))
+        )
+
+    def unconditioned(self, features: FrameFeatures) -> Tensor:
+        """(T, C, s, s) features for frames that no memory speaks about."""
+        return features.embed + self.no_memory_embedding.reshape(1, -1, 1, 1)
+
+    def _image_code(self) -> Tensor:
+        s = self.config.grid
+        centre = (torch.arange(s, device=self.no_memory_embedding.device, dtype=torch.float32) + 0.5) / s
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        matrix = self.shared_image_embedding.positional_embedding.float()
+        angle = (2 * torch.stack([x, y], -1) - 1) @ matrix * (2 * math.pi)
+        return torch.cat([angle.sin(), angle.cos()], -1).permute(2, 0, 1)[None].to(self.dtype)  # (1, C, s, s)
+
+    def _sparse(self, count: int, hidden: Tensor | None, points: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(N, tokens, C) prompt tokens: padding or point prompts, then the language model's hidden queries."""
+        if points is None:
+            # official UniPixel gives one padding point, and SAM pads a second
+            tokens = self.prompt_encoder.not_a_point_embed.weight.expand(count, 2, -1)
+        else:
+            coords, labels = points
+            tokens = self.prompt_encoder(coords[:, None].float(), labels[:, None], None, None)[0][:, 0]
+        if hidden is not None:
+            tokens = torch.cat([tokens.to(hidden.dtype), hidden], 1)
+        return tokens.to(self.dtype)
+
+    def decode(
+        self,
+        embed: Tensor,
+        features: FrameFeatures,
+        hidden: Tensor | None = None,
+        points: tuple[Tensor, Tensor] | None = None,
+        *,
+        dense: Tensor | None = None,
+        mark_absent: bool = True,
+    ) -> Decoded:
+        """Predict masks of N objects on one frame (or, while training, each on its own frame).
+
+        Args:
+            embed: (1 or N, C, s, s) frame features, conditioned on memory or `unconditioned`.
+            features: high-resolution features with the same leading size.
+            hidden: (N, Q, C) queries from `<|seg|>` states, or None on frames that are only tracked.
+            points: coords (N, P, 2) in SAM pixels and labels (N, P), clicks that correct the mask.
+            dense: (N, C, s, s) embedded mask prompt; by default none.
+            mark_absent: overwrite mask logits of absent objects with `ABSENT_LOGIT` (inference).
+        """
+        count = next((len(x) for x in (hidden, points and points[0], dense) if x is not None), len(embed))
+        if dense is None:
+            dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        shared = len(embed) == 1 and len(dense) == 1
+        if not shared:
+            embed = embed.expand(count, -1, -1, -1)
+        sparse = self._sparse(count, hidden, points)
+        masks, ious, tokens, score = self.mask_decoder(
+            image_embeddings=embed,
+            image_positional_embeddings=self._image_code().to(embed.dtype).expand(len(embed), -1, -1, -1),
+            sparse_prompt_embeddings=sparse[None] if shared else sparse[:, None],
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+            high_resolution_features=[
+                x.expand(len(embed), -1, -1, -1) for x in (features.high_res_0, features.high_res_1)
+            ],
+        )
+        masks, ious, tokens, score = (x.flatten(0, 1) for x in (masks, ious, tokens, score))
+        score = score[:, 0]
+        there = score > 0
+        best = ious.argmax(-1)
+        rows = torch.arange(count, device=best.device)
+        low_res = masks[rows, best][:, None]
+        if mark_absent:
+            low_res = torch.where(there[:, None, None, None], low_res, ABSENT_LOGIT)
+        pointer = self.object_pointer_proj(tokens[rows, best])
+        pointer = torch.where(there[:, None], pointer, self.no_object_pointer.to(pointer.dtype))
+        return Decoded(masks, ious, low_res, score, pointer)
+
+    def adopt(self, features: FrameFeatures, masks: Tensor) -> Decoded:
+        """Take given masks (N, S, S) bool of one frame as they are; SAM only adds the pointers.
+
+        Source: SAM 2, section 4 (a mask prompt is used as the output of its frame).
+        """
+        full = masks[:, None].to(self.dtype)
+        dense = self.prompt_encoder.mask_embed(self.mask_downsample(full))
+        seen = masks.flatten(1).any(-1)
+        decoded = self.decode(self.unconditioned(features), features, dense=dense, mark_absent=False)
+        logits = F.interpolate(full * MEMORY_SCALE + MEMORY_BIAS, scale_factor=0.25, mode="bilinear", antialias=True)
+        score = torch.where(seen, 10.0, -10.0).to(self.dtype)
+        pointer = torch.where(seen[:, None], decoded.object_pointer, self.no_object_pointer)
+        ious = torch.ones_like(decoded.multimask_ious)
+        return Decoded(logits.expand(-1, 3, -1, -1), ious, logits, score, pointer)
+
+    def remember(self, embed: Tensor, low_res_masks: Tensor, object_score_logits: Tensor) -> Tensor:
+        """Encode masks with their frame into memories (N, s*s, memory width).
+
+        Args:
+            embed: (1 or N, C, s, s) raw frame features, not conditioned.
+            low_res_masks: (N, 1, 4s, 4s).
+            object_score_logits: (N,).
+        """
+        size = self.config.image_size
+        full = F.interpolate(low_res_masks.float(), size=(size, size), mode="bilinear").to(self.dtype)
+        encoder = self.memory_encoder
+        x = encoder.mask_downsampler(full.sigmoid() * MEMORY_SCALE + MEMORY_BIAS)
+        x = encoder.feature_projection(embed) + x
+        x = encoder.projection(encoder.memory_fuser(x))
+        absent = (object_score_logits <= 0).to(x.dtype)[:, None, None, None]
+        x = x + absent * self.occlusion_spatial_embedding_parameter[..., None, None]
+        return x.flatten(2).transpose(1, 2)
+
+    def attend(
+        self,
+        embed: Tensor,
+        memories: Tensor,
+        memory_slots: Sequence[int],
+        pointers: Tensor,
+        pointer_distance: Sequence[float],
+    ) -> Tensor:
+        """Condition frame features on memories of N objects. (N, C, s, s).
+
+        Args:
+            embed: (1 or N, C, s, s) raw frame features.
+            memories: (N, M, s*s, memory width).
+            memory_slots: M rows of the temporal encoding.
+            pointers: (N, P, C).
+            pointer_distance: P temporal distances, already divided by the longest one.
+        """
+        count, slots, cells, width = memories.shape
+        device, dtype = embed.device, self.dtype
+        place = sine_encoding(self.config.grid, width, device)
+        when = self.memory_temporal_positional_encoding[list(memory_slots), 0]  # (M, 1, width)
+        code = (place.to(dtype) + when).flatten(0, 1)  # (M * cells, width)
+        distance = torch.tensor(pointer_distance, dtype=torch.float32, device=device)
+        moment = self.temporal_positional_encoding_projection_layer(
+            time_encoding(distance, self.config.hidden_size).to(dtype)
+        )
+        split = self.config.hidden_size // width
+        values = torch.cat([memories.flatten(1, 2), pointers.reshape(count, -1, width)], 1)
+        keys = values + torch.cat([code, moment.repeat_interleave(split, 0)])
+        current = sine_encoding(self.config.grid, self.config.hidden_size, device).to(dtype)
+        x = embed.flatten(2).transpose(1, 2) + 0.1 * current  # (1 or N, s*s, C)
+        turn = axial_rotation(self.config.grid, self.config.hidden_size, device)
+        for layer in self.memory_attention.layers:
+            x = self._memory_layer(layer, x, keys, values, slots * cells, turn)
+        x = self.memory_attention.layer_norm(x).expand(count, -1, -1)
+        return x.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
+
+    def _memory_layer(
+        self, layer: nn.Module, x: Tensor, keys: Tensor, values: Tensor, rotated: int, turn: Tensor
+    ) -> Tensor:
+        """One layer; keys after the first ``rotated`` are pointers, which have no place to rotate by."""
+        own = layer.self_attn
+        y = layer.layer_norm1(x)
+        y = self._attention(rotate_pairs(own.q_proj(y), turn), rotate_pairs(own.k_proj(y), turn), own.v_proj(y))
+        x = x + layer.dropout1(own.o_proj(y))
+        cross = layer.cross_attn_image
+        query = rotate_pairs(cross.q_proj(layer.layer_norm2(x)), turn)
+        key = cross.k_proj(keys)
+        spatial = key[:, :rotated].unflatten(1, (-1, len(turn)))
+        key = torch.cat([rotate_pairs(spatial, turn).flatten(1, 2), key[:, rotated:]], 1)
+        if self.training:
+            y = self._attention(query, key, cross.v_proj(values))
+        else:
+            # softmax rows sum to 1, so the value projection may follow the average over narrow memories
+            y = cross.v_proj(self._attention(query, key, values))
+        x = x + layer.dropout2(cross.o_proj(y))
+        y = layer.linear2(layer.dropout(F.relu(layer.linear1(layer.layer_norm3(x)))))
+        return x + layer.dropout3(y)
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Single-head attention, queries (1 or N, L, C) against (N, K, C) and (N, K, V)."""
+        query = query.expand(len(key), -1, -1)
+        if self.training or query.device.type != "cpu":
+            drop = self.config.dropout if self.training else 0.0
+            return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], dropout_p=drop)[:, 0]
+        # CPU flash attention has no narrow values and no fast bf16; plain two-dimensional products over chunks of
+        # queries are faster, and batched ones would copy every transposed key
+        scale = query.shape[-1] ** -0.5
+        return torch.stack(
+            [
+                torch.cat([torch.softmax(part @ k.t(), -1) @ v for part in (q * scale).split(512)])
+                for q, k, v in zip(query, key, value, strict=True)
+            ]
+        )

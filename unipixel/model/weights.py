@@ -1,0 +1,238 @@
+"""Load and save checkpoint folders in the official layout.
+
+A folder holds ``config.json`` (``model_type`` ``pixel_qwen2_5_vl``), ``model.safetensors`` or its shards with
+``model.safetensors.index.json``, and tokenizer and processor files, which `unipixel.processing` reads. Names and shapes
+are checked before anything is read, both ways. Parameters take the dtype asked for; buffers (Fourier matrices, rotary
+frequencies) stay in fp32, because positions lose their meaning in half precision.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from unipixel.errors import CheckpointError
+from unipixel.model.config import UniPixelConfig, read_json
+from unipixel.model.lora_weights import base_name, is_adapter, overlay
+from unipixel.model.tensor_files import StoredTensor, check, read_folder, read_qwen, read_sam, settle_head
+from unipixel.model.tensor_names import disk_layout, disk_name, module_name
+from unipixel.model.unipixel import UniPixel
+
+__all__ = [
+    "disk_name",
+    "empty_model",
+    "expected_shapes",
+    "fill",
+    "load_model",
+    "module_name",
+    "read_checkpoint",
+    "resolve_checkpoint",
+    "save_model",
+]
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+
+
+def resolve_checkpoint(name: str | Path) -> Path:
+    """The folder of a checkpoint: ``"nano"``, a folder, or the id of a model on the Hugging Face Hub.
+
+    Raises:
+        CheckpointError: there is no such folder, and no such model can be fetched.
+    """
+    if str(name) == "nano":
+        folder = Path(str(files("unipixel"))) / "checkpoints" / "nano"
+        if not folder.is_dir():
+            raise CheckpointError(f"this installation has no nano checkpoint at {folder}; pass another folder")
+        return folder
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{path} is a file; pass the checkpoint folder it lies in")
+    if not _HUB_ID.fullmatch(str(name)):
+        raise CheckpointError(f"{name} is not a folder; pass 'nano', a checkpoint folder, or a Hub id 'owner/model'")
+    try:
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{name!r} is not a folder here and cannot be fetched from the Hugging Face Hub ({reason}); "
+            "download the model where there is a network and pass the path of its folder"
+        ) from error
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Parameters take no memory, everything else is real.
+
+    torch layers make their parameters with ``torch.empty``, and buffers that no file holds (rotary frequencies) with
+    other functions, so those come out computed as on any device.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def empty_model(config: UniPixelConfig) -> UniPixel:
+    """A model whose parameters are on the meta device, to be filled by `fill`.
+
+    Raises:
+        CheckpointError: the sizes in the config do not make a model.
+    """
+    try:
+        with _EmptyOnMeta():
+            return UniPixel(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
+        raise CheckpointError(f"the sizes in config.json do not make a model: {error}") from error
+
+
+def expected_shapes(model: UniPixel) -> dict[str, tuple[int, ...]]:
+    """Disk names and shapes of everything a checkpoint of this model holds, without the head of a tied model."""
+    shapes = {name: tuple(places[0][1].shape) for name, places in disk_layout(model.state_dict()).items()}
+    if model.config.tie_word_embeddings:
+        del shapes["lm_head.weight"]
+    return shapes
+
+
+def fill(
+    model: UniPixel,
+    tensors: Mapping[str, StoredTensor],
+    source: object,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> UniPixel:
+    """Give a model all its values; each tensor is read, moved and converted on its own, so memory holds one copy.
+
+    Args:
+        model: as made by `empty_model`, or any other; it is changed and returned.
+        tensors: everything in `expected_shapes`, and nothing else.
+        source: what the tensors were read from, for error messages.
+
+    Raises:
+        CheckpointError: lists names that are missing, unexpected or misshapen.
+        ValueError: ``dtype`` is not a floating-point type.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype is {dtype}, expected a floating-point type such as torch.float32 or torch.bfloat16")
+    check(expected_shapes(model), tensors, source)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    state: dict[str, list[Tensor]] = {}
+    for name, places in disk_layout(model.state_dict()).items():
+        if name not in tensors:  # the head of a tied model
+            continue
+        target = dtype if places[0][0] in parameters else torch.float32
+        # a copy, because what is read may be a window on the file
+        value = tensors[name].read().to(device=device, dtype=target, copy=True)
+        for place, _ in places:
+            state.setdefault(place, []).append(value)
+    model.load_state_dict(
+        {name: rows[0] if len(rows) == 1 else torch.cat(rows) for name, rows in state.items()},
+        strict=False,
+        assign=True,
+    )
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = model.language.embed_tokens.weight
+    return model.to(device)
+
+
+def read_checkpoint(
+    name: str | Path, *, base: str | Path | None = None, _seen: tuple[Path, ...] = ()
+) -> tuple[UniPixelConfig, dict[str, StoredTensor]]:
+    """Config and tensors of a folder or Hub id; an adapter folder is laid over its base model.
+
+    Args:
+        name: as for `resolve_checkpoint`.
+        base: base model of an adapter folder; by default the one its files name. A plain Qwen2.5-VL folder is joined
+            by the SAM 2.1 file that the adapter's config names as ``sam2_checkpoint``.
+    """
+    folder = resolve_checkpoint(name)
+    if not is_adapter(folder):
+        if base is not None:
+            raise CheckpointError(f"{folder} is a whole model, yet a base model {str(base)!r} was given for it")
+        config = UniPixelConfig.from_folder(folder)
+        return config, settle_head(read_folder(folder), config.tie_word_embeddings, folder)
+    below = _base_folder(folder, base)
+    if below.resolve() in _seen or below.resolve() == folder.resolve():
+        raise CheckpointError(f"{folder} names itself as its base model; pass the base model's folder")
+    own = folder / "config.json"
+    if read_json(below / "config.json").get("model_type") == "qwen2_5_vl":
+        config = UniPixelConfig.from_folder(folder)
+        tensors = read_qwen(below, tied=config.tie_word_embeddings)
+        if sam := read_json(own).get("sam2_checkpoint"):
+            tensors.update(read_sam(sam))
+    else:
+        config, tensors = read_checkpoint(below, _seen=(*_seen, folder.resolve()))
+        config = UniPixelConfig.from_folder(folder) if own.exists() else config
+    return config, settle_head(overlay(tensors, folder), config.tie_word_embeddings, folder)
+
+
+def _base_folder(folder: Path, base: str | Path | None) -> Path:
+    name = base or base_name(folder)
+    if name is None:
+        raise CheckpointError(f"{folder} holds part of a model and names no base model; pass the base model's folder")
+    if base is None and (folder / name).is_dir():
+        return folder / name
+    try:
+        return resolve_checkpoint(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"the base model of the adapter {folder} was not found: {error}") from error
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    base: str | Path | None = None,
+) -> UniPixel:
+    """Load a model from a folder in the official layout, an adapter folder, ``"nano"`` or a Hub id; eval mode.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or tensors are missing, unexpected or misshapen.
+    """
+    config, tensors = read_checkpoint(name, base=base)
+    return fill(empty_model(config), tensors, name, device=device, dtype=dtype).eval()
+
+
+def save_model(
+    model: UniPixel, folder: str | Path, *, max_shard_size: int | str = "5GB", dtype: torch.dtype | None = None
+) -> None:
+    """Write a model in the official layout: config and weights, under disk names. Other files are left alone.
+
+    Args:
+        model: the model; its own dtype does not change.
+        folder: made if it does not exist; weights in it are replaced.
+        max_shard_size: bytes, or text such as ``"15MB"``; above it the weights are split into shards with an index.
+        dtype: of parameters on disk; by default as they are. Buffers keep theirs.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; a checkpoint is saved as a folder")
+    model.config.save(folder)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    expected = expected_shapes(model)
+    state = {}
+    for name, places in disk_layout(model.state_dict()).items():
+        if name in expected:
+            place, tensor = places[0]
+            # rows of one tensor must not share memory, or the writer takes them for one tensor under two names
+            state[name] = tensor.detach().to("cpu", dtype if place in parameters else None).clone()
+    huggingface_hub.save_torch_state_dict(state, folder, filename_pattern=_PATTERN, max_shard_size=max_shard_size)
+
+
+_PATTERN = "model{suffix}.safetensors"

@@ -1,0 +1,246 @@
+"""From a conversation about a clip to what the model takes: one path for training, evaluation and serving."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unipixel.errors import CheckpointError, DatasetError, PromptError
+from unipixel.masks import MaskTrack
+from unipixel.media import Media
+from unipixel.model.config import UniPixelConfig, read_json
+from unipixel.processing import batch, images
+from unipixel.processing.batch import IGNORED, TrainingInputs
+from unipixel.processing.chat import END_OF_TEXT, REF, SEG, TURN_END, Chat
+from unipixel.processing.images import ImageSettings, Visual
+from unipixel.processing.prompts import Reference, reference
+from unipixel.processing.regions import check_track, region_masks, region_prefix, target_masks
+from unipixel.processing.tokenizer import load_tokenizer
+from unipixel.sample import Sample, Turn
+
+
+@dataclass(frozen=True, eq=False)
+class TurnInputs:
+    """What one question adds to the model's input, in the order of the text."""
+
+    input_ids: Tensor
+    """int64 (L,); ends where the answer begins."""
+    point_coords: list[Tensor]
+    """Per ``<|ref|>`` float32 (P, 2) in SAM pixels."""
+    point_labels: list[Tensor]
+    """Per ``<|ref|>`` int64 (P,)."""
+    point_frames: Tensor
+    """int64 (R,): frame of each ``<|ref|>`` among the frames that the language model sees."""
+    region_masks: Tensor | None
+    """bool (t, N, h/2, w/2) of the objects behind ``<|mem|>``; None without regions."""
+
+
+class Processor:
+    """Tokenizer and image settings of a checkpoint, and everything that needs both.
+
+    Raises:
+        CheckpointError: the tokenizer lacks a special token.
+    """
+
+    def __init__(self, tokenizer: Any, settings: ImageSettings | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings or ImageSettings()
+        self.chat = Chat(tokenizer)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Processor:
+        """Read the tokenizer, ``preprocessor_config.json`` and the SAM size of a checkpoint folder.
+
+        Raises:
+            CheckpointError: a file is missing or malformed.
+        """
+        folder = Path(folder)
+        config = folder / "config.json"
+        size = read_json(config).get("sam2_image_size") if config.exists() else None
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise CheckpointError(f"{config}: sam2_image_size is {size!r}; it must be a positive number of pixels")
+        return cls(load_tokenizer(folder), ImageSettings.from_folder(folder, sam_size=size))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the files that `from_folder` (and transformers' ``AutoTokenizer``) reads."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        text = json.dumps(self.settings.to_dict(), indent=1)
+        (folder / images.FILE).write_text(text + "\n", encoding="utf-8")
+
+    def visual(self, media: Media, include: Sequence[int] = ()) -> Visual:
+        """What the language model sees of a clip, lazily; see `Visual.of`."""
+        return Visual.of(media, self.settings, include)
+
+    def sam_frames(self, frames: np.ndarray) -> Tensor:
+        """Frames, uint8 (T, H, W, 3), as SAM sees them, float32 (T, 3, S, S)."""
+        return images.sam_frames(frames, self.settings)
+
+    def first_turn(self, turn: Turn, visual: Visual, objects: Mapping[int, MaskTrack] | None = None) -> TurnInputs:
+        """The beginning of a conversation: system prompt, visual and the first question.
+
+        Args:
+            objects: known objects by id, for ``turn.regions``.
+
+        Raises:
+            PromptError: the question or one of its prompts is not usable.
+        """
+        question = self._question(turn, visual, objects or {})
+        ids = self.chat.opening(visual.num_tokens) + self.chat.question(question.text)
+        return _turn_inputs(ids, [question], visual)
+
+    def next_turn(self, turn: Turn, visual: Visual, objects: Mapping[int, MaskTrack] | None = None) -> TurnInputs:
+        """A later question; it goes on right after the ``<|im_end|>`` of the answer before it.
+
+        Raises:
+            PromptError: the question or one of its prompts is not usable.
+        """
+        question = self._question(turn, visual, objects or {})
+        return _turn_inputs(self.chat.next_question(question.text), [question], visual)
+
+    @property
+    def turn_end_id(self) -> int:
+        """``<|im_end|>``: closes an answer, and must stand in the context before `next_turn`."""
+        return self.chat.ids[TURN_END]
+
+    def answer_text(self, ids: Iterable[int]) -> str:
+        """Raw text of an answer without its end marker; ``<|seg|>`` stays as it is written."""
+        return self.chat.answer_text([int(i) for i in ids])
+
+    def training(self, sample: Sample, *, sam_masks: bool = True, independent_turns: bool = False) -> TrainingInputs:
+        """A whole conversation with its answers, labels and ground-truth masks.
+
+        Args:
+            sam_masks: also prepare SAM's frames and target masks (for samples that segment anything).
+            independent_turns: write every turn as if it were the first, all sharing one visual; `batch.collate` then
+                hides the turns from each other. Many questions per picture for little more than the price of one.
+
+        Raises:
+            DatasetError: the sample is not usable; the message names it.
+        """
+        try:
+            return self._training(sample, sam_masks, independent_turns)
+        except PromptError as error:
+            raise DatasetError(f"{sample.source or 'sample'}: {error}") from error
+
+    def collate(self, samples: Sequence[TrainingInputs], config: UniPixelConfig | None = None) -> dict[str, Any]:
+        """A batch for the model's training forward; see `batch.collate`."""
+        return batch.collate(samples, pad_token_id=self.chat.ids[END_OF_TEXT], config=config)
+
+    def _question(self, turn: Turn, visual: Visual, objects: Mapping[int, MaskTrack]) -> _Question:
+        """A checked question: its text with the region lines, and what stands behind its special tokens."""
+        self.chat.check_text(turn.question, "question", REF, len(turn.references))
+        if not turn.question.strip():
+            raise PromptError("the question is empty; ask something about the picture or video")
+        size, num_frames = visual.size_hw, visual.media.num_frames
+        references = [reference(prompts, size, num_frames, self.settings.sam_size) for prompts in turn.references]
+        missing = [number for number in turn.regions if number not in objects]
+        if missing:
+            raise PromptError(f"object {missing[0]} is not known; known are {sorted(objects) or 'none'}")
+        if len(set(turn.regions)) < len(turn.regions):
+            raise PromptError(f"the regions {list(turn.regions)} name an object twice; each may be given once")
+        if not turn.regions:
+            return _Question(turn.question, references, None)
+        masks = region_masks({number: objects[number] for number in turn.regions}, visual)
+        step = self.settings.temporal_patch_size
+        prefix = region_prefix(turn.regions, masks, len(visual.llm_frame_indices), step=step)
+        return _Question(prefix + turn.question, references, masks)
+
+    def _training(self, sample: Sample, sam_masks: bool, independent_turns: bool) -> TrainingInputs:
+        if not sample.turns:
+            raise PromptError("the sample has no turn; a conversation needs at least one question and answer")
+        visual = self.visual(sample.media)
+        questions = [self._question(turn, visual, sample.objects) for turn in sample.turns]
+        ids, labels, turn_ids = self._written(sample.turns, questions, visual, independent_turns)
+        inputs = _turn_inputs(ids, questions, visual)
+        segments = sam_masks and any(turn.targets for turn in sample.turns)
+        targets = self._targets(sample) if segments else None
+        patches, squares = self._pixels(visual) if segments else (visual.pixel_values, None)
+        out = TrainingInputs(
+            input_ids=inputs.input_ids,
+            labels=torch.tensor(labels),
+            pixel_values=patches,
+            grid_thw=visual.grid_thw,
+            second_per_grid=visual.second_per_grid,
+            point_coords=inputs.point_coords,
+            point_labels=inputs.point_labels,
+            point_frames=inputs.point_frames,
+            point_num_frames=torch.full_like(inputs.point_frames, visual.num_frames),
+            region_masks=inputs.region_masks,
+            sam_frames=squares,
+            target_masks=targets,
+        )
+        if independent_turns:
+            out["turn_ids"] = torch.tensor(turn_ids)
+        return out
+
+    def _written(
+        self, turns: Sequence[Turn], questions: Sequence[_Question], visual: Visual, independent_turns: bool
+    ) -> tuple[list[int], list[int], list[int]]:
+        """A conversation as token ids, their labels, and the turn (from 1) that each belongs to (0: the beginning)."""
+        ids = self.chat.opening(visual.num_tokens)
+        labels, turn_ids = [IGNORED] * len(ids), [0] * len(ids)
+        for k, (turn, asked) in enumerate(zip(turns, questions, strict=True)):
+            self.chat.check_text(turn.answer, "answer", SEG, len(turn.targets))
+            if not turn.answer:
+                raise PromptError(f"turn {k} has no answer; there is nothing to learn from it")
+            # the first turn and every independent one goes on right after the visual
+            after_visual = k == 0 or independent_turns
+            question = self.chat.question(asked.text) if after_visual else self.chat.next_question(asked.text)
+            answer = self.chat.answer(turn.answer)
+            ids += question + answer
+            labels += [IGNORED] * len(question) + answer
+            turn_ids += [k + 1] * (len(question) + len(answer))
+        return ids, labels, turn_ids
+
+    def _targets(self, sample: Sample) -> Tensor:
+        """Ground truth, bool (T, O, S, S), in the order of ``<|seg|>``."""
+        media = sample.media
+        tracks: list[MaskTrack | None] = []
+        for number in (number for turn in sample.turns for number in turn.targets):
+            if number is not None and number not in sample.objects:
+                raise PromptError(f"an answer segments object {number}; known are {sorted(sample.objects) or 'none'}")
+            tracks.append(None if number is None else sample.objects[number])
+            if number is not None:
+                check_track(number, sample.objects[number], media.size_hw, media.num_frames)
+        return target_masks(tracks, media.num_frames, self.settings.sam_size, self.settings.target_rule)
+
+    def _pixels(self, visual: Visual) -> tuple[Tensor, Tensor]:
+        """Patches and SAM's squares of a clip that is read once; source frames are not kept."""
+        seen = set(visual.llm_frame_indices)
+        resized, squares = [], []
+        for t, frame in enumerate(visual.media):
+            squares.append(self.sam_frames(frame[None]))
+            if t in seen:
+                resized.append(images.resize_frame(frame, visual.resized_hw))
+        return images.patchify(np.stack(resized), self.settings)[0], torch.cat(squares)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A question that has been checked."""
+
+    text: str
+    references: list[Reference]
+    masks: Tensor | None
+
+
+def _turn_inputs(ids: list[int], questions: Sequence[_Question], visual: Visual) -> TurnInputs:
+    """Token ids together with what stands behind the special tokens of the questions in them."""
+    references = [one for question in questions for one in question.references]
+    masks = [question.masks for question in questions if question.masks is not None]
+    return TurnInputs(
+        torch.tensor(ids),
+        [one.coords for one in references],
+        [one.labels for one in references],
+        torch.tensor([visual.position_of(one.frame) for one in references], dtype=torch.long),
+        torch.cat(masks, dim=1) if masks else None,
+    )

@@ -1,0 +1,213 @@
+"""Points, boxes and masks checked against the media and turned into SAM's coordinates; the wording of requests.
+
+Source coordinates are (x, y) in pixels from the outer corner of the top-left pixel; SAM's are the same, scaled so that
+both sides of the frame are S.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unipixel.errors import PromptError
+from unipixel.processing.chat import SEG
+from unipixel.sample import Box, Mask, Point, Prompt
+
+MAX_POINTS = 2
+"""Points that one ``<|ref|>`` can carry: a point, two points, or the two corners of a box."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The prompts of one object in SAM's terms."""
+
+    coords: Tensor
+    """float32 (P, 2), (x, y) in 0..S."""
+    labels: Tensor
+    """int64 (P,): 1 foreground, 0 background, 2 box top-left, 3 bottom-right."""
+    frame: int
+    """Frame t of the clip."""
+
+
+def check_prompt(prompt: Prompt, size_hw: tuple[int, int], num_frames: int) -> None:
+    """Refuse a prompt that does not fit the clip.
+
+    Raises:
+        PromptError: a coordinate is not a finite number or outside the frame, a box or mask is empty, a mask has
+            another size than the frame, or the clip has no such frame.
+    """
+    if not isinstance(prompt, (Point, Box, Mask)):
+        raise PromptError(f"a prompt is a {type(prompt).__name__}, expected a Point, Box or Mask")
+    frame = prompt.frame
+    if isinstance(frame, bool) or not isinstance(frame, (int, np.integer)) or not 0 <= frame < num_frames:
+        raise PromptError(f"the prompt's frame is {frame!r}; the clip has frames 0 to {num_frames - 1}")
+    if isinstance(prompt, Point):
+        _check_point(prompt, size_hw)
+    elif isinstance(prompt, Box):
+        _check_box(prompt, size_hw)
+    else:
+        _check_mask(prompt.mask, size_hw)
+
+
+def _check_point(point: Point, size_hw: tuple[int, int]) -> None:
+    height, width = size_hw
+    _check_numbers("point", point.x, point.y)
+    if not (0 <= point.x < width and 0 <= point.y < height):
+        raise PromptError(
+            f"the point ({point.x:g}, {point.y:g}) is outside the frame; "
+            f"x must be in 0 to {width} (exclusive) and y in 0 to {height} (exclusive)"
+        )
+
+
+def _check_box(box: Box, size_hw: tuple[int, int]) -> None:
+    height, width = size_hw
+    corners = (box.x1, box.y1, box.x2, box.y2)
+    _check_numbers("box", *corners)
+    text = ", ".join(f"{value:g}" for value in corners)
+    if box.x2 <= box.x1 or box.y2 <= box.y1:
+        raise PromptError(f"the box ({text}) is empty; it must be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+    if min(box.x1, box.y1) < 0 or box.x2 > width or box.y2 > height:
+        raise PromptError(f"the box ({text}) leaves the frame; x must be in 0 to {width} and y in 0 to {height}")
+
+
+def _check_numbers(what: str, *values: Any) -> None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            raise PromptError(f"a coordinate of the {what} is {value!r}; it must be a finite number")
+
+
+def _check_mask(mask: Any, size_hw: tuple[int, int]) -> None:
+    height, width = size_hw
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise PromptError(f"the mask is {kind}; it must be a NumPy array of bool")
+    if mask.shape != (height, width):
+        raise PromptError(f"the mask has the shape {mask.shape}; the frame needs ({height}, {width})")
+    if not mask.any():
+        raise PromptError("the mask is empty; it must cover at least one pixel")
+
+
+def sam_points(prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_frames: int, sam_size: int) -> Reference:
+    """Any number of checked points and boxes of one object on one frame, as SAM's point prompts (boxes first).
+
+    Raises:
+        PromptError: no prompt, one that does not fit the clip, a mask, several boxes, or prompts on several frames.
+    """
+    if not prompts:
+        raise PromptError("an object reference has no prompt; give it a point or a box")
+    for prompt in prompts:
+        check_prompt(prompt, size_hw, num_frames)
+        if isinstance(prompt, Mask):
+            raise PromptError("a mask cannot be an object reference; give it as a known object instead")
+    frames = sorted({int(prompt.frame) for prompt in prompts})
+    if len(frames) > 1:
+        raise PromptError(f"the prompts of one object are on frames {frames}; they must all be on one frame")
+    boxes = [prompt for prompt in prompts if isinstance(prompt, Box)]
+    points = [prompt for prompt in prompts if isinstance(prompt, Point)]
+    if len(boxes) > 1:
+        raise PromptError(f"one object has {len(boxes)} boxes; it can have one")
+    rows = [corner for box in boxes for corner in ((box.x1, box.y1, 2), (box.x2, box.y2, 3))]
+    rows += [(point.x, point.y, 1 if point.positive else 0) for point in points]
+    table = torch.tensor(rows, dtype=torch.float64)
+    height, width = size_hw
+    scale = torch.tensor([sam_size / width, sam_size / height], dtype=torch.float64)
+    return Reference((table[:, :2] * scale).float(), table[:, 2].long(), frames[0])
+
+
+def reference(prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_frames: int, sam_size: int) -> Reference:
+    """The prompts of one ``<|ref|>``: a point, two points, or a box.
+
+    Raises:
+        PromptError: as `sam_points`, or more than fits one ``<|ref|>`` (see `strongest`).
+    """
+    found = sam_points(prompts, size_hw, num_frames, sam_size)
+    if len(found.labels) > MAX_POINTS:
+        raise PromptError(f"one <|ref|> has {len(prompts)} prompts; it takes a point, two points, or one box")
+    return found
+
+
+def strongest(prompts: Sequence[Point | Box]) -> Point | Box:
+    """The one prompt that says most about an object: its box, else its first positive point, else its first point."""
+    return min(prompts, key=lambda prompt: 0 if isinstance(prompt, Box) else 1 if prompt.positive else 2)
+
+
+Wording = Literal["query", "sentence", "explanatory", "question", "description"]
+"""What the words of a request are: a noun phrase, a sentence that implies the object, the same with reasons asked for,
+a question to be answered in words too, or a description."""
+
+QUERIES = (
+    "Please segment the {} in this {}.",
+    "Can you segment the {} in this {}?",
+    "Where is the {} in this {}? Please respond with the segmentation mask.",
+    "What is the {} in this {}? Please output the segmentation mask.",
+    "Find the {} in this {} and segment it.",
+    "Could you show me the {} in this {} as a mask?",
+    "I am looking for the {} in this {}. Please segment it.",
+)
+SENTENCES = (
+    "{} Please provide the segmentation mask.",
+    "{} Segment the target directly.",
+    "{} Please answer with the segmentation mask.",
+)
+EXPLANATORY = (
+    "{} Please provide the segmentation mask and explain why.",
+    "{} Segment the target and give your reasons.",
+)
+QUESTIONS = (
+    "{} Please answer the question and provide the segmentation mask.",
+    "{} Answer in words and segment what you speak of.",
+)
+DESCRIPTIONS = (
+    "Please segment the object according to the description: {}",
+    "Segment what is described here: {}",
+)
+ANSWERS = (
+    f"The target is {SEG}.",
+    f"The segmentation result is {SEG}.",
+    f"Sure, the segmentation mask is {SEG}.",
+    f"Sure, it is {SEG}.",
+    f"{SEG}.",
+)
+"""Short answers of the released training data."""
+
+_TEMPLATES: dict[str, tuple[str, ...]] = {
+    "query": QUERIES,
+    "sentence": SENTENCES,
+    "explanatory": EXPLANATORY,
+    "question": QUESTIONS,
+    "description": DESCRIPTIONS,
+}
+
+
+def request_text(wording: Wording, text: str, *, is_video: bool, rng: np.random.Generator | None = None) -> str:
+    """A request to segment what ``text`` speaks of.
+
+    Args:
+        rng: picks among the templates for training; None takes the first, which evaluation uses.
+
+    Raises:
+        ValueError: unknown wording.
+    """
+    templates = _TEMPLATES.get(wording)
+    if templates is None:
+        raise ValueError(f"wording is {wording!r}; it must be one of {', '.join(_TEMPLATES)}")
+    template = templates[0 if rng is None else int(rng.integers(len(templates)))]
+    if wording == "query":
+        return template.format(noun_phrase(text), "video" if is_video else "image")
+    return template.format(text.strip())
+
+
+def noun_phrase(text: str) -> str:
+    """A query in the form that the templates continue: no full stop, no leading article, first letter small."""
+    phrase = text.strip().rstrip(".").strip()
+    first, _, rest = phrase.partition(" ")
+    if rest and first.lower() in ("the", "a", "an"):
+        phrase = rest.lstrip()
+    return phrase[:1].lower() + phrase[1:]

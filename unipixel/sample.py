@@ -1,0 +1,83 @@
+"""The records that every part hands to the next: prompts going in, conversations, and answers coming out.
+
+Pixel coordinates are (x, y) in the source image or frame, with (0, 0) the outer corner of the top-left pixel. Frames
+are counted within the clip (``t``), starting at 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unipixel.masks import MaskTrack
+from unipixel.media import Media
+
+
+@dataclass(frozen=True)
+class Point:
+    """A click on an object (or, with ``positive=False``, beside it)."""
+
+    x: float
+    y: float
+    frame: int = 0
+    positive: bool = True
+    object_id: int | None = None
+    """Prompts that share an id describe one object; None starts an object of its own."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box around an object, corners in source pixels."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    frame: int = 0
+    object_id: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """An object's mask on one frame."""
+
+    mask: np.ndarray
+    """bool (H, W) at source size."""
+    frame: int = 0
+    object_id: int | None = None
+
+
+Prompt = Point | Box | Mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One question with its answer, in the model's own markup.
+
+    ``<|ref|>`` in the question stands for the next entry of ``references``, ``<|seg|>`` in the answer for the next
+    entry of ``targets``. Objects in ``regions`` are written in front of the question as ``<|mem|>`` lines.
+    """
+
+    question: str
+    answer: str = ""
+    references: tuple[tuple[Point | Box, ...], ...] = ()
+    """One entry per ``<|ref|>``: the prompts of that object (usually one point or one box)."""
+    regions: tuple[int, ...] = ()
+    """Ids (keys of ``Sample.objects``) whose masks are injected as object memory."""
+    targets: tuple[int | None, ...] = ()
+    """Ids of the objects that the answer's ``<|seg|>`` tokens segment; None for an object that is not there."""
+    task: str = ""
+    """What the turn measures, such as ``"refer"`` or ``"name"``; only read by evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image or clip with a conversation about it, and the masks the conversation speaks of."""
+
+    media: Media
+    objects: dict[int, MaskTrack] = field(default_factory=dict)
+    """Ground-truth (or known) masks by object id, at source size over the clip's frames."""
+    turns: tuple[Turn, ...] = ()
+    source: str = ""
+    """Dataset and record, named when the sample turns out to be bad."""

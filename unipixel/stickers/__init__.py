@@ -1,0 +1,42 @@
+"""The built-in world: scenes and short videos of stickers, with exact masks and true questions and answers.
+
+    from unipixel import stickers
+
+    picture = stickers.scene(seed=0, index=7)                      # arrays: picture.frames, picture.masks
+    questions = stickers.turns(picture, numpy.random.default_rng(7), count=4)
+    record = stickers.sample(seed=0, index=7)                      # the same as a Sample
+
+Everything is a function of (seed, index). Seeds from `EVAL_SEED` on are held out for evaluation.
+"""
+
+from unipixel.stickers.facts import Facts
+from unipixel.stickers.language import vocabulary_texts
+from unipixel.stickers.records import describe, drawn, sample, write_samples
+from unipixel.stickers.scene import EVAL_SEED, Scene, SceneObject, SceneSettings, scene
+from unipixel.stickers.sprites import HELD_OUT_FAMILY, TRAINING_FAMILIES
+from unipixel.stickers.things import THINGS, Thing
+from unipixel.stickers.turns import FIRST_MIX, FULL_MIX, TASKS, turns
+from unipixel.stickers.video import video
+
+__all__ = [
+    "EVAL_SEED",
+    "FIRST_MIX",
+    "FULL_MIX",
+    "HELD_OUT_FAMILY",
+    "TASKS",
+    "THINGS",
+    "TRAINING_FAMILIES",
+    "Facts",
+    "Scene",
+    "SceneObject",
+    "SceneSettings",
+    "Thing",
+    "describe",
+    "drawn",
+    "sample",
+    "scene",
+    "turns",
+    "video",
+    "vocabulary_texts",
+    "write_samples",
+]

@@ -1,0 +1,184 @@
+"""How stickers move in videos, and what can truly be said of a movement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from unipixel.stickers.render import Placement
+from unipixel.stickers.scene import moved
+
+Size = tuple[int, int]
+Path = list[Placement]
+"""One placement per frame."""
+
+
+def plan(
+    rng: np.random.Generator, placement: Placement, size_hw: Size, num_frames: int, wall: tuple[float, float] | None
+) -> Path:
+    """A path for one sticker.
+
+    Args:
+        rng: source of randomness.
+        placement: how it looks; its place is chosen here.
+        size_hw: of the picture.
+        num_frames: T.
+        wall: left and right edge of something tall that it may pass behind, when there is one.
+    """
+    names = list(PATHS)
+    weights = np.array([2.0, 2.0, 2.0, 2.0, 2.5, 1.5, 1.2, 1.2, 1.5, 1.5, 1.2])
+    if wall is not None and rng.random() < 0.35 and placement.size < 1.1 * (wall[1] - wall[0]):
+        return _behind(rng, placement, size_hw, num_frames, wall)
+    return PATHS[names[int(rng.choice(len(names), p=weights / weights.sum()))]](rng, placement, size_hw, num_frames)
+
+
+def _inside(rng: np.random.Generator, size: float, side: int) -> float:
+    """A coordinate at which a thing of that size is wholly inside."""
+    margin = min(size / 2, side / 2)
+    return float(rng.uniform(margin, max(side - margin, margin)))
+
+
+def _straight(step_x: int, step_y: int) -> Callable[..., Path]:
+    """Paths across the picture in one direction."""
+
+    def path(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
+        height, width = size_hw
+        length = width if step_x else height
+        room = max(length - p.size, 0.2 * length)
+        way = float(rng.uniform(0.5, 1.0)) * room
+        start = (length - room) / 2 + float(rng.uniform(0, room - way))
+        steps = np.linspace(start, start + way, num_frames)
+        if step_x + step_y < 0:
+            steps = steps[::-1]
+        other = _inside(rng, p.size, height if step_x else width)
+        drift = float(rng.uniform(-0.1, 0.1)) * way
+        others = np.linspace(other, other + drift, num_frames)
+        return [
+            moved(p, x=float(a if step_x else b), y=float(b if step_x else a))
+            for a, b in zip(steps, others, strict=True)
+        ]
+
+    return path
+
+
+def _still(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
+    return [moved(p, x=_inside(rng, p.size, size_hw[1]), y=_inside(rng, p.size, size_hw[0]))] * num_frames
+
+
+def _turning(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
+    x, y = _inside(rng, p.size, size_hw[1]), _inside(rng, p.size, size_hw[0])
+    whole = float(rng.uniform(90, 300)) * (1 if rng.random() < 0.5 else -1)
+    return [moved(p, x=x, y=y, angle=p.angle + float(turn)) for turn in np.linspace(0, whole, num_frames)]
+
+
+def _resizing(low: float, high: float) -> Callable[..., Path]:
+    """Paths that stay in place and change in size."""
+
+    def path(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
+        last = p.size * float(rng.uniform(low, high))
+        largest = max(last, p.size)
+        x, y = _inside(rng, largest, size_hw[1]), _inside(rng, largest, size_hw[0])
+        return [moved(p, x=x, y=y, size=float(size)) for size in np.geomspace(p.size, last, num_frames)]
+
+    return path
+
+
+def _outside(rng: np.random.Generator, p: Placement, size_hw: Size) -> tuple[float, float, float, float]:
+    """A place inside and one outside, straight left, right, above or below of it."""
+    height, width = size_hw
+    x, y = _inside(rng, p.size, width), _inside(rng, p.size, height)
+    reach = p.size * 0.75
+    ways = ((-reach, y), (width + reach, y), (x, -reach), (x, height + reach))
+    out_x, out_y = ways[int(rng.integers(4))]
+    return x, y, out_x, out_y
+
+
+def _leaving(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
+    x, y, out_x, out_y = _outside(rng, p, size_hw)
+    gone = max(2, round(num_frames * float(rng.uniform(0.55, 0.8))))
+    share = np.minimum(np.arange(num_frames) / gone, 1.0)
+    return [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
+
+
+def _entering(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
+    return _leaving(rng, p, size_hw, num_frames)[::-1]
+
+
+def _returning(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
+    """Out of the picture and back in."""
+    x, y, out_x, out_y = _outside(rng, p, size_hw)
+    share = np.minimum(1.35 * np.sin(np.linspace(0, np.pi, num_frames)), 1.0)
+    return [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
+
+
+def _behind(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int, wall: tuple[float, float]) -> Path:
+    """From one side of the wall to the other, hidden in between."""
+    height, width = size_hw
+    left, right = wall[0] - 0.55 * p.size, wall[1] + 0.55 * p.size
+    left, right = max(left, 0.2 * p.size), min(right, width - 0.2 * p.size)
+    y = _inside(rng, p.size, height)
+    # Quick at both ends and slow in the middle, so that some frame shows nothing of it.
+    share = np.linspace(-1, 1, num_frames)
+    share = (np.sign(share) * np.abs(share) ** 1.6 + 1) / 2
+    xs = left + share * (right - left)
+    if rng.random() < 0.5:
+        xs = xs[::-1]
+    return [moved(p, x=float(x), y=y) for x in xs]
+
+
+PATHS: dict[str, Callable[..., Path]] = {
+    "left": _straight(-1, 0),
+    "right": _straight(1, 0),
+    "up": _straight(0, -1),
+    "down": _straight(0, 1),
+    "still": _still,
+    "turn": _turning,
+    "grow": _resizing(1.5, 2.2),
+    "shrink": _resizing(0.45, 0.66),
+    "leave": _leaving,
+    "enter": _entering,
+    "return": _returning,
+}
+"""Kind of path -> how it is made."""
+
+
+def observed(
+    path: Sequence[Placement], inside: np.ndarray, seen: np.ndarray, size_hw: Size
+) -> tuple[frozenset[str], frozenset[str]]:
+    """What a sticker plainly does, and what one could argue that it does.
+
+    Args:
+        path: its placement in each frame.
+        inside: float (T,), share of the sticker that is inside the picture.
+        seen: float (T,), share of that part that nothing covers.
+        size_hw: of the picture.
+
+    Returns:
+        Keys of `language.MOTIONS` that are true, and keys that are neither true nor plainly false.
+    """
+    verdicts: dict[str, bool | None] = {}
+    height, width = size_hw
+    dx, dy = (path[-1].x - path[0].x) / width, (path[-1].y - path[0].y) / height
+    for motion, along, across in (("left", -dx, dy), ("right", dx, dy), ("up", -dy, dx), ("down", dy, dx)):
+        verdicts[motion] = True if along > 0.15 and along > 2 * abs(across) else None if along > 0.03 else False
+    if inside.min() < 0.7:  # what leaves or returns also moves, in a way
+        verdicts |= dict.fromkeys(("left", "right", "up", "down"))
+    roam = max(abs(p.x - path[0].x) / width + abs(p.y - path[0].y) / height for p in path)
+    turned = max(abs(p.angle - path[0].angle) for p in path)
+    growth = path[-1].size / path[0].size
+    calm = roam < 0.05
+    verdicts["still"] = False if not calm else True if roam < 0.01 and turned < 5 and abs(growth - 1) < 0.05 else None
+    verdicts["turn"] = True if turned >= 60 else None if turned > 10 else False
+    verdicts["grow"] = True if growth >= 1.35 else None if growth > 1.08 else False
+    verdicts["shrink"] = True if growth <= 1 / 1.35 else None if growth < 1 / 1.08 else False
+    gone = inside < 0.02
+    cut = inside < 0.6
+    verdicts["leave"] = True if not cut[0] and gone[-1] else None if not gone[0] and cut.any() else False
+    verdicts["enter"] = True if gone[0] and not cut[-1] else None if cut.any() and not gone[-1] else False
+    away = not cut[0] and not cut[-1] and gone[1:-1].any()
+    verdicts["return"] = True if away else None if cut.any() and not gone[-1] and not gone[0] else False
+    covered = bool((seen[1:-1] < 0.02).any()) and seen[0] > 0.5 and seen[-1] > 0.5
+    verdicts["hide"] = True if covered else None if (seen < 0.45).any() else False
+    does = frozenset(motion for motion, verdict in verdicts.items() if verdict)
+    return does, frozenset(motion for motion, verdict in verdicts.items() if verdict is None)

@@ -1,0 +1,312 @@
+"""Scenes: pictures made of a background and a few stickers, with the exact mask of each sticker's visible part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from unipixel.masks import MaskTrack
+from unipixel.media import Media
+from unipixel.sample import Sample, Turn
+from unipixel.stickers.backgrounds import background
+from unipixel.stickers.colours import PAINTS, colour_name, colour_shares
+from unipixel.stickers.render import Patch, Placement, draw, paste
+from unipixel.stickers.sprites import TRAINING_FAMILIES, SpriteSet, built_in, from_folder
+from unipixel.stickers.things import Thing
+
+EVAL_SEED = 1_000_000
+"""Seeds from here on are held out for evaluation: nothing may be trained on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneSettings:
+    """What scenes look like."""
+
+    size_hw: tuple[int, int] = (168, 168)
+    """Height and width in pixels."""
+    num_objects: tuple[int, int] = (2, 6)
+    """Fewest and most objects of a scene."""
+    scale: tuple[float, float] = (0.15, 0.5)
+    """Smallest and largest side of an object, as a share of the shorter side of the picture."""
+    turn_degrees: float = 30.0
+    """Objects are turned by up to this much either way."""
+    repaint: float = 0.35
+    """Share of the objects that are repainted in a named colour."""
+    twins: float = 0.35
+    """Share of the scenes with several objects of one name, so that colour, place or size must tell them apart."""
+    min_visible: float = 0.4
+    """Least share of an object that stays visible when others lie over it."""
+    min_area: float = 0.004
+    """Least visible area of an object, as a share of the picture."""
+    names: tuple[str, ...] = ()
+    """Only these things are used; empty for all."""
+    families: tuple[str, ...] = TRAINING_FAMILIES
+    """Drawing styles; the held-out one is `HELD_OUT_FAMILY`."""
+    sprites: Path | None = None
+    """Folder of PNG files with a ``labels.json`` that replaces the built-in sprites."""
+    photos: Path | None = None
+    """Folder of photos whose crops serve as backgrounds."""
+    photo_share: float = 0.5
+    """Share of backgrounds that are photo crops when ``photos`` is given."""
+    noise: float = 0.3
+    """Share of the scenes with sensor noise and changed contrast."""
+    num_frames: tuple[int, int] = (4, 8)
+    """Fewest and most frames of a video."""
+
+    def sprite_set(self) -> SpriteSet:
+        """The sprites that these settings draw with."""
+        return built_in(self.families) if self.sprites is None else from_folder(self.sprites)
+
+
+DEFAULT_SETTINGS = SceneSettings()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SceneObject:
+    """One sticker of a scene."""
+
+    id: int
+    """Its id, 1 to 9, in questions and answers."""
+    thing: Thing
+    placements: tuple[Placement | None, ...]
+    """How it lies in each frame; None where it is not drawn."""
+    does: frozenset[str] = frozenset()
+    """In videos, what it plainly does: keys of `language.MOTIONS`."""
+    may_do: frozenset[str] = frozenset()
+    """What one could argue that it does; never claimed of it, nor denied."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """A picture or clip of stickers; objects are in no meaningful order (not in that of drawing)."""
+
+    seed: int
+    index: int
+    frames: np.ndarray
+    """uint8 (T, H, W, 3)."""
+    masks: np.ndarray
+    """bool (N, T, H, W): the visible part of each object."""
+    objects: tuple[SceneObject, ...]
+    is_video: bool = False
+    drawing_order: tuple[int, ...] = field(default=())
+    """Indices of ``objects`` from the lowest to the one on top."""
+    on_photo: bool = False
+    """Whether the background may be a photo, which may show real things of its own."""
+    names: tuple[str, ...] = ()
+    """Every name that could have been drawn, for questions about things that are not there."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """uint8 (H, W, 3): the first frame."""
+        return self.frames[0]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the scene belongs to evaluation, where prompts are exact."""
+        return self.seed >= EVAL_SEED
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """int (N, T): visible pixels of each object."""
+        return np.array([[np.count_nonzero(mask) for mask in track] for track in self.masks])
+
+    @cached_property
+    def best_frames(self) -> np.ndarray:
+        """int (N,): the frame on which most of each object is seen."""
+        return self.areas.argmax(1)
+
+    @cached_property
+    def colours(self) -> tuple[np.ndarray, ...]:
+        """Shares of each colour class among the visible pixels of each object, on its best frame."""
+        shares = []
+        for n, t in enumerate(self.best_frames):
+            rows = np.flatnonzero(self.masks[n, t].any(1))
+            band = slice(rows[0], rows[-1] + 1) if len(rows) else slice(0)
+            shares.append(colour_shares(self.frames[t, band][self.masks[n, t, band]]))
+        return tuple(shares)
+
+    @cached_property
+    def _colour_names(self) -> tuple[str | None, ...]:
+        return tuple(colour_name(shares) for shares in self.colours)
+
+    def colour(self, n: int) -> str | None:
+        """The colour that object ``n`` plainly has, or None."""
+        return self._colour_names[n]
+
+    def tracks(self) -> dict[int, MaskTrack]:
+        """The masks as `MaskTrack`s by object id."""
+        return {item.id: MaskTrack.from_masks(mask) for item, mask in zip(self.objects, self.masks, strict=True)}
+
+    def sample(self, turns: tuple[Turn, ...]) -> Sample:
+        """The scene as a `Sample` with a conversation about it."""
+        media = Media.from_array(self.frames if self.is_video else self.image)
+        return Sample(media=media, objects=self.tracks(), turns=turns, source=f"stickers {self.seed}/{self.index}")
+
+
+def scene(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> Scene:
+    """The still scene of that number: the same arguments always give the same picture and masks.
+
+    Raises:
+        ValueError: the settings leave no room for visible objects, or name unknown things.
+    """
+    rng = np.random.default_rng((seed, index))
+    sprites = settings.sprite_set()
+    behind = background(rng, settings.size_hw, settings.photos, settings.photo_share)
+    for _ in range(20):
+        picture = behind.copy()
+        placements, masks, names = _compose(rng, settings, sprites, choose_names(rng, settings, sprites), picture)
+        if len(placements) >= settings.num_objects[0]:
+            break
+    else:
+        raise ValueError(f"no scene fits these settings; objects are too large or too small for {settings.size_hw}")
+    if rng.random() < settings.noise:
+        picture = _weather(rng, picture)
+    shuffle = [int(n) for n in rng.permutation(len(placements))]
+    ids = choose_ids(rng, len(placements))
+    objects = tuple(
+        SceneObject(id=ids[k], thing=sprites.things[names[n]], placements=(placements[n],))
+        for k, n in enumerate(shuffle)
+    )
+    return Scene(
+        seed=seed,
+        index=index,
+        frames=picture[None],
+        masks=np.stack([masks[n] for n in shuffle])[:, None],
+        objects=objects,
+        drawing_order=tuple(shuffle.index(n) for n in range(len(shuffle))),
+        on_photo=settings.photos is not None,
+        names=settings.names or sprites.names,
+    )
+
+
+def choose_names(rng: np.random.Generator, settings: SceneSettings, sprites: SpriteSet) -> list[str]:
+    """Names of the objects of a scene, some of them twice or three times.
+
+    Raises:
+        ValueError: the settings ask for names without sprites.
+    """
+    pool = settings.names or sprites.names
+    missing = [name for name in pool if name not in sprites.by_name]
+    if missing:
+        raise ValueError(f"there is no sprite of {missing[0]!r}; choose names from the sprite set's `names`")
+    count = int(rng.integers(settings.num_objects[0], settings.num_objects[1] + 1))
+    twins = int(rng.integers(1, 3)) if count > 1 and rng.random() < settings.twins else 0
+    distinct = max(1, min(count - twins, len(pool)))
+    picked = [pool[int(n)] for n in rng.choice(len(pool), distinct, replace=False)]
+    return picked + picked[:1] * (count - distinct if twins else 0)
+
+
+def choose_ids(rng: np.random.Generator, count: int) -> list[int]:
+    """Ids for that many objects: mostly 1, 2, 3 ..., now and then any of 1 to 9."""
+    if rng.random() < 0.8 or count > 9:
+        return list(range(1, count + 1))
+    return [int(n) for n in rng.choice(9, count, replace=False) + 1]
+
+
+def look(rng: np.random.Generator, settings: SceneSettings, sprites: SpriteSet, name: str, crowd: int) -> Placement:
+    """How an object looks: picture, size, turn, mirroring and paint; its place is still open."""
+    low, high = settings.scale
+    high = min(high, max(low, high * (1.15 - 0.11 * crowd)))
+    options = sprites.by_name[name]
+    return Placement(
+        sprite=int(options[int(rng.integers(len(options)))]),
+        x=0.0,
+        y=0.0,
+        size=float(rng.uniform(low, high)) * min(settings.size_hw),
+        angle=float(rng.uniform(-1, 1) * settings.turn_degrees) if rng.random() < 0.7 else 0.0,
+        flip=bool(rng.random() < 0.5),
+        paint=choose_paint(rng) if sprites.things[name].recolour and rng.random() < settings.repaint else None,
+        brightness=float(rng.uniform(0.85, 1.1)) if rng.random() < 0.4 else 1.0,
+    )
+
+
+def choose_paint(rng: np.random.Generator) -> str:
+    """A colour to repaint something in."""
+    return list(PAINTS)[int(rng.integers(len(PAINTS)))]
+
+
+def _compose(
+    rng: np.random.Generator, settings: SceneSettings, sprites: SpriteSet, names: list[str], picture: np.ndarray
+) -> tuple[list[Placement], list[np.ndarray], list[str]]:
+    """Put the named things onto the picture, one over the other, each kept visible enough. Changes ``picture``."""
+    placements: list[Placement] = []
+    masks: list[np.ndarray] = []
+    full: list[int] = []
+    kept: list[str] = []
+    order = [names[int(n)] for n in rng.permutation(len(names))]
+    for name in order:
+        found = _find_place(rng, settings, sprites, look(rng, settings, sprites, name, len(names)), masks, full)
+        if found is None:
+            continue
+        placement, patch = found
+        paste(picture, patch)
+        for mask in masks:
+            mask[patch.window] &= ~patch.mask
+        own = np.zeros(settings.size_hw, bool)
+        own[patch.window] = patch.mask
+        placements.append(placement)
+        masks.append(own)
+        full.append(int(own.sum()))
+        kept.append(name)
+    return placements, masks, kept
+
+
+def _find_place(
+    rng: np.random.Generator,
+    settings: SceneSettings,
+    sprites: SpriteSet,
+    placement: Placement,
+    masks: list[np.ndarray],
+    full: list[int],
+) -> tuple[Placement, Patch] | None:
+    """A place mostly inside the picture that leaves enough of what lies below visible; None if none is found."""
+    height, width = settings.size_hw
+    least = settings.min_area * height * width
+    for attempt in range(12):
+        size = placement.size * 0.93**attempt
+        margin = size * (0.5 if rng.random() < 0.8 else 0.35)
+        x = float(rng.uniform(min(margin, width / 2), max(width - margin, width / 2)))
+        y = float(rng.uniform(min(margin, height / 2), max(height - margin, height / 2)))
+        candidate = moved(placement, x=x, y=y, size=size)
+        patch = draw(candidate, sprites, settings.size_hw)
+        if patch is None or patch.mask.sum() < least:
+            continue
+        if all(
+            _stays_visible(mask, patch, settings.min_visible * whole, least)
+            for mask, whole in zip(masks, full, strict=True)
+        ):
+            return candidate, patch
+    return None
+
+
+def _stays_visible(mask: np.ndarray, patch: Patch, least: float, least_area: float) -> bool:
+    lost = int((mask[patch.window] & patch.mask).sum())
+    return lost == 0 or int(mask.sum()) - lost >= max(least, least_area)
+
+
+def moved(
+    placement: Placement, *, x: float, y: float, size: float | None = None, angle: float | None = None
+) -> Placement:
+    """The same sticker elsewhere (several times faster than `dataclasses.replace`)."""
+    return Placement(
+        sprite=placement.sprite,
+        x=x,
+        y=y,
+        size=placement.size if size is None else size,
+        angle=placement.angle if angle is None else angle,
+        flip=placement.flip,
+        paint=placement.paint,
+        brightness=placement.brightness,
+    )
+
+
+def _weather(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """The picture with a little noise and another contrast and brightness."""
+    gain, offset = float(rng.uniform(0.8, 1.1)), float(rng.uniform(-12, 12))
+    table = np.clip(np.arange(256) * gain + offset, 0, 255).astype(np.int16)
+    spread = int(rng.integers(1, 8))
+    noise = rng.integers(-spread, spread + 1, picture.shape, dtype=np.int8)
+    return np.clip(table[picture] + noise, 0, 255).astype(np.uint8)

@@ -1,0 +1,125 @@
+"""Questions and answers about a scene, drawn by task from a weighted mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from unipixel.sample import Turn
+from unipixel.stickers import choice_tasks, segment_tasks, text_tasks
+from unipixel.stickers.facts import Facts
+from unipixel.stickers.scene import Scene
+
+Task = Callable[[Facts, np.random.Generator], "Turn | tuple[Turn, ...] | None"]
+
+TASKS: dict[str, Task] = {
+    "refer": segment_tasks.refer,
+    "refer_many": segment_tasks.refer_many,
+    "point": segment_tasks.point,
+    "box": segment_tasks.box,
+    "absent": segment_tasks.absent,
+    "position": segment_tasks.described(Facts.place_phrases, "position"),
+    "colour": segment_tasks.described(Facts.colour_phrases, "colour"),
+    "relation": segment_tasks.described(Facts.relation_phrases, "relation"),
+    "order": segment_tasks.described(Facts.order_phrases, "order"),
+    "size": segment_tasks.described(Facts.size_phrases, "size"),
+    "category": segment_tasks.described(Facts.kind_phrases, "category"),
+    "use": segment_tasks.described(Facts.use_phrases, "use"),
+    "motion": segment_tasks.described(Facts.motion_phrases, "motion"),
+    "caption_seg": segment_tasks.caption_with_masks,
+    "name": text_tasks.name,
+    "name_mem": text_tasks.name_from_memory,
+    "colour_of": text_tasks.colour_of,
+    "where": text_tasks.where,
+    "kind_of": text_tasks.kind_of,
+    "neighbour": text_tasks.neighbour,
+    "yes_no": text_tasks.yes_or_no,
+    "presence": text_tasks.presence,
+    "count": text_tasks.count,
+    "caption": text_tasks.caption,
+    "choice": choice_tasks.choice,
+    "choice_mem": choice_tasks.choice_from_prompts,
+}
+"""Task name -> how a question of it is made. "choice_mem" makes two turns: localise, then answer."""
+
+FIRST_MIX: dict[str, float] = {"refer": 6, "point": 2, "box": 2, "name": 3, "absent": 1}
+"""What is learnt first: words bound to masks, prompts to masks, and masks to words."""
+
+FULL_MIX: dict[str, float] = {
+    "refer": 5,
+    "refer_many": 1.5,
+    "point": 2,
+    "box": 2,
+    "absent": 1.5,
+    "position": 1,
+    "colour": 1,
+    "relation": 0.7,
+    "order": 0.7,
+    "size": 0.7,
+    "category": 0.7,
+    "use": 0.7,
+    "motion": 1,
+    "caption_seg": 0.5,
+    "name": 2,
+    "name_mem": 2,
+    "colour_of": 1,
+    "where": 0.7,
+    "kind_of": 0.5,
+    "neighbour": 0.5,
+    "yes_no": 0.7,
+    "presence": 0.7,
+    "count": 0.7,
+    "caption": 0.5,
+    "choice": 2,
+    "choice_mem": 0.7,
+}
+"""Everything that the world can ask."""
+
+
+def turns(
+    scene: Scene,
+    rng: np.random.Generator,
+    count: int = 3,
+    mix: Mapping[str, float] = FULL_MIX,
+    facts: Facts | None = None,
+) -> tuple[Turn, ...]:
+    """Different questions about one scene with their true answers.
+
+    Args:
+        scene: what they are about.
+        rng: source of randomness.
+        count: how many; fewer come back when the scene allows no more without ambiguity.
+        mix: weight by task, keys of `TASKS`. A task that fits the scene nowhere is passed over.
+        facts: measurements of the scene when at hand.
+
+    Raises:
+        ValueError: the mix names an unknown task or has no positive weight.
+    """
+    unknown = [task for task in mix if task not in TASKS]
+    weights = np.array(list(mix.values()), float)
+    if unknown or not weights.sum() > 0 or (weights < 0).any():
+        wrong = f"the unknown task {unknown[0]!r}" if unknown else f"weights {dict(mix)!r}"
+        raise ValueError(f"the mix has {wrong}; give positive weights for some of {', '.join(TASKS)}")
+    facts = facts or Facts(scene)
+    tasks = list(mix)
+    edges = np.cumsum(weights / weights.sum())
+    made: list[Turn] = []
+    known: set[tuple[str, str]] = set()
+    for _ in range(6 * count + 6):
+        if len(made) >= count:
+            break
+        task = tasks[min(int(np.searchsorted(edges, rng.random(), side="right")), len(tasks) - 1)]
+        found = TASKS[task](facts, rng)
+        batch = found if isinstance(found, tuple) else (found,) if found is not None else ()
+        # The same task with the same answer teaches nothing new, whatever the wording.
+        if not batch or (batch[0].task, _subject(batch[0])) in known or (made and len(made) + len(batch) > count):
+            continue
+        known.add((batch[0].task, _subject(batch[0])))
+        made.extend(batch)
+    return tuple(made)
+
+
+def _subject(turn: Turn) -> str:
+    """What a turn is about: its masks, or question and answer when it has none."""
+    return turn.answer if turn.targets else f"{turn.question} {turn.answer}"

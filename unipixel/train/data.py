@@ -1,0 +1,116 @@
+"""Training samples as tensors; which sample comes when depends on (seed, index) alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from unipixel.processing.batch import IGNORED, TrainingInputs
+from unipixel.processing.chat import END_OF_TEXT
+from unipixel.processing.processor import Processor
+from unipixel.sample import Box, Point, Turn
+from unipixel.stickers import THINGS, Scene, SceneSettings, scene, turns, video
+from unipixel.train.recipes import Recipe
+
+
+class StickerTraining(Dataset[TrainingInputs]):
+    """Endless sticker scenes with questions, cut to the length of a run."""
+
+    def __init__(self, processor: Processor, recipe: Recipe, photos: Path | None = None) -> None:
+        self._processor = processor
+        self._recipe = recipe
+        self._settings = SceneSettings(num_objects=recipe.num_objects, num_frames=recipe.num_frames, photos=photos)
+        self._words = {name: processor.chat.encode(f" {name}")[-1] for name in THINGS}
+
+    def __len__(self) -> int:
+        return self._recipe.steps * self._recipe.batch_size
+
+    def __getitem__(self, index: int) -> TrainingInputs:
+        recipe = self._recipe
+        # whole batches are clips or stills: the draw depends on the batch's number
+        batch = np.random.default_rng((recipe.seed, 0, index // recipe.batch_size))
+        is_video = bool(batch.random() < recipe.video_share)
+        rng = np.random.default_rng((recipe.seed, 1, index))
+        world = (video if is_video else scene)(recipe.seed, index, self._settings)
+        if recipe.objective == "prompt":
+            questions = prompt_turns(world, rng, recipe)
+        else:
+            questions = turns(world, rng, recipe.video_turns if is_video else recipe.turns, recipe.mix)
+        out = self._processor.training(
+            world.sample(questions),
+            sam_masks=recipe.objective != "words",
+            independent_turns=recipe.independent_turns,
+        )
+        if recipe.dense_words:
+            _, rows, columns = (int(n) for n in out["grid_thw"][0])
+            merge = self._processor.settings.merge_size
+            words = cell_words(world, self._words, rows // merge, columns // merge, self._processor.chat.ids[END_OF_TEXT])
+            out["cell_words"] = words  # type: ignore[typeddict-unknown-key]
+        return out
+
+
+def cell_words(world: Scene, words: dict[str, int], rows: int, columns: int, nothing: int) -> torch.Tensor:
+    """(t * rows * columns,) token of the name of what each visual token shows.
+
+    ``nothing`` where it shows background, -100 where that is not clear.
+    """
+    masks = world.masks
+    if masks.shape[1] % 2:
+        masks = np.concatenate([masks, masks[:, -1:]], 1)
+    count, frames, height, width = masks.shape
+    pairs = torch.from_numpy(masks).reshape(count, frames // 2, 2, height, width).any(2).float()
+    cover = torch.nn.functional.adaptive_avg_pool2d(pairs, (rows, columns)).flatten(1)  # (N, cells)
+    tokens = torch.tensor([words[item.thing.name] for item in world.objects])
+    most, which = cover.max(0)
+    labels = torch.where(most > 0.3, tokens[which], IGNORED)
+    return torch.where(cover.sum(0) < 0.05, nothing, labels)
+
+
+def prompt_turns(world: Scene, rng: np.random.Generator, recipe: Recipe) -> tuple[Turn, ...]:
+    """Points and boxes on random objects, each answered by its mask."""
+    kinds = list(recipe.mix)
+    share = np.array([recipe.mix[k] for k in kinds])
+    made = []
+    for kind in rng.choice(kinds, recipe.turns, p=share / share.sum()):
+        n = int(rng.integers(len(world.objects)))
+        t = int(rng.choice(np.flatnonzero(world.areas[n])))
+        ys, xs = np.nonzero(world.masks[n, t])
+        prompt: Point | Box
+        if kind == "point":
+            k = int(rng.integers(len(xs)))
+            prompt = Point(float(xs[k]) + 0.5, float(ys[k]) + 0.5, frame=t)
+        else:
+            noise = rng.uniform(-0.05, 0.05, 4) * np.array([np.ptp(xs) + 1, np.ptp(ys) + 1] * 2)
+            corners = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) + noise
+            height, width = world.masks.shape[2:]
+            x1, y1, x2, y2 = np.clip(corners, 0, [width, height] * 2)
+            prompt = Box(float(x1), float(y1), float(x2), float(y2), frame=t)
+        made.append(
+            Turn(
+                question="Please segment [1] <|ref|>.",
+                answer="[1] <|seg|>",
+                references=((prompt,),),
+                targets=(world.objects[n].id,),
+                task=str(kind),
+            )
+        )
+    return tuple(made)
+
+
+class Collator:
+    """Joins samples into a batch of the training forward; picklable, so that loader workers can use it."""
+
+    def __init__(self, processor: Processor, config: Any) -> None:
+        self._processor = processor
+        self._config = config
+
+    def __call__(self, samples: list[TrainingInputs]) -> dict[str, Any]:
+        words = [s.pop("cell_words") for s in samples if "cell_words" in s]  # type: ignore[typeddict-item]
+        batch = self._processor.collate(samples, self._config)
+        if words:
+            batch["cell_words"] = torch.cat(words)
+        return batch

@@ -1,0 +1,105 @@
+"""The small checkpoint's architecture and its fresh weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
+
+from unipixel.model.config import PixelConfig, SamConfig, UniPixelConfig
+from unipixel.model.unipixel import UniPixel
+
+IMAGE_SIZE = 168
+"""Side of a square picture as the language model sees it, pixels: 6 x 6 visual tokens."""
+
+
+def nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
+    """Sizes of `nano`: about 11 million parameters.
+
+    Args:
+        vocab_size: entries of the tokenizer.
+        token_ids: ids of the special tokens by their text.
+    """
+    language = Qwen2_5_VLTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    vision = Qwen2_5_VLVisionConfig(
+        depth=4,
+        hidden_size=192,
+        intermediate_size=576,
+        num_heads=6,
+        out_hidden_size=256,
+        fullatt_block_indexes=list(range(4)),
+    )
+    language._attn_implementation = vision._attn_implementation = "sdpa"
+    sam = SamConfig(
+        image_size=160,
+        hidden_size=128,
+        memory_size=64,
+        embed_dim=32,
+        num_heads=1,
+        stages=(1, 2, 3, 1),
+        global_blocks=(4, 5),
+        window_sizes=(8, 4, 10, 5),
+        background_size=(7, 7),
+        memory_attention_layers=2,
+        memory_attention_ffn=512,
+        fuser_layers=1,
+        decoder_ffn=512,
+        decoder_heads=4,
+        iou_head_hidden=128,
+        dropout=0.0,
+    )
+    return UniPixelConfig(
+        language=language,
+        vision=vision,
+        sam=sam,
+        pixel=PixelConfig(visual_place_encoding=True),
+        image_token_id=token_ids["<|image_pad|>"],
+        video_token_id=token_ids["<|video_pad|>"],
+        ref_token_id=token_ids["<|ref|>"],
+        seg_token_id=token_ids["<|seg|>"],
+        mem_token_id=token_ids["<|mem|>"],
+        eos_token_ids=(token_ids["<|im_end|>"],),
+    )
+
+
+@torch.no_grad()
+def initialise(model: UniPixel, generator: torch.Generator) -> None:
+    """Fan-in scaled weights for narrow networks, where transformers' constant 0.02 starves the signal."""
+
+    def normal(tensor: torch.Tensor, std: float) -> None:
+        tensor.copy_(torch.randn(tensor.shape, generator=generator).clamp(-2, 2) * std)
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
+            if module is model.lm_head:
+                continue  # tied to the embeddings
+            weight = module.weight
+            fan_in = weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else weight[0].numel()
+            # branches that add to the residual stream start smaller, so that its scale does not grow with depth
+            inner = name.startswith(("language", "visual.blocks")) and name.endswith(("o_proj", "down_proj", "attn.proj"))
+            normal(weight, fan_in**-0.5 * (0.5 if inner else 1.0))
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            # SAM's prompt tokens are few and compared with image features of unit scale
+            normal(module.weight, module.embedding_dim**-0.5 if module is model.language.embed_tokens else 1.0)
+    sam = model.segmenter
+    backbone = sam.vision_encoder.backbone
+    for tensor in (backbone.pos_embed, backbone.pos_embed_window):
+        normal(tensor, 0.5)
+    for layer in sam.memory_encoder.memory_fuser.layers:
+        layer.scale.fill_(0.1)
+    for tensor in (sam.memory_temporal_positional_encoding, sam.no_memory_embedding, sam.no_object_pointer):
+        normal(tensor, 0.02)
+    normal(sam.occlusion_spatial_embedding_parameter, 0.02)

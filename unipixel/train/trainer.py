@@ -1,0 +1,218 @@
+"""The training loop: `transformers.Trainer` with our losses, parameter groups and checkpoint layout."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from unipixel.model.unipixel import UniPixel
+from unipixel.model.weights import fill, read_checkpoint, save_model
+from unipixel.processing.processor import Processor
+from unipixel.train.data import Collator
+from unipixel.train.losses import LossWeights, frame_loss, total_loss, word_loss
+from unipixel.train.recipes import Recipe
+
+
+def prompt_loss(
+    model: UniPixel, batch: dict[str, Any], weights: LossWeights, corrections: float = 0.0
+) -> dict[str, Tensor]:
+    """Mask loss of queries made from `<|ref|>` embeddings alone, on still images.
+
+    Every `<|ref|>` has its `<|seg|>` in the same order.
+
+    Args:
+        corrections: share of the batches that are decoded a second time with a click where the first mask was wrong.
+    """
+    embeds = model.encode_points(
+        batch["point_coords"], batch["point_labels"], batch["point_frames"], batch["point_num_frames"]
+    )
+    queries, sam = model.seg_tokens(embeds), model.segmenter
+    goal = torch.cat([t[0] for t in batch["target_masks"]])  # (O, S, S)
+    counts = torch.tensor([t.shape[1] for t in batch["target_masks"]], device=goal.device)
+    features = sam.encode(torch.cat(batch["sam_frames"]))
+    own = features[torch.arange(len(counts), device=goal.device).repeat_interleave(counts)]
+    decoded = sam.decode(sam.unconditioned(own), own, queries, mark_absent=False)
+    loss = frame_loss(decoded, goal, weights).total(weights)
+    terms = {"segment": loss, **accuracy([[decoded]], [goal[None]])}
+    if corrections and torch.rand(()) < corrections:
+        points = correction_clicks(decoded.low_res_masks[:, 0], goal, sam.config.image_size)
+        again = sam.decode(sam.unconditioned(own), own, queries, points, mark_absent=False)
+        loss = loss + frame_loss(again, goal, weights).total(weights)
+        terms["corrected_iou"] = accuracy([[again]], [goal[None]])["mask_iou"]
+    return {"loss": loss, **terms}
+
+
+@torch.no_grad()
+def correction_clicks(low_res_masks: Tensor, goal: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """One click per object inside the region where its mask is wrong: (O, 1, 2) SAM pixels and (O, 1) labels.
+
+    Args:
+        low_res_masks: (O, h, w) logits.
+        goal: (O, S, S) bool.
+    """
+    wanted = torch.nn.functional.interpolate(goal[:, None].float(), size=low_res_masks.shape[-2:], mode="area")[:, 0]
+    missed, extra = (wanted > 0.5) & (low_res_masks <= 0), (wanted < 0.5) & (low_res_masks > 0)
+    wrong = (missed | extra).flatten(1).float()
+    # a perfect mask gets a click on itself
+    chance = torch.where(wrong.any(-1, keepdim=True), wrong, (wanted > 0.5).flatten(1).float()) + 1e-9
+    cell = torch.multinomial(chance, 1)[:, 0]
+    width = low_res_masks.shape[-1]
+    scale = size / width
+    coords = (torch.stack([cell % width, cell // width], -1) + 0.5) * scale
+    labels = (wanted.flatten(1).gather(1, cell[:, None]) > 0.5).long()
+    return coords[:, None], labels
+
+
+@torch.no_grad()
+def accuracy(decoded: list[Any], targets: list[Tensor | None]) -> dict[str, Tensor]:
+    """Mean IoU of the chosen masks with their targets on the first frame, for the log."""
+    ious = []
+    for steps, target in zip(decoded, targets, strict=False):
+        if steps is None or target is None:
+            continue
+        logits = steps[0].low_res_masks[:, 0].float()
+        goal = torch.nn.functional.interpolate(target[:1].float(), size=logits.shape[-2:], mode="area")[0] > 0.5
+        mask = logits > 0
+        ious.append((mask & goal).sum((-1, -2)) / (mask | goal).sum((-1, -2)).clamp(min=1))
+    return {"mask_iou": torch.cat(ious).mean()} if ious else {}
+
+
+class UniPixelTrainer(Trainer):
+    """Trains a `UniPixel`; checkpoints are complete folders in the official layout that resume exactly."""
+
+    def __init__(self, model: UniPixel, processor: Processor, recipe: Recipe, **kwargs: Any) -> None:
+        self._recipe = recipe
+        self._processor = processor
+        self._terms: dict[str, list[float]] = defaultdict(list)
+        super().__init__(model=model, data_collator=Collator(processor, model.config), **kwargs)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        """The recipe's objective; its terms are averaged into the next log line."""
+        terms = self._objective(model, inputs)
+        for name, value in terms.items():
+            self._terms[name].append(float(value.detach()))
+        return (terms["loss"], {}) if return_outputs else terms["loss"]
+
+    def _objective(self, model: UniPixel, batch: dict[str, Any]) -> dict[str, Tensor]:
+        recipe, words = self._recipe, batch.pop("cell_words", None)
+        if recipe.objective == "prompt":
+            return prompt_loss(model, batch, recipe.losses, recipe.corrections)
+        if recipe.objective == "words":
+            vision = model.encode_vision(batch["pixel_values"], batch["grid_thw"])
+            terms = word_loss(model, vision.merged, words)
+            return terms | {"loss": terms["words"]}
+        output = model(**batch)
+        terms = total_loss(output, batch, recipe.losses)
+        terms |= accuracy(output.decoded, batch["target_masks"])
+        if words is not None and output.vision is not None:
+            terms |= word_loss(model, output.vision.merged, words)
+            terms["loss"] = terms["loss"] + recipe.dense_words * terms["words"]
+        return terms
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the averaged loss terms since the last line."""
+        for name, values in self._terms.items():
+            if name != "loss":
+                logs[name] = round(sum(values) / len(values), 4)
+        self._terms.clear()
+        super().log(logs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        model = self.accelerator.unwrap_model(self.model)
+        save_model(model, folder)
+        self._processor.save(folder)
+        torch.save(self.args, folder / "training_args.bin")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        target = self.accelerator.unwrap_model(model or self.model)
+        load_into(target, resume_from_checkpoint)
+
+
+def load_into(model: UniPixel, folder: str | Path, parts: tuple[str, ...] = ("",)) -> None:
+    """Copy the weights of a checkpoint folder into a model of the same sizes; only names under ``parts``."""
+    config, tensors = read_checkpoint(folder)
+    other = UniPixel(config)
+    fill(other, tensors, folder)
+    wanted = {k: v for k, v in other.state_dict().items() if k.startswith(parts)}
+    missing = [k for k in model.state_dict() if k.startswith(parts) and k not in wanted]
+    if missing:
+        raise ValueError(f"{folder} lacks {len(missing)} tensors under {parts}, such as {missing[0]}")
+    with torch.no_grad():
+        own = model.state_dict()
+        for name, value in wanted.items():
+            own[name].copy_(value)
+
+
+class JsonLines(TrainerCallback):
+    """Appends every log line to ``log.jsonl`` in the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "log.jsonl"
+        self._began = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Write one line."""
+        line = {"step": state.global_step, "seconds": round(time.monotonic() - self._began, 1), **(logs or {})}
+        with self._file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+
+
+def arguments(recipe: Recipe, folder: Path, *, workers: int = 1, bf16: bool = True, save_steps: int = 250) -> TrainingArguments:
+    """The recipe in transformers' terms."""
+    cuda = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=not cuda,
+        bf16=bf16,
+        per_device_train_batch_size=recipe.batch_size,
+        max_steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        adam_beta1=0.9,
+        adam_beta2=recipe.adam_beta2,
+        max_grad_norm=recipe.max_grad_norm,
+        warmup_steps=recipe.warmup_steps,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": int(recipe.steps * recipe.decay_share)},
+        logging_steps=25,
+        save_steps=save_steps,
+        save_total_limit=2,
+        dataloader_num_workers=workers,
+        dataloader_prefetch_factor=4 if workers else None,
+        dataloader_persistent_workers=workers > 0,
+        remove_unused_columns=False,
+        label_names=[],
+        report_to=[],
+        seed=recipe.seed,
+        disable_tqdm=True,
+    )
+
+
+def train(
+    model: UniPixel, processor: Processor, recipe: Recipe, dataset: Any, folder: Path, **options: Any
+) -> Path:
+    """Run a recipe, going on from the newest checkpoint in ``folder`` if there is one. Returns the final folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(recipe.trainable))
+    trainer = UniPixelTrainer(
+        model,
+        processor,
+        recipe,
+        args=arguments(recipe, folder, **options),
+        train_dataset=dataset,
+        callbacks=[JsonLines(folder)],
+    )
+    resume = any(folder.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=resume or None)
+    final = folder / "final"
+    trainer._save(str(final))
+    return final
