@@ -39,6 +39,7 @@ FLOORS = {
     "eval": 6,
     "serve": 7,
     "scale": 7,
+    "bench": 7,
     "cli": 8,
     "__main__": 9,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import colorsys
 import itertools
 import math
@@ -278,7 +279,8 @@ def _broken_lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
         line = ""
         for word in paragraph.split():
             while font.getlength(word) > width:
-                fits = next(n for n in range(len(word), 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+                lengths = range(2, len(word) + 1)
+                fits = 1 + bisect.bisect_right(lengths, width, key=lambda n, word=word: font.getlength(word[:n]))
                 lines += [line, word[:fits]] if line else [word[:fits]]
                 line, word = "", word[fits:]
             if line and font.getlength(f"{line} {word}") > width:

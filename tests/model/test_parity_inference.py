@@ -45,9 +45,7 @@ def embeds_and_positions(model: UniPixel, given: Case, wanted: Case, label: str)
         check("mem_pooled", model.region_pool.pool(videos, batch["region_masks"]), wanted["mem_pooled"], LM)
         mem = model.pool_regions(videos, batch["region_masks"])
         check("mem_emb", mem, wanted["mem_emb"], LM)
-    embeds = model.embed(
-        given["input_ids"], videos and videos.merged, ref, mem, images and images.merged
-    )
+    embeds = model.embed(given["input_ids"], videos and videos.merged, ref, mem, images and images.merged)
     if "inputs_embeds" in wanted:
         check("inputs_embeds", embeds[real], wanted["inputs_embeds"][real], LM)
     positions, following = model.rope_index(

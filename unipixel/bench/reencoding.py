@@ -1,8 +1,8 @@
 """The way we do not go: every object alone, with all frames encoded again for it.
 
-This is the loop of the original implementation, written with the same layers: for each `<|seg|>` all frames are encoded,
-the object is prompted on the first one and tracked alone, and every frame is remembered, the last one too. It gives
-the same masks as tracking all objects together.
+This is the loop of the original implementation, written with the same layers: for each `<|seg|>` all frames are
+encoded, the object is prompted on the first one and tracked alone, and every frame is remembered, the last one too. It
+gives the same masks as tracking all objects together.
 
 Source: UniPixel's released inference on SAM 2's video predictor.
 """
@@ -10,6 +10,7 @@ Source: UniPixel's released inference on SAM 2's video predictor.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -47,7 +48,10 @@ def track_alone(
     rles: list[Rle | None] = []
     for t in range(len(features)):
         frame = features[t : t + 1]
-        embed = segmenter.unconditioned(frame) if t == 0 else _condition(segmenter, frame, memories, pointers, attention)
+        if t == 0:
+            embed = segmenter.unconditioned(frame)
+        else:
+            embed = _condition(segmenter, frame, memories, pointers, len(features), attention)
         decoded = segmenter.decode(embed, frame, query if t == 0 else None)
         memories.append(segmenter.remember(frame.embed, decoded.low_res_masks, decoded.object_score_logits))
         pointers.append(decoded.object_pointer)
@@ -64,22 +68,26 @@ def _encode(segmenter: Segmenter, media: Media, settings: ImageSettings) -> Fram
 
 
 def _condition(
-    segmenter: Segmenter, frame: FrameFeatures, memories: list[Tensor], pointers: list[Tensor], attention: Attention
+    segmenter: Segmenter,
+    frame: FrameFeatures,
+    memories: list[Tensor],
+    pointers: list[Tensor],
+    num_frames: int,
+    attention: Attention,
 ) -> Tensor:
     """Features of the next frame after those remembered; ``memories`` hold every frame since the first."""
     t, slots = len(memories), segmenter.config.num_memories
-    recent = list(range(max(1, t - slots + 1), t))
-    longest = POINTERS_IN_MEMORY - 1
-    seen = list(range(t - 1, 0, -1))[: longest - 1]
-    attend = segmenter.attend if attention == "ours" else None
-    arguments = (
+    longest = max(min(num_frames, POINTERS_IN_MEMORY) - 1, 1)
+    recent = range(max(1, t - slots + 1), t)
+    seen = range(t - 1, 0, -1)[:longest]
+    attend = segmenter.attend if attention == "ours" else partial(attend_by_layers, segmenter)
+    return attend(
         frame.embed,
         torch.stack([memories[0], *(memories[i] for i in recent)], 1),
         [slots - 1, *(t - i - 1 for i in recent)],
         torch.stack([pointers[0], *(pointers[i] for i in seen)], 1),
         [age / longest for age in (t, *(t - i for i in seen))],
     )
-    return attend(*arguments) if attend else attend_by_layers(segmenter, *arguments)
 
 
 def attend_by_layers(

@@ -50,7 +50,9 @@ def random_engine(
         sam: size of the segmenter; None for nano's.
         dtype: of the parameters; buffers stay in fp32, as in a loaded checkpoint.
     """
-    tokenizer = build_tokenizer([SYSTEM, "system user assistant", QUESTION, "Please segment and tell about the region."])
+    tokenizer = build_tokenizer(
+        [SYSTEM, "system user assistant", QUESTION, "Please segment and tell about the region."]
+    )
     nano = nano_config(len(tokenizer), Processor(tokenizer).chat.ids)
     config = nano if sam is None else replace(nano, sam=sam)
     with torch.random.fork_rng(devices=[]):

@@ -80,7 +80,7 @@ def answer_together(
     finally:
         for one in members:
             if isinstance(one, _Member):
-                one.session.close()
+                one.session.close(media=False)
     done = [one for one in results if one is not None]
     failed = next((one for one in done if isinstance(one, UnipixelError)), None)
     if raising and failed is not None:

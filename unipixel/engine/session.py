@@ -279,12 +279,16 @@ class Session:
 
         save(self.workspace, path, frames=frames)
 
-    def close(self) -> None:
-        """Free memory and files; answers stay usable."""
+    def close(self, *, media: bool = True) -> None:
+        """Free the session's memory and, if ``media``, its files.
+
+        Answers stay usable, but can no longer be drawn if their frames came from an iterator that was closed.
+        """
         if self._space is not None:
             self._space.dialogue.close()
             self._space.features.clear()
-            self._space.clip.media.close()
+            if media:
+                self._space.clip.media.close()
             self._space = None
 
     def __enter__(self) -> Session:

@@ -169,9 +169,10 @@ def _start(
             decoded = tracker.adopt(frame, ids, _square([a.mask for a in anchors], segmenter))
         elif anchors[0].mask is not None:
             decoded = correct_mask(segmenter, frame, anchors)
-            seen = decoded.low_res_masks.float()
-            side = segmenter.config.image_size
-            tracker.adopt(frame, ids, F.interpolate(seen, size=(side, side), mode="bilinear")[:, 0] > 0)
+            if num_frames > 1:
+                side = segmenter.config.image_size
+                full = F.interpolate(decoded.low_res_masks.float(), size=(side, side), mode="bilinear")
+                tracker.adopt(frame, ids, full[:, 0] > 0)
         elif num_frames == 1:
             # a still image needs no memory
             decoded = decode(segmenter, frame, anchors)
@@ -254,8 +255,10 @@ def to_rles(low_res_masks: Tensor, size_hw: tuple[int, int]) -> list[Rle | None]
 
 
 def _square(masks: Iterable[Rle | None], segmenter: Segmenter) -> Tensor:
-    """Source masks as SAM sees them, bool (N, S, S): at least half of a pixel's area."""
+    """Source masks as SAM sees them, bool (N, S, S): half of a pixel's area, or any of it for what would vanish."""
     side = segmenter.config.image_size
     decoded = np.stack([decode_rle(mask) for mask in masks if mask is not None])
     full = torch.from_numpy(decoded)[:, None].to(segmenter.no_memory_embedding.device, torch.float32)
-    return F.interpolate(full, size=(side, side), mode="bilinear", antialias=True)[:, 0] >= 0.5
+    share = F.interpolate(full, size=(side, side), mode="bilinear", antialias=True)[:, 0]  # (N, S, S)
+    half = share >= 0.5
+    return torch.where(half.flatten(1).any(-1)[:, None, None], half, share > 0)

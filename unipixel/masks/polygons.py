@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from unipixel.masks.contours import trace_polygons
-from unipixel.masks.rle import as_mask, check_size_hw, short
+from unipixel.masks.rle import as_mask, check_size_hw, decode_rle, short
 
 
 def polygons_to_mask(polygons: Sequence[Any], size_hw: tuple[int, int]) -> np.ndarray:
@@ -32,7 +32,7 @@ def polygons_to_mask(polygons: Sequence[Any], size_hw: tuple[int, int]) -> np.nd
         flat.append(corners.reshape(-1).tolist())
     if not flat:
         return np.zeros((height, width), dtype=bool)
-    return coco.decode(coco.merge(coco.frPyObjects(flat, height, width))).astype(bool)
+    return decode_rle(coco.merge(coco.frPyObjects(flat, height, width)))
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:

@@ -39,7 +39,9 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
     Raises:
         ValueError: The RLE is malformed, see :func:`parse_rle`.
     """
-    return coco.decode(parse_rle(rle)).astype(bool)
+    (height, width), runs = _checked_runs(rle)
+    pixels = np.repeat(np.arange(runs.size) % 2 == 1, runs)
+    return np.ascontiguousarray(pixels.reshape(width, height).T)
 
 
 def parse_rle(value: Mapping[str, Any]) -> Rle:
@@ -50,26 +52,11 @@ def parse_rle(value: Mapping[str, Any]) -> Rle:
     Raises:
         ValueError: No ``size`` or ``counts``, a size out of range, or runs that do not add up to H times W.
     """
-    if not isinstance(value, Mapping) or "size" not in value or "counts" not in value:
-        raise ValueError(f"an RLE must be a mapping with 'size' and 'counts', not {short(value)}")
-    height, width = check_size_hw(value["size"])
+    (height, width), runs = _checked_runs(value)
     counts = value["counts"]
     if isinstance(counts, bytes):
-        counts = counts.decode("ascii", errors="replace")
-    if isinstance(counts, str):
-        runs = _runs(counts)
-    elif isinstance(counts, (list, tuple)) and all(isinstance(run, (int, np.integer)) for run in counts):
-        # An int beyond 64 bits could not be a run of any mask; the clip keeps numpy from refusing it less clearly.
-        runs = np.array([min(int(run), MAX_MASK_PIXELS + 1) for run in counts], dtype=np.int64)
-    else:
-        raise ValueError(f"the counts of an RLE must be text or a list of whole numbers, not {short(counts)}")
-    if runs.size and int(runs.min()) < 0:
-        raise ValueError(f"the runs of an RLE must not be negative, but one is {int(runs.min())}")
-    if int(runs.sum()) != height * width:
-        raise ValueError(
-            f"the runs of an RLE of {height} x {width} must add up to {height * width}, not {int(runs.sum())}"
-        )
-    if not isinstance(counts, str):
+        counts = counts.decode("ascii")
+    elif not isinstance(counts, str):
         packed = coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
         counts = packed["counts"].decode("ascii")
     return {"size": [height, width], "counts": counts}
@@ -145,6 +132,30 @@ def short(value: Any) -> str:
     """A value of unknown length as messages write it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _checked_runs(value: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
+    """Size and run lengths, int64, of an untrusted RLE; see :func:`parse_rle`."""
+    if not isinstance(value, Mapping) or "size" not in value or "counts" not in value:
+        raise ValueError(f"an RLE must be a mapping with 'size' and 'counts', not {short(value)}")
+    height, width = check_size_hw(value["size"])
+    counts = value["counts"]
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii", errors="replace")
+    if isinstance(counts, str):
+        runs = _runs(counts)
+    elif isinstance(counts, (list, tuple)) and all(isinstance(run, (int, np.integer)) for run in counts):
+        # A number beyond 64 bits is no run of any mask; cut down, it is refused below like any other that is too long.
+        runs = np.array([min(int(run), MAX_MASK_PIXELS + 1) for run in counts], dtype=np.int64)
+    else:
+        raise ValueError(f"the counts of an RLE must be text or a list of whole numbers, not {short(counts)}")
+    if runs.size and int(runs.min()) < 0:
+        raise ValueError(f"the runs of an RLE must not be negative, but one is {int(runs.min())}")
+    if int(runs.sum()) != height * width:
+        raise ValueError(
+            f"the runs of an RLE of {height} x {width} must add up to {height * width}, not {int(runs.sum())}"
+        )
+    return (height, width), runs
 
 
 def _runs(counts: str) -> np.ndarray:

@@ -88,7 +88,7 @@ class _File:
             kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             container.close()
             raise MediaError(f"{self.name} holds no video stream, only {kinds}")
-        if stream.codec_context is None:
+        if getattr(stream, "codec_context", None) is None:
             container.close()
             raise MediaError(f"{self.name} holds video in a coding that the video library does not know")
         # Handing small frames between threads costs more than decoding them.

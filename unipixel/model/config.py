@@ -7,7 +7,7 @@ switches in which released weights differ from what a new model should do.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,30 +172,30 @@ class SamConfig:
 
 
 SAM_SIZES: dict[str, dict[str, Any]] = {
-    "t": dict(
-        embed_dim=96,
-        num_heads=1,
-        stages=(1, 2, 7, 2),
-        global_blocks=(5, 7, 9),
-        window_sizes=(8, 4, 14, 7),
-        background_size=(7, 7),
-    ),
-    "s": dict(
-        embed_dim=96,
-        num_heads=1,
-        stages=(1, 2, 11, 2),
-        global_blocks=(7, 10, 13),
-        window_sizes=(8, 4, 14, 7),
-        background_size=(7, 7),
-    ),
-    "b+": dict(),
-    "l": dict(
-        embed_dim=144,
-        stages=(2, 6, 36, 4),
-        global_blocks=(23, 33, 43),
-        window_sizes=(8, 4, 16, 8),
-        background_size=(7, 7),
-    ),
+    "t": {
+        "embed_dim": 96,
+        "num_heads": 1,
+        "stages": (1, 2, 7, 2),
+        "global_blocks": (5, 7, 9),
+        "window_sizes": (8, 4, 14, 7),
+        "background_size": (7, 7),
+    },
+    "s": {
+        "embed_dim": 96,
+        "num_heads": 1,
+        "stages": (1, 2, 11, 2),
+        "global_blocks": (7, 10, 13),
+        "window_sizes": (8, 4, 14, 7),
+        "background_size": (7, 7),
+    },
+    "b+": {},
+    "l": {
+        "embed_dim": 144,
+        "stages": (2, 6, 36, 4),
+        "global_blocks": (23, 33, 43),
+        "window_sizes": (8, 4, 16, 8),
+        "background_size": (7, 7),
+    },
 }
 """Official SAM 2.1 sizes as differences from Hiera-B+."""
 
@@ -328,14 +328,35 @@ class UniPixelConfig:
         return replace(self, sam=replace(self.sam, dropout=0.0))
 
 
-_TEXT_FIELDS = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
-    "max_position_embeddings initializer_range rms_norm_eps attention_dropout"
-).split()
-_VISION_FIELDS = (
-    "depth hidden_size hidden_act intermediate_size num_heads in_channels patch_size spatial_merge_size "
-    "temporal_patch_size tokens_per_second window_size out_hidden_size fullatt_block_indexes initializer_range"
-).split()
+_TEXT_FIELDS = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "attention_dropout",
+]
+_VISION_FIELDS = [
+    "depth",
+    "hidden_size",
+    "hidden_act",
+    "intermediate_size",
+    "num_heads",
+    "in_channels",
+    "patch_size",
+    "spatial_merge_size",
+    "temporal_patch_size",
+    "tokens_per_second",
+    "window_size",
+    "out_hidden_size",
+    "fullatt_block_indexes",
+    "initializer_range",
+]
 
 
 def _language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
@@ -362,8 +383,7 @@ def _language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
 
 
 def _vision_config(tree: dict[str, Any]) -> Qwen2_5_VLVisionConfig:
-    known = {f.name for f in fields(Qwen2_5_VLVisionConfig)} | set(_VISION_FIELDS)
-    config = Qwen2_5_VLVisionConfig(**{k: v for k, v in tree.items() if k in known and k in _VISION_FIELDS})
+    config = Qwen2_5_VLVisionConfig(**{name: tree[name] for name in _VISION_FIELDS if name in tree})
     config._attn_implementation = "sdpa"
     return config
 

@@ -64,7 +64,7 @@ def _vision_layout(grids: tuple[Grid, ...], merge: int, window_cells: int) -> _V
             for c in range(0, columns, window_cells)
         ]
         one = np.concatenate(windows)
-        inner = np.stack(np.mgrid[0:merge, 0:merge], -1).reshape(-1, 2)
+        inner = np.stack(list(np.mgrid[0:merge, 0:merge]), -1).reshape(-1, 2)
         cells = np.stack([one // columns, one % columns], -1) * merge  # (cells, 2)
         patches = (cells[:, None] + inner).reshape(-1, 2)
         for step in range(t):
@@ -109,7 +109,10 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def encode_vision(
-    tower: Qwen2_5_VisionTransformerPretrainedModel, config: UniPixelConfig, pixel_values: Tensor, grids: tuple[Grid, ...]
+    tower: Qwen2_5_VisionTransformerPretrainedModel,
+    config: UniPixelConfig,
+    pixel_values: Tensor,
+    grids: tuple[Grid, ...],
 ) -> VisionFeatures:
     """Run the vision tower over any number of visuals at once.
 
@@ -217,7 +220,9 @@ def rope_index(
     return positions.to(input_ids.device), following.to(input_ids.device)
 
 
-def attention_bias(attention_mask: Tensor | None, batch: int, length: int, past: int, device: torch.device) -> Tensor | None:
+def attention_bias(
+    attention_mask: Tensor | None, batch: int, length: int, past: int, device: torch.device
+) -> Tensor | None:
     """(B, 1, L, past + L) bool mask: causal, and blind to padding. None where a single new token sees everything."""
     if attention_mask is not None and attention_mask.ndim == 4:
         return attention_mask.bool()
@@ -267,7 +272,9 @@ def decode(
     return hidden
 
 
-def new_language(config: UniPixelConfig) -> tuple[Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLTextModel, nn.Linear]:
+def new_language(
+    config: UniPixelConfig,
+) -> tuple[Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLTextModel, nn.Linear]:
     """The vision tower, the decoder and its head, freshly initialised."""
     visual = Qwen2_5_VisionTransformerPretrainedModel(config.vision)
     language = Qwen2_5_VLTextModel(config.language)

@@ -19,6 +19,8 @@ class PointEncoder(nn.Module):
     Source: UniPixel, section 3.2 (prompt encoder).
     """
 
+    time_matrix: Tensor
+
     def __init__(self, config: UniPixelConfig) -> None:
         super().__init__()
         c, d = config.sam.hidden_size, config.language.hidden_size
@@ -36,8 +38,8 @@ class PointEncoder(nn.Module):
         """Embed N prompts of P points each, with the padding point that SAM appends. (N, P + 1, C)."""
         return self.encoder(coords[:, None], labels[:, None], None, None)[0][:, 0]
 
-    def time(self, frames: Tensor, num_frames: int) -> Tensor:
-        """(N, C) code of frame indices inside a clip of ``num_frames`` (padded to even)."""
+    def time(self, frames: Tensor, num_frames: Tensor) -> Tensor:
+        """(N, C) code of frame indices (N,) inside clips of ``num_frames`` (N,), padded to even."""
         unit = 2 * frames.to(self.time_matrix.dtype) / (num_frames - 1) - 1
         angle = 2 * math.pi * unit[:, None] * self.time_matrix
         return torch.cat([angle.sin(), angle.cos()], -1) + self.time_embedding.weight[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -308,9 +309,7 @@ class Segmenter(nn.Module):
         x = self.memory_attention.layer_norm(x).expand(count, -1, -1)
         return x.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
 
-    def _memory_layer(
-        self, layer: nn.Module, x: Tensor, keys: Tensor, values: Tensor, rotated: int, turn: Tensor
-    ) -> Tensor:
+    def _memory_layer(self, layer: Any, x: Tensor, keys: Tensor, values: Tensor, rotated: int, turn: Tensor) -> Tensor:
         """One layer; keys after the first ``rotated`` are pointers, which have no place to rotate by."""
         own = layer.self_attn
         y = layer.layer_norm1(x)

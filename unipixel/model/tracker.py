@@ -44,9 +44,7 @@ class Cohort:
         slots = [count - 1, *reversed(range(len(self._memories)))]
         pointers = torch.stack([self._first[1], *self._pointers], 1)
         ages = [self._age + 1, *range(1, len(self._pointers) + 1)]
-        return self._segmenter.attend(
-            features.embed, memories, slots, pointers, [age / self._longest for age in ages]
-        )
+        return self._segmenter.attend(features.embed, memories, slots, pointers, [age / self._longest for age in ages])
 
     def step(self, features: FrameFeatures, *, mark_absent: bool = True) -> Decoded:
         """Follow all objects into the next frame."""

@@ -198,7 +198,8 @@ class UniPixel(nn.Module):
         lengths = {i: len(f) for i, f in enumerate(frames) if f is not None and len(queries[i])}
         for length in sorted(set(lengths.values())):
             group = [i for i, n in lengths.items() if n == length]
-            features = self.segmenter.encode(torch.cat([frames[i] for i in group]))  # (G * T, ...)
+            clips = [clip for i in group if (clip := frames[i]) is not None]
+            features = self.segmenter.encode(torch.cat(clips))  # (G * T, ...)
             owner = torch.cat([torch.full((len(queries[i]),), g * length) for g, i in enumerate(group)])
             owner = owner.to(features.embed.device)
             steps = self._follow(features, owner, torch.cat([queries[i] for i in group]), length, propagate)

@@ -17,7 +17,11 @@ Size = tuple[int, int]
 
 
 def background(
-    rng: np.random.Generator, size_hw: Size, photos: Path | None = None, photo_share: float = 0.5
+    rng: np.random.Generator,
+    size_hw: Size,
+    photos: Path | None = None,
+    photo_share: float = 0.5,
+    patterns: tuple[str, ...] = (),
 ) -> np.ndarray:
     """One background picture, uint8 (H, W, 3).
 
@@ -26,10 +30,11 @@ def background(
         size_hw: height and width in pixels.
         photos: folder of photos of which random crops are used.
         photo_share: share of backgrounds that are photo crops when ``photos`` is given.
+        patterns: keys of `PATTERNS` that may be drawn; empty for all.
     """
     if photos is not None and rng.random() < photo_share:
         return _photo(rng, size_hw, photos)
-    names = list(PATTERNS)
+    names = list(patterns or PATTERNS)
     pattern = PATTERNS[names[int(rng.integers(len(names)))]](rng, size_hw)
     if rng.random() < 0.5:
         grain = rng.integers(-int(rng.integers(2, 14)), 14, (size_hw[0], size_hw[1], 1), dtype=np.int16)

@@ -47,7 +47,7 @@ def choice_from_prompts(facts: Facts, rng: np.random.Generator) -> tuple[Turn, T
         marked = marked.replace(f"[{number}]", f"[{number}] <|ref|>", 1)
     first = Turn(
         question=f"{marked}{options} {LOCALIZE}",
-        answer=" ".join(f"[{number}] <|seg|>" for number in ids),
+        answer=" ".join(f"[{number}]<|seg|>" for number in ids),
         references=tuple(reference(facts.scene, by_id[number], rng) for number in ids),
         targets=ids,
         task="choice_mem",

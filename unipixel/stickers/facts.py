@@ -153,9 +153,9 @@ class Facts:
                 if too_few or np.isnan(spots).any() or np.diff(spots).min(initial=1.0) < 0.06:
                     continue
                 for rank, n in enumerate(order):
-                    if rank < len(ORDINALS) and rank * 2 <= len(order):
+                    if rank < len(ORDINALS) and rank * 2 < len(order):
                         yield n, f"{ORDINALS[rank]} {noun} from the {near}"
-                    if len(order) - 1 - rank < len(ORDINALS) and (len(order) - 1 - rank) * 2 <= len(order):
+                    if len(order) - 1 - rank < len(ORDINALS) and (len(order) - 1 - rank) * 2 < len(order):
                         yield n, f"{ORDINALS[len(order) - 1 - rank]} {noun} from the {far}"
 
     def size_phrases(self) -> Iterator[tuple[int, str]]:

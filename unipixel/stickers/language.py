@@ -108,7 +108,7 @@ def vocabulary_texts(things: dict[str, Thing] | None = None) -> list[str]:
     texts: list[str] = []
     for name, thing in (things or THINGS).items():
         texts += [
-            f"Please segment the {name} in this image. the {name} <|seg|>",
+            f"Please segment the {name} in this image. the {name}<|seg|>",
             f"What is [1] <|ref|>? the {name}",
             f"How many {thing.plural} are there? two",
             f"Is there {with_article(name, thing)} in this image? Are there any {thing.plural}? yes no",
@@ -129,7 +129,7 @@ def vocabulary_texts(things: dict[str, Thing] | None = None) -> list[str]:
         texts += [wording.format("dog"), seen_in(wording.format("red car"), True)]
     for wording in POINT_AT:
         texts += [wording.format("[1] <|ref|>"), seen_in(wording.format("[1] <|ref|> and [2] <|ref|>"), True)]
-    texts += [f"[{a}] <|seg|> [{b}] <|seg|> [{a}]: <|mem|>" for a, b in ((1, 2), (3, 4), (5, 6), (7, 8), (9, 1))]
+    texts += [f"[{a}]<|seg|> [{b}]<|seg|> [{a}]: <|mem|>" for a, b in ((1, 2), (3, 4), (5, 6), (7, 8), (9, 1))]
     texts += [f"<{t}>-<{t + 1}> <|mem|>" for t in range(1, 33, 2)]
     texts += list(PATTERNS)
     return texts
@@ -138,7 +138,7 @@ def vocabulary_texts(things: dict[str, Thing] | None = None) -> list[str]:
 PATTERNS = (
     "the largest thing. the smallest thing. the largest dog. the smallest dog",
     "the big dog. the small dog. the thing closest to the dog",
-    "the dog <|seg|> and the red car <|seg|>. the dog <|seg|>, the cat <|seg|> and the red car <|seg|>",
+    "the dog<|seg|> and the red car<|seg|>. the dog<|seg|>, the cat<|seg|> and the red car<|seg|>",
     "What is the dog doing? What is [1] doing? What does the dog do?",
     "Describe this image. Describe this video. a dog, an apple, some scissors and two red cars",
     "Describe this image and segment each thing.",

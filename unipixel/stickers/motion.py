@@ -178,7 +178,8 @@ def observed(
     verdicts["enter"] = True if gone[0] and not cut[-1] else None if cut.any() and not gone[-1] else False
     away = not cut[0] and not cut[-1] and gone[1:-1].any()
     verdicts["return"] = True if away else None if cut.any() and not gone[-1] and not gone[0] else False
-    covered = bool((seen[1:-1] < 0.02).any()) and seen[0] > 0.5 and seen[-1] > 0.5
+    shown = (inside > 0.5) & (seen > 0.5)
+    covered = bool(((seen < 0.02) & (inside > 0.5)).any()) and shown[0] and shown[-1]
     verdicts["hide"] = True if covered else None if (seen < 0.45).any() else False
     does = frozenset(motion for motion, verdict in verdicts.items() if verdict)
     return does, frozenset(motion for motion, verdict in verdicts.items() if verdict is None)

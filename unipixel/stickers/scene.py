@@ -47,6 +47,8 @@ class SceneSettings:
     """Drawing styles; the held-out one is `HELD_OUT_FAMILY`."""
     sprites: Path | None = None
     """Folder of PNG files with a ``labels.json`` that replaces the built-in sprites."""
+    patterns: tuple[str, ...] = ()
+    """Procedural backgrounds that are used, keys of `backgrounds.PATTERNS`; empty for all."""
     photos: Path | None = None
     """Folder of photos whose crops serve as backgrounds."""
     photo_share: float = 0.5
@@ -154,7 +156,7 @@ def scene(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> 
     """
     rng = np.random.default_rng((seed, index))
     sprites = settings.sprite_set()
-    behind = background(rng, settings.size_hw, settings.photos, settings.photo_share)
+    behind = background(rng, settings.size_hw, settings.photos, settings.photo_share, settings.patterns)
     for _ in range(20):
         picture = behind.copy()
         placements, masks, names = _compose(rng, settings, sprites, choose_names(rng, settings, sprites), picture)

@@ -29,7 +29,7 @@ def ask_for_mask(facts: Facts, rng: np.random.Generator, noun: str) -> str:
 def _found(facts: Facts, rng: np.random.Generator, noun: str, n: int, task: str, answer: str = "") -> Turn:
     return Turn(
         question=ask_for_mask(facts, rng, noun),
-        answer=f"the {answer or facts.names[n]} <|seg|>",
+        answer=f"the {answer or facts.names[n]}<|seg|>",
         targets=(facts.scene.objects[n].id,),
         task=task,
     )
@@ -53,7 +53,7 @@ def refer_many(facts: Facts, rng: np.random.Generator) -> Turn | None:
     chosen = [options[int(k)] for k in rng.choice(len(options), count, replace=False)]
     return Turn(
         question=ask_for_mask(facts, rng, listing([chosen[0][1]] + [f"the {phrase}" for _, phrase in chosen[1:]])),
-        answer=listing([f"the {phrase} <|seg|>" for _, phrase in chosen]),
+        answer=listing([f"the {phrase}<|seg|>" for _, phrase in chosen]),
         targets=tuple(facts.scene.objects[n].id for n, _ in chosen),
         task="refer_many",
     )
@@ -82,7 +82,7 @@ def _prompted(facts: Facts, rng: np.random.Generator, task: str, prompt: Callabl
     question = pick(rng, POINT_AT, facts.scene.held_out).format(listing([f"[{i}] <|ref|>" for i in ids]))
     return Turn(
         question=seen_in(question, facts.scene.is_video),
-        answer=" ".join(f"[{i}] <|seg|>" for i in ids),
+        answer=" ".join(f"[{i}]<|seg|>" for i in ids),
         references=tuple((prompt(facts.scene, n, rng),) for n in chosen),
         targets=tuple(ids),
         task=task,
@@ -143,7 +143,7 @@ def caption_with_masks(facts: Facts, rng: np.random.Generator) -> Turn | None:
     order = [int(n) for n in facts.centres[:, 0].argsort()]
     return Turn(
         question=seen_in("Describe this image and segment each thing.", facts.scene.is_video),
-        answer=listing([f"the {phrases[n]} <|seg|>" for n in order]),
+        answer=listing([f"the {phrases[n]}<|seg|>" for n in order]),
         targets=tuple(facts.scene.objects[n].id for n in order),
         task="caption_seg",
     )

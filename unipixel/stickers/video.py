@@ -26,7 +26,7 @@ def video(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> 
     rng = np.random.default_rng((seed, index, 1))
     sprites = settings.sprite_set()
     num_frames = int(rng.integers(settings.num_frames[0], settings.num_frames[1] + 1))
-    behind = background(rng, settings.size_hw, settings.photos, settings.photo_share)
+    behind = background(rng, settings.size_hw, settings.photos, settings.photo_share, settings.patterns)
     front = _wall(rng, settings.size_hw) if rng.random() < WALL_SHARE else None
     for _ in range(20):
         names, paths = _planned(rng, settings, sprites, num_frames, front)

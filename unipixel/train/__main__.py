@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from unipixel.model.unipixel import UniPixel
 from unipixel.processing.chat import SYSTEM
 from unipixel.processing.images import ImageSettings
 from unipixel.processing.processor import Processor
@@ -17,7 +18,6 @@ from unipixel.train.data import StickerTraining
 from unipixel.train.nano import IMAGE_SIZE, initialise, nano_config
 from unipixel.train.recipes import RECIPES
 from unipixel.train.trainer import load_into, train
-from unipixel.model.unipixel import UniPixel
 
 
 def main() -> None:
@@ -36,8 +36,10 @@ def main() -> None:
     if options.steps:
         recipe = dataclasses.replace(recipe, steps=options.steps)
     tokenizer = build_tokenizer([SYSTEM, "system user assistant", *vocabulary_texts()])
+    area = IMAGE_SIZE**2
+    # the margin keeps every square at exactly IMAGE_SIZE after rounding
     settings = ImageSettings(
-        min_pixels=IMAGE_SIZE**2, max_pixels=IMAGE_SIZE**2, share_budget=False, sam_size=160, target_rule="nearest"
+        min_pixels=area - 1000, max_pixels=area + 1000, share_budget=False, sam_size=160, target_rule="nearest"
     )
     processor = Processor(tokenizer, settings)
     config = nano_config(len(tokenizer), processor.chat.ids)
@@ -46,7 +48,14 @@ def main() -> None:
     for start in options.start:
         folder, _, parts = start.partition("=")
         load_into(model, folder, tuple(parts.split(",")))
-    train(model, processor, recipe, StickerTraining(processor, recipe, options.photos), options.out, workers=options.workers)
+    train(
+        model,
+        processor,
+        recipe,
+        StickerTraining(processor, recipe, options.photos),
+        options.out,
+        workers=options.workers,
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch.utils.data import Dataset
 from unipixel.processing.batch import IGNORED, TrainingInputs
 from unipixel.processing.chat import END_OF_TEXT
 from unipixel.processing.processor import Processor
-from unipixel.sample import Box, Point, Turn
-from unipixel.stickers import THINGS, Scene, SceneSettings, scene, turns, video
+from unipixel.sample import Turn
+from unipixel.stickers import THINGS, Scene, scene, turns, video
+from unipixel.stickers.prompts import box_on, point_on
 from unipixel.train.recipes import Recipe
 
 
@@ -23,7 +25,7 @@ class StickerTraining(Dataset[TrainingInputs]):
     def __init__(self, processor: Processor, recipe: Recipe, photos: Path | None = None) -> None:
         self._processor = processor
         self._recipe = recipe
-        self._settings = SceneSettings(num_objects=recipe.num_objects, num_frames=recipe.num_frames, photos=photos)
+        self._settings = replace(recipe.world, photos=photos)
         self._words = {name: processor.chat.encode(f" {name}")[-1] for name in THINGS}
 
     def __len__(self) -> int:
@@ -45,10 +47,13 @@ class StickerTraining(Dataset[TrainingInputs]):
             sam_masks=recipe.objective != "words",
             independent_turns=recipe.independent_turns,
         )
+        out["seg_tasks"] = [q.task for q in questions for _ in q.targets]  # type: ignore[typeddict-unknown-key]
         if recipe.dense_words:
             _, rows, columns = (int(n) for n in out["grid_thw"][0])
             merge = self._processor.settings.merge_size
-            words = cell_words(world, self._words, rows // merge, columns // merge, self._processor.chat.ids[END_OF_TEXT])
+            words = cell_words(
+                world, self._words, rows // merge, columns // merge, self._processor.chat.ids[END_OF_TEXT]
+            )
             out["cell_words"] = words  # type: ignore[typeddict-unknown-key]
         return out
 
@@ -77,22 +82,11 @@ def prompt_turns(world: Scene, rng: np.random.Generator, recipe: Recipe) -> tupl
     made = []
     for kind in rng.choice(kinds, recipe.turns, p=share / share.sum()):
         n = int(rng.integers(len(world.objects)))
-        t = int(rng.choice(np.flatnonzero(world.areas[n])))
-        ys, xs = np.nonzero(world.masks[n, t])
-        prompt: Point | Box
-        if kind == "point":
-            k = int(rng.integers(len(xs)))
-            prompt = Point(float(xs[k]) + 0.5, float(ys[k]) + 0.5, frame=t)
-        else:
-            noise = rng.uniform(-0.05, 0.05, 4) * np.array([np.ptp(xs) + 1, np.ptp(ys) + 1] * 2)
-            corners = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) + noise
-            height, width = world.masks.shape[2:]
-            x1, y1, x2, y2 = np.clip(corners, 0, [width, height] * 2)
-            prompt = Box(float(x1), float(y1), float(x2), float(y2), frame=t)
+        prompt = point_on(world, n, rng) if kind == "point" else box_on(world, n, rng)
         made.append(
             Turn(
                 question="Please segment [1] <|ref|>.",
-                answer="[1] <|seg|>",
+                answer="[1]<|seg|>",
                 references=((prompt,),),
                 targets=(world.objects[n].id,),
                 task=str(kind),
@@ -109,8 +103,10 @@ class Collator:
         self._config = config
 
     def __call__(self, samples: list[TrainingInputs]) -> dict[str, Any]:
+        tasks = [task for s in samples for task in s.pop("seg_tasks")]  # type: ignore[typeddict-item]
         words = [s.pop("cell_words") for s in samples if "cell_words" in s]  # type: ignore[typeddict-item]
         batch = self._processor.collate(samples, self._config)
+        batch["seg_tasks"] = tasks
         if words:
             batch["cell_words"] = torch.cat(words)
         return batch

@@ -26,6 +26,8 @@ class LossWeights:
     presence: float = 5.0
     entropy: float = 0.0
     """Plain pixel-wise cross-entropy; easier than the focal loss for a segmenter that starts from nothing."""
+    selection: float = 0.0
+    """Cross-entropy on the pixels of all asked objects alone, where telling one from another is all that counts."""
     every_candidate: float = 0.0
     """Share of the mask loss that all three candidates get, not only the best, so that none dies early."""
     full_resolution: bool = True
@@ -46,6 +48,7 @@ class FrameLoss:
     entropy: Tensor
     every_candidate: Tensor
     """Weighted mask loss averaged over the candidates."""
+    selection: Tensor
 
     def total(self, weights: LossWeights) -> Tensor:
         """The weighted sum."""
@@ -54,6 +57,7 @@ class FrameLoss:
             + weights.dice * self.dice
             + weights.entropy * self.entropy
             + weights.every_candidate * self.every_candidate
+            + weights.selection * self.selection
             + weights.iou * self.iou
             + weights.presence * self.presence
         )
@@ -64,12 +68,13 @@ def language_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
 
 
-def frame_loss(decoded: Decoded, target: Tensor, weights: LossWeights) -> FrameLoss:
+def frame_loss(decoded: Decoded, target: Tensor, weights: LossWeights, contested: Tensor | None = None) -> FrameLoss:
     """Losses of O objects on one frame.
 
     Args:
         decoded: candidates of the O objects.
-        target: (O, S, S) bool or float ground truth; an empty mask means that the object is not there.
+        target: (O, S, S) bool ground truth; an empty mask means that the object is not there.
+        contested: (1 or O, S, S) bool, pixels of the `LossWeights.selection` term; by default those of all targets.
     """
     count = len(target)
     goal = target.float()[:, None]
@@ -87,6 +92,12 @@ def frame_loss(decoded: Decoded, target: Tensor, weights: LossWeights) -> FrameL
         joint = (covered & wanted).sum((-1, -2)) / (covered | wanted).sum((-1, -2)).clamp(min=1)
         best = candidates.argmin(-1, keepdim=True)
     there = target.flatten(1).any(-1).float()
+    selection = logits.new_zeros(())
+    if weights.selection:
+        region = (target.any(0, keepdim=True) if contested is None else contested).float()[:, None]
+        region = (F.interpolate(region, size=logits.shape[-2:], mode="area") > 0.5).float()
+        doubt = F.binary_cross_entropy_with_logits(logits, goal, reduction="none") * region
+        selection = (doubt.sum((-1, -2)) / region.sum((-1, -2)).clamp(min=1)).mean(-1).sum() / count
     iou = (decoded.multimask_ious.float() - joint).abs().mean(-1) / count
     score = decoded.object_score_logits.float()
     return FrameLoss(
@@ -98,6 +109,7 @@ def frame_loss(decoded: Decoded, target: Tensor, weights: LossWeights) -> FrameL
         dice_per_mask=dice,
         entropy=(entropy.gather(1, best)[:, 0] * there).sum(),
         every_candidate=(candidates.mean(-1) * there).sum(),
+        selection=selection,
     )
 
 

@@ -87,7 +87,9 @@ def initialise(model: UniPixel, generator: torch.Generator) -> None:
             weight = module.weight
             fan_in = weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else weight[0].numel()
             # branches that add to the residual stream start smaller, so that its scale does not grow with depth
-            inner = name.startswith(("language", "visual.blocks")) and name.endswith(("o_proj", "down_proj", "attn.proj"))
+            inner = name.startswith(("language", "visual.blocks")) and name.endswith(
+                ("o_proj", "down_proj", "attn.proj")
+            )
             normal(weight, fan_in**-0.5 * (0.5 if inner else 1.0))
             if module.bias is not None:
                 module.bias.zero_()
@@ -95,6 +97,28 @@ def initialise(model: UniPixel, generator: torch.Generator) -> None:
             # SAM's prompt tokens are few and compared with image features of unit scale
             normal(module.weight, module.embedding_dim**-0.5 if module is model.language.embed_tokens else 1.0)
     sam = model.segmenter
+    # where a prompt points and where a cell lies are written in one code, and attention compares them from the start
+    code = sam.shared_image_embedding.positional_embedding
+    model.prompt_encoder.encoder.shared_embedding.positional_embedding.copy_(code)
+    transformer = sam.mask_decoder.transformer
+    crossing = [
+        x for layer in transformer.layers for x in (layer.cross_attn_token_to_image, layer.cross_attn_image_to_token)
+    ]
+    for attention in (*crossing, transformer.final_attn_token_to_image):
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
+    # prompts differ in their place only, so nothing that all prompts share may be louder than the code of place
+    decoder, prompts = sam.mask_decoder, sam.prompt_encoder
+    for table in (
+        decoder.iou_token,
+        decoder.mask_tokens,
+        decoder.obj_score_token,
+        prompts.not_a_point_embed,
+        prompts.no_mask_embed,
+    ):
+        table.weight.mul_(0.1)
+    prompts.point_embed.weight.mul_(0.3)
+    for lateral in sam.vision_encoder.neck.convs:
+        lateral.weight.mul_(0.1)
     backbone = sam.vision_encoder.backbone
     for tensor in (backbone.pos_embed, backbone.pos_embed_window):
         normal(tensor, 0.5)

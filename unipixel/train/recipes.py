@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from unipixel.stickers import SceneSettings
 from unipixel.train.losses import LossWeights
 
 Mix = dict[str, float]
@@ -18,9 +19,9 @@ class Recipe:
 
     name: str
     objective: Literal["conversation", "prompt", "words"] = "conversation"
-    """"conversation" is the training forward. "prompt" takes mask queries straight from `<|ref|>` embeddings, so that
-    segmenting under a point or box is learnt before language joins. "words" teaches the vision tower and the word
-    embeddings alone, by `dense_words`."""
+    """conversation: the training forward. prompt: mask queries come straight from `<|ref|>` embeddings and from SAM's
+    own prompt tokens, so that segmenting under a point or box is learnt before language joins. words: the vision tower
+    and the word embeddings learn alone, by `dense_words`."""
     trainable: tuple[str, ...] = ("",)
     """Prefixes of the parameters that learn."""
     steps: int = 1000
@@ -40,10 +41,12 @@ class Recipe:
     video_share: float = 0.0
     """Share of the batches that are clips."""
     video_turns: int = 4
-    num_frames: tuple[int, int] = (4, 4)
-    num_objects: tuple[int, int] = (2, 6)
+    world: SceneSettings = field(default_factory=SceneSettings)
+    """What the sticker scenes look like."""
     dense_words: float = 0.0
     """Weight of the helper loss in which each visual token predicts the name of what it shows."""
+    pointing: float = 0.0
+    """Weight of the helper loss that draws mask queries towards SAM's own tokens of the object's box."""
     losses: LossWeights = field(default_factory=LossWeights)
     corrections: float = 0.0
     """Share of the "prompt" batches that are decoded again with a correcting click."""
@@ -51,21 +54,41 @@ class Recipe:
 
 
 EASY = LossWeights(
-    focal=0.0, entropy=5.0, dice=1.0, iou=1.0, presence=0.2, every_candidate=0.1, full_resolution=False
+    focal=0.0, entropy=5.0, dice=1.0, iou=1.0, presence=0.2, selection=1.0, every_candidate=0.1, full_resolution=False
 )
 """Mask losses for a segmenter that starts from nothing, on the quarter-size grid."""
 
 
+EASY_WORLD = SceneSettings(
+    num_objects=(2, 4),
+    scale=(0.2, 0.5),
+    repaint=0.1,
+    twins=0.1,
+    noise=0.0,
+    turn_degrees=20.0,
+    patterns=("plain", "gradient", "clouds"),
+)
+"""Few and large things on quiet backgrounds, to begin with."""
+
+
 def nano_prompt() -> Recipe:
-    """First leg of `nano`: points and boxes to masks, without language."""
+    """First leg of `nano`: points and boxes to masks, without language.
+
+    Small batches leave the plateau soonest; higher rates let the image features outgrow the code of place, and the
+    segmenter then paints everything for every prompt.
+    """
     return Recipe(
         name="nano_prompt",
         objective="prompt",
         trainable=("segmenter", "prompt_encoder", "seg_head"),
-        steps=1000,
+        steps=3600,
+        batch_size=4,
+        learning_rate=6e-4,
+        warmup_steps=50,
+        decay_share=0.2,
         turns=8,
         mix={"point": 0.5, "box": 0.5},
-        corrections=0.25,
+        world=EASY_WORLD,
         losses=EASY,
     )
 
@@ -76,11 +99,33 @@ def nano_words() -> Recipe:
         name="nano_words",
         objective="words",
         trainable=("visual", "language.embed_tokens", "lm_head"),
-        steps=1200,
+        steps=4000,
+        batch_size=8,
+        learning_rate=7e-4,
+        warmup_steps=50,
+        decay_share=0.2,
         turns=1,
         mix={"name": 1.0},
+        world=EASY_WORLD,
         dense_words=1.0,
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"nano_prompt": nano_prompt, "nano_words": nano_words}
+def nano_bind() -> Recipe:
+    """Second leg: the decoder joins, and words find their pixels. The segmenter rests."""
+    return Recipe(
+        name="nano_bind",
+        trainable=("visual", "language", "lm_head", "prompt_encoder", "seg_head", "region_pool"),
+        steps=4000,
+        batch_size=8,
+        learning_rate=7e-4,
+        turns=6,
+        mix={"refer": 6.0, "point": 1.5, "box": 1.5, "name": 2.0, "absent": 1.0},
+        world=EASY_WORLD,
+        dense_words=0.5,
+        pointing=1.0,
+        losses=EASY,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {r().name: r for r in (nano_prompt, nano_words, nano_bind)}

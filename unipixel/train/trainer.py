@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -23,9 +24,11 @@ from unipixel.train.recipes import Recipe
 def prompt_loss(
     model: UniPixel, batch: dict[str, Any], weights: LossWeights, corrections: float = 0.0
 ) -> dict[str, Tensor]:
-    """Mask loss of queries made from `<|ref|>` embeddings alone, on still images.
+    """Mask loss of queries made without language, on still images.
 
-    Every `<|ref|>` has its `<|seg|>` in the same order.
+    Half of the objects are asked for with SAM's own tokens of their point or box, half with the mask queries that the
+    `<|ref|>` embedding gives, and these are also drawn towards those tokens: the segmenter learns to look where it is
+    pointed at, and the queries learn to point. Every `<|ref|>` has its `<|seg|>` in the same order.
 
     Args:
         corrections: share of the batches that are decoded a second time with a click where the first mask was wrong.
@@ -33,18 +36,31 @@ def prompt_loss(
     embeds = model.encode_points(
         batch["point_coords"], batch["point_labels"], batch["point_frames"], batch["point_num_frames"]
     )
-    queries, sam = model.seg_tokens(embeds), model.segmenter
+    queries, sam = model.seg_tokens(embeds).float(), model.segmenter
+    native = torch.stack(
+        [
+            sam.prompt_encoder(xy[None, None], kind[None, None], None, None)[0][0, 0, :2]  # a point is padded to two
+            for xy, kind in zip(batch["point_coords"], batch["point_labels"], strict=True)
+        ]
+    )
+    use_native = torch.rand(len(queries), 1, 1, device=queries.device) < 0.5
     goal = torch.cat([t[0] for t in batch["target_masks"]])  # (O, S, S)
     counts = torch.tensor([t.shape[1] for t in batch["target_masks"]], device=goal.device)
+    contested = torch.stack([t[0].any(0) for t in batch["target_masks"]]).repeat_interleave(counts, 0)
     features = sam.encode(torch.cat(batch["sam_frames"]))
     own = features[torch.arange(len(counts), device=goal.device).repeat_interleave(counts)]
-    decoded = sam.decode(sam.unconditioned(own), own, queries, mark_absent=False)
-    loss = frame_loss(decoded, goal, weights).total(weights)
-    terms = {"segment": loss, **accuracy([[decoded]], [goal[None]])}
+    asked = torch.where(use_native, native, queries)
+    decoded = sam.decode(sam.unconditioned(own), own, asked, mark_absent=False)
+    segment, pointing = (
+        frame_loss(decoded, goal, weights, contested).total(weights),
+        (queries - native.detach()).pow(2).mean(),
+    )
+    loss = segment + pointing
+    terms = {"segment": segment, "pointing": pointing, **accuracy([[decoded]], [goal[None]])}
     if corrections and torch.rand(()) < corrections:
         points = correction_clicks(decoded.low_res_masks[:, 0], goal, sam.config.image_size)
         again = sam.decode(sam.unconditioned(own), own, queries, points, mark_absent=False)
-        loss = loss + frame_loss(again, goal, weights).total(weights)
+        loss = loss + frame_loss(again, goal, weights, contested).total(weights)
         terms["corrected_iou"] = accuracy([[again]], [goal[None]])["mask_iou"]
     return {"loss": loss, **terms}
 
@@ -71,8 +87,8 @@ def correction_clicks(low_res_masks: Tensor, goal: Tensor, size: int) -> tuple[T
 
 
 @torch.no_grad()
-def accuracy(decoded: list[Any], targets: list[Tensor | None]) -> dict[str, Tensor]:
-    """Mean IoU of the chosen masks with their targets on the first frame, for the log."""
+def accuracy(decoded: list[Any], targets: list[Tensor | None], kinds: list[str] | None = None) -> dict[str, Tensor]:
+    """Mean IoU of the chosen masks with their targets on the first frame, for the log; also by kind of question."""
     ious = []
     for steps, target in zip(decoded, targets, strict=False):
         if steps is None or target is None:
@@ -81,7 +97,35 @@ def accuracy(decoded: list[Any], targets: list[Tensor | None]) -> dict[str, Tens
         goal = torch.nn.functional.interpolate(target[:1].float(), size=logits.shape[-2:], mode="area")[0] > 0.5
         mask = logits > 0
         ious.append((mask & goal).sum((-1, -2)) / (mask | goal).sum((-1, -2)).clamp(min=1))
-    return {"mask_iou": torch.cat(ious).mean()} if ious else {}
+    if not ious:
+        return {}
+    every = torch.cat(ious)
+    by_kind = {}
+    for kind in sorted(set(kinds or [])):
+        by_kind[f"iou_{kind}"] = every[torch.tensor([k == kind for k in kinds or []], device=every.device)].mean()
+    return {"mask_iou": every.mean(), **by_kind}
+
+
+def pointing_loss(model: UniPixel, queries: list[Tensor], targets: list[Tensor | None]) -> Tensor:
+    """Squared distance of mask queries to SAM's own tokens of the box around the object on the first frame."""
+    sam, losses = model.segmenter, []
+    for query, target in zip(queries, targets, strict=True):
+        if target is None or not len(query):
+            continue
+        first = target[0]
+        there = first.flatten(1).any(-1)
+        if not there.any():
+            continue
+        rows, columns = first[there].any(2).float(), first[there].any(1).float()
+        size = first.shape[-1]
+        low = torch.stack([columns.argmax(-1), rows.argmax(-1)], -1)
+        high = size - torch.stack([columns.flip(-1).argmax(-1), rows.flip(-1).argmax(-1)], -1)
+        corners = torch.stack([low, high], 1).float()
+        labels = torch.tensor([2, 3], device=corners.device).expand(len(corners), 2)
+        with torch.no_grad():
+            native = sam.prompt_encoder(corners[:, None], labels[:, None], None, None)[0][:, 0, :2]
+        losses.append((query[there].float() - native.float()).pow(2).mean((1, 2)))
+    return torch.cat(losses).mean() if losses else model.lm_head.weight.new_zeros(())
 
 
 class UniPixelTrainer(Trainer):
@@ -101,19 +145,23 @@ class UniPixelTrainer(Trainer):
         return (terms["loss"], {}) if return_outputs else terms["loss"]
 
     def _objective(self, model: UniPixel, batch: dict[str, Any]) -> dict[str, Tensor]:
-        recipe, words = self._recipe, batch.pop("cell_words", None)
+        recipe, words, kinds = self._recipe, batch.pop("cell_words", None), batch.pop("seg_tasks", None)
+        inner = self.accelerator.unwrap_model(model)
         if recipe.objective == "prompt":
-            return prompt_loss(model, batch, recipe.losses, recipe.corrections)
+            return prompt_loss(inner, batch, recipe.losses, recipe.corrections)
         if recipe.objective == "words":
-            vision = model.encode_vision(batch["pixel_values"], batch["grid_thw"])
-            terms = word_loss(model, vision.merged, words)
+            vision = inner.encode_vision(batch["pixel_values"], batch["grid_thw"])
+            terms = word_loss(inner, vision.merged, words)
             return terms | {"loss": terms["words"]}
         output = model(**batch)
         terms = total_loss(output, batch, recipe.losses)
-        terms |= accuracy(output.decoded, batch["target_masks"])
+        terms |= accuracy(output.decoded, batch["target_masks"], kinds)
         if words is not None and output.vision is not None:
-            terms |= word_loss(model, output.vision.merged, words)
+            terms |= word_loss(inner, output.vision.merged, words)
             terms["loss"] = terms["loss"] + recipe.dense_words * terms["words"]
+        if recipe.pointing:
+            terms["pointing"] = pointing_loss(inner, output.seg_tokens, batch["target_masks"])
+            terms["loss"] = terms["loss"] + recipe.pointing * terms["pointing"]
         return terms
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -165,7 +213,9 @@ class JsonLines(TrainerCallback):
             out.write(json.dumps(line) + "\n")
 
 
-def arguments(recipe: Recipe, folder: Path, *, workers: int = 1, bf16: bool = True, save_steps: int = 250) -> TrainingArguments:
+def arguments(
+    recipe: Recipe, folder: Path, *, workers: int = 1, bf16: bool = True, save_steps: int = 250
+) -> TrainingArguments:
     """The recipe in transformers' terms."""
     cuda = torch.cuda.is_available()
     return TrainingArguments(
@@ -182,8 +232,9 @@ def arguments(recipe: Recipe, folder: Path, *, workers: int = 1, bf16: bool = Tr
         warmup_steps=recipe.warmup_steps,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={"num_decay_steps": int(recipe.steps * recipe.decay_share)},
-        logging_steps=25,
+        logging_steps=50,
         save_steps=save_steps,
+        ddp_backend="gloo" if not cuda and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         save_total_limit=2,
         dataloader_num_workers=workers,
         dataloader_prefetch_factor=4 if workers else None,
@@ -196,9 +247,7 @@ def arguments(recipe: Recipe, folder: Path, *, workers: int = 1, bf16: bool = Tr
     )
 
 
-def train(
-    model: UniPixel, processor: Processor, recipe: Recipe, dataset: Any, folder: Path, **options: Any
-) -> Path:
+def train(model: UniPixel, processor: Processor, recipe: Recipe, dataset: Any, folder: Path, **options: Any) -> Path:
     """Run a recipe, going on from the newest checkpoint in ``folder`` if there is one. Returns the final folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, parameter in model.named_parameters():

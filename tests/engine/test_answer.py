@@ -1,0 +1,155 @@
+"""Answers on their way out: JSON, COCO, DAVIS, drawings, files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unipixel.engine.answer import Answer, AnswerObject, Clip
+from unipixel.engine.timing import Clock, Timings
+from unipixel.masks import MaskTrack, decode_rle, load_index_png
+from unipixel.media import Media
+
+
+def track(*boxes: tuple[int, int, int, int] | None) -> MaskTrack:
+    masks = np.zeros((len(boxes), 24, 32), bool)
+    for t, box in enumerate(boxes):
+        if box is not None:
+            masks[t, box[1] : box[3], box[0] : box[2]] = True
+    return MaskTrack.from_masks(masks)
+
+
+@pytest.fixture
+def answer() -> Answer:
+    """Three frames of a longer video; object 1 leaves, object 4 is never there, object 2 lies over object 1."""
+    frames = np.random.default_rng(0).integers(0, 255, (5, 24, 32, 3), dtype=np.uint8)
+    media = Media.from_array(frames, fps=10.0).select([0, 2, 4])
+    objects = (
+        AnswerObject(
+            id=1, label="dog", track=track((2, 3, 12, 10), (4, 3, 14, 10), None), frame_scores=(0.9, 0.7, 0.1)
+        ),
+        AnswerObject(id=4, label="", track=track(None, None, None), frame_scores=(0.0, 0.0, 0.0)),
+        AnswerObject(id=2, label="dog", track=track((8, 3, 20, 10), None, (0, 0, 5, 5)), frame_scores=(0.5, 0.2, 0.6)),
+    )
+    return Answer(
+        text="the dog [1], [4] and [2]",
+        raw_text="the dog <|seg|>, <|seg|> and <|seg|>",
+        objects=objects,
+        clip=Clip.of(media),
+        question="Where?",
+        tokens=(1, 2, 3),
+        timings=Timings({"read": 0.25}),
+    )
+
+
+def test_json_has_everything_and_is_plain(answer: Answer) -> None:
+    tree = json.loads(json.dumps(answer.to_json(), allow_nan=False))
+    assert tree["text"] == "the dog [1], [4] and [2]"
+    assert tree["media"] == {
+        "source": answer.clip.source,
+        "height": 24,
+        "width": 32,
+        "fps": 10.0,
+        "frame_indices": [0, 2, 4],
+    }
+    dog, absent, _ = tree["objects"]
+    assert (dog["score"], absent["score"]) == (0.8, "not there")
+    assert dog["boxes_xyxy"] == [[2, 3, 12, 10], [4, 3, 14, 10], None]
+    assert dog["visible"] == [True, True, False]
+    assert MaskTrack.from_json(dog) == answer.objects[0].track
+    assert tree["timings_s"] == {"read": 0.25}
+
+
+def test_coco_has_an_annotation_for_every_visible_mask(answer: Answer) -> None:
+    tree = json.loads(json.dumps(answer.to_coco(), allow_nan=False))
+    assert [(image["id"], image["frame_index"]) for image in tree["images"]] == [(0, 0), (1, 2), (2, 4)]
+    assert [c["name"] for c in tree["categories"]] == ["dog", "object"]
+    found = [(a["image_id"], a["track_id"], a["bbox"], a["area"], a["score"]) for a in tree["annotations"]]
+    assert found == [
+        (0, 1, [2, 3, 10, 7], 70, 0.9),
+        (1, 1, [4, 3, 10, 7], 70, 0.7),
+        (0, 2, [8, 3, 12, 7], 84, 0.5),
+        (2, 2, [0, 0, 5, 5], 25, 0.6),
+    ]
+    assert decode_rle(tree["annotations"][0]["segmentation"]).sum() == 70
+
+
+def test_davis_files_are_named_by_source_frames_and_the_surer_object_is_on_top(answer: Answer, tmp_path: Path) -> None:
+    paths = answer.to_davis(tmp_path)
+    assert [path.name for path in paths] == ["00000.png", "00002.png", "00004.png"]
+    first = load_index_png(paths[0])
+    assert (first[5, 5], first[5, 10], first[5, 15], first[20, 20]) == (1, 1, 2, 0)
+    assert load_index_png(paths[2]).max() == 2
+
+
+def test_davis_refuses_ids_that_do_not_fit(answer: Answer, tmp_path: Path) -> None:
+    big = AnswerObject(id=300, label="", track=answer.objects[0].track, frame_scores=(0.1, 0.1, 0.1))
+    many = Answer(text="", raw_text="", objects=(big,), clip=answer.clip)
+    with pytest.raises(ValueError, match="object id 300 does not fit a palette PNG"):
+        many.to_davis(tmp_path)
+
+
+def test_drawings_show_masks_on_the_frames_of_the_clip(answer: Answer) -> None:
+    drawn = answer.draw()
+    assert drawn.shape == (3, 24, 32, 3)
+    frame = answer.clip.media.frame(0)
+    np.testing.assert_array_equal(answer.draw(0), drawn[0])
+    assert (drawn[0, 5, 5] != frame[5, 5]).any()
+    np.testing.assert_array_equal(drawn[1, 20:, 20:], answer.clip.media.frame(1)[20:, 20:])
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.png", "a.gif", "a.mp4", "deep/er/a.png"])
+def test_answers_are_saved_by_suffix(answer: Answer, tmp_path: Path, name: str) -> None:
+    path = answer.save(tmp_path / name)
+    assert path.stat().st_size > 100
+
+
+def test_a_folder_holds_everything(answer: Answer, tmp_path: Path) -> None:
+    answer.save(tmp_path / "out")
+    names = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert names == ["answer.json", "masks/00000.png", "masks/00002.png", "masks/00004.png", "overlay.mp4"]
+
+
+def test_a_still_image_is_saved_at_its_own_size(tmp_path: Path) -> None:
+    media = Media.from_array(np.zeros((24, 32, 3), np.uint8))
+    still = Answer(text="", raw_text="", objects=(), clip=Clip.of(media))
+    still.save(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").size == (32, 24)
+    still.save(tmp_path / "out")
+    assert (tmp_path / "out" / "overlay.png").exists()
+
+
+def test_unknown_suffixes_are_refused(answer: Answer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot be saved as '\.doc'; use \.json"):
+        answer.save(tmp_path / "a.doc")
+
+
+def test_supervision_is_optional_and_its_absence_is_said(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="needs the package 'supervision', which is not installed"):
+        answer.to_supervision()
+
+
+def test_supervision_detections_are_one_per_frame(answer: Answer) -> None:
+    pytest.importorskip("supervision")
+    frames = answer.to_supervision()
+    assert [len(frame) for frame in frames] == [2, 1, 1]
+    assert frames[0].tracker_id.tolist() == [1, 2]
+
+
+def test_a_stage_inside_another_is_booked_once() -> None:
+    clock = Clock()
+    with clock.stage("track"), clock.stage("sam_encode"):
+        sum(range(200_000))
+    clock.count("sam_encode", 2)
+    timings = clock.take()
+    assert 0 <= timings["track"] < timings["sam_encode"]
+    assert timings.per("sam_encode") == timings["sam_encode"] / 2
+    assert np.isnan(timings.per("decode"))
+    assert timings.total == pytest.approx(timings["track"] + timings["sam_encode"])
+    assert clock.take().total == 0

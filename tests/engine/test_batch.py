@@ -1,0 +1,116 @@
+"""Many media at once: the same answers as one by one, and errors that stay where they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unipixel.engine.answer import Answer
+from unipixel.engine.engine import Engine, choose_device, choose_dtype, load
+from unipixel.errors import CheckpointError, MediaError, PromptError
+from unipixel.sample import Box, Mask, Point
+
+Clips = Callable[..., np.ndarray]
+SHORT: dict[str, Any] = {"max_new_tokens": 16}
+
+
+def assert_same(a: Answer, b: Answer) -> None:
+    assert (a.text, a.raw_text, a.tokens) == (b.text, b.raw_text, b.tokens)
+    assert [o.id for o in a.objects] == [o.id for o in b.objects]
+    for one, other in zip(a.objects, b.objects, strict=True):
+        assert (one.masks == other.masks).mean() > 0.9999
+        np.testing.assert_allclose(one.frame_scores, other.frame_scores, atol=1e-3)
+
+
+def test_a_batch_answers_as_one_by_one(tiny_engine: Engine, clip: Clips) -> None:
+    media = [clip(4), clip(1, 60, 200, seed=1)[0], clip(3, seed=2), clip(2, 130, 70, seed=3)]
+    texts = ["Please segment the dog in this video.", "What is this?", "What colour is the ball and where is it?", None]
+    mask = np.zeros((90, 120), bool)
+    mask[3:40, 3:40] = True
+    prompts: list[list[Any]] = [[], [Point(30, 30), Box(50, 5, 90, 50)], [Mask(mask, frame=1)], [Point(9, 9, frame=1)]]
+    together = tiny_engine.ask(media, texts, prompts=prompts, batch_size=3, **SHORT)
+    assert len(together) == 4
+    for source, text, given, answer in zip(media, texts, prompts, together, strict=True):
+        assert_same(answer, tiny_engine.open(source).ask(text, prompts=given, **SHORT))
+        assert_same(answer, tiny_engine.ask(source, text, prompts=given, **SHORT))
+        assert answer.draw().shape[-3:] == (*answer.clip.media.size_hw, 3)
+
+
+def test_one_text_is_for_all_of_a_batch(tiny_engine: Engine, clip: Clips) -> None:
+    answers = tiny_engine.ask((clip(1, seed=1), clip(1, seed=2)), "What is this?", **SHORT)
+    assert [a.question for a in answers] == ["What is this?"] * 2
+    assert tiny_engine.ask([], "What is this?") == []
+
+
+def test_a_bad_member_of_a_batch_leaves_the_others_as_they_are(
+    tiny_engine: Engine, clip: Clips, tmp_path: Path
+) -> None:
+    good, text = clip(2), "Please segment the dog in this video."
+    media = [good, tmp_path / "absent.mp4", good, good]
+    prompts = [[], [], [Point(500, 0)], [Point(40, 30)]]
+    results = tiny_engine.ask(media, text, prompts=prompts, on_error="return", **SHORT)
+    assert isinstance(results[1], MediaError)
+    assert isinstance(results[2], PromptError)
+    assert_same(results[0], tiny_engine.ask(good, text, **SHORT))
+    assert_same(results[3], tiny_engine.ask(good, text, prompts=[Point(40, 30)], **SHORT))
+    with pytest.raises(MediaError, match="does not exist"):
+        tiny_engine.ask(media, text, prompts=prompts, **SHORT)
+
+
+def test_media_that_break_while_they_are_read_fail_in_their_place(
+    tiny_engine: Engine, clip: Clips, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    for t, frame in enumerate(clip(3)):
+        Image.fromarray(frame).save(tmp_path / f"{t}.png")
+    whole = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
+    results = tiny_engine.ask([tmp_path, clip(2)], "What is this?", on_error="return", **SHORT)
+    assert isinstance(results[0], MediaError)
+    assert isinstance(results[1], Answer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"text": ["a"]}, "1 questions were given for 2 sources"),
+        ({"text": "a", "prompts": [[]]}, "prompts of a batch must be a list of 2 lists"),
+        ({"text": "a", "prompts": Point(1, 1)}, "prompts of a batch must be a list of 2 lists"),
+        ({"text": "a", "on_error": "ignore"}, "on_error is 'ignore'"),
+        ({"text": "a", "batch_size": 0}, "batch_size is 0"),
+        ({"text": "a", "track": "some"}, "track is 'some'"),
+        ({"text": "a", "num_frames": 0}, "num_frames is 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(tiny_engine: Engine, clip: Clips, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        tiny_engine.ask([clip(1), clip(1)], **arguments)
+
+
+def test_devices_and_dtypes_go_by_name() -> None:
+    assert str(choose_device("cpu")) == "cpu"
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
+        choose_device("abacus")
+    cpu = choose_device("cpu")
+    assert str(choose_dtype(None, "nano", cpu)) == "torch.float32"
+    assert str(choose_dtype("bfloat16", "nano", cpu)) == "torch.bfloat16"
+    with pytest.raises(ValueError, match="dtype is 'int8'"):
+        choose_dtype("int8", "nano", cpu)
+
+
+def test_a_checkpoint_folder_becomes_an_engine(tiny_engine: Engine, clip: Clips, tmp_path: Path) -> None:
+    from unipixel.model.weights import save_model
+
+    save_model(tiny_engine.model, tmp_path)
+    tiny_engine.processor.save(tmp_path)
+    loaded = load(tmp_path, device="cpu")
+    question = "Please segment the dog in this video."
+    assert_same(loaded.ask(clip(2), question, **SHORT), tiny_engine.ask(clip(2), question, **SHORT))
+    with pytest.raises(CheckpointError, match="is not a folder"):
+        load("no such checkpoint", device="cpu")

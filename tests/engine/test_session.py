@@ -1,0 +1,263 @@
+"""Sessions: questions, objects over several turns, streaming, and what is computed only once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from unipixel.engine.answer import Answer, MaskPiece, TextPiece
+from unipixel.engine.engine import Engine
+from unipixel.engine.session import Session
+from unipixel.engine.timing import STAGES
+from unipixel.masks import MaskTrack
+from unipixel.sample import Box, Mask, Point
+
+Clips = Callable[..., np.ndarray]
+QUESTION = "Please segment the dog in this video."
+SHORT = {"max_new_tokens": 16}
+
+
+def agreement(a: MaskTrack, b: MaskTrack) -> float:
+    return float((a.masks == b.masks).mean())
+
+
+def same(a: Answer, b: Answer, share: float = 0.9999) -> None:
+    """Two answers say and show the same."""
+    assert a.text == b.text
+    assert a.raw_text == b.raw_text
+    assert [(o.id, o.label) for o in a.objects] == [(o.id, o.label) for o in b.objects]
+    for one, other in zip(a.objects, b.objects, strict=True):
+        assert agreement(one.track, other.track) >= share
+        np.testing.assert_allclose(one.frame_scores, other.frame_scores, atol=1e-3)
+
+
+def speechless(engine: Engine) -> Engine:
+    """The same model without a `<|seg|>` on its tongue."""
+    model = copy.deepcopy(engine.model)
+    with torch.no_grad():
+        model.lm_head.weight[model.config.seg_token_id] = -100 * model.lm_head.weight.abs().mean(0)
+    return Engine(model, engine.processor)
+
+
+def test_an_answer_has_words_and_an_object_for_every_seg_token(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(5)
+    with tiny_engine.open(frames) as session:
+        answer = session.ask(QUESTION, max_new_tokens=24)
+        count = answer.raw_text.count("<|seg|>")
+        assert count > 1
+        assert [one.id for one in answer.objects] == list(range(1, count + 1))
+        assert all(f"[{i + 1}]" in answer.text for i in range(count))
+        assert "<|seg|>" not in answer.text
+        assert session.objects == {one.id: one for one in answer.objects}
+    for one in answer.objects:
+        assert one.masks.shape == frames.shape[:3]
+        assert one.masks.dtype == bool
+        assert one.score == "not there" or 0 <= one.score <= 1
+        np.testing.assert_array_equal(one.visible, one.masks.any((1, 2)))
+
+
+def test_ids_go_on_through_a_session(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(3)) as session:
+        first = session.ask(QUESTION, **SHORT)
+        removed = first.objects[-1]
+        session.remove(removed)
+        second = session.ask("Please segment the ball.", **SHORT)
+        assert min(one.id for one in second.objects) == removed.id + 1
+        assert removed.id not in session.objects
+
+
+def test_streaming_gives_the_answer_that_asking_gives(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(4)
+    asked = tiny_engine.open(frames).ask("What is this?", prompts=Point(40, 30, frame=1), **SHORT)
+    pieces = list(tiny_engine.open(frames).stream("What is this?", prompts=Point(40, 30, frame=1), **SHORT))
+    streamed = pieces[-1]
+    assert isinstance(streamed, Answer)
+    same(asked, streamed, share=1.0)
+    assert "".join(piece.text for piece in pieces if isinstance(piece, TextPiece)) == streamed.text
+    shown: dict[int, dict[int, object]] = {}
+    for piece in pieces:
+        if isinstance(piece, MaskPiece):
+            for object_id, rle in piece.rles.items():
+                shown.setdefault(object_id, {})[piece.t] = rle
+                assert piece.mask(object_id) is None or piece.mask(object_id).shape == frames.shape[1:3]
+    for one in streamed.objects:
+        assert tuple(shown[one.id][t] for t in range(4)) == one.track.rles
+
+
+def test_a_second_question_reuses_frames_and_cache(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(4)) as session:
+        first = session.ask(QUESTION, **SHORT)
+        vision = session.workspace.dialogue.vision
+        second = session.ask("What colour is [1]?", about=first.objects[0], **SHORT)
+        assert session.workspace.dialogue.vision is vision
+        assert session.workspace.features.encoded == 4
+        assert second.timings["vision_tower"] == second.timings["sam_encode"] == second.timings["read"] == 0
+        assert first.timings["vision_tower"] > 0
+        assert list(first.timings) == list(STAGES)
+        assert first.timings.counts["decode"] == len(first.tokens) - 1
+
+
+def test_turns_on_the_cache_answer_as_turns_read_from_the_beginning(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(4)
+    live, again = tiny_engine.open(frames), tiny_engine.open(frames)
+    for session in (live, again):
+        session.ask(QUESTION, **SHORT)
+        session.ask("What colour is [1]?", about=[1], **SHORT)
+    transcript, unread = again.workspace.dialogue.transcript()
+    again.workspace.dialogue.restore(transcript, unread)
+    same(live.ask("Where is the ball?", **SHORT), again.ask("Where is the ball?", **SHORT))
+
+
+def test_points_are_segmented_beside_the_conversation_and_injected_as_memory(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(4)) as session:
+        answer = session.ask("What is this?", prompts=[Point(40, 30), Box(10, 10, 60, 60, frame=2)], **SHORT)
+        assert [one.id for one in answer.objects[:2]] == [1, 2]
+        ids = session.workspace.dialogue.transcript()[0].ids
+        text = tiny_engine.processor.tokenizer.decode(ids)
+        assert "Please segment [1] <|ref|>" not in text
+        assert "[1]: <1>-<2> <|mem|>" in text
+        assert "What is [1] and [2]?" in text
+        assert session.objects[1].prompts == (Point(40, 30),)
+
+
+def test_without_a_question_the_first_round_is_the_answer(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(3)) as session:
+        answer = session.ask(prompts=[Point(40, 30), Point(80, 60)])
+        assert {1, 2} <= {one.id for one in answer.objects}
+        assert "[1]" in answer.text
+        # nothing was said in the conversation itself
+        assert session.workspace.dialogue.transcript() == (session.workspace.dialogue.transcript()[0], [])
+        assert session.workspace.dialogue.transcript()[0].ids == []
+        assert [one.id for one in session.segment(Point(20, 20))][0] == max(one.id for one in answer.objects) + 1
+
+
+def test_a_point_that_the_model_does_not_segment_is_not_there_unless_forced(tiny_engine: Engine, clip: Clips) -> None:
+    engine, frames = speechless(tiny_engine), clip(3)
+    with engine.open(frames) as session:
+        answer = session.ask("What is this?", prompts=Point(40, 30), **SHORT)
+        assert [(one.id, one.score) for one in answer.objects] == [(1, "not there")]
+        ids = session.workspace.dialogue.transcript()[0].ids
+        assert "What is [1] <|ref|>?" in engine.processor.tokenizer.decode(ids)
+    with engine.open(frames) as session:
+        forced = session.ask("What is this?", prompts=Point(40, 30), force=True, **SHORT)
+        assert [one.id for one in forced.objects] == [1]
+        assert session.objects[1].queries is not None
+        assert forced.objects[0].is_there
+
+
+def test_a_mask_enters_the_memory_as_it_is(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(4)
+    mask = np.zeros(frames.shape[1:3], bool)
+    mask[10:40, 20:70] = True
+    with tiny_engine.open(frames) as session:
+        answer = session.ask("What is this?", prompts=Mask(mask, frame=2), **SHORT)
+        np.testing.assert_array_equal(answer.objects[0].track.mask(2), mask)
+        (known,) = session.segment(Mask(mask, frame=0, object_id=9))
+        assert known.id == 9
+        assert session.ask(prompts=Mask(mask, frame=0, object_id=12)).text == ""
+
+
+def test_one_prompted_object_is_the_same_among_others(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(4)
+    mask = np.zeros(frames.shape[1:3], bool)
+    mask[10:40, 20:70] = True
+    alone = tiny_engine.open(frames).segment(Mask(mask, object_id=1))[0]
+    other = np.roll(mask, 30, axis=1)
+    many = tiny_engine.open(frames).segment([Mask(other, object_id=2), Mask(mask, object_id=1), Mask(other, 3)])
+    assert agreement(next(one for one in many if one.id == 1).track, alone.track) > 0.9999
+
+
+def test_objects_can_be_removed_while_they_are_tracked(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(6)
+    whole = tiny_engine.open(frames).ask(QUESTION, **SHORT)
+    session, seen = tiny_engine.open(frames), []
+    for piece in session.stream(QUESTION, **SHORT):
+        if isinstance(piece, MaskPiece):
+            seen.append(tuple(piece.rles))
+            if piece.t == 2:
+                session.remove(1)
+    rest = tuple(one.id for one in whole.objects[1:])
+    assert seen == [(1, *rest)] * 3 + [rest] * 3
+    assert isinstance(piece, Answer)
+    assert [one.id for one in piece.objects] == list(rest)
+    for one, other in zip(piece.objects, whole.objects[1:], strict=True):
+        assert agreement(one.track, other.track) > 0.9999
+
+
+def test_a_stream_that_is_left_early_keeps_what_it_had(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(6)
+    whole = tiny_engine.open(frames).ask(QUESTION, **SHORT)
+    session = tiny_engine.open(frames)
+    stream = session.stream(QUESTION, **SHORT)
+    for piece in stream:
+        if isinstance(piece, MaskPiece) and piece.t == 3:
+            break
+    stream.close()
+    for one in whole.objects:
+        assert session.objects[one.id].track.rles[:4] == one.track.rles[:4]
+        assert session.objects[one.id].track.rles[4:] == (None, None)
+    assert isinstance(session.ask("What is this?", **SHORT), Answer)
+
+
+def test_a_stream_that_is_left_in_its_words_can_be_followed_by_a_question(tiny_engine: Engine, clip: Clips) -> None:
+    session = tiny_engine.open(clip(2))
+    stream = session.stream(QUESTION, **SHORT)
+    next(stream)
+    stream.close()
+    answer = session.ask("What is this?", **SHORT)
+    text = tiny_engine.processor.tokenizer.decode(session.workspace.dialogue.transcript()[0].ids)
+    assert text.count("<|im_end|>\n<|im_start|>user") == 1
+    assert answer.raw_text
+
+
+def test_start_best_tracks_both_ways_from_the_frame_with_the_highest_score(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(5)) as session:
+        answer = session.ask(QUESTION, start="best", **SHORT)
+        starts = {one.id: session.objects[one.id].anchors[0].frame for one in answer.objects}
+        for one in answer.objects:
+            again = tiny_engine.open(clip(5)).ask(QUESTION, start=starts[one.id], **SHORT)
+            assert agreement(again.objects[one.id - 1].track, one.track) > 0.9999
+
+
+def test_the_language_model_sees_samples_of_a_clip_that_is_tracked_whole(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(20)
+    with tiny_engine.open(frames, num_frames=4, track="all") as session:
+        assert session.num_frames == 20
+        assert session.seen_frames == (0, 6, 13, 19)
+        answer = session.ask(QUESTION, **SHORT)
+        assert answer.objects[0].masks.shape[0] == 20
+        assert session.ask("What is this?", prompts=Point(30, 30, frame=17), **SHORT).objects[0].track.num_frames == 20
+    with tiny_engine.open(frames, num_frames=4) as session:
+        assert session.num_frames == 4
+        assert session.frame_indices == (0, 6, 13, 19)
+
+
+def test_a_still_image_is_a_clip_of_one_frame(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(1)[0]) as session:
+        answer = session.ask("Please segment the dog in this image.", prompts=Box(5, 5, 60, 60), **SHORT)
+        assert session.num_frames == 1
+        assert answer.objects[0].masks.shape == (1, 90, 120)
+        text = tiny_engine.processor.tokenizer.decode(session.workspace.dialogue.transcript()[0].ids)
+        assert "highlighted regions:\n[1]: <|mem|>\n" in text
+
+
+def test_a_conversation_that_outgrows_the_model_is_refused(tiny_engine: Engine, clip: Clips) -> None:
+    from unipixel.errors import PromptError
+
+    with tiny_engine.open(clip(1)[0]) as session, pytest.raises(PromptError, match="the model reads at most 2048"):
+        session.ask("word " * 3000)
+
+
+def test_a_closed_session_says_so(tiny_engine: Engine, clip: Clips) -> None:
+    session = tiny_engine.open(clip(1)[0])
+    answer = session.ask("Please segment the dog in this image.", **SHORT)
+    session.close()
+    session.close()
+    with pytest.raises(ValueError, match="the session is closed"):
+        session.ask("What is this?")
+    assert answer.draw().shape == (90, 120, 3)
+    assert isinstance(session, Session)

@@ -1,0 +1,254 @@
+"""Following objects: alone and among others, both ways, bounded memory, and masks as they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from unipixel.engine import tracking
+from unipixel.engine.engine import Engine
+from unipixel.engine.features import FrameFeatureCache
+from unipixel.engine.tracking import Anchor, Leg, TrackedFrame, best_frames, follow, legs, to_rles
+from unipixel.masks import decode_rle, encode_rle
+from unipixel.media import Media
+from unipixel.model.segmenter import Segmenter
+
+Clips = Callable[..., np.ndarray]
+
+
+def cache(engine: Engine, frames: np.ndarray, capacity: int = 32) -> FrameFeatureCache:
+    return FrameFeatureCache(
+        engine.model.segmenter, Media.from_array(frames), engine.processor.settings, capacity=capacity
+    )
+
+
+def queries(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 2, 32, generator=torch.Generator().manual_seed(seed)) * 5
+
+
+def tracked(
+    engine: Engine, frames: np.ndarray, routes: list[Leg], capacity: int = 32
+) -> dict[tuple[int, int], np.ndarray]:
+    """Masks by (object, frame)."""
+    found: dict[tuple[int, int], np.ndarray] = {}
+    size = frames.shape[1:3]
+    for frame in follow(engine.model.segmenter, cache(engine, frames, capacity), size, len(frames), routes):
+        for object_id, rle in zip(frame.object_ids, frame.rles, strict=True):
+            assert (object_id, frame.t) not in found
+            found[object_id, frame.t] = np.zeros(size, bool) if rle is None else decode_rle(rle)
+    return found
+
+
+def whole(object_id: int, state: torch.Tensor, num_frames: int, start: int = 0) -> list[Leg]:
+    return legs(object_id, [Anchor(start, state)], num_frames)
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a == b).mean())
+
+
+def test_an_object_alone_is_the_same_object_among_others(tiny_engine: Engine, clip: Clips) -> None:
+    frames, states = clip(6), queries(4)
+    routes = [leg for n in range(4) for leg in whole(n + 1, states[n], 6, start=(0, 0, 2, 5)[n])]
+    together = tracked(tiny_engine, frames, routes)
+    for n in range(4):
+        alone = tracked(tiny_engine, frames, [leg for leg in routes if leg.object_id == n + 1])
+        assert sorted(alone) == [(n + 1, t) for t in range(6)]
+        for key, mask in alone.items():
+            assert agreement(mask, together[key]) > 0.9999, key
+
+
+def test_frames_encoded_once_in_batches_give_the_masks_of_frames_encoded_each_time(
+    tiny_engine: Engine, clip: Clips
+) -> None:
+    frames, route = clip(6), whole(1, queries(1)[0], 6, start=3)
+    once = tracked(tiny_engine, frames, route, capacity=32)
+    each = tracked(tiny_engine, frames, route, capacity=1)
+    assert all(agreement(once[key], each[key]) > 0.9999 for key in once)
+
+
+def test_a_short_clip_is_encoded_once_for_all_objects_and_questions(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(6)
+    features = cache(tiny_engine, frames)
+    for seed in range(3):
+        route = whole(1, queries(1, seed)[0], 6, start=seed * 2)
+        list(follow(tiny_engine.model.segmenter, features, frames.shape[1:3], 6, route))
+    assert features.encoded == 6
+
+
+def test_backwards_from_the_last_frame_is_forwards_through_the_reversed_clip(tiny_engine: Engine, clip: Clips) -> None:
+    frames, state = clip(5), queries(1)[0]
+    backwards = tracked(tiny_engine, frames, whole(1, state, 5, start=4))
+    forwards = tracked(tiny_engine, frames[::-1].copy(), whole(1, state, 5, start=0))
+    for t in range(5):
+        assert agreement(backwards[1, t], forwards[1, 4 - t]) > 0.9999
+
+
+def test_tracking_does_not_hold_more_frames_the_longer_the_clip(
+    tiny_engine: Engine, clip: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trackers = []
+
+    class Watched(tracking.Tracker):
+        def __init__(self, segmenter: Segmenter, num_frames: int | None = None) -> None:
+            super().__init__(segmenter, num_frames)
+            trackers.append(self)
+
+    def held() -> int:
+        """Numbers that the tracker remembers."""
+        (cohort,) = (cohort for _, cohort in trackers[-1]._cohorts)
+        return sum(x.numel() for x in (*cohort._memories, *cohort._pointers, *cohort._first))
+
+    monkeypatch.setattr(tracking, "Tracker", Watched)
+    sizes = {}
+    for length in (20, 50):
+        frames = np.repeat(clip(5), length // 5, axis=0)
+        features = cache(tiny_engine, frames, capacity=4)
+        most = 0
+        for _ in follow(
+            tiny_engine.model.segmenter, features, frames.shape[1:3], length, whole(1, queries(1)[0], length)
+        ):
+            most = max(most, len(features))
+        sizes[length] = (held(), most)
+        assert features.encoded == length
+    assert sizes[20] == sizes[50]
+    assert sizes[50][1] == 4
+
+
+def test_an_object_that_is_dropped_midway_leaves_the_others_as_they_are(tiny_engine: Engine, clip: Clips) -> None:
+    frames, states = clip(6), queries(2)
+    routes = [leg for n in range(2) for leg in whole(n + 1, states[n], 6)]
+    untouched = tracked(tiny_engine, frames, routes[1:])
+    kept, seen = {1, 2}, []
+    stream = follow(
+        tiny_engine.model.segmenter, cache(tiny_engine, frames), frames.shape[1:3], 6, routes, wanted=kept.__contains__
+    )
+    for frame in stream:
+        seen.append(frame.object_ids)
+        if frame.t == 2:
+            kept.discard(1)
+        mask = dict(zip(frame.object_ids, frame.rles, strict=True))[2]
+        assert (
+            agreement(np.zeros(frames.shape[1:3], bool) if mask is None else decode_rle(mask), untouched[2, frame.t])
+            > 0.9999
+        )
+    assert seen == [(1, 2)] * 3 + [(2,)] * 3
+
+
+def test_an_object_that_joins_midway_leaves_the_others_as_they_are(tiny_engine: Engine, clip: Clips) -> None:
+    frames, states = clip(5), queries(2)
+    first = whole(1, states[0], 5)
+    alone = tracked(tiny_engine, frames, first)
+    joined = tracked(tiny_engine, frames, [*first, Leg(2, Anchor(3, states[1]), 3, 4)])
+    assert sorted(key for key in joined if key[0] == 2) == [(2, 3), (2, 4)]
+    assert all(agreement(mask, joined[key]) > 0.9999 for key, mask in alone.items())
+
+
+def test_legs_share_the_clip_among_anchors() -> None:
+    anchors = [Anchor(7), Anchor(2)]
+    assert [(leg.anchor.frame, leg.first, leg.last) for leg in legs(1, anchors, 10)] == [(2, 0, 6), (7, 7, 9)]
+
+
+def test_a_later_anchor_does_not_change_earlier_frames(tiny_engine: Engine, clip: Clips) -> None:
+    frames, states = clip(6), queries(2)
+    one = tracked(tiny_engine, frames, whole(1, states[0], 6))
+    two = tracked(tiny_engine, frames, legs(1, [Anchor(0, states[0]), Anchor(3, states[1])], 6))
+    assert sorted(two) == sorted(one)
+    assert all(agreement(one[1, t], two[1, t]) > 0.9999 for t in range(3))
+
+
+def test_a_given_mask_is_the_answer_on_its_frame(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(4)
+    mask = np.zeros(frames.shape[1:3], bool)
+    mask[20:50, 31:77] = True
+    found = tracked(tiny_engine, frames, legs(1, [Anchor(1, mask=encode_rle(mask))], 4))
+    assert sorted(found) == [(1, t) for t in range(4)]
+    np.testing.assert_array_equal(found[1, 1], mask)
+
+
+def test_a_mask_too_thin_for_sams_grid_still_counts_as_there(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(2)
+    mask = np.zeros(frames.shape[1:3], bool)
+    mask[40, 60] = True
+    frame = next(
+        follow(
+            tiny_engine.model.segmenter,
+            cache(tiny_engine, frames),
+            frames.shape[1:3],
+            2,
+            legs(1, [Anchor(0, mask=encode_rle(mask))], 2),
+        )
+    )
+    assert frame.scores[0] > 0.99
+
+
+def test_objects_with_different_numbers_of_clicks_do_not_pad_each_other(tiny_engine: Engine, clip: Clips) -> None:
+    frames, states = clip(1), queries(3)
+    clicks = [
+        None,
+        (torch.tensor([[20.0, 30.0]]), torch.tensor([1])),
+        (torch.tensor([[20.0, 30.0], [40.0, 8.0]]), torch.tensor([1, 0])),
+    ]
+    routes = [Leg(n + 1, Anchor(0, states[n], clicks[n]), 0, 0) for n in range(3)]
+    together = tracked(tiny_engine, frames, routes)
+    for n in range(3):
+        alone = tracked(tiny_engine, frames, routes[n : n + 1])
+        assert agreement(alone[n + 1, 0], together[n + 1, 0]) > 0.9999
+
+
+def test_the_best_frame_is_where_the_object_scores_highest_by_itself(tiny_engine: Engine, clip: Clips) -> None:
+    frames, states = clip(5), queries(3)
+    segmenter, features = tiny_engine.model.segmenter, cache(tiny_engine, frames)
+    best = best_frames(segmenter, features, states, range(5))
+    for n in range(3):
+        scores = []
+        for t in range(5):
+            first = next(
+                follow(segmenter, cache(tiny_engine, frames[t : t + 1]), frames.shape[1:3], 1, whole(1, states[n], 1))
+            )
+            scores.append(first.scores[0])
+        assert best[n] == int(np.argmax(scores))
+
+
+def test_masks_are_resized_bilinearly_and_compared_with_zero() -> None:
+    logits = torch.tensor([[-1.0, 3.0], [-1.0, -1.0]])[None, None]
+    (rle,) = to_rles(logits, (4, 4))
+    # along the first row -1, 0, 2, 3; downwards towards -1: 3, 2, 0, -1
+    expected = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]], bool)
+    np.testing.assert_array_equal(decode_rle(rle), expected)
+    assert to_rles(torch.full((2, 1, 2, 2), -5.0), (3, 3)) == [None, None]
+
+
+def test_masks_of_many_objects_are_resized_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    at_once = to_rles(logits, (9, 7))
+    monkeypatch.setattr(tracking, "PIXELS_AT_ONCE", 9 * 7 * 2)
+    assert to_rles(logits, (9, 7)) == at_once
+
+
+def test_a_still_image_is_decoded_without_memory(tiny_engine: Engine, clip: Clips) -> None:
+    frames, state = clip(1), queries(1)[0]
+    (frame,) = follow(tiny_engine.model.segmenter, cache(tiny_engine, frames), frames.shape[1:3], 1, whole(1, state, 1))
+    assert isinstance(frame, TrackedFrame)
+    segmenter = tiny_engine.model.segmenter
+    features = cache(tiny_engine, frames).get(0)
+    with torch.no_grad():
+        direct = segmenter.decode(segmenter.unconditioned(features), features, state[None])
+    assert list(frame.rles) == to_rles(direct.low_res_masks, frames.shape[1:3])
+    assert frame.scores[0] == pytest.approx(float(tracking.score(direct)[0]))
+
+
+def test_the_feature_cache_refuses_to_hold_nothing(tiny_engine: Engine, clip: Clips) -> None:
+    with pytest.raises(ValueError, match="holds 0 frames"):
+        cache(tiny_engine, clip(1), capacity=0)
+
+
+def test_an_anchor_says_whether_its_mask_is_final() -> None:
+    rle = encode_rle(np.ones((2, 2), bool))
+    assert Anchor(0, mask=rle).is_exact
+    assert not replace(Anchor(0, mask=rle), clicks=(torch.zeros(1, 2), torch.zeros(1))).is_exact
+    assert not Anchor(0).is_exact

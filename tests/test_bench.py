@@ -1,0 +1,155 @@
+"""Measuring: the loop that is compared against gives the same masks, and every figure is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unipixel.bench import BenchSettings, Report, run
+from unipixel.bench.memory import track_through, write_video
+from unipixel.bench.ratios import Ratio, objects_together, second_question, track_together
+from unipixel.bench.reencoding import attend_by_layers, track_alone
+from unipixel.bench.spent import Spent, peak_memory_mb, spending
+from unipixel.bench.subject import QUICK_SAM, moving_blobs, random_engine, random_queries
+from unipixel.engine.engine import Engine
+from unipixel.engine.timing import STAGES
+from unipixel.masks import iou_rles
+from unipixel.media import Media
+
+SIZE_HW = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return random_engine(QUICK_SAM)
+
+
+@torch.no_grad()
+def test_memory_attention_equals_the_forward_of_the_layers(engine: Engine) -> None:
+    segmenter, generator = engine.model.segmenter, torch.Generator().manual_seed(1)
+    cells = segmenter.config.grid**2
+    embed = torch.randn(
+        1, segmenter.config.hidden_size, segmenter.config.grid, segmenter.config.grid, generator=generator
+    )
+    memories = torch.randn(1, 3, cells, segmenter.config.memory_size, generator=generator)
+    pointers = torch.randn(1, 4, segmenter.config.hidden_size, generator=generator)
+    arguments = (embed, memories, [6, 1, 0], pointers, [3 / 7, 1 / 7, 2 / 7, 1.5])
+    ours, theirs = segmenter.attend(*arguments), attend_by_layers(segmenter, *arguments)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@torch.no_grad()
+def test_memory_attention_of_many_objects_equals_each_alone(engine: Engine) -> None:
+    segmenter, generator = engine.model.segmenter, torch.Generator().manual_seed(2)
+    cells = segmenter.config.grid**2
+    embed = torch.randn(
+        1, segmenter.config.hidden_size, segmenter.config.grid, segmenter.config.grid, generator=generator
+    )
+    memories = torch.randn(3, 2, cells, segmenter.config.memory_size, generator=generator)
+    pointers = torch.randn(3, 2, segmenter.config.hidden_size, generator=generator)
+    together = segmenter.attend(embed, memories, [6, 0], pointers, [1.0, 0.5])
+    for i in range(3):
+        alone = segmenter.attend(embed, memories[i : i + 1], [6, 0], pointers[i : i + 1], [1.0, 0.5])
+        assert torch.allclose(together[i], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["layers", "ours"])
+def test_encoding_once_gives_the_masks_of_encoding_again_for_every_object(engine: Engine, attention: str) -> None:
+    # longer than the memory, so that frames drop out of it
+    media = Media.from_array(moving_blobs(10, SIZE_HW))
+    queries = random_queries(engine, 2)
+    together = track_together(engine, media, queries)
+    for i in range(2):
+        alone = track_alone(
+            engine.model.segmenter,
+            media,
+            engine.processor.settings,
+            queries[i : i + 1],
+            attention,  # type: ignore[arg-type]
+        )
+        for one, other in zip(alone, together[i], strict=True):
+            assert one is not None and other is not None
+            assert iou_rles(one, other) > 0.99
+
+
+@pytest.mark.parametrize(("num_frames", "ways"), [(1, 1), (3, 2)])
+def test_both_ways_of_tracking_objects_are_timed(engine: Engine, num_frames: int, ways: int) -> None:
+    ratios = objects_together(engine, num_frames, 2, 2.5, SIZE_HW, strict=ways == 2)
+    assert [ratio.required for ratio in ratios] == [2.5, None][:ways]
+    for ratio in ratios:
+        assert ratio.agreement == 1.0
+        assert ratio.speedup == ratio.other.wall_s / ratio.ours.wall_s > 0
+        assert ratio.to_json()["cpu_speedup"] == ratio.other.cpu_s / ratio.ours.cpu_s
+
+
+def test_second_question_reads_and_encodes_nothing_again(engine: Engine) -> None:
+    times = second_question(engine, 3, 5.0, SIZE_HW)
+    first, second = times.first.timings, times.second.timings
+    assert set(first) == set(STAGES)
+    assert first.counts["sam_encode"] == 3
+    assert second.counts.get("sam_encode", 0) == 0
+    assert second["vision_tower"] == second["sam_encode"] == second["read"] == 0.0
+    assert times.second.objects[0].track.num_frames == 3
+    assert times.second.objects[0].id != times.first.objects[0].id
+
+
+def test_tracking_through_a_video_tells_its_peak_memory(tmp_path: Path) -> None:
+    use = track_through(write_video(tmp_path / "clip.mp4", 12), quick=True)
+    assert use.frames == 12
+    assert use.peak_mb >= use.start_mb > 0
+
+
+def test_moving_blobs_are_the_same_every_time_and_move() -> None:
+    frames = moving_blobs(3, SIZE_HW)
+    assert frames.shape == (3, *SIZE_HW, 3) and frames.dtype == np.uint8
+    assert np.array_equal(frames, moving_blobs(3, SIZE_HW))
+    assert not np.array_equal(frames[0], frames[1])
+
+
+def test_random_engine_is_the_same_every_time_in_the_dtype_asked_for() -> None:
+    one, other = random_engine(QUICK_SAM, dtype=torch.bfloat16), random_engine(QUICK_SAM, dtype=torch.bfloat16)
+    assert one.model.dtype == torch.bfloat16
+    for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_spent_time_adds_up() -> None:
+    total = Spent()
+    for _ in range(2):
+        with spending(total, torch.device("cpu")):
+            sum(range(10000))
+    assert 0 < total.cpu_s
+    assert total + Spent(1.0, 2.0) == Spent(total.wall_s + 1.0, total.cpu_s + 2.0)
+
+
+def test_peak_memory_never_falls() -> None:
+    before = peak_memory_mb()
+    assert before is not None
+    grown = np.ones(10_000_000)
+    after = peak_memory_mb()
+    assert grown.sum() == 10_000_000 and after is not None and after >= before
+
+
+def test_one_measurement_alone_makes_a_report_of_plain_values() -> None:
+    told: list[str] = []
+    report = run(BenchSettings(quick=True, only=("image",), dtype="fp32"), told.append)
+    assert isinstance(report, Report) and told
+    assert [type(ratio) for ratio in report.ratios] == [Ratio] and not report.stages and report.memory_growth is None
+    assert json.loads(json.dumps(report.to_json()))["ratios"][0]["name"] == "1 image, 3 objects"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"only": ("video",)}, "there is no measurement 'video'; choose from memory, image, clip, session"),
+        ({"dtype": "int8"}, "dtype is 'int8'; it must be 'fp32', 'bf16' or 'auto'"),
+        ({"threads": 0}, "threads is 0; it must be at least 1"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BenchSettings(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,85 @@
+"""Peak memory of tracking through a video, in a process of its own: ``python -m unipixel.bench.memory VIDEO``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from unipixel.bench.spent import peak_memory_mb
+from unipixel.bench.subject import QUICK_SAM, moving_blobs, random_engine
+from unipixel.draw import write_mp4
+from unipixel.sample import Box
+
+SIZE_HW = (120, 160)
+NUM_OBJECTS = 2
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What tracking through one video took."""
+
+    frames: int
+    peak_mb: float
+    """Most that was ever resident, the program and the model included."""
+    start_mb: float
+    """The same before the video was opened."""
+    seconds: float
+
+
+def measure(video: Path, *, quick: bool, threads: int) -> MemoryUse:
+    """Track through a video in a fresh process.
+
+    Raises:
+        RuntimeError: the process failed, or the system does not say how much memory it took.
+    """
+    command = [sys.executable, "-m", "unipixel.bench.memory", str(video), "--threads", str(threads)]
+    done = subprocess.run(command + ["--quick"] * quick, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"measuring memory failed: {done.stderr.strip().splitlines()[-1:]}")
+    return MemoryUse(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def write_video(path: Path, num_frames: int) -> Path:
+    """A video of ``num_frames`` frames whose objects wander."""
+    period = moving_blobs(100, SIZE_HW)
+    return write_mp4((period[t % len(period)] for t in range(num_frames)), path)
+
+
+def track_through(video: Path, *, quick: bool) -> MemoryUse:
+    """Track two boxed objects through all frames of a video in this process."""
+    engine = random_engine(QUICK_SAM if quick else None)
+    before = peak_memory_mb()
+    started = time.perf_counter()
+    height, width = SIZE_HW
+    boxes = [Box(width * x, height * x, width * (x + 0.3), height * (x + 0.3)) for x in (0.1, 0.5)][:NUM_OBJECTS]
+    with engine.open(str(video), num_frames=8, track="all") as session:
+        objects = session.segment(boxes, force=True)
+        frames = session.num_frames
+    seconds, after = time.perf_counter() - started, peak_memory_mb()
+    if before is None or after is None:
+        raise RuntimeError("this system does not say how much memory a process takes")
+    if len(objects) != len(boxes) or any(one.track.num_frames != frames for one in objects):
+        raise RuntimeError("not every object was tracked through all frames")
+    return MemoryUse(frames, after, before, seconds)
+
+
+def main() -> None:
+    """Measure and print one line of JSON."""
+    parser = argparse.ArgumentParser(description="Track through a video and print the peak memory as JSON.")
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(json.dumps(vars(track_through(options.video, quick=options.quick))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""How much faster it is to share: all objects in one go, and a second question on the same video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from unipixel.bench.reencoding import Attention, track_alone
+from unipixel.bench.spent import Spent, spending
+from unipixel.bench.subject import QUESTION, moving_blobs, random_queries
+from unipixel.engine.answer import Answer
+from unipixel.engine.engine import Engine
+from unipixel.engine.features import FrameFeatureCache
+from unipixel.engine.tracking import Anchor, follow, legs
+from unipixel.masks import Rle, iou_rles
+from unipixel.media import Media
+from unipixel.sample import Point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """Two ways to the same thing, and how much faster ours is."""
+
+    name: str
+    required: float | None
+    """Least speed-up that is asked for; None where it is only told."""
+    ours: Spent
+    other: Spent
+    agreement: float | None = None
+    """Mean IoU between the masks of both ways."""
+
+    @property
+    def speedup(self) -> float:
+        """Ratio of seconds on the wall."""
+        return self.other.wall_s / self.ours.wall_s
+
+    @property
+    def cpu_speedup(self) -> float:
+        """Ratio of processor seconds, which other programs on the machine distort less."""
+        return self.other.cpu_s / self.ours.cpu_s
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain JSON values."""
+        return {
+            "name": self.name,
+            "required": self.required,
+            "speedup": self.speedup,
+            "cpu_speedup": self.cpu_speedup,
+            "ours_s": self.ours.wall_s,
+            "other_s": self.other.wall_s,
+            "ours_cpu_s": self.ours.cpu_s,
+            "other_cpu_s": self.other.cpu_s,
+            "agreement": self.agreement,
+        }
+
+
+def objects_together(
+    engine: Engine, num_frames: int, num_objects: int, required: float, size_hw: tuple[int, int], *, strict: bool
+) -> list[Ratio]:
+    """All objects of a reply in one batch over shared features, against `track_alone` for each of them.
+
+    The two ways take turns, so that a machine that slows down meanwhile slows both down.
+
+    Args:
+        strict: also compare with a loop that has our own, faster memory attention.
+    """
+    media = Media.from_array(moving_blobs(num_frames, size_hw))
+    queries = random_queries(engine, num_objects)
+    ways: list[Attention] = ["layers", "ours"] if strict else ["layers"]
+    ours, alone = Spent(), {way: Spent() for way in ways}
+    together: list[list[Rle | None]] = []
+    singly: dict[Attention, list[list[Rle | None]]] = {way: [] for way in ways}
+    for number in range(num_objects):
+        for way in ways:
+            with spending(alone[way], engine.device):
+                query = queries[number : number + 1]
+                singly[way].append(track_alone(engine.model.segmenter, media, engine.processor.settings, query, way))
+        if number == (num_objects - 1) // 2:
+            with spending(ours, engine.device):
+                together = track_together(engine, media, queries)
+    what = "1 image" if num_frames == 1 else f"{num_frames} frames"
+    name = f"{what}, {num_objects} objects"
+    names = {"layers": name, "ours": f"{name}, the loop with our attention"}
+    return [
+        Ratio(
+            name=names[way],
+            required=required if way == "layers" else None,
+            ours=ours,
+            other=alone[way],
+            agreement=_agreement(together, singly[way]),
+        )
+        for way in ways
+    ]
+
+
+def track_together(engine: Engine, media: Media, queries: torch.Tensor) -> list[list[Rle | None]]:
+    """Masks of all objects on every frame by the engine's own tracking, from a clip that nothing is known of yet."""
+    segmenter, count = engine.model.segmenter, media.num_frames
+    cache = FrameFeatureCache(segmenter, media, engine.processor.settings)
+    routes = [leg for i, query in enumerate(queries) for leg in legs(i, [Anchor(0, query)], count)]
+    rles: list[list[Rle | None]] = [[] for _ in queries]
+    for frame in follow(segmenter, cache, media.size_hw, count, routes):
+        for i, rle in zip(frame.object_ids, frame.rles, strict=True):
+            rles[i].append(rle)
+    return rles
+
+
+def _agreement(one: list[list[Rle | None]], other: list[list[Rle | None]]) -> float:
+    scores = []
+    for track, twin in zip(one, other, strict=True):
+        for a, b in zip(track, twin, strict=True):
+            scores.append(float(a is b) if a is None or b is None else iou_rles(a, b))
+    return float(np.mean(scores))
+
+
+@dataclass(frozen=True)
+class SessionTimes:
+    """A session in which two objects of one video are asked about, one after the other."""
+
+    first: Answer
+    second: Answer
+    ratio: Ratio
+
+
+def second_question(engine: Engine, num_frames: int, required: float, size_hw: tuple[int, int]) -> SessionTimes:
+    """Point at one object and ask what it is, then point at another one and ask again."""
+    height, width = size_hw
+    points = [Point(width * 0.3, height * 0.3), Point(width * 0.6, height * 0.6)]
+    spent = [Spent(), Spent()]
+    answers: list[Answer] = []
+    with engine.open(moving_blobs(num_frames, size_hw), num_frames=num_frames, fps=8) as session:
+        for point, total in zip(points, spent, strict=True):
+            with spending(total, engine.device):
+                answers.append(session.ask(QUESTION, prompts=point, force=True, max_new_tokens=16))
+    ratio = Ratio(
+        name=f"second question, {num_frames} frames, a new object", required=required, ours=spent[1], other=spent[0]
+    )
+    return SessionTimes(answers[0], answers[1], ratio)

@@ -1,0 +1,215 @@
+"""All measurements of ``unipixel bench``, in one run."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unipixel.bench import memory
+from unipixel.bench.ratios import Ratio, SessionTimes, objects_together, second_question
+from unipixel.bench.spent import peak_memory_mb
+from unipixel.bench.subject import QUICK_SAM, REAL_SAM, random_engine
+from unipixel.engine.engine import Engine, choose_device, choose_dtype
+from unipixel.engine.timing import STAGES
+
+PARTS = ("memory", "image", "clip", "session")
+"""What can be measured on its own."""
+MEMORY_LIMIT = 1.1
+"""Most that the longer video may take, as a multiple of the shorter one's peak."""
+_COUNTED = {
+    "read": "frame",
+    "vision_tower": "frame",
+    "prefill": "token",
+    "decode": "token",
+    "sam_encode": "frame",
+    "track": "object and frame",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """What to measure, and how."""
+
+    quick: bool = False
+    """Very small sizes, to see in seconds that everything runs; the figures mean nothing."""
+    only: tuple[str, ...] = ()
+    """Some of `PARTS`; empty for all."""
+    dtype: str = "auto"
+    """``"fp32"``, ``"bf16"``, or ``"auto"``: the one that multiplies matrices faster here."""
+    threads: int | None = None
+    """Threads of torch; None leaves it to torch."""
+    device: str = "cpu"
+    """Where the model runs; ``"auto"`` as in `unipixel.load`."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.only if name not in PARTS]
+        if unknown:
+            raise ValueError(f"there is no measurement {unknown[0]!r}; choose from {', '.join(PARTS)}")
+        if self.dtype not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"dtype is {self.dtype!r}; it must be 'fp32', 'bf16' or 'auto'")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table of times."""
+
+    name: str
+    first_s: float
+    """In the first question of a session."""
+    second_s: float
+    """In the second one."""
+    per: str = ""
+    """What is counted."""
+    count: int = 0
+    """How many of it the first question had."""
+
+    @property
+    def each_s(self) -> float | None:
+        """Seconds for one of them, in the first question."""
+        return self.first_s / self.count if self.count else None
+
+
+@dataclass
+class Report:
+    """Everything that was measured."""
+
+    setting: dict[str, Any]
+    """The machine, the sizes, the dtype."""
+    stages: list[Stage] = field(default_factory=list)
+    ratios: list[Ratio] = field(default_factory=list)
+    memory: list[memory.MemoryUse] = field(default_factory=list)
+    """Of tracking through a shorter and a longer video."""
+    peak_memory_mb: float | None = None
+    """Of this process, with the large model."""
+
+    @property
+    def memory_growth(self) -> float | None:
+        """Peak memory of the longer video as a multiple of the shorter one's."""
+        return self.memory[1].peak_mb / self.memory[0].peak_mb if self.memory else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        return {
+            "setting": self.setting,
+            "stages": [{**vars(stage), "each_s": stage.each_s} for stage in self.stages],
+            "ratios": [ratio.to_json() for ratio in self.ratios],
+            "memory": {
+                "videos": [vars(use) for use in self.memory],
+                "growth": self.memory_growth,
+                "limit": MEMORY_LIMIT,
+            },
+            "peak_memory_mb": self.peak_memory_mb,
+        }
+
+
+def run(settings: BenchSettings, say: Callable[[str], None] = lambda _: None) -> Report:
+    """Measure.
+
+    Args:
+        say: told what is being measured, before each step.
+
+    Raises:
+        ValueError: the device is not there.
+        RuntimeError: memory cannot be measured here.
+    """
+    device = choose_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    dtype = _dtype(settings.dtype, device)
+    parts = settings.only or PARTS
+    report = Report(_setting(settings, device, dtype))
+    if "memory" in parts:
+        lengths = (20, 60) if settings.quick else (100, 1000)
+        report.memory = _memory(lengths, quick=settings.quick, say=say)
+    if set(parts) == {"memory"}:
+        return report
+    say("building the model with random weights")
+    engine = random_engine(QUICK_SAM if settings.quick else REAL_SAM, dtype=dtype, device=device)
+    _speed(engine, parts, settings.quick, report, say)
+    report.peak_memory_mb = peak_memory_mb()
+    return report
+
+
+def _speed(engine: Engine, parts: tuple[str, ...], quick: bool, report: Report, say: Callable[[str], None]) -> None:
+    size_hw = (96, 128) if quick else (480, 640)
+    say("warming up")
+    second_question(engine, 2, 1.0, size_hw)
+    if "session" in parts:
+        say("asking twice about one video")
+        times = second_question(engine, 4 if quick else 8, 5.0, size_hw)
+        report.stages = _stages(times)
+        report.ratios.append(times.ratio)
+    if "image" in parts:
+        say("objects of an image, together and one by one")
+        report.ratios[:0] = objects_together(engine, 1, 3 if quick else 8, 5.0, size_hw, strict=False)
+    if "clip" in parts:
+        say("objects of a clip, together and one by one")
+        found = objects_together(engine, 4 if quick else 8, 2 if quick else 3, 2.5, size_hw, strict=True)
+        place = 1 if "image" in parts else 0
+        report.ratios[place:place] = found
+
+
+def _memory(lengths: tuple[int, int], *, quick: bool, say: Callable[[str], None]) -> list[memory.MemoryUse]:
+    uses = []
+    with tempfile.TemporaryDirectory() as folder:
+        for length in lengths:
+            say(f"tracking through {length} frames")
+            video = memory.write_video(Path(folder) / f"{length}.mp4", length)
+            uses.append(memory.measure(video, quick=quick, threads=torch.get_num_threads()))
+    return uses
+
+
+def _stages(times: SessionTimes) -> list[Stage]:
+    first, second = times.first.timings, times.second.timings
+    rows = [
+        Stage(name, first[name], second[name], _COUNTED.get(name, ""), first.counts.get(name, 0)) for name in STAGES
+    ]
+    saved = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, answer in enumerate((times.first, times.second)):
+            started = time.perf_counter()
+            answer.save(Path(folder) / str(number))
+            saved.append(time.perf_counter() - started)
+    return [*rows, Stage("save (overlay and JSON)", saved[0], saved[1])]
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    if device.type != "cpu":
+        return choose_dtype(None, "", device)
+    return torch.bfloat16 if _product_s(torch.bfloat16) < 0.8 * _product_s(torch.float32) else torch.float32
+
+
+def _product_s(dtype: torch.dtype) -> float:
+    """Least processor seconds of a matrix product: processors without bf16 units emulate them slowly."""
+    matrix = torch.ones(768, 768, dtype=dtype)
+    times = []
+    for _ in range(5):
+        started = time.process_time()
+        matrix @ matrix
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+def _setting(settings: BenchSettings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    sam = "a very small SAM at 64 px" if settings.quick else "SAM 2.1 Hiera-B+ at 768 px"
+    return {
+        "model": f"{sam}, language and vision parts of nano's size, random weights",
+        "memory_model": "a very small SAM at 64 px" if settings.quick else "nano's size (SAM at 160 px), fp32",
+        "device": str(device),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "quick": settings.quick,
+    }

@@ -1,0 +1,107 @@
+"""``unipixel ask``: one question about one image or video."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unipixel.cli import options
+from unipixel.cli.output import check_out, follow, print_json, save, show_objects, show_written, stderr
+from unipixel.cli.prompts import gather
+
+if TYPE_CHECKING:
+    from unipixel.engine.engine import Engine
+    from unipixel.media import Media
+
+
+def ask(
+    media: options.Medium,
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="TEXT", help="The question; without one, the prompted objects are segmented."),
+    ] = None,
+    point: options.Points = None,
+    negative_point: options.NegativePoints = None,
+    box: options.Boxes = None,
+    mask: options.Masks = None,
+    out: options.Out = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON and nothing else.")] = False,
+    model: options.Model = "nano",
+    device: options.Device = "auto",
+    dtype: options.DType = None,
+    num_frames: options.NumFrames = None,
+    track: options.Track = "sampled",
+    start: options.Start = "0",
+    max_new_tokens: options.MaxTokens = 256,
+    force: Annotated[
+        bool, typer.Option("--force", help="Segment what is pointed at even if the model says that nothing is there.")
+    ] = False,
+) -> None:
+    """Ask about an image or a video; the answer comes with masks for the objects it speaks of."""
+    check_out(out)
+    prompts = gather(point, negative_point, box, mask)
+    # before the model is loaded, so that a misspelled name is told at once
+    opened = open_source(media)
+    engine = load_engine(model, device, dtype)
+    with engine.open(opened, num_frames=num_frames, track=parse_track(track)) as session:
+        answer = follow(
+            session,
+            text,
+            quiet=as_json,
+            prompts=prompts,
+            start=parse_start(start),
+            max_new_tokens=max_new_tokens,
+            force=force,
+        )
+        written = save(answer, out) if out is not None else []
+    if as_json:
+        print_json(answer.to_json())
+        return
+    show_objects(answer.objects, len(answer.clip.frame_indices))
+    show_written(written)
+
+
+def open_source(media: str) -> Media:
+    """The media that a command is about.
+
+    Raises:
+        MediaError: they cannot be read.
+    """
+    from unipixel.media import open_media
+
+    return open_media(media)
+
+
+def load_engine(model: str, device: str, dtype: str | None = None) -> Engine:
+    """The engine, with a line on stderr while it loads.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    with stderr().status(f"loading {model}"):
+        from unipixel.engine.engine import load
+
+        return load(model, device=device, dtype=dtype)
+
+
+def parse_start(text: str) -> int | str:
+    """A frame, or "best".
+
+    Raises:
+        ValueError: neither.
+    """
+    if text != "best" and not text.isdecimal():
+        raise ValueError(f"--start is {text!r}; it must be 'best' or the number of a frame, from 0")
+    return text if text == "best" else int(text)
+
+
+def parse_track(text: str) -> str:
+    """ "sampled" or "all".
+
+    Raises:
+        ValueError: neither.
+    """
+    if text not in ("sampled", "all"):
+        raise ValueError(f"--track is {text!r}; it must be 'sampled' or 'all'")
+    return text

@@ -1,0 +1,112 @@
+"""``unipixel bench``: time per stage, memory, and the speed-up over encoding again for every object."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from unipixel.cli.output import print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from unipixel.bench import Report
+
+
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Very small sizes: shows in seconds that all runs; figures mean nothing.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="'memory', 'image', 'clip' or 'session'; repeat.")
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="'fp32', 'bf16' or 'auto': the faster one here.")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads of torch.")] = None,
+    device: Annotated[str, typer.Option("--device", help="'cpu', 'cuda', 'mps' or 'auto'.")] = "cpu",
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Also write the figures to a file; '-' for stdout only."),
+    ] = None,
+) -> None:
+    """Measure this machine: seconds per stage, peak memory, and what encoding every frame once saves.
+
+    Real sizes take some minutes and about 4 GB of memory.
+    """
+    with stderr().status("starting") as status:
+        from unipixel.bench import BenchSettings, run
+
+        settings = BenchSettings(quick=quick, only=tuple(only or ()), dtype=dtype, threads=threads, device=device)
+        report = run(settings, lambda step: status.update(step))
+    figures = report.to_json()
+    if str(json_file) == "-":
+        print_json(figures)
+        return
+    show(report)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"wrote {json_file}")
+
+
+def show(report: Report) -> None:
+    """The report as tables."""
+    out, setting = stdout(), report.setting
+    out.print(
+        f"{setting['model']}; {setting['dtype']} on {setting['device']}, {setting['threads']} thread(s), "
+        f"torch {setting['torch']}"
+    )
+    if report.stages:
+        table = Table("stage", "first question, s", "each, s", "second question, s", title="Time per stage")
+        for stage in report.stages:
+            each = f"{stage.each_s:.4f} per {stage.per} ({stage.count})" if stage.each_s is not None else ""
+            table.add_row(stage.name, f"{stage.first_s:.3f}", each, f"{stage.second_s:.3f}")
+        total = [sum(getattr(stage, name) for stage in report.stages) for name in ("first_s", "second_s")]
+        table.add_row("together", f"{total[0]:.3f}", "", f"{total[1]:.3f}")
+        out.print(table)
+    if report.ratios:
+        _show_ratios(report)
+    if report.peak_memory_mb is not None:
+        out.print(f"peak memory of the run: {report.peak_memory_mb:.0f} MB")
+    if report.memory:
+        _show_memory(report)
+
+
+def _show_ratios(report: Report) -> None:
+    table = Table("", "ours, s", "other way, s", "faster", "by CPU time", "asked", "same masks, IoU")
+    table.title = "Encode once: all objects together, against the same layers run for each object by itself"
+    for ratio in report.ratios:
+        asked = "" if ratio.required is None else f">= {ratio.required:g}x {verdict(ratio.speedup >= ratio.required)}"
+        if report.setting["quick"]:
+            asked = ""  # at toy sizes the figures mean nothing
+        agreement = "" if ratio.agreement is None else f"{ratio.agreement:.3f}"
+        table.add_row(
+            ratio.name,
+            f"{ratio.ours.wall_s:.2f}",
+            f"{ratio.other.wall_s:.2f}",
+            f"{ratio.speedup:.2f}x",
+            f"{ratio.cpu_speedup:.2f}x",
+            asked,
+            agreement,
+        )
+    stdout().print(table)
+
+
+def _show_memory(report: Report) -> None:
+    from unipixel.bench.run import MEMORY_LIMIT
+
+    table = Table("frames", "peak, MB", "of which tracking, MB", "seconds")
+    table.title = f"Memory of tracking 2 objects, {report.setting['memory_model']}"
+    for use in report.memory:
+        table.add_row(str(use.frames), f"{use.peak_mb:.0f}", f"{use.peak_mb - use.start_mb:.0f}", f"{use.seconds:.1f}")
+    stdout().print(table)
+    growth = report.memory_growth
+    if growth is not None:
+        within = verdict(growth <= MEMORY_LIMIT)
+        stdout().print(f"peak grows to {growth:.3f} of the shorter video's (asked: at most {MEMORY_LIMIT:g}, {within})")
+
+
+def verdict(is_met: bool) -> str:
+    """A word for a target."""
+    return "met" if is_met else "MISSED"

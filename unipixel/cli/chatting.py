@@ -1,0 +1,129 @@
+"""``unipixel chat``: a conversation about one image or video, with every turn's masks saved as it goes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unipixel.cli import options
+from unipixel.cli.asking import load_engine, open_source, parse_start, parse_track
+from unipixel.cli.output import check_folder, complain, follow, save, show_objects, show_written
+from unipixel.cli.prompts import gather, parse_box, parse_mask, parse_point
+from unipixel.errors import UnipixelError
+
+if TYPE_CHECKING:
+    from unipixel.engine.session import Session
+
+HELP = """\
+Ask anything; [1] in a question means object 1. Commands:
+  /point [ID=][-]X,Y[@FRAME] ...   point at something in the next question ('-': beside it)
+  /box [ID=]X1,Y1,X2,Y2[@FRAME]    put a box around something in the next question
+  /mask [ID=]FILE[@FRAME]          show a mask in the next question
+  /segment                         segment what was pointed at, without a question
+  /objects                         list what is known
+  /forget ID                       remove an object
+  /save FILE                       save the session, to take it up with Engine.open_session
+  /help, /quit"""
+
+PARSERS: dict[str, Callable[[str], object]] = {"point": parse_point, "box": parse_box, "mask": parse_mask}
+
+
+def chat(
+    media: options.Medium,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the masks of each turn.")] = Path(
+        "unipixel-chat"
+    ),
+    model: options.Model = "nano",
+    device: options.Device = "auto",
+    dtype: options.DType = None,
+    num_frames: options.NumFrames = None,
+    track: options.Track = "sampled",
+    start: options.Start = "0",
+    max_new_tokens: options.MaxTokens = 256,
+) -> None:
+    """Ask many questions about one image or video; what was found before stays known."""
+    check_folder(out, "--out")
+    frame = parse_start(start)
+    opened = open_source(media)
+    engine = load_engine(model, device, dtype)
+    with engine.open(opened, num_frames=num_frames, track=parse_track(track)) as session:
+        typer.echo(f"{media}: {session.num_frames} frame(s). /help lists the commands, /quit ends.")
+        Chat(session, out, {"start": frame, "max_new_tokens": max_new_tokens}).run()
+
+
+class Chat:
+    """A session at the terminal: the prompts that wait for the next question, and the turns counted."""
+
+    def __init__(self, session: Session, out: Path, asking: dict[str, object]) -> None:
+        self._session, self._out, self._asking = session, out, asking
+        self._turn = 0
+        self._waiting: dict[str, list[str]] = {"point": [], "box": [], "mask": []}
+        self._commands: dict[str, Callable[[list[str]], None]] = {
+            "point": lambda words: self._prompt("point", words),
+            "box": lambda words: self._prompt("box", words),
+            "mask": lambda words: self._prompt("mask", words),
+            "segment": lambda _: self._ask(None),
+            "objects": lambda _: show_objects(self._session.objects.values(), self._session.num_frames),
+            "forget": self._forget,
+            "save": self._save,
+            "help": lambda _: typer.echo(HELP),
+        }
+
+    def run(self) -> None:
+        """Answer until the input ends. Bad input is told in one sentence, and the conversation goes on."""
+        while True:
+            try:
+                line = input("> ").strip()
+            except EOFError:
+                typer.echo()
+                return
+            if line in ("/quit", "/exit"):
+                return
+            try:
+                self._line(line)
+            except (UnipixelError, ValueError) as error:
+                complain(str(error))
+
+    def _line(self, line: str) -> None:
+        if line.startswith("/"):
+            name, *words = shlex.split(line[1:]) or [""]
+            if name not in self._commands:
+                raise ValueError(f"there is no command /{name}; /help lists them")
+            self._commands[name](words)
+        elif line:
+            self._ask(line)
+
+    def _prompt(self, kind: str, words: list[str]) -> None:
+        if not words:
+            raise ValueError(f"/{kind} needs something behind it; /help shows how it is written")
+        for word in words:
+            PARSERS[kind](word)  # a bad one is refused now, not with the question
+        self._waiting[kind] += words
+        typer.echo("noted for the next question")
+
+    def _ask(self, text: str | None) -> None:
+        prompts = gather(self._waiting["point"], None, self._waiting["box"], self._waiting["mask"])
+        for words in self._waiting.values():
+            words.clear()
+        answer = follow(self._session, text, prompts=prompts, **self._asking)
+        self._turn += 1
+        show_objects(answer.objects, self._session.num_frames)
+        if answer.objects:
+            suffix = ".mp4" if self._session.num_frames > 1 else ".png"
+            show_written(save(answer, self._out / f"turn-{self._turn:02d}{suffix}"))
+
+    def _forget(self, words: list[str]) -> None:
+        if len(words) != 1 or not words[0].isdecimal():
+            raise ValueError("/forget needs the number of one object, such as /forget 2")
+        self._session.remove(int(words[0]))
+        typer.echo(f"object {words[0]} is forgotten")
+
+    def _save(self, words: list[str]) -> None:
+        if len(words) != 1:
+            raise ValueError("/save needs the name of one file, such as /save talk.session")
+        self._session.save(words[0])
+        typer.echo(f"wrote {words[0]}")

@@ -1,0 +1,98 @@
+"""The commands put together, and the boundary at which errors become one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from unipixel import __version__
+from unipixel.cli.asking import ask
+from unipixel.cli.bench import bench
+from unipixel.cli.chatting import chat
+from unipixel.cli.demo import demo
+from unipixel.cli.evaluation import evaluation
+from unipixel.cli.output import complain
+from unipixel.cli.samples import stickers
+from unipixel.errors import UnipixelError
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+"""Exit codes."""
+
+
+class Commands(TyperGroup):
+    """Runs a command; whatever goes wrong ends in one sentence on stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            complain("interrupted; what was written before is kept")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # whoever read the output has had enough of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(FAILED) from None
+        except Exception as error:
+            if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
+                raise  # typer's own ways to end a command
+            _show_trace()
+            code, sentence = verdict(error)
+            complain(sentence)
+            raise typer.Exit(code) from None
+
+
+def verdict(error: Exception) -> tuple[int, str]:
+    """Exit code and sentence for an error: bad input says what is wrong with it, anything else where to look."""
+    if isinstance(error, UnipixelError | ValueError):
+        return BAD_INPUT, str(error)
+    if isinstance(error, OSError):
+        return BAD_INPUT, f"{error.filename or 'a file'} cannot be used: {error.strerror or error}"
+    return FAILED, f"failed with {type(error).__name__}: {error}; set UNIPIXEL_TRACE=1 to see where"
+
+
+def _show_trace() -> None:
+    if os.environ.get("UNIPIXEL_TRACE"):
+        import traceback
+
+        traceback.print_exc()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"unipixel {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Point, segment, remember and answer: ask about the pixels of an image or a video.",
+)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Point, segment, remember and answer: ask about the pixels of an image or a video."""
+
+
+app.command()(ask)
+app.command()(chat)
+app.command()(demo)
+app.command()(stickers)
+app.command()(bench)
+app.add_typer(evaluation, name="eval")
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    app()

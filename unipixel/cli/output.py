@@ -1,0 +1,167 @@
+"""What the commands show: answers on stdout, progress and complaints on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from unipixel.engine.answer import Answer, AnswerObject
+    from unipixel.engine.session import Session
+
+SUFFIXES = (".json", ".png", ".gif", ".mp4")
+
+
+def stdout() -> Console:
+    """The console for results. Made anew, because tests and pipes replace the stream."""
+    return Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def stderr() -> Console:
+    """The console for progress."""
+    return Console(stderr=True, highlight=False, markup=False)
+
+
+def complain(sentence: str) -> None:
+    """One sentence on stderr."""
+    typer.echo(f"unipixel: {' '.join(sentence.split())}", err=True)
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout, and nothing else."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a place to write before any work is done.
+
+    Raises:
+        ValueError: a suffix that cannot be written, or a file where a folder should be.
+    """
+    if out is None:
+        return
+    if out.suffix and out.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{out} cannot be written; name a folder, or a file that ends in {', '.join(SUFFIXES)}")
+    if out.suffix and out.is_dir():
+        raise ValueError(f"{out} is a folder; name a file, or a folder without a suffix")
+    folder = out.parent if out.suffix else out
+    check_folder(folder, "--out")
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be made because a file is in its way.
+
+    Raises:
+        ValueError: names the file.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ValueError(f"{option} leads to {folder}, but {there} is a file; name a folder")
+
+
+def save(answer: Answer, out: Path) -> list[Path]:
+    """Write an answer and return what was written; beside a picture or video lies the JSON, with masks as COCO RLE."""
+    if not out.suffix:
+        answer.save(out)
+        return sorted(path for path in out.iterdir() if path.name.startswith(("answer", "overlay")))
+    written = [answer.save(out.with_suffix(".json"))]
+    if out.suffix.lower() != ".json":
+        written.append(answer.save(out))
+    return written
+
+
+class Following:
+    """Shows an answer while it comes: its words on stdout, a bar on stderr while objects are tracked."""
+
+    def __init__(self, num_frames: int, *, quiet: bool = False) -> None:
+        self._num_frames, self._quiet = num_frames, quiet
+        self._bar = Progress(
+            TextColumn("tracking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=stderr(),
+            transient=True, disable=not sys.stderr.isatty(),
+        )  # fmt: skip
+        self._task: Any = None
+        self._wrote = False
+
+    def __enter__(self) -> Following:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if self._wrote:
+            typer.echo()
+
+    def words(self, text: str) -> None:
+        """More of the answer's text."""
+        self._stop()
+        if not self._quiet:
+            typer.echo(text, nl=False)
+            sys.stdout.flush()
+            self._wrote = True
+
+    def frame(self, t: int) -> None:
+        """Masks of frame ``t``."""
+        if self._num_frames < 2:
+            return
+        if self._task is None:
+            self._task = self._bar.add_task("", total=self._num_frames)
+            self._bar.start()
+        self._bar.advance(self._task)
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._bar.stop()
+            self._bar.remove_task(self._task)
+            self._task = None
+
+
+def follow(session: Session, text: str | None, *, quiet: bool = False, **options: Any) -> Answer:
+    """Ask, showing the answer as it comes."""
+    from unipixel.engine.answer import Answer, MaskPiece, TextPiece
+
+    answer = None
+    with Following(session.num_frames, quiet=quiet) as following:
+        for piece in session.stream(text, **options):
+            if isinstance(piece, TextPiece):
+                following.words(piece.text)
+            elif isinstance(piece, MaskPiece):
+                following.frame(piece.t)
+            elif isinstance(piece, Answer):
+                answer = piece
+    if answer is None:
+        raise RuntimeError("the session ended without an answer")
+    return answer
+
+
+def show_objects(objects: Iterable[AnswerObject], num_frames: int) -> None:
+    """A table of objects, if there are any."""
+    listed = list(objects)
+    if not listed:
+        return
+    table = Table("id", "object", "score", "box (x1, y1, x2, y2)" if num_frames == 1 else "first box", box=None)
+    if num_frames > 1:
+        table.add_column("frames")
+    for one in listed:
+        seen = [t for t, visible in enumerate(one.visible) if visible]
+        box = ", ".join(f"{value:.0f}" for value in one.boxes[seen[0]]) if seen else ""
+        where = f"{box} @{seen[0]}" if seen and num_frames > 1 else box
+        score = one.score if isinstance(one.score, str) else f"{one.score:.2f}"
+        frames = [f"{len(seen)} of {num_frames}"] if num_frames > 1 else []
+        table.add_row(f"[{one.id}]", one.label, score, where, *frames)
+    stdout().print(table)
+
+
+def show_written(paths: Iterable[Path]) -> None:
+    """Names of files, one a line."""
+    for path in paths:
+        typer.echo(f"wrote {path}")

@@ -1,0 +1,138 @@
+"""Points, boxes and masks as they are written on the command line.
+
+``[ID=][-]X,Y[@FRAME]``, ``[ID=]X1,Y1,X2,Y2[@FRAME]`` and ``[ID=]FILE[@FRAME]``: coordinates in pixels of the source,
+frames counted from 0 within the clip. What carries one ID is about one object; what has none starts an object of its
+own, but a negative point joins the only object that there is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unipixel.errors import PromptError
+
+if TYPE_CHECKING:
+    from unipixel.sample import Box, Mask, Point, Prompt
+
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+_POINT = re.compile(rf"(?:(?P<id>\d+)=)?(?P<beside>-)?(?P<x>{_NUMBER}),(?P<y>{_NUMBER})(?:@(?P<frame>\d+))?")
+_BOX = re.compile(rf"(?:(?P<id>\d+)=)?(?P<corners>{_NUMBER}(?:,{_NUMBER}){{3}})(?:@(?P<frame>\d+))?")
+_MASK = re.compile(r"(?:(?P<id>\d+)=)?(?P<file>.+?)(?:@(?P<frame>\d+))?")
+MOST_OBJECTS = 50
+"""Ids in one mask file; more say that it is a grey picture and no index of objects."""
+
+
+def parse_point(text: str, *, beside: bool = False) -> Point:
+    """``[ID=][-]X,Y[@FRAME]``.
+
+    Args:
+        beside: a negative point even without the '-'.
+
+    Raises:
+        PromptError: it is not written so.
+    """
+    from unipixel.sample import Point
+
+    found = _POINT.fullmatch(text.replace(" ", ""))
+    if not found:
+        raise PromptError(
+            f"{text!r} is not a point; write X,Y or X,Y@FRAME such as 120,80@0, with a number and = in front "
+            "to name the object (2=120,80), and - before X for a point beside it"
+        )
+    positive = not (beside or found["beside"])
+    return Point(float(found["x"]), float(found["y"]), _frame(found), positive, _id(found))
+
+
+def parse_box(text: str) -> Box:
+    """``[ID=]X1,Y1,X2,Y2[@FRAME]``.
+
+    Raises:
+        PromptError: it is not written so.
+    """
+    from unipixel.sample import Box
+
+    found = _BOX.fullmatch(text.replace(" ", ""))
+    if not found:
+        raise PromptError(
+            f"{text!r} is not a box; write X1,Y1,X2,Y2 or X1,Y1,X2,Y2@FRAME such as 40,30,200,180@0, left top "
+            "before right bottom"
+        )
+    x1, y1, x2, y2 = (float(value) for value in found["corners"].split(","))
+    return Box(x1, y1, x2, y2, _frame(found), _id(found))
+
+
+def parse_mask(text: str) -> list[Mask]:
+    """``[ID=]FILE[@FRAME]``; a file with several ids gives a mask for each, under that id.
+
+    Raises:
+        PromptError: the file marks nothing, or too many objects to be an index.
+        MediaError: it cannot be read.
+    """
+    import numpy as np
+
+    from unipixel.masks import load_index_png
+    from unipixel.sample import Mask
+
+    found = _MASK.fullmatch(text)
+    if found is None:
+        raise PromptError(f"{text!r} is not a mask; write FILE or FILE@FRAME, such as dog.png@0")
+    number, frame, file = _id(found), _frame(found), found["file"]
+    if Path(text).exists():  # its name may look like a frame or an id
+        number, frame, file = None, 0, text
+    ids = load_index_png(file)
+    values = [int(value) for value in np.unique(ids) if value]
+    if not values:
+        raise PromptError(f"the mask {file} is empty; it must mark at least one pixel with a value above 0")
+    if number is not None or len(values) == 1:
+        return [Mask(ids > 0, frame, number)]
+    if len(values) > MOST_OBJECTS:
+        raise PromptError(
+            f"the mask {file} holds {len(values)} values, too many to be object ids (at most {MOST_OBJECTS}); give a "
+            "mask of black and white, or name its object (1=FILE) to take every pixel above 0"
+        )
+    return [Mask(ids == value, frame, value) for value in values]
+
+
+def gather(
+    points: Sequence[str] | None,
+    negative_points: Sequence[str] | None,
+    boxes: Sequence[str] | None,
+    masks: Sequence[str] | None,
+) -> list[Prompt]:
+    """All prompts of a question.
+
+    Raises:
+        PromptError: one is not written as it should be, or a negative point does not say which object it is beside.
+    """
+    clicks = [parse_point(text) for text in points or ()]
+    clicks += [parse_point(text, beside=True) for text in negative_points or ()]
+    rest: list[Prompt] = [parse_box(text) for text in boxes or ()]
+    for text in masks or ():
+        rest += parse_mask(text)
+    positive: list[Prompt] = [*(p for p in clicks if p.positive), *rest]
+    negative = [p for p in clicks if not p.positive]
+    if any(p.object_id is None for p in negative):
+        named = {p.object_id for p in [*positive, *negative]} - {None}
+        unnamed = [p for p in positive if p.object_id is None]
+        if len(named) + len(unnamed) != 1:
+            raise PromptError(
+                f"{len(named) + len(unnamed)} objects are prompted and a negative point does not say which one it is "
+                "beside; write the same number and = in front of both, such as 1=40,30 and 1=-90,30"
+            )
+        # the one object's number: its own, or the first that a session gives
+        number = next(iter(named), 1)
+        positive = [replace(p, object_id=number) for p in positive]
+        negative = [replace(p, object_id=number) for p in negative]
+    return [*positive, *negative]
+
+
+def _id(found: re.Match[str]) -> int | None:
+    return int(found["id"]) if found["id"] is not None else None
+
+
+def _frame(found: re.Match[str]) -> int:
+    return int(found["frame"] or 0)

@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, protocols and reports."""
