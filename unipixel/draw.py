@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import colorsys
 import itertools
 import math
@@ -279,8 +278,7 @@ def _broken_lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
         line = ""
         for word in paragraph.split():
             while font.getlength(word) > width:
-                lengths = range(2, len(word) + 1)
-                fits = 1 + bisect.bisect_right(lengths, width, key=lambda n, word=word: font.getlength(word[:n]))
+                fits = _fitting(word, font, width)
                 lines += [line, word[:fits]] if line else [word[:fits]]
                 line, word = "", word[fits:]
             if line and font.getlength(f"{line} {word}") > width:
@@ -290,3 +288,15 @@ def _broken_lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
                 line = f"{line} {word}".strip()
         lines.append(line)
     return lines
+
+
+def _fitting(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> int:
+    """How many characters of a word fit ``width`` pixels, at least one."""
+    fits, longest = 1, len(word)
+    while fits < longest:
+        middle = (fits + longest + 1) // 2
+        if font.getlength(word[:middle]) <= width:
+            fits = middle
+        else:
+            longest = middle - 1
+    return fits

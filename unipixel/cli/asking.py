@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -85,23 +85,27 @@ def load_engine(model: str, device: str, dtype: str | None = None) -> Engine:
         return load(model, device=device, dtype=dtype)
 
 
-def parse_start(text: str) -> int | str:
+def parse_start(text: str) -> int | Literal["best"]:
     """A frame, or "best".
 
     Raises:
         ValueError: neither.
     """
-    if text != "best" and not text.isdecimal():
+    if text == "best":
+        return "best"
+    if not text.isdecimal():
         raise ValueError(f"--start is {text!r}; it must be 'best' or the number of a frame, from 0")
-    return text if text == "best" else int(text)
+    return int(text)
 
 
-def parse_track(text: str) -> str:
+def parse_track(text: str) -> Literal["sampled", "all"]:
     """ "sampled" or "all".
 
     Raises:
         ValueError: neither.
     """
-    if text not in ("sampled", "all"):
-        raise ValueError(f"--track is {text!r}; it must be 'sampled' or 'all'")
-    return text
+    if text == "sampled":
+        return "sampled"
+    if text == "all":
+        return "all"
+    raise ValueError(f"--track is {text!r}; it must be 'sampled' or 'all'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -58,7 +58,7 @@ def chat(
 class Chat:
     """A session at the terminal: the prompts that wait for the next question, and the turns counted."""
 
-    def __init__(self, session: Session, out: Path, asking: dict[str, object]) -> None:
+    def __init__(self, session: Session, out: Path, asking: dict[str, Any]) -> None:
         self._session, self._out, self._asking = session, out, asking
         self._turn = 0
         self._waiting: dict[str, list[str]] = {"point": [], "box": [], "mask": []}

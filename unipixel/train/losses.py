@@ -154,10 +154,12 @@ def word_loss(model: UniPixel, visual: Tensor, cell_words: Tensor) -> dict[str, 
     """
     logits = model.lm_head(F.rms_norm(visual.float(), visual.shape[-1:])).float()
     known = cell_words != -100
-    with torch.no_grad():
-        named = known & (cell_words != cell_words[known].mode().values)  # the commonest word is "nothing"
-        right = (logits.argmax(-1) == cell_words)[named].float().mean()
-    return {"words": F.cross_entropy(logits, cell_words, ignore_index=-100), "word_accuracy": right}
+    nothing = known & (cell_words == cell_words[known].mode().values)  # the commonest word is that for background
+    named = known & ~nothing
+    entropy = F.cross_entropy(logits, cell_words, ignore_index=-100, reduction="none")
+    loss = entropy[named].mean() + 0.3 * entropy[nothing].mean()
+    right = (logits[named].argmax(-1) == cell_words[named]).float().mean()
+    return {"words": loss, "word_accuracy": right}
 
 
 def total_loss(output: TrainingOutput, batch: dict, weights: LossWeights) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from unipixel.stickers import SceneSettings
@@ -71,6 +71,18 @@ EASY_WORLD = SceneSettings(
 """Few and large things on quiet backgrounds, to begin with."""
 
 
+FIRST_NAMES = tuple(
+    "apple banana strawberry grapes watermelon pineapple tomato eggplant corn carrot mushroom pizza burger bread donut "
+    "cookie cake egg dog cat mouse rabbit bear tiger cow pig frog penguin turtle fish octopus snail bee butterfly owl "
+    "elephant car bus truck bicycle airplane rocket ship train house key lock bell book camera guitar umbrella crown "
+    "hammer scissors chair star sunflower tree duck".split()
+)
+"""Sixty names to begin with."""
+
+FIRST_WORLD = replace(EASY_WORLD, names=FIRST_NAMES, families=("noto", "twemoji"), twins=0.0)
+"""Few names in two styles."""
+
+
 def nano_prompt() -> Recipe:
     """First leg of `nano`: points and boxes to masks, without language.
 
@@ -112,7 +124,7 @@ def nano_words() -> Recipe:
 
 
 def nano_bind() -> Recipe:
-    """Second leg: the decoder joins, and words find their pixels. The segmenter rests."""
+    """Second leg: the decoder joins, and the first words find their pixels. The segmenter rests."""
     return Recipe(
         name="nano_bind",
         trainable=("visual", "language", "lm_head", "prompt_encoder", "seg_head", "region_pool"),
@@ -121,7 +133,7 @@ def nano_bind() -> Recipe:
         learning_rate=7e-4,
         turns=6,
         mix={"refer": 6.0, "point": 1.5, "box": 1.5, "name": 2.0, "absent": 1.0},
-        world=EASY_WORLD,
+        world=FIRST_WORLD,
         dense_words=0.5,
         pointing=1.0,
         losses=EASY,
