@@ -81,7 +81,7 @@ def test_both_ways_of_tracking_objects_are_timed(engine: Engine, num_frames: int
     ratios = objects_together(engine, num_frames, 2, 2.5, SIZE_HW, strict=ways == 2)
     assert [ratio.required for ratio in ratios] == [2.5, None][:ways]
     for ratio in ratios:
-        assert ratio.agreement == 1.0
+        assert ratio.agreement is not None and ratio.agreement > 0.99
         assert ratio.speedup == ratio.other.wall_s / ratio.ours.wall_s > 0
         assert ratio.to_json()["cpu_speedup"] == ratio.other.cpu_s / ratio.ours.cpu_s
 

@@ -247,7 +247,6 @@ def test_select_needs_a_frame() -> None:
 def test_media_say_what_they_are() -> None:
     assert repr(open_media(np.zeros((4, 3, 5, 3), np.uint8))) == "Media('array (4, 3, 5, 3)', 4 frames, 3 x 5)"
     assert "live" in repr(open_media(camera(2)))
-    assert len(open_media(np.zeros((4, 3, 5, 3), np.uint8))) == 4
 
 
 def test_folders_of_real_frames_are_read(shared_dir: Path) -> None:

@@ -39,7 +39,7 @@ def speechless(engine: Engine) -> Engine:
     """The same model without a `<|seg|>` on its tongue."""
     model = copy.deepcopy(engine.model)
     with torch.no_grad():
-        model.lm_head.weight[model.config.seg_token_id] = -100 * model.lm_head.weight.abs().mean(0)
+        model.lm_head.weight[model.config.seg_token_id] = 0
     return Engine(model, engine.processor)
 
 
@@ -130,9 +130,9 @@ def test_without_a_question_the_first_round_is_the_answer(tiny_engine: Engine, c
         assert {1, 2} <= {one.id for one in answer.objects}
         assert "[1]" in answer.text
         # nothing was said in the conversation itself
-        assert session.workspace.dialogue.transcript() == (session.workspace.dialogue.transcript()[0], [])
-        assert session.workspace.dialogue.transcript()[0].ids == []
-        assert [one.id for one in session.segment(Point(20, 20))][0] == max(one.id for one in answer.objects) + 1
+        transcript, unread = session.workspace.dialogue.transcript()
+        assert (transcript.ids, unread) == ([], [])
+        assert session.segment(Point(20, 20))[0].id == max(one.id for one in answer.objects) + 1
 
 
 def test_a_point_that_the_model_does_not_segment_is_not_there_unless_forced(tiny_engine: Engine, clip: Clips) -> None:
@@ -173,9 +173,10 @@ def test_one_prompted_object_is_the_same_among_others(tiny_engine: Engine, clip:
 
 def test_objects_can_be_removed_while_they_are_tracked(tiny_engine: Engine, clip: Clips) -> None:
     frames = clip(6)
-    whole = tiny_engine.open(frames).ask(QUESTION, **SHORT)
+    whole = tiny_engine.open(frames).ask(QUESTION, max_new_tokens=24)
+    assert len(whole.objects) > 1
     session, seen = tiny_engine.open(frames), []
-    for piece in session.stream(QUESTION, **SHORT):
+    for piece in session.stream(QUESTION, max_new_tokens=24):
         if isinstance(piece, MaskPiece):
             seen.append(tuple(piece.rles))
             if piece.t == 2:

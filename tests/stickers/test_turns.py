@@ -81,7 +81,7 @@ def test_all_tasks_find_questions_in_stills_or_clips() -> None:
 def test_the_noun_is_the_last_word_before_every_mask() -> None:
     for task in ("refer", "refer_many", "position", "colour", "relation", "order", "size", "category", "use", "motion"):
         for made, turn in asked(task, STILLS[:30] + CLIPS):
-            before = re.findall(r"(\w+) <\|seg\|>", turn.answer)
+            before = re.findall(r"(\w+)<\|seg\|>", turn.answer)
             assert before == [made.objects[object_of(made, target)].thing.name for target in turn.targets]
 
 

@@ -14,10 +14,12 @@ from unipixel.cli.asking import load_engine
 from unipixel.cli.output import check_folder, follow, save, show_objects, show_written
 
 EXAMPLES = (
-    ("picture.png", "picture", ("Please segment the dog.",)),
-    ("clip.mp4", "video", ("Please segment every moving object.",)),
+    ("picture.png", "picture.png", "Please segment the dog in this image."),
+    ("picture.png", "picture-rocket.png", "Please segment the rocket in this image."),
+    ("clip.mp4", "video.mp4", "Please segment the rocket and the butterfly in this video."),
+    ("clip.mp4", "video-pizza.mp4", "Please segment the pizza in this video."),
 )
-"""File, name of the result, questions."""
+"""Bundled file, name of the overlay, question. Both are scenes of stickers with a held-out seed."""
 
 
 def bundled(name: str) -> AbstractContextManager[Path]:
@@ -29,16 +31,15 @@ def demo(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the overlays.")] = Path("demo"),
     model: options.Model = "nano",
     device: options.Device = "auto",
+    max_new_tokens: options.MaxTokens = 64,
 ) -> None:
-    """Ask about a bundled picture and a bundled video, and write overlays to look at."""
+    """Ask about a bundled picture and a bundled video of several moving objects, and write overlays to look at."""
     check_folder(out, "--out")
     engine = load_engine(model, device)
-    for name, result, questions in EXAMPLES:
+    for name in dict.fromkeys(example[0] for example in EXAMPLES):
         with bundled(name) as path, engine.open(str(path)) as session:
-            for number, question in enumerate(questions, start=1):
+            for _, result, question in (example for example in EXAMPLES if example[0] == name):
                 typer.echo(f"\n{name}: {question}")
-                answer = follow(session, question)
+                answer = follow(session, question, max_new_tokens=max_new_tokens)
                 show_objects(answer.objects, session.num_frames)
-                suffix = ".mp4" if session.num_frames > 1 else ".png"
-                place = out / (f"{result}-{number}{suffix}" if len(questions) > 1 else f"{result}{suffix}")
-                show_written(save(answer, place))
+                show_written(save(answer, out / result))

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from unipixel.engine.session import Session
 
 SUFFIXES = (".json", ".png", ".gif", ".mp4")
+PIPE_WIDTH = 130
+"""Columns of a table that nobody sees at a terminal."""
 
 
 def stdout() -> Console:
     """The console for results. Made anew, because tests and pipes replace the stream."""
-    return Console(soft_wrap=True, highlight=False, markup=False)
+    # a file or a pipe has no width of its own, and tables squeezed into 80 columns cannot be read
+    return Console(soft_wrap=True, highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def stderr() -> Console:

@@ -12,9 +12,11 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
@@ -75,16 +77,25 @@ def save(space: Workspace, path: str | Path, *, frames: bool | None = None) -> N
         "objects": [_object_record(one, tensors) for one in space.memory.values()],
         "dialogue": _dialogue_record(space, tensors),
     }
-    draft = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as file:
+    # a file that is half written must not look like a session
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        _write(draft, record, tensors, clip.media if frames else ())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write(path: Path, record: dict[str, Any], tensors: dict[str, Tensor], frames: Iterable[np.ndarray]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(RECORD, json.dumps(record))
-        file.writestr(TENSORS, save_tensors({name: t.contiguous().cpu() for name, t in tensors.items()}))
-        for t, frame in enumerate(clip.media if frames else ()):
+        # copies, because anchors of one object share their queries
+        file.writestr(TENSORS, save_tensors({name: t.cpu().contiguous().clone() for name, t in tensors.items()}))
+        for t, frame in enumerate(frames):
             packed = io.BytesIO()
             Image.fromarray(frame).save(packed, format="PNG", compress_level=3)
             file.writestr(zipfile.ZipInfo(_frame_name(t)), packed.getvalue())
-    os.replace(draft, path)
 
 
 def restore(model: UniPixel, processor: Processor, path: str | Path, media: MediaLike | None = None) -> Session:

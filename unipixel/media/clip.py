@@ -122,9 +122,6 @@ class Media:
             for t in range(len(kept)):
                 yield self.frame(t)
 
-    def __len__(self) -> int:
-        return self.num_frames
-
     def __repr__(self) -> str:
         frames = "live" if self._indices is None and self.is_live else f"{self.num_frames} frames"
         return f"Media({self.source!r}, {frames}, {self.size_hw[0]} x {self.size_hw[1]})"

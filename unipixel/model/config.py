@@ -1,8 +1,5 @@
-"""Sizes and behaviour of a model, read from and written to a checkpoint folder.
-
-`UniPixelConfig` is a plain record: two transformers configs (language, vision), the SAM 2.1 sizes and the handful of
-switches in which released weights differ from what a new model should do.
-"""
+"""Sizes and behaviour of a model, read from and written to a checkpoint folder: two transformers configs (language,
+vision), the SAM 2.1 sizes, and the few switches in which released weights differ from what a new model should do."""
 
 from __future__ import annotations
 

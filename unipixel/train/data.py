@@ -80,9 +80,12 @@ def prompt_turns(world: Scene, rng: np.random.Generator, recipe: Recipe) -> tupl
     kinds = list(recipe.mix)
     share = np.array([recipe.mix[k] for k in kinds])
     made = []
-    for kind in rng.choice(kinds, recipe.turns, p=share / share.sum()):
-        n = int(rng.integers(len(world.objects)))
-        prompt = point_on(world, n, rng) if kind == "point" else box_on(world, n, rng)
+    # mask queries speak to the first frame of a clip, and so do these prompts
+    opening = replace(world, frames=world.frames[:1], masks=world.masks[:, :1])
+    candidates = np.flatnonzero(opening.areas[:, 0])
+    for kind in rng.choice(kinds, recipe.video_turns if world.is_video else recipe.turns, p=share / share.sum()):
+        n = int(rng.choice(candidates))
+        prompt = point_on(opening, n, rng) if kind == "point" else box_on(opening, n, rng)
         made.append(
             Turn(
                 question="Please segment [1] <|ref|>.",

@@ -96,6 +96,11 @@ def initialise(model: UniPixel, generator: torch.Generator) -> None:
         elif isinstance(module, nn.Embedding):
             # SAM's prompt tokens are few and compared with image features of unit scale
             normal(module.weight, module.embedding_dim**-0.5 if module is model.language.embed_tokens else 1.0)
+    # a word looks for visual tokens that carry it: queries and keys compare the same directions from the start
+    heads, groups = model.config.language.num_attention_heads, model.config.language.num_key_value_heads
+    for layer in model.language.layers:
+        query, key = layer.self_attn.q_proj.weight.mul_(1.4), layer.self_attn.k_proj.weight
+        key.copy_(query.unflatten(0, (groups, heads // groups, -1))[:, 0].flatten(0, 1))
     sam = model.segmenter
     # where a prompt points and where a cell lies are written in one code, and attention compares them from the start
     code = sam.shared_image_embedding.positional_embedding

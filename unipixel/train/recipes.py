@@ -140,4 +140,20 @@ def nano_bind() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {r().name: r for r in (nano_prompt, nano_words, nano_bind)}
+def nano_track() -> Recipe:
+    """The segmenter alone, in the whole world: clips, clicks that correct, small things on loud backgrounds."""
+    return replace(
+        nano_prompt(),
+        name="nano_track",
+        steps=3000,
+        learning_rate=5e-4,
+        decay_share=0.3,
+        turns=8,
+        video_share=0.35,
+        video_turns=4,
+        corrections=0.25,
+        world=SceneSettings(num_frames=(4, 4)),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {r().name: r for r in (nano_prompt, nano_words, nano_bind, nano_track)}

@@ -17,14 +17,14 @@ from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import fill, read_checkpoint, save_model
 from unipixel.processing.processor import Processor
 from unipixel.train.data import Collator
-from unipixel.train.losses import LossWeights, frame_loss, total_loss, word_loss
+from unipixel.train.losses import LossWeights, frame_loss, segment_loss, total_loss, word_loss
 from unipixel.train.recipes import Recipe
 
 
 def prompt_loss(
     model: UniPixel, batch: dict[str, Any], weights: LossWeights, corrections: float = 0.0
 ) -> dict[str, Tensor]:
-    """Mask loss of queries made without language, on still images.
+    """Mask loss of queries made without language, on stills and clips.
 
     Half of the objects are asked for with SAM's own tokens of their point or box, half with the mask queries that the
     `<|ref|>` embedding gives, and these are also drawn towards those tokens: the segmenter learns to look where it is
@@ -43,18 +43,24 @@ def prompt_loss(
             for xy, kind in zip(batch["point_coords"], batch["point_labels"], strict=True)
         ]
     )
-    use_native = torch.rand(len(queries), 1, 1, device=queries.device) < 0.5
+    asked = torch.where(torch.rand(len(queries), 1, 1, device=queries.device) < 0.5, native, queries)
+    pointing = (queries - native.detach()).pow(2).mean()
+    counts = [t.shape[1] for t in batch["target_masks"]]
+    if any(len(frames) > 1 for frames in batch["sam_frames"]):
+        steps = model.segment(list(asked.split(counts)), batch["sam_frames"])
+        parts = [
+            segment_loss(d, t, weights) for d, t in zip(steps, batch["target_masks"], strict=True) if d is not None
+        ]
+        segment = torch.stack(parts).mean()
+        tracked = accuracy([d and d[-1:] for d in steps], [t[-1:] for t in batch["target_masks"]])
+        return {"loss": segment + pointing, "tracking": segment, "last_iou": tracked["mask_iou"]}
     goal = torch.cat([t[0] for t in batch["target_masks"]])  # (O, S, S)
-    counts = torch.tensor([t.shape[1] for t in batch["target_masks"]], device=goal.device)
-    contested = torch.stack([t[0].any(0) for t in batch["target_masks"]]).repeat_interleave(counts, 0)
+    repeats = torch.tensor(counts, device=goal.device)
+    contested = torch.stack([t[0].any(0) for t in batch["target_masks"]]).repeat_interleave(repeats, 0)
     features = sam.encode(torch.cat(batch["sam_frames"]))
-    own = features[torch.arange(len(counts), device=goal.device).repeat_interleave(counts)]
-    asked = torch.where(use_native, native, queries)
+    own = features[torch.arange(len(counts), device=goal.device).repeat_interleave(repeats)]
     decoded = sam.decode(sam.unconditioned(own), own, asked, mark_absent=False)
-    segment, pointing = (
-        frame_loss(decoded, goal, weights, contested).total(weights),
-        (queries - native.detach()).pow(2).mean(),
-    )
+    segment = frame_loss(decoded, goal, weights, contested).total(weights)
     loss = segment + pointing
     terms = {"segment": segment, "pointing": pointing, **accuracy([[decoded]], [goal[None]])}
     if corrections and torch.rand(()) < corrections:
