@@ -114,3 +114,17 @@ def test_a_checkpoint_folder_becomes_an_engine(tiny_engine: Engine, clip: Clips,
     assert_same(loaded.ask(clip(2), question, **SHORT), tiny_engine.ask(clip(2), question, **SHORT))
     with pytest.raises(CheckpointError, match="is not a folder"):
         load("no such checkpoint", device="cpu")
+
+
+def test_everything_runs_in_half_precision(tiny_engine: Engine, clip: Clips, tmp_path: Path) -> None:
+    from unipixel.model.weights import save_model
+
+    save_model(tiny_engine.model, tmp_path)
+    tiny_engine.processor.save(tmp_path)
+    with load(tmp_path, device="cpu", dtype="bfloat16").open(clip(3)) as session:
+        answer = session.ask("What is this?", prompts=[Point(30, 30), Box(3, 3, 40, 40, 1)], start="best", **SHORT)
+        assert all(one.masks.shape == (3, 90, 120) for one in answer.objects)
+        session.correct(1, [Point(5, 5, frame=2)])
+        session.ask("What is [1]?", **SHORT)
+        session.save(tmp_path / "s.zip")
+    assert load(tmp_path, device="cpu").open_session(tmp_path / "s.zip").objects.keys() >= {1, 2}

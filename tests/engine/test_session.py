@@ -13,6 +13,7 @@ from unipixel.engine.answer import Answer, MaskPiece, TextPiece
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.engine.timing import STAGES
+from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack
 from unipixel.sample import Box, Mask, Point
 
@@ -215,6 +216,26 @@ def test_a_stream_that_is_left_in_its_words_can_be_followed_by_a_question(tiny_e
     assert answer.raw_text
 
 
+def test_a_new_question_ends_a_stream_that_is_still_open(tiny_engine: Engine, clip: Clips) -> None:
+    session = tiny_engine.open(clip(3))
+    stream = session.stream(QUESTION, **SHORT)
+    next(stream)
+    answer = session.ask("What is this?", **SHORT)
+    assert list(stream) == []
+    transcript, unread = session.workspace.dialogue.transcript()
+    assert [*transcript.ids, *unread][-len(answer.tokens) :] == list(answer.tokens)
+
+
+def test_a_primed_reply_goes_on_from_its_beginning(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(2)) as session:
+        answer = session.ask("What is this?", prime="The target is", **SHORT)
+        transcript, unread = session.workspace.dialogue.transcript()
+        said = tiny_engine.processor.tokenizer.decode([*transcript.ids, *unread])
+        assert said.endswith(f"<|im_start|>assistant\nThe target is{answer.raw_text}")
+        with pytest.raises(PromptError, match="the beginning of the answer contains the reserved token"):
+            session.ask("What is this?", prime="<|seg|>")
+
+
 def test_start_best_tracks_both_ways_from_the_frame_with_the_highest_score(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(5)) as session:
         answer = session.ask(QUESTION, start="best", **SHORT)
@@ -247,8 +268,6 @@ def test_a_still_image_is_a_clip_of_one_frame(tiny_engine: Engine, clip: Clips) 
 
 
 def test_a_conversation_that_outgrows_the_model_is_refused(tiny_engine: Engine, clip: Clips) -> None:
-    from unipixel.errors import PromptError
-
     with tiny_engine.open(clip(1)[0]) as session, pytest.raises(PromptError, match="the model reads at most 2048"):
         session.ask("word " * 3000)
 

@@ -34,11 +34,17 @@ def bench(
 
     Real sizes take some minutes and about 4 GB of memory.
     """
-    with stderr().status("starting") as status:
+    console = stderr()
+    with console.status("starting") as status:
         from unipixel.bench import BenchSettings, run
 
+        def say(step: str) -> None:
+            status.update(step)
+            if not console.is_terminal:  # a log shows no spinner
+                typer.echo(step, err=True)
+
         settings = BenchSettings(quick=quick, only=tuple(only or ()), dtype=dtype, threads=threads, device=device)
-        report = run(settings, lambda step: status.update(step))
+        report = run(settings, say)
     figures = report.to_json()
     if str(json_file) == "-":
         print_json(figures)

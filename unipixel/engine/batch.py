@@ -39,6 +39,8 @@ class _Member:
                     self.result = item
         except UnipixelError as error:
             self.result = error
+        if self.result is not None:
+            self.session.close(media=False)  # features of a whole batch would add up
 
     def passage(self) -> Passage | None:
         """What the language model has to read for the question that is waiting; None if that fails."""
@@ -47,6 +49,7 @@ class _Member:
             return self.space.dialogue.whole(self.waiting)
         except UnipixelError as error:
             self.waiting, self.result = None, error
+            self.session.close(media=False)
             return None
 
 

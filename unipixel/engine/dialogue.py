@@ -30,6 +30,8 @@ class Ask:
     """Asked beside the conversation: right after the visual, and forgotten afterwards."""
     answer: str = ""
     """If given, the reply is not written but read: this text."""
+    prime: str = ""
+    """Words that the reply begins with; what is written goes on from them."""
 
 
 @dataclass
@@ -180,7 +182,7 @@ class Dialogue:
         return kept if kept and kept[-1] == end else [*kept, end]
 
     def _given(self, ask: Ask) -> list[int]:
-        return self._processor.chat.encode(ask.answer) if ask.answer else []
+        return self._processor.chat.encode(ask.answer or ask.prime) if ask.answer or ask.prime else []
 
     def _within_reach(self, length: int, decoding: Decoding) -> Decoding:
         longest = self._model.config.language.max_position_embeddings

@@ -133,7 +133,8 @@ def read(model: UniPixel, conversation: Conversation, passages: Sequence[Passage
     for row, passage in enumerate(passages):
         own = hidden[row, longest - len(passage.ids) :]
         given.append(own[:-1][(passage.ids[1:] == model.config.seg_token_id).to(device)])
-    return hidden[:, -1], given
+    # a copy, or the states of the whole prompt would stay alive
+    return hidden[:, -1].clone(), given
 
 
 @dataclass(frozen=True, eq=False)

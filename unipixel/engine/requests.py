@@ -51,6 +51,7 @@ class Request:
     start: Start = 0
     decoding: Decoding = field(default_factory=Decoding)
     force: bool = False
+    prime: str = ""
 
 
 def clicks(prompts: Iterable[Prompt]) -> list[Point | Box]:

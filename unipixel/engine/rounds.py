@@ -162,7 +162,7 @@ def _question(space: Workspace, request: Request) -> Generator[Piece | Ask, Row 
         regions=tuple(injected),
         references=tuple((lost[i].reference,) for i in wording.referenced(text, list(lost))),
     )
-    row = yield Ask(turn, request.decoding, memory.tracks(injected))
+    row = yield Ask(turn, request.decoding, memory.tracks(injected), prime=request.prime)
     return (yield from _write(space, _row(row), lambda _: memory.reserve(), request.text))
 
 

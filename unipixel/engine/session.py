@@ -90,6 +90,7 @@ class Session:
             memory if memory is not None else ObjectMemory(),
             clock,
         )
+        self._going: Rounds | None = None
 
     # what there is
 
@@ -151,6 +152,7 @@ class Session:
         top_p: float = 1.0,
         seed: int = 0,
         force: bool = False,
+        prime: str = "",
     ) -> Iterator[Piece]:
         """The answer to a question, piece by piece: words, masks of each frame as it is tracked, the `Answer` last.
 
@@ -167,12 +169,17 @@ class Session:
             temperature, top_p, seed: see `Decoding`; 0 is greedy.
             force: where the model does not segment a point or box, take the masks that it would give if it did.
                 Otherwise such an object is "not there".
+            prime: words put into the model's mouth, from which its reply goes on; not part of the answer's text.
+
+        A question ends what is left of an earlier stream of the session.
 
         Raises:
             PromptError: the text, a prompt or an object is not usable; raised at once.
         """
         decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        request = self.request(text, prompts=prompts, about=about, start=start, decoding=decoding, force=force)
+        request = self.request(
+            text, prompts=prompts, about=about, start=start, decoding=decoding, force=force, prime=prime
+        )
         return self._run(rounds(self.workspace, request))
 
     def request(
@@ -184,6 +191,7 @@ class Session:
         start: Start = 0,
         decoding: Decoding | None = None,
         force: bool = False,
+        prime: str = "",
     ) -> Request:
         """A question checked against the session, before anything is computed.
 
@@ -193,6 +201,7 @@ class Session:
         space = self.workspace
         if text is not None:
             space.processor.chat.check_text(text, "question")
+        space.processor.chat.check_text(prime, "beginning of the answer")
         given = grouped(prompts, space.memory, space.visual)
         known = check_about(about, space.memory, space.visual, given)
         words = (text or "").strip()
@@ -207,6 +216,7 @@ class Session:
             start=check_start(start, space.num_frames),
             decoding=decoding or Decoding(),
             force=force,
+            prime=prime,
         )
 
     # objects
@@ -306,6 +316,9 @@ class Session:
     def _run(self, going: Rounds) -> Iterator[Piece]:
         """Answer what the rounds ask of the language model, and give out everything else."""
         reply: Row | None = None
+        if self._going is not None:
+            self._going.close()  # its words would otherwise get between ours
+        self._going = going
         try:
             while True:
                 try:

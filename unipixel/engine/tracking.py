@@ -14,7 +14,7 @@ from torch import Tensor
 from unipixel.engine.features import FrameFeatureCache
 from unipixel.engine.timing import Clock
 from unipixel.masks import Rle, decode_rle, encode_rle
-from unipixel.model.segmenter import Decoded, FrameFeatures, Segmenter
+from unipixel.model.segmenter import MEMORY_BIAS, MEMORY_SCALE, Decoded, FrameFeatures, Segmenter
 from unipixel.model.tracker import Tracker
 
 PIXELS_AT_ONCE = 1 << 24
@@ -203,9 +203,10 @@ def correct_mask(segmenter: Segmenter, frame: FrameFeatures, anchors: Sequence[A
     Source: SAM 2, section 4 (a click refines the mask of the round before).
     """
     side = 4 * segmenter.config.grid
-    masks = _square([a.mask for a in anchors], segmenter).float()
-    logits = F.interpolate(masks[:, None], size=(side, side), mode="bilinear", antialias=True) * 20 - 10
-    dense = segmenter.prompt_encoder.mask_embed(logits.to(segmenter.dtype))
+    masks = _square([a.mask for a in anchors], segmenter).to(segmenter.dtype)
+    # 4 x 4 pixels of the square are one of the low-resolution mask
+    logits = F.avg_pool2d(masks[:, None], segmenter.config.image_size // side) * MEMORY_SCALE + MEMORY_BIAS
+    dense = segmenter.prompt_encoder.mask_embed(logits)
     hidden, points = _prompts(anchors)
     return segmenter.decode(segmenter.unconditioned(frame), frame, hidden, points, dense=dense)
 
@@ -258,7 +259,8 @@ def _square(masks: Iterable[Rle | None], segmenter: Segmenter) -> Tensor:
     """Source masks as SAM sees them, bool (N, S, S): half of a pixel's area, or any of it for what would vanish."""
     side = segmenter.config.image_size
     decoded = np.stack([decode_rle(mask) for mask in masks if mask is not None])
-    full = torch.from_numpy(decoded)[:, None].to(segmenter.no_memory_embedding.device, torch.float32)
+    full = torch.from_numpy(decoded)[:, None].float()  # on the CPU: not every device can resize with antialiasing
     share = F.interpolate(full, size=(side, side), mode="bilinear", antialias=True)[:, 0]  # (N, S, S)
     half = share >= 0.5
-    return torch.where(half.flatten(1).any(-1)[:, None, None], half, share > 0)
+    square = torch.where(half.flatten(1).any(-1)[:, None, None], half, share > 0)
+    return square.to(segmenter.no_memory_embedding.device)

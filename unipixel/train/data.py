@@ -39,6 +39,8 @@ class StickerTraining(Dataset[TrainingInputs]):
         rng = np.random.default_rng((recipe.seed, 1, index))
         world = (video if is_video else scene)(recipe.seed, index, self._settings)
         if recipe.objective == "prompt":
+            if not world.masks[:, 0].any():  # a clip that opens empty gives nothing to point at
+                world = scene(recipe.seed, index, self._settings)
             questions = prompt_turns(world, rng, recipe)
         else:
             questions = turns(world, rng, recipe.video_turns if is_video else recipe.turns, recipe.mix)

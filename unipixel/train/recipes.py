@@ -45,6 +45,8 @@ class Recipe:
     """What the sticker scenes look like."""
     dense_words: float = 0.0
     """Weight of the helper loss in which each visual token predicts the name of what it shows."""
+    binding: float = 0.0
+    """Weight of the helper loss by which states that predict `<|seg|>` look at their object (stills only)."""
     pointing: float = 0.0
     """Weight of the helper loss that draws mask queries towards SAM's own tokens of the object's box."""
     losses: LossWeights = field(default_factory=LossWeights)
@@ -72,10 +74,68 @@ EASY_WORLD = SceneSettings(
 
 
 FIRST_NAMES = tuple(
-    "apple banana strawberry grapes watermelon pineapple tomato eggplant corn carrot mushroom pizza burger bread donut "
-    "cookie cake egg dog cat mouse rabbit bear tiger cow pig frog penguin turtle fish octopus snail bee butterfly owl "
-    "elephant car bus truck bicycle airplane rocket ship train house key lock bell book camera guitar umbrella crown "
-    "hammer scissors chair star sunflower tree duck".split()
+    [
+        "apple",
+        "banana",
+        "strawberry",
+        "grapes",
+        "watermelon",
+        "pineapple",
+        "tomato",
+        "eggplant",
+        "corn",
+        "carrot",
+        "mushroom",
+        "pizza",
+        "burger",
+        "bread",
+        "donut",
+        "cookie",
+        "cake",
+        "egg",
+        "dog",
+        "cat",
+        "mouse",
+        "rabbit",
+        "bear",
+        "tiger",
+        "cow",
+        "pig",
+        "frog",
+        "penguin",
+        "turtle",
+        "fish",
+        "octopus",
+        "snail",
+        "bee",
+        "butterfly",
+        "owl",
+        "elephant",
+        "car",
+        "bus",
+        "truck",
+        "bicycle",
+        "airplane",
+        "rocket",
+        "ship",
+        "train",
+        "house",
+        "key",
+        "lock",
+        "bell",
+        "book",
+        "camera",
+        "guitar",
+        "umbrella",
+        "crown",
+        "hammer",
+        "scissors",
+        "chair",
+        "star",
+        "sunflower",
+        "tree",
+        "duck",
+    ]
 )
 """Sixty names to begin with."""
 
@@ -135,6 +195,7 @@ def nano_bind() -> Recipe:
         mix={"refer": 6.0, "point": 1.5, "box": 1.5, "name": 2.0, "absent": 1.0},
         world=FIRST_WORLD,
         dense_words=0.5,
+        binding=0.3,
         pointing=1.0,
         losses=EASY,
     )

@@ -16,9 +16,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import fill, read_checkpoint, save_model
 from unipixel.processing.processor import Processor
+from unipixel.train.binding import binding_loss, layer_input
 from unipixel.train.data import Collator
 from unipixel.train.losses import LossWeights, frame_loss, segment_loss, total_loss, word_loss
 from unipixel.train.recipes import Recipe
+
+BINDING_LAYER = 1
+"""Decoder layer of the "binding" helper: the words are read, and two layers are left to work with what was found."""
 
 
 def prompt_loss(
@@ -159,12 +163,17 @@ class UniPixelTrainer(Trainer):
             vision = inner.encode_vision(batch["pixel_values"], batch["grid_thw"])
             terms = word_loss(inner, vision.merged, words)
             return terms | {"loss": terms["words"]}
-        output = model(**batch)
+        with layer_input(inner, BINDING_LAYER) as kept:
+            output = model(**batch)
         terms = total_loss(output, batch, recipe.losses)
         terms |= accuracy(output.decoded, batch["target_masks"], kinds)
         if words is not None and output.vision is not None:
             terms |= word_loss(inner, output.vision.merged, words)
             terms["loss"] = terms["loss"] + recipe.dense_words * terms["words"]
+        if recipe.binding:
+            counts = [len(q) for q in output.seg_tokens]
+            terms |= binding_loss(inner, BINDING_LAYER, kept, batch, counts)
+            terms["loss"] = terms["loss"] + recipe.binding * terms["binding"]
         if recipe.pointing:
             terms["pointing"] = pointing_loss(inner, output.seg_tokens, batch["target_masks"])
             terms["loss"] = terms["loss"] + recipe.pointing * terms["pointing"]
