@@ -210,7 +210,7 @@ class PixelConfig:
     """Where text positions go on after a visual: maximum over the spatial axes, or over all three. Released:
     "all_axes"."""
     visual_place_encoding: bool = False
-    """Add a fixed sine/cosine code of each cell's place to the visual tokens. Released: False; nano: True."""
+    """Normalise visual tokens and add a fixed sine/cosine code of their place. Released: False; nano: True."""
 
 
 RELEASED_PIXEL = PixelConfig(region_pool_order="window", integer_seconds_per_grid=True, rope_restart="all_axes")

@@ -113,12 +113,14 @@ def encode_vision(
     config: UniPixelConfig,
     pixel_values: Tensor,
     grids: tuple[Grid, ...],
+    place_matrix: Tensor,
 ) -> VisionFeatures:
     """Run the vision tower over any number of visuals at once.
 
     Args:
         pixel_values: (sum of t*h*w, 3 * 2 * 14 * 14) normalised patches in merge-block order.
         grids: (t, h, w) of every visual, in patches.
+        place_matrix: of SAM's Fourier code, for models with `visual_place_encoding`.
 
     Source: Qwen2.5-VL technical report, section 2.1; window order as in transformers.
     """
@@ -146,25 +148,42 @@ def encode_vision(
     raster_index = layout.raster_index.to(x.device)
     merged = tower.merger.mlp(pre_merge)[raster_index]
     if config.pixel.visual_place_encoding:
-        merged = merged + place_encoding(grids, merge, merged.shape[-1]).to(merged)
+        # content is brought to the scale of the code: left alone it grows until the code is lost in it
+        content = F.rms_norm(merged.float(), merged.shape[-1:])
+        merged = (content + place_encoding(grids, merge, merged.shape[-1], place_matrix)).to(merged.dtype)
     if config.pixel.region_pool_order == "raster":
         pre_merge = pre_merge[raster_index]
     return VisionFeatures(merged, pre_merge, grids)
 
 
 @lru_cache(maxsize=64)
-def place_encoding(grids: tuple[Grid, ...], merge: int, width: int) -> Tensor:
-    """(R, width) fixed code of each cell's place in its image: sines and cosines of y and x at width/4 frequencies."""
+def _cell_centres(grids: tuple[Grid, ...], merge: int) -> Tensor:
+    """(R, 2) x and y of every visual token's centre in its image, 0..1."""
     with torch.inference_mode(False):
-        frequency = math.pi * torch.logspace(-1, 3.5, width // 4, base=2.0)
         rows = []
         for t, h, w in grids:
             y = (torch.arange(h // merge) + 0.5) / (h // merge)
             x = (torch.arange(w // merge) + 0.5) / (w // merge)
-            cells = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flatten(0, 1)  # (cells, 2)
-            angle = (cells[..., None] * frequency).flatten(1)
-            rows.append(torch.cat([angle.sin(), angle.cos()], -1).repeat(t, 1))
+            row, column = torch.meshgrid(y, x, indexing="ij")
+            rows.append(torch.stack([column, row], -1).flatten(0, 1).repeat(t, 1))
         return torch.cat(rows)
+
+
+def place_encoding(grids: tuple[Grid, ...], merge: int, width: int, matrix: Tensor) -> Tensor:
+    """(R, width) fixed code of each visual token's place in its image, in fp32.
+
+    The first C channels are SAM's own Fourier code, so that a place that the decoder has looked at can be handed on to
+    the mask decoder as it is; the others are sines and cosines of x and y at rising frequencies.
+
+    Args:
+        matrix: (2, C/2) of SAM's Fourier code.
+    """
+    centre = _cell_centres(grids, merge).to(matrix.device)
+    angle = 2 * math.pi * (2 * centre - 1) @ matrix.float()
+    rest = width - 2 * matrix.shape[1]
+    frequency = math.pi * torch.logspace(-1, 3.5, rest // 4, base=2.0, device=centre.device)
+    plain = (centre[..., None] * frequency).flatten(1)
+    return torch.cat([angle.sin(), angle.cos(), plain.sin(), plain.cos()], -1)
 
 
 def rope_index(

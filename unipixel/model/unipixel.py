@@ -71,7 +71,8 @@ class UniPixel(nn.Module):
         grids: tuple[Grid, ...] = tuple((int(t), int(h), int(w)) for t, h, w in grid_thw.tolist())
         if sum(t * h * w for t, h, w in grids) != len(pixel_values):
             raise ValueError(f"{len(pixel_values)} patches do not fill the grids {grids}")
-        return language.encode_vision(self.visual, self.config, pixel_values, grids)
+        matrix = self.segmenter.shared_image_embedding.positional_embedding
+        return language.encode_vision(self.visual, self.config, pixel_values, grids, matrix)
 
     def encode_points(
         self, coords: Sequence[Tensor], labels: Sequence[Tensor], frames: Tensor, num_frames: int | Tensor

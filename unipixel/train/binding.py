@@ -1,7 +1,7 @@
 """A helper for models that learn language and sight at once: the state that predicts `<|seg|>` looks at its object.
 
 Where a decoder starts from nothing, words bind to pixels only after tens of thousands of scenes. This term shows the
-way: in one decoder layer, half of the heads are asked to attend, among the visual tokens, to those of the object.
+way: in one decoder layer, half of the heads are asked to attend to the visual tokens of the object, of all that they see.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
+from unipixel.model import language
 from unipixel.model.unipixel import UniPixel
 
 
@@ -52,6 +53,8 @@ def binding_loss(
     key = attention.k_proj(x).unflatten(-1, (-1, head)).transpose(1, 2)
     query, key = apply_rotary_pos_emb(query, key, cos, sin)
     query = query[:, ::2]  # the heads whose keys began as copies of them; one per group
+    visible = language.attention_bias(batch["attention_mask"], len(ids), ids.shape[1], 0, ids.device)
+    assert visible is not None  # only a single token has no mask
     merge = config.vision.spatial_merge_size
     losses, shares = [], []
     for b, (_, h, w) in enumerate(batch["grid_thw"].tolist()):
@@ -65,8 +68,9 @@ def binding_loss(
         if not there.any():
             continue
         wanted = (cover / cover.amax(1, keepdim=True).clamp(min=1e-6))[there]
-        logits = query[b][:, asking[there]].float() @ key[b][:, seen].float().transpose(1, 2) / head**0.5
-        share = (logits.softmax(-1) * wanted).sum(-1).clamp(min=1e-6)  # (heads, O)
+        logits = query[b][:, asking[there]].float() @ key[b].float().transpose(1, 2) / head**0.5
+        logits = logits.masked_fill(~visible[b, 0, asking[there]], float("-inf"))
+        share = (logits.softmax(-1)[..., seen] * wanted).sum(-1).clamp(min=1e-6)  # (heads, O)
         losses.append(-share.log().mean(0))
         shares.append(share.mean(0))
     if not losses:

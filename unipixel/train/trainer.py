@@ -229,7 +229,7 @@ class JsonLines(TrainerCallback):
 
 
 def arguments(
-    recipe: Recipe, folder: Path, *, workers: int = 1, bf16: bool = True, save_steps: int = 250
+    recipe: Recipe, folder: Path, *, workers: int = 1, bf16: bool = True, save_steps: int = 100
 ) -> TrainingArguments:
     """The recipe in transformers' terms."""
     cuda = torch.cuda.is_available()
