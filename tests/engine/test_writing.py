@@ -33,6 +33,7 @@ def written(engine: Engine, text: str, first_id: int = 5) -> tuple[list[str], li
         ("the dog <|seg|> and the red ball <|seg|>", "the dog [5] and the red ball [6]"),
         ("[1] <|seg|> [2] <|seg|>", "[5] [6]"),
         ("the dog [1] <|seg|>, see [3].", "the dog [5], see [3]."),
+        ("the dog<|seg|>, see [3].", "the dog [5], see [3]."),
         ("<|seg|><|seg|>", "[5][6]"),
         ("  two  words \n", "two  words"),
         ("a list[3] of [12", "a list[3] of [12"),

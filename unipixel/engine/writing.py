@@ -66,7 +66,9 @@ class ReplyText:
             self._held = self._held[: own.start()]
         before = self._since + self._held
         object_id = self._name(before, int(own[1]) if own else None)
-        shown, self._held = f"{self._held}[{object_id}]", ""
+        # a model may write its token right behind the word; the reader gets a space
+        gap = " " if (self.text + self._held)[-1:].isalnum() else ""
+        shown, self._held = f"{self._held}{gap}[{object_id}]", ""
         shown = self._show(shown)
         self._since = ""
         return shown
