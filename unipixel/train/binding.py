@@ -1,7 +1,7 @@
 """A helper for models that learn language and sight at once: the state that predicts `<|seg|>` looks at its object.
 
 Where a decoder starts from nothing, words bind to pixels only after tens of thousands of scenes. This term shows the
-way: in one decoder layer, half of the heads are asked to attend to the visual tokens of the object, of all that they see.
+way: in one decoder layer, half of the heads are asked to attend to the object's visual tokens, of all that they see.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from unipixel.stickers import SceneSettings
+from unipixel.stickers import TRAINING_FAMILIES, SceneSettings
 from unipixel.train.losses import LossWeights
 
 Mix = dict[str, float]
@@ -164,4 +164,35 @@ def nano_track() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {r().name: r for r in (nano_prompt, nano_words, nano_bind, nano_track)}
+def nano_settle() -> Recipe:
+    """Third leg: harder scenes, questions over memory, and a falling rate."""
+    return replace(
+        nano_bind(),
+        name="nano_settle",
+        seed=1,
+        steps=560,
+        decay_share=0.6,
+        mix={
+            "refer": 5.0,
+            "refer_many": 0.5,
+            "point": 1.5,
+            "box": 1.5,
+            "name": 1.5,
+            "name_mem": 1.0,
+            "choice": 1.0,
+            "absent": 1.0,
+        },
+        world=replace(
+            FIRST_WORLD,
+            num_objects=(2, 5),
+            families=TRAINING_FAMILIES,
+            repaint=0.2,
+            twins=0.1,
+            patterns=(),
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    r().name: r for r in (nano_prompt, nano_words, nano_bind, nano_track, nano_settle)
+}
