@@ -8,16 +8,13 @@ STAMP := .venv/installed.stamp
 THREADS ?= 2
 TESTS ?=
 
-DEMO_PICTURE ?= examples/media/picture.png
-DEMO_VIDEO ?= examples/media/clip.mp4
 DEMO_OUT ?= demo
 
 .PHONY: demo test check format lint types venv clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
-	$(BIN)/unipixel ask $(DEMO_PICTURE) "Please segment the dog." -o $(DEMO_OUT)/picture
-	$(BIN)/unipixel ask $(DEMO_VIDEO) "Please segment every moving object." -o $(DEMO_OUT)/video
+	$(BIN)/unipixel demo -o $(DEMO_OUT)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest $(TESTS)

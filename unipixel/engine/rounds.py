@@ -111,14 +111,13 @@ def _prefill(
 ) -> Generator[Piece | Ask, Row | None, Written]:
     """The first round: the model says which pixels the points and boxes are about; their masks enter the memory."""
     expected = {one.id: one for one in pointed}
-    found: dict[int, Segment] = {}
+    left = list(expected)
 
     def name(own: int | None) -> int:
-        left = [i for i in expected if i not in found]
-        object_id = own if own in left else left[0] if left else None
-        object_id = space.memory.reserve() if object_id is None else object_id
-        found[object_id] = Segment(object_id, None)
-        return object_id
+        if not left:
+            return space.memory.reserve()
+        # the model numbers what it segments; where it does not, or wrongly, the order of the prompts counts
+        return left.pop(left.index(own) if own in left else 0)
 
     longest = min(request.decoding.max_new_tokens, PREFILL_TOKENS * (1 + len(pointed)))
     decoding = replace(request.decoding, max_new_tokens=longest)
