@@ -9,7 +9,7 @@ Needs, besides the project's own packages, `cairosvg` (with the cairo library) a
     PYTHONPATH=. python tools/build_sprites.py icons
 
 It writes `unipixel/stickers/sheets/FAMILY.webp` (a grid of 96 px sprites with transparency) and `index.json` (which
-thing sits in which cell), and `NOTICE-fragment.md` with the licences that the packages state. With `--contact DIR` it
+thing sits in which cell), and `LICENCES.md` with the licences that the packages state. With `--contact DIR` it
 also writes pictures that put the families side by side: look at them after each change of the tables in
 `sprite_sources.py`.
 """
@@ -155,7 +155,7 @@ def main() -> None:
         print(family, len(sprites), "sprites", (sheets / f"{family}.webp").stat().st_size, "bytes")
     index = {"size": SIZE, "columns": COLUMNS, "families": {f: [s[0] for s in rows] for f, rows in table.items()}}
     (sheets / "index.json").write_text(json.dumps(index, separators=(",", ":")) + "\n")
-    (STICKERS / "NOTICE-fragment.md").write_text(notice(arguments.icons))
+    (STICKERS / "LICENCES.md").write_text(notice(arguments.icons))
     if arguments.contact:
         write_contact(table, arguments.contact)
 

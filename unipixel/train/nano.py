@@ -104,6 +104,8 @@ def initialise(model: UniPixel, generator: torch.Generator) -> None:
     sam = model.segmenter
     # where a prompt points and where a cell lies are written in one code, and attention compares them from the start
     code = sam.shared_image_embedding.positional_embedding
+    for matrix in (code, model.prompt_encoder.time_matrix):
+        matrix.copy_(torch.randn(matrix.shape, generator=generator))
     model.prompt_encoder.encoder.shared_embedding.positional_embedding.copy_(code)
     transformer = sam.mask_decoder.transformer
     crossing = [

@@ -1,0 +1,138 @@
+"""The training loop of nano: recipes run and save, samples depend on their number alone, resting parts rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unipixel.model.unipixel import UniPixel
+from unipixel.model.weights import load_model
+from unipixel.processing import ImageSettings, Processor, build_tokenizer
+from unipixel.processing.chat import SYSTEM
+from unipixel.stickers import THINGS, scene, vocabulary_texts
+from unipixel.train.data import Collator, StickerTraining, cell_words
+from unipixel.train.losses import LossWeights, frame_loss
+from unipixel.train.nano import IMAGE_SIZE, initialise, nano_config
+from unipixel.train.recipes import RECIPES
+from unipixel.train.trainer import correction_clicks, load_into, train
+
+
+@pytest.fixture(scope="module")
+def processor() -> Processor:
+    area = IMAGE_SIZE**2
+    settings = ImageSettings(
+        min_pixels=area - 1000, max_pixels=area + 1000, share_budget=False, sam_size=160, target_rule="nearest"
+    )
+    return Processor(build_tokenizer([SYSTEM, "system user assistant", *vocabulary_texts()]), settings)
+
+
+def fresh(processor: Processor, seed: int = 0) -> UniPixel:
+    model = UniPixel(nano_config(len(processor.tokenizer), processor.chat.ids))
+    initialise(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def test_nano_has_between_8_and_15_million_parameters(processor: Processor) -> None:
+    count = sum(p.numel() for p in fresh(processor).parameters())
+    assert 8e6 < count < 15e6
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_takes_a_step_moves_only_its_parts_and_saves_a_checkpoint(
+    processor: Processor, tmp_path: Path, name: str
+) -> None:
+    recipe = replace(RECIPES[name](), steps=1, batch_size=2, warmup_steps=0, decay_share=0.0, video_share=0.0)
+    model = fresh(processor)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    final = train(model, processor, recipe, StickerTraining(processor, recipe), tmp_path, workers=0, bf16=False)
+    moved = {k for k, v in model.named_parameters() if not torch.equal(v, before[k])}
+    assert moved and all(k.startswith(recipe.trainable) for k in moved)
+    saved = load_model(final).state_dict()
+    assert all(torch.equal(saved[k], v) for k, v in model.state_dict().items())
+
+
+def test_clips_train_the_memory(processor: Processor, tmp_path: Path) -> None:
+    recipe = replace(RECIPES["nano_track"](), steps=1, batch_size=2, warmup_steps=0, decay_share=0.0, video_share=1.0)
+    model = fresh(processor)
+    before = model.segmenter.memory_attention.layers[0].cross_attn_image.q_proj.weight.clone()
+    train(model, processor, recipe, StickerTraining(processor, recipe), tmp_path, workers=0, bf16=False)
+    assert not torch.equal(model.segmenter.memory_attention.layers[0].cross_attn_image.q_proj.weight, before)
+
+
+def test_a_sample_depends_on_its_number_alone(processor: Processor) -> None:
+    recipe = RECIPES["nano_bind"]()
+    one, other = StickerTraining(processor, recipe)[5], StickerTraining(processor, recipe)
+    other[4]
+    again = other[5]
+    assert torch.equal(one["input_ids"], again["input_ids"]) and torch.equal(one["pixel_values"], again["pixel_values"])
+
+
+def test_a_fresh_segmenter_hears_the_prompt_as_loudly_as_the_picture(processor: Processor) -> None:
+    recipe = RECIPES["nano_prompt"]()
+    model, dataset = fresh(processor).eval(), StickerTraining(processor, recipe)
+    batch = Collator(processor, model.config)([dataset[0]])
+    sam = model.segmenter
+    with torch.inference_mode():
+        features = sam.encode(batch["sam_frames"][0])
+        tokens = torch.stack(
+            [
+                sam.prompt_encoder(xy[None, None], kind[None, None], None, None)[0][0, 0, :2]
+                for xy, kind in zip(batch["point_coords"], batch["point_labels"], strict=True)
+            ]
+        )
+        logits = sam.decode(sam.unconditioned(features), features, tokens, mark_absent=False).multimask_logits
+    assert logits.std(0).mean() > 0.25 * logits.std()
+
+
+def test_cells_are_named_after_what_they_show() -> None:
+    world = scene(3, 1)
+    words = {name: 100 + i for i, name in enumerate(THINGS)}
+    labels = cell_words(world, words, 6, 6, nothing=7).view(6, 6)
+    height, width = world.masks.shape[2:]
+    for row, column in np.ndindex(6, 6):
+        y, x = row * height // 6, column * width // 6
+        cell = world.masks[:, 0, y : y + height // 6, x : x + width // 6].mean((1, 2))
+        expected = words[world.objects[int(cell.argmax())].thing.name] if cell.max() > 0.3 else None
+        if expected is not None:
+            assert labels[row, column] == expected
+        elif cell.sum() < 0.05:
+            assert labels[row, column] == 7
+
+
+def test_a_correcting_click_lies_where_the_mask_is_wrong() -> None:
+    goal = torch.zeros(1, 8, 8, dtype=torch.bool)
+    goal[0, 2:4, 2:4] = True
+    painted = torch.full((1, 8, 8), -1.0)
+    painted[0, 6:, 6:] = 1.0
+    for _ in range(10):
+        (coords,), (label,) = correction_clicks(painted, goal, 8)
+        x, y = (int(v) for v in coords[0])
+        assert goal[0, y, x] == bool(label[0]) and (goal[0, y, x] or painted[0, y, x] > 0)
+
+
+def test_the_selection_term_counts_only_pixels_of_asked_objects(processor: Processor) -> None:
+    recipe = RECIPES["nano_prompt"]()
+    model, dataset = fresh(processor), StickerTraining(processor, recipe)
+    batch = Collator(processor, model.config)([dataset[0]])
+    decoded = model.segment(list(torch.randn(1, batch["target_masks"][0].shape[1], 2, 128)), batch["sam_frames"])[0]
+    assert decoded is not None
+    goal = batch["target_masks"][0][0]
+    weights = LossWeights(selection=1.0, full_resolution=False)
+    nowhere = torch.zeros_like(goal[:1])
+    assert frame_loss(decoded[0], goal, weights, nowhere).selection == 0
+    assert frame_loss(decoded[0], goal, weights).selection > 0
+
+
+def test_parts_of_another_checkpoint_are_taken_over_and_the_rest_is_left(processor: Processor, tmp_path: Path) -> None:
+    recipe = replace(RECIPES["nano_prompt"](), steps=1, batch_size=1)
+    final = train(fresh(processor), processor, recipe, StickerTraining(processor, recipe), tmp_path, workers=0)
+    model, own = fresh(processor, seed=1), fresh(processor, seed=1)
+    load_into(model, final, ("segmenter",))
+    theirs = load_model(final).state_dict()
+    for name, value in model.state_dict().items():
+        source = theirs if name.startswith("segmenter") else own.state_dict()
+        assert torch.equal(value, source[name]), name
