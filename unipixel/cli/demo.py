@@ -36,10 +36,9 @@ def demo(
     """Ask about a bundled picture and a bundled video of several moving objects, and write overlays to look at."""
     check_folder(out, "--out")
     engine = load_engine(model, device)
-    for name in dict.fromkeys(example[0] for example in EXAMPLES):
+    for name, result, question in EXAMPLES:
         with bundled(name) as path, engine.open(str(path)) as session:
-            for _, result, question in (example for example in EXAMPLES if example[0] == name):
-                typer.echo(f"\n{name}: {question}")
-                answer = follow(session, question, max_new_tokens=max_new_tokens)
-                show_objects(answer.objects, session.num_frames)
-                show_written(save(answer, out / result))
+            typer.echo(f"\n{name}: {question}")
+            answer = follow(session, question, max_new_tokens=max_new_tokens)
+            show_objects(answer.objects, session.num_frames)
+            show_written(save(answer, out / result))

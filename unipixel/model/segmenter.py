@@ -248,7 +248,8 @@ class Segmenter(nn.Module):
         dense = self.prompt_encoder.mask_embed(self.mask_downsample(full))
         seen = masks.flatten(1).any(-1)
         decoded = self.decode(self.unconditioned(features), features, dense=dense, mark_absent=False)
-        logits = F.interpolate(full * MEMORY_SCALE + MEMORY_BIAS, scale_factor=0.25, mode="bilinear", antialias=True)
+        level = masks[:, None].float() * MEMORY_SCALE + MEMORY_BIAS  # there is no antialiasing in bf16
+        logits = F.interpolate(level, scale_factor=0.25, mode="bilinear", antialias=True).to(self.dtype)
         score = torch.where(seen, 10.0, -10.0).to(self.dtype)
         pointer = torch.where(seen[:, None], decoded.object_pointer, self.no_object_pointer)
         ious = torch.ones_like(decoded.multimask_ious)
