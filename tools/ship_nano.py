@@ -1,6 +1,6 @@
 """Put a trained checkpoint into the package as ``nano``: bf16 weights in shards below 16 MB, tokenizer and settings.
 
-    python tools/ship_nano.py RUN/final
+python tools/ship_nano.py RUN/final
 """
 
 from __future__ import annotations
