@@ -14,7 +14,7 @@ import numpy as np
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
 from unipixel.errors import UnipixelError
-from unipixel.metrics import Overlap, overlap, overlap_scores, parse_choice, volume_scores
+from unipixel.metrics import overlap, overlap_scores, parse_choice, volume_scores
 from unipixel.sample import Box, Point, Turn
 from unipixel.stickers import EVAL_SEED, Scene, SceneSettings, scene, turns, video
 from unipixel.stickers.facts import tight_box
@@ -298,5 +298,3 @@ FIGURES: dict[str, Callable[[Evaluation], Figure]] = {
     "pixelqa": pixelqa,
 }
 """Name of a task -> how it is measured."""
-
-__all__ = ["FIGURES", "Evaluation", "Figure", "Overlap", "Question"]
