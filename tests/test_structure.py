@@ -31,7 +31,7 @@ FLOORS = {
     "draw": 1,
     "sample": 2,
     "model": 3,
-    "data": 3,
+    "data": 4,
     "stickers": 3,
     "processing": 4,
     "engine": 5,

@@ -7,6 +7,7 @@ are counted within the clip (``t``), starting at 0.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -51,6 +52,39 @@ class Mask:
 Prompt = Point | Box | Mask
 
 
+QueryKind = Literal[
+    "query", "sentence", "explanatory", "question", "description", "part", "caption", "qa", "choice", "conversation"
+]
+"""What an annotated query is.
+
+Answered by masks: ``query`` a noun phrase, ``part`` the same as ``whole:part``, ``sentence`` one that implies the
+object, ``explanatory`` the same with reasons wanted, ``question`` to be answered in words too, ``description`` a long
+one. Answered by words: ``caption`` of the objects in `Query.about`, ``qa``, ``choice`` among `Query.options`,
+``conversation`` a turn to be taken as it is.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What a dataset asks, before it is put into words for the model."""
+
+    kind: QueryKind
+    text: str
+    """Expression or question as annotated; objects in ``about`` are mentioned as ``[id]``."""
+    answer: str = ""
+    """Annotated reply in words; of a choice, the letter of the right option."""
+    targets: tuple[int | None, ...] = ()
+    """Ids (keys of ``Sample.objects``) that the answer segments, each by one ``<|seg|>``; None: not there."""
+    about: tuple[int, ...] = ()
+    """Ids of the objects that the question is about."""
+    options: tuple[str, ...] = ()
+    """Texts of the options of a choice, without their letters."""
+    frame: int | None = None
+    """Frame t of the clip on which the objects in ``about`` are pointed at; None: any."""
+    category: str = ""
+    """Group in which a benchmark reports it, such as ``"reasoning"``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Turn:
     """One question with its answer, in the model's own markup.
@@ -79,5 +113,11 @@ class Sample:
     objects: dict[int, MaskTrack] = field(default_factory=dict)
     """Ground-truth (or known) masks by object id, at source size over the clip's frames."""
     turns: tuple[Turn, ...] = ()
+    queries: tuple[Query, ...] = ()
+    """What a dataset asks about it; ``processing.wording`` makes turns of them."""
+    areas: dict[str, MaskTrack] = field(default_factory=dict)
+    """Masks that are no objects: ``"ignore"`` counts neither way, ``"foreground"`` covers every annotated object."""
+    boxes: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
+    """Annotated boxes (x1, y1, x2, y2) by object id, where a dataset has them beside the masks."""
     source: str = ""
     """Dataset and record, named when the sample turns out to be bad."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from unipixel.processing.chat import REF, SEG
 from unipixel.processing.prompts import ANSWERS, noun_phrase
+from unipixel.processing.wording import listed
 
 MAX_LABEL = 80
 """Characters of a label."""
@@ -22,11 +23,6 @@ _REQUEST = re.compile(
 _DEMONSTRATIVE = re.compile(
     r"\bth(?:is|ese)(?: (?:objects?|things?|regions?|ones?))?(?=\s*(?:[.,?!]|$))", re.IGNORECASE
 )
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words as an enumeration: "a", "a and b", "a, b and c"."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def prefilling(object_ids: Sequence[int]) -> str:

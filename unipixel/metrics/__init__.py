@@ -5,6 +5,7 @@
     sequences   J and F of whole videos and their statistics; ReVOS
     boxes       boxes from masks, referring comprehension (REC)
     choices     multiple-choice answers
+    captions    captions against references: CIDEr-D, overlap of words
 
 Masks are ``bool``; other types are refused, because 0/255 arrays compared with 0/1 arrays are a known source of wrong
 figures. A prediction and its target have the same size: predictions are brought to source size before scoring.
@@ -12,6 +13,7 @@ figures. A prediction and its target have the same size: predictions are brought
 
 from unipixel.metrics.boundary import boundary_f, boundary_map, boundary_radius
 from unipixel.metrics.boxes import box_from_mask, box_iou, rec_hit
+from unipixel.metrics.captions import CiderScores, cider_d, token_f1
 from unipixel.metrics.choices import ChoiceScores, choice_accuracy, parse_choice
 from unipixel.metrics.regions import (
     Overlap,
@@ -36,6 +38,7 @@ from unipixel.metrics.sequences import (
 
 __all__ = [
     "ChoiceScores",
+    "CiderScores",
     "DavisScores",
     "FrameScores",
     "Overlap",
@@ -49,6 +52,7 @@ __all__ = [
     "box_from_mask",
     "box_iou",
     "choice_accuracy",
+    "cider_d",
     "davis_scores",
     "frame_scores",
     "iou",
@@ -59,5 +63,6 @@ __all__ = [
     "revos_frame_scores",
     "revos_scores",
     "statistics",
+    "token_f1",
     "volume_scores",
 ]

@@ -29,6 +29,11 @@ def point_on(scene: Scene, n: int, rng: np.random.Generator) -> Point:
     if scene.held_out:
         x, y = interior_point(mask)
         return Point(x=float(x), y=float(y), frame=t)
+    return random_point(mask, rng, t)
+
+
+def random_point(mask: np.ndarray, rng: np.random.Generator, t: int = 0) -> Point:
+    """A click on a random pixel of a mask, bool (H, W), that is not empty."""
     spots = np.flatnonzero(mask)
     y, x = divmod(int(spots[int(rng.integers(len(spots)))]), mask.shape[1])
     return Point(x=x + 0.5, y=y + 0.5, frame=t)
@@ -42,10 +47,16 @@ def box_on(scene: Scene, n: int, rng: np.random.Generator) -> Box:
     if box is None:
         raise ValueError(f"object {n} is not visible on frame {t}; prompts need a frame on which it is")
     if not scene.held_out:
-        height, width = mask.shape
-        sides = np.tile(box[2:] - box[:2], 2)
-        box = np.clip(box + rng.uniform(-BOX_NOISE, BOX_NOISE, 4) * sides, 0, [width, height, width, height])
+        return noisy_box(box, mask.shape, rng, t)
     return Box(x1=float(box[0]), y1=float(box[1]), x2=float(box[2]), y2=float(box[3]), frame=t)
+
+
+def noisy_box(box: np.ndarray, size_hw: tuple[int, ...], rng: np.random.Generator, t: int = 0) -> Box:
+    """A box (x1, y1, x2, y2) whose edges are off by up to `BOX_NOISE` of its sides, kept inside the picture."""
+    height, width = size_hw
+    sides = np.tile(box[2:] - box[:2], 2)
+    x1, y1, x2, y2 = np.clip(box + rng.uniform(-BOX_NOISE, BOX_NOISE, 4) * sides, 0, [width, height, width, height])
+    return Box(x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), frame=t)
 
 
 def reference(scene: Scene, n: int, rng: np.random.Generator) -> tuple[Point | Box, ...]:

@@ -1,0 +1,182 @@
+"""RefCOCO and its kin, on the miniatures and on small trees with defects."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from unipixel.data import refer
+from unipixel.data.record import Record
+from unipixel.errors import DatasetError
+
+COUNTS = {
+    ("refcoco", "train"): (36, 122),
+    ("refcoco", "val"): (25, 25),
+    ("refcoco", "testA"): (4, 4),
+    ("refcoco", "testB"): (25, 25),
+    ("refcoco+", "train"): (36, 75),
+    ("refcoco+", "val"): (16, 16),
+    ("refcoco+", "testB"): (15, 15),
+    ("refcocog", "val"): (13, 13),
+    ("refcocog", "test"): (25, 25),
+    ("refclef", "train"): (8, 51),
+    ("refclef", "val"): (13, 13),
+    ("refclef", "test"): (14, 14),
+}
+"""Records and sentences of the miniatures."""
+
+
+@pytest.mark.parametrize(("dataset", "split"), COUNTS)
+def test_every_sentence_of_a_miniature_is_found_once(miniatures: Path, dataset: str, split: str) -> None:
+    records = refer.index(miniatures, dataset, split)
+    assert (len(records), sum(len(record.raw.sentences) for record in records)) == COUNTS[dataset, split]
+    assert len({record.id for record in records}) == len(records)
+    assert all(record.num_frames == 1 and record.data_type == "seg_image" for record in records)
+
+
+@pytest.mark.parametrize("dataset", ["refcoco", "refcocog", "refclef"])
+def test_masks_and_boxes_are_those_of_the_annotation_file(miniatures: Path, dataset: str) -> None:
+    folder = miniatures / "lisa" / "refer_seg" / dataset
+    annotations = {a["id"]: a for a in json.loads((folder / "instances.json").read_bytes())["annotations"]}
+    (path,) = folder.glob("refs(*).p")
+    references = {r["ref_id"]: r for r in pickle.loads(path.read_bytes(), encoding="latin1")}
+    for record in refer.index(miniatures, dataset, "val"):
+        sample = refer.sample(record)
+        ref_id, number = map(int, record.id.split("/"))
+        annotation = annotations[references[ref_id]["ann_id"]]
+        assert sample.queries[0].text == references[ref_id]["sentences"][number]["sent"]
+        assert sample.queries[0].targets == (1,) and sample.source == record.source
+        regions = annotation["segmentation"]
+        rles = regions if isinstance(regions[0], dict) else coco.frPyObjects(regions, *sample.media.size_hw)
+        assert np.array_equal(sample.objects[1].mask(0), coco.decode(coco.merge(rles)).astype(bool))
+        x, y, width, height = annotation["bbox"]
+        assert sample.boxes[1] == (x, y, x + width, y + height)
+
+
+def test_training_records_share_a_photo_and_number_its_objects(miniatures: Path) -> None:
+    record = next(r for r in refer.index(miniatures, "refcoco", "train") if len(r.raw.instances) == 4)
+    sample = refer.sample(record)
+    assert list(sample.objects) == [1, 2, 3, 4] and list(sample.boxes) == [1, 2, 3, 4]
+    assert {query.targets for query in sample.queries} == {(1,), (2,), (3,), (4,)}
+    for number, box in sample.boxes.items():
+        # Boxes and outlines were annotated apart and rounded: they agree to a few pixels.
+        assert np.abs(sample.objects[number].boxes[0] - box).max() < 4
+
+
+def test_a_photo_can_be_asked_for_as_a_clip_that_repeats_it(miniatures: Path) -> None:
+    record = refer.index(miniatures, "refcoco", "val")[0]
+    sample = refer.sample(record, [0, 0])
+    assert sample.media.num_frames == 2 and sample.objects[1].num_frames == 2 and not sample.media.is_video
+    with pytest.raises(ValueError, match="frame 1 was asked for"):
+        refer.sample(record, [1])
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [("testA", "testA"), ("testAB", "testA"), ("testAB", "testB"), ("test", "test"), ("testB", "test"), ("val", "val")],
+)
+def test_test_parts_are_told_by_their_letters(own: str, wanted: str) -> None:
+    assert refer._in_split(own, wanted)
+    assert not refer._in_split("train", wanted) and not refer._in_split(own, "train")
+    assert not refer._in_split("testB", "testA") and not refer._in_split("test", "testA")
+
+
+Tree = Callable[..., list[Record]]
+
+
+@pytest.fixture
+def tree(tmp_path: Path, write_json: Callable[[str, Any], Path], write_picture: Callable[..., Path]) -> Tree:
+    """A RefCLEF of one photo, 12 x 16, written with some fields changed, and its index."""
+
+    def build(split: str = "train", references: Any = None, **annotation: Any) -> list[Record]:
+        write_picture("lisa/refer_seg/images/saiapr_tc-12/1.jpg")
+        one = {"id": 5, "image_id": 1, "category_id": 2, "bbox": [4, 2, 6, 5], **annotation}
+        one.setdefault("segmentation", [[4, 2, 10, 2, 10, 7, 4, 7]])
+        document = {
+            "images": [{"id": 1, "file_name": "1.jpg", "height": 12, "width": 16}],
+            "annotations": [one],
+            "categories": [{"id": 2, "name": "hat"}],
+        }
+        path = write_json("lisa/refer_seg/refclef/instances.json", document)
+        sentences = [{"sent": "the hat", "sent_id": 0}, {"sent": "red hat", "sent_id": 1}]
+        reference = {"ref_id": 3, "ann_id": 5, "image_id": 1, "split": split, "sentences": sentences}
+        value = [reference, {**reference, "ref_id": 4}] if references is None else references
+        (path.parent / "refs(unc).p").write_bytes(pickle.dumps(value, protocol=2))
+        return refer.index(tmp_path, "refclef", split)
+
+    return build
+
+
+def test_two_references_to_one_annotation_share_an_object(tree: Tree) -> None:
+    (record,) = tree("train")
+    sample = refer.sample(record)
+    assert list(sample.objects) == [1] and [query.targets for query in sample.queries] == [(1,)] * 4
+    assert sample.objects[1].areas[0] == 30
+
+
+def test_a_bare_rle_is_read_like_a_list_of_one(tree: Tree) -> None:
+    mask = np.zeros((12, 16), dtype=np.uint8, order="F")
+    mask[3:6, 4:9] = 1
+    rle = coco.encode(mask)
+    rle = {"size": rle["size"], "counts": rle["counts"].decode()}
+    for segmentation in (rle, [rle]):
+        sample = refer.sample(tree("val", segmentation=segmentation)[0])
+        assert np.array_equal(sample.objects[1].mask(0), mask.astype(bool))
+
+
+def test_damaged_files_are_named(tree: Tree, tmp_path: Path) -> None:
+    tree("train")
+    folder = tmp_path / "lisa" / "refer_seg" / "refclef"
+    path = folder / "refs(unc).p"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    with pytest.raises(DatasetError, match=r"refclef: .*refs\(unc\)\.p is not a readable pickle"):
+        refer.index(tmp_path, "refclef", "train")
+    path.write_bytes(pickle.dumps([Path("x")]))
+    with pytest.raises(DatasetError, match="only plain data is accepted"):
+        refer.index(tmp_path, "refclef", "train")
+    path.write_bytes(whole)
+    (folder / "instances.json").write_text('{"images": [', encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"instances\.json is not valid JSON"):
+        refer.index(tmp_path, "refclef", "train")
+    (folder / "instances.json").unlink()
+    with pytest.raises(DatasetError, match=r"instances\.json does not exist.*unipixel data check refclef"):
+        refer.index(tmp_path, "refclef", "train")
+
+
+def test_references_that_lead_nowhere_are_refused(tree: Tree) -> None:
+    with pytest.raises(DatasetError, match="has no reference of the split 'val'"):
+        tree("val", references=[])
+    with pytest.raises(DatasetError, match="annotation 9 is not in"):
+        tree("val", references=[{"ref_id": 1, "ann_id": 9, "image_id": 1, "split": "val", "sentences": []}])
+    with pytest.raises(DatasetError, match="image 7 is not in"):
+        tree("val", references=[{"ref_id": 1, "ann_id": 5, "image_id": 7, "split": "val", "sentences": []}])
+    with pytest.raises(DatasetError, match="reference 0: the field 'split' is missing"):
+        tree("val", references=[{}])
+
+
+def test_photos_of_another_size_and_malformed_masks_are_refused(
+    tree: Tree, tmp_path: Path, write_picture: Callable[..., Path]
+) -> None:
+    (record, *_) = tree("val", segmentation=[[1, 2]])
+    with pytest.raises(DatasetError, match=r"refclef/val 3/0, annotation 5.*polygon"):
+        refer.sample(record)
+    with pytest.raises(DatasetError, match="a polygon is not a list of numbers"):
+        tree("val", segmentation=[["a", "b"]])
+    (record, *_) = tree("val")
+    photo = write_picture("lisa/refer_seg/images/saiapr_tc-12/1.jpg", (24, 32))
+    with pytest.raises(DatasetError, match=r"is for 12 x 16 pixels .*has 24 x 32"):
+        refer.sample(record)
+    photo.write_bytes(photo.read_bytes()[:60])
+    with pytest.raises(DatasetError, match=r"refclef/val 3/0: .*1\.jpg"):
+        refer.sample(record)
+    photo.unlink()
+    with pytest.raises(DatasetError, match=r"1\.jpg does not exist"):
+        refer.sample(record)

@@ -1,0 +1,16 @@
+"""Datasets: files on disk, read into `Sample`s with media and masks, without tokenizer, model or randomness.
+
+    from unipixel import data
+
+    records = data.open_index("refcoco", "path/to/root", "val")        # reads annotation files only
+    sample = data.read(records[0])                                     # media, masks, queries
+
+`DATASETS` is the catalogue. Each family of datasets has a module with two functions, ``index`` and ``sample``; its
+docstring says what is read, from where, under which licence, and which defects of the dataset are handled how.
+"""
+
+from unipixel.data.catalogue import DATASETS
+from unipixel.data.reading import find, open_index, read, split_name
+from unipixel.data.record import Dataset, Record
+
+__all__ = ["DATASETS", "Dataset", "Record", "find", "open_index", "read", "split_name"]

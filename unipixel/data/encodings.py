@@ -1,0 +1,323 @@
+"""Every way in which the datasets write masks down, read into ``bool`` arrays and mask tracks.
+
+| encoding | as found in | read by |
+|---|---|---|
+| COCO run lengths: text, bytes or a list of counts, or nothing | ReVOS, MeViS, RefCLEF, ... | `rle_mask`, `rle_track` |
+| COCO polygons, or lists of polygons and run lengths | RefCOCO, PACO, Osprey, ... | `regions_mask` |
+| PNG whose pixels are object or class ids | GroundMoRe, ADE20K, COCO-Stuff, Mapillary | `id_mask` |
+| PNG per object, 255 on the object | folders of prepared masks | `object_mask` |
+| labelled outlines with regions to ignore | ReasonSeg | `lisa_masks` |
+| SA-V masklets: frame by frame, every 4th frame of the video | Ref-SAV | `sav_track` |
+| ViCaS lists: frame by frame, the regions of several tracks | ViCaS | `vicas_track` |
+
+Argument ``where`` names dataset and record (or file) in messages. Masks must have the size of their frames: a mask of
+another size is refused and not stretched over a picture that it was not drawn on.
+
+Differs: the released reader stretches every mask to its frame. Where coordinates are known to refer to another size,
+as in the COCO style annotations that state ``height`` and ``width``, `regions_mask` takes that size as ``drawn_hw``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from unipixel.data.files import entry, read_json
+from unipixel.errors import DatasetError, MediaError
+from unipixel.masks import (
+    MaskTrack,
+    Rle,
+    area_rle,
+    decode_rle,
+    encode_rle,
+    load_index_png,
+    parse_rle,
+    polygons_to_mask,
+    union_rles,
+)
+
+_LISA_LABELS = ("target", "ignore", "flag")
+
+
+def rle_mask(value: Mapping[str, Any] | None, size_hw: tuple[int, int], where: str) -> np.ndarray:
+    """The mask of one RLE, bool (H, W); of nothing, an empty mask.
+
+    Args:
+        value: ``size`` and ``counts``, the counts as text, bytes or COCO's uncompressed list; or None.
+        size_hw: size of the picture.
+        where: what messages call it.
+
+    Raises:
+        DatasetError: it is malformed or of another size.
+    """
+    if value is None:
+        return np.zeros(size_hw, dtype=bool)
+    return decode_rle(_checked_rle(value, size_hw, where))
+
+
+def regions_mask(
+    regions: Sequence[Any] | Mapping[str, Any] | None,
+    size_hw: tuple[int, int],
+    where: str,
+    *,
+    drawn_hw: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """The union of COCO regions, bool (H, W).
+
+    Args:
+        regions: an RLE; one polygon as a flat list x1, y1, x2, y2, ...; a list of polygons, RLEs, lists of polygons
+            and None; or None.
+        size_hw: size of the picture.
+        where: what messages call it.
+        drawn_hw: size that the regions were drawn at, where it is another: the mask is then scaled to ``size_hw``.
+
+    Raises:
+        DatasetError: a region is malformed, or an RLE of another size.
+    """
+    height, width = drawn_hw or size_hw
+    polygons: list[Any] = []
+    mask = np.zeros((height, width), dtype=bool)
+    for region in _flat_regions(regions, where):
+        if isinstance(region, Mapping):
+            mask |= rle_mask(region, (height, width), where)
+        else:
+            polygons.append(region)
+    if polygons:
+        try:
+            mask |= polygons_to_mask(polygons, (height, width))
+        except ValueError as error:
+            raise DatasetError(f"{where}: {error}") from error
+    return mask if (height, width) == size_hw else resized(mask, size_hw)
+
+
+def id_mask(path: Path, ids: Collection[int], where: str) -> np.ndarray:
+    """The pixels of an id PNG whose value is one of ``ids``, bool (H, W).
+
+    Raises:
+        DatasetError: the file is missing, damaged, or a picture in colours.
+    """
+    return np.isin(_read_png(path, where), list(ids))
+
+
+def object_mask(path: Path, where: str) -> np.ndarray:
+    """The pixels of a one-object PNG that are 255, bool (H, W).
+
+    Raises:
+        DatasetError: the file is missing, damaged, or a picture in colours.
+    """
+    values = _read_png(path, where)
+    mask: np.ndarray = values == 255
+    return mask
+
+
+def lisa_masks(shapes: Sequence[Any], size_hw: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Target and region to ignore of a ReasonSeg annotation, two bool (H, W) that do not overlap.
+
+    Outlines are filled, their edge pixels included, the largest first, so that a small shape lies above the large one
+    it is part of, whichever of the two is to be ignored. Shapes labelled ``flag`` are skipped.
+
+    Args:
+        shapes: each ``{"label": "target" or "ignore" or "flag", "points": [[x, y], ...]}``.
+        size_hw: size of the picture.
+        where: what messages call it.
+
+    Raises:
+        DatasetError: a label is unknown or an outline malformed.
+
+    Differs: the released reader draws the value -1 into unsigned bytes, which turns ignored regions into background.
+    """
+    drawn = []
+    for number, shape in enumerate(shapes):
+        place = f"{where}, shape {number}"
+        label = entry(shape, "label", place, str)
+        if label not in _LISA_LABELS:
+            raise DatasetError(f"{place}: the label is {label!r}; it should be one of {', '.join(_LISA_LABELS)}")
+        if label != "flag":
+            drawn.append((label, _filled(entry(shape, "points", place, list), size_hw, place)))
+    target, ignore = np.zeros(size_hw, dtype=bool), np.zeros(size_hw, dtype=bool)
+    for label, mask in sorted(drawn, key=lambda item: -int(item[1].sum())):
+        target[mask], ignore[mask] = label == "target", label == "ignore"
+    return target, ignore
+
+
+def track(
+    masks: Iterable[np.ndarray | None], *, size_hw: tuple[int, int] | None = None, where: str = "masks"
+) -> MaskTrack:
+    """The track of one mask per frame, bool (H, W) or None where the object is not there.
+
+    Args:
+        masks: one per frame; an empty one counts as not there.
+        size_hw: size of the frames; only needed where every mask is None.
+        where: what messages call it.
+
+    Raises:
+        DatasetError: two sizes, no frame at all, or nothing but None and no ``size_hw``.
+    """
+    return _as_track([None if mask is None else encode_rle(mask) for mask in masks], size_hw, where)
+
+
+def rle_track(
+    frames: Iterable[Sequence[Mapping[str, Any] | None]], size_hw: tuple[int, int] | None, where: str
+) -> MaskTrack:
+    """The track of an object given by run lengths, without unpacking them into pixels.
+
+    Args:
+        frames: per frame the RLEs whose union the object is, None and empty ones among them.
+        size_hw: size of the frames; None: the size of the first RLE.
+        where: what messages call it.
+
+    Raises:
+        DatasetError: an RLE is malformed or of another size than the others or the frames, or nothing is visible and
+            no ``size_hw`` given.
+    """
+    unions: list[Rle | None] = []
+    for t, rles in enumerate(frames):
+        found = [_checked_rle(rle, size_hw, f"{where}, frame {t}") for rle in rles if rle is not None]
+        try:
+            unions.append(union_rles(found) if len(found) > 1 else found[0] if found else None)
+        except ValueError as error:
+            raise DatasetError(f"{where}, frame {t}: {error}") from error
+    return _as_track(unions, size_hw, where)
+
+
+def sav_track(document: Mapping[str, Any], obj: int, frames: Sequence[int], where: str) -> MaskTrack:
+    """One object of an SA-V annotation.
+
+    Args:
+        document: the JSON of a video.
+        obj: place of the object in the lists of masks.
+        frames: which masks; mask k belongs to frame 4k of the video.
+        where: what messages call it.
+
+    Raises:
+        DatasetError: a field is missing, or there is no such mask.
+    """
+    masklet = entry(document, "masklet", where, list)
+    size_hw = (
+        int(entry(document, "video_height", where, (int, float))),
+        int(entry(document, "video_width", where, (int, float))),
+    )
+    rles = []
+    for t in frames:
+        objects = _at(masklet, t, "mask frame", where)
+        if not isinstance(objects, list):
+            raise DatasetError(
+                f"{where}: mask frame {t} is {objects!r:.60}; it should be a list with one RLE per object"
+            )
+        rles.append([_at(objects, obj, f"mask of frame {t}, object", where)])
+    return rle_track(rles, size_hw, where)
+
+
+def vicas_track(
+    path: Path, frames: Sequence[int], where: str, *, size_hw: tuple[int, int] | None = None, total: int | None = None
+) -> MaskTrack:
+    """The union of the tracks that a ViCaS mask file lists frame by frame.
+
+    Args:
+        path: JSON: per annotated frame a list of RLE or null.
+        frames: which of the annotated frames.
+        where: what messages call it.
+        size_hw: size of the frames; None: that of the first RLE.
+        total: how many frames the file must hold; None: any number.
+
+    Raises:
+        DatasetError: the file is missing or damaged, or holds another number of frames.
+    """
+    listed = read_json(path, where, list)
+    if total is not None and len(listed) != total:
+        raise DatasetError(f"{where}: {path} holds the masks of {len(listed)} frames; the video has {total}")
+    rles = []
+    for t in frames:
+        regions = _at(listed, t, "mask frame", f"{where}: {path}")
+        rles.append(list(_flat_regions(regions, where)))
+        if any(not isinstance(region, Mapping) for region in rles[-1]):
+            raise DatasetError(f"{where}: {path}: frame {t} holds {regions!r:.60}; it should be a list of RLEs or null")
+    return rle_track(rles, size_hw, where)
+
+
+def resized(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """The mask at another size: every pixel takes the value of the nearest one, bool (H, W)."""
+    height, width = size_hw
+    # The centre of pixel i of n lies at (i + 0.5) / n; integers keep it exact.
+    rows = (2 * np.arange(height) + 1) * mask.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
+    return mask[rows[:, None], columns]
+
+
+def _checked_rle(value: Any, size_hw: tuple[int, int] | None, where: str) -> Rle:
+    try:
+        rle = parse_rle(value)
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}") from error
+    if size_hw is not None and tuple(rle["size"]) != tuple(size_hw):
+        raise DatasetError(f"{where}: {_sizes(rle['size'], size_hw)}")
+    return rle
+
+
+def _sizes(mask_hw: Sequence[int], size_hw: Sequence[int]) -> str:
+    return (
+        f"the mask is {mask_hw[0]} x {mask_hw[1]} (height x width), but its picture {size_hw[0]} x {size_hw[1]}; "
+        "masks and pictures must come from the same release of the dataset"
+    )
+
+
+def _flat_regions(regions: Any, where: str) -> Iterable[Any]:
+    """RLEs and flat polygons out of whatever nesting of lists holds them."""
+    if regions is None:
+        return []
+    if isinstance(regions, Mapping):
+        return [regions]
+    if not isinstance(regions, (list, tuple)):
+        raise DatasetError(f"{where}: a region is {regions!r:.60}; it should be a polygon, an RLE, or a list of them")
+    if regions and all(isinstance(number, (int, float)) for number in regions):
+        return [regions]
+    return chain.from_iterable(_flat_regions(region, where) for region in regions)
+
+
+def _read_png(path: Path, where: str) -> np.ndarray:
+    if not path.is_file():
+        raise DatasetError(f"{where}: the mask file {path} does not exist; fetch the dataset's masks again")
+    try:
+        return load_index_png(path)
+    except MediaError as error:
+        raise DatasetError(f"{where}: {error}; fetch it again") from error
+
+
+def _filled(points: list[Any], size_hw: tuple[int, int], where: str) -> np.ndarray:
+    """A filled outline with its edge pixels, bool (H, W); corners are cut down to whole pixels as in LISA."""
+    try:
+        corners = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError):
+        corners = np.empty(0)
+    if corners.ndim != 2 or corners.shape[1] != 2 or not len(corners):
+        raise DatasetError(f"{where}: the points are {points!r:.60}; they should be a list of [x, y]")
+    if not (np.abs(corners) <= 1000 + 10 * max(size_hw)).all():  # also refuses what is no number
+        raise DatasetError(f"{where}: a point is not finite or far outside of the {size_hw[1]} x {size_hw[0]} picture")
+    canvas = Image.new("L", (size_hw[1], size_hw[0]))
+    outline, pen = [(int(x), int(y)) for x, y in corners], ImageDraw.Draw(canvas)
+    if len(outline) > 1:
+        pen.polygon(outline, fill=1)
+    pen.line([*outline, outline[0]], fill=1)  # polygon() leaves out some of the pixels under its edges
+    return np.asarray(canvas, dtype=bool)
+
+
+def _at(values: Sequence[Any], index: int, what: str, where: str) -> Any:
+    if not 0 <= index < len(values):
+        raise DatasetError(f"{where}: there is no {what} {index}; the annotation has {len(values)}")
+    return values[index]
+
+
+def _as_track(rles: list[Rle | None], size_hw: tuple[int, int] | None, where: str) -> MaskTrack:
+    sizes = {tuple(rle["size"]) for rle in rles if rle is not None} | ({tuple(size_hw)} if size_hw else set())
+    if not rles or not sizes:
+        raise DatasetError(f"{where}: {len(rles)} frames without a single mask have no size; state the frames' size")
+    if len(sizes) > 1:
+        found = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise DatasetError(f"{where}: masks must all have the size of their frames, but there are {found}")
+    ((height, width),) = sizes
+    return MaskTrack((height, width), tuple(rle if rle is not None and area_rle(rle) else None for rle in rles))

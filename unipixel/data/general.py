@@ -1,0 +1,112 @@
+"""LLaVA's and VideoGPT+'s instructions: conversations about whole pictures and videos, and some about neither.
+
+Papers: LLaVA-1.5 (arXiv 2310.03744) and VideoGPT+ (arXiv 2406.09418). Licence: CC BY 4.0 for the texts of LLaVA
+(written by GPT-4, its terms apply); VideoGPT+ states none for its mixture (MIT for its own part of it); pictures and
+videos under the terms of the many sets they come from. Splits: ``train``.
+
+Layout::
+
+    general/llava_v1_5_mix665k_with_videogpt_plus_576k.json
+    llava_instruct/<image>        coco/, gqa/, ocr_vqa/, textvqa/, vg/
+    videogpt_plus/<video>
+
+Rows; one record each, whose queries are to be asked in order::
+
+    {"id": "000000033471", "image": "coco/train2017/000000033471.jpg", "conversations":
+       [{"from": "human", "value": "<image>\\nWhat are the colors of the bus?"}, {"from": "gpt", "value": "..."}, ...]}
+    {"id": "...", "video": "activitynet/v_x.mp4", "conversations": [...]}
+    {"id": "...", "conversations": [...]}                                     text only
+
+Known defects and how they are handled: ids are not unique, so records are named by row; ``<image>`` and ``<video>``
+before or behind the first question are taken off; a conversation that an assistant opens loses that line; pairs with
+an empty side are left out, and rows without any pair or whose speakers do not alternate. Rows of text only have the
+type ``text``; they are listed, but `sample` refuses them, since a `Sample` is about a picture or a video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unipixel.data.files import entry, read_json
+from unipixel.data.pictures import open_picture
+from unipixel.data.record import DataType, Record
+from unipixel.data.videorefer_clips import read_clip
+from unipixel.errors import DatasetError
+from unipixel.sample import Query, Sample
+
+FILE = "general/llava_v1_5_mix665k_with_videogpt_plus_576k.json"
+
+
+def index(root: Path, dataset: str, split: str) -> list[Record]:
+    """One record per usable row; see the module's docstring for those that are left out.
+
+    Raises:
+        DatasetError: the annotation file is missing, damaged, or not in its documented layout.
+    """
+    records = []
+    for number, row in enumerate(read_json(root / FILE, f"{dataset}/{split}", list)):
+        where = f"{dataset}/{split} row {number} of {Path(FILE).name}"
+        pairs = _pairs(entry(row, "conversations", where, list), where)
+        if not pairs:
+            continue
+        data_type, path = _media(row, where)
+        records.append(
+            Record(
+                dataset=dataset,
+                split=split,
+                id=str(number),
+                data_type=data_type,
+                root=root,
+                frame_names=(path,) if data_type == "image" else None,
+                raw=(path, pairs),
+            )
+        )
+    return records
+
+
+def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+    """One conversation about a picture or a video.
+
+    Raises:
+        DatasetError: the file is missing or damaged, or the row is about neither.
+    """
+    path, pairs = record.raw
+    if record.data_type == "text":
+        raise DatasetError(
+            f"{record.source}: the row has neither picture nor video, and a sample needs one; "
+            "leave out records of the type 'text'"
+        )
+    if record.data_type == "image":
+        media = open_picture(record, frames)
+    else:
+        media, _ = read_clip(record, record.root / path, None, frames, None)
+    queries = tuple(Query(kind="conversation", text=question, answer=answer) for question, answer in pairs)
+    return Sample(media=media, queries=queries, source=record.source)
+
+
+def _media(row: Any, where: str) -> tuple[DataType, str]:
+    """What a row is about, and its path relative to the ``data`` folder."""
+    if "image" in row and "video" in row:
+        raise DatasetError(f"{where}: the row has both an image and a video; it should have one of them or neither")
+    if "image" in row:
+        return "image", f"llava_instruct/{entry(row, 'image', where, str)}"
+    if "video" in row:
+        return "video", f"videogpt_plus/{entry(row, 'video', where, str)}"
+    return "text", ""
+
+
+def _pairs(turns: list[Any], where: str) -> tuple[tuple[str, str], ...]:
+    """Questions and answers; none if the speakers do not alternate."""
+    if turns and entry(turns[0], "from", where) == "gpt":
+        turns = turns[1:]
+    turns = turns[: len(turns) // 2 * 2]
+    texts = [entry(turn, "value", where, str).strip() for turn in turns]
+    if any(entry(turn, "from", where) != ("human", "gpt")[k % 2] for k, turn in enumerate(turns)) or not texts:
+        return ()
+    for tag in ("<image>", "<video>"):
+        texts[0] = texts[0].removeprefix(tag).removesuffix(tag).strip()
+    return tuple(
+        (question, answer) for question, answer in zip(texts[::2], texts[1::2], strict=True) if question and answer
+    )

@@ -1,0 +1,152 @@
+"""Osprey-724K: conversations about regions of COCO pictures, descriptions of them, and questions of what they are.
+
+Paper: Osprey (arXiv 2312.10032). Licence: CC BY-NC 4.0; the pictures are COCO's, under their own. Splits: ``train``.
+
+Layout, under ``osprey``::
+
+    Osprey-724K/osprey_conversation.json                 osprey_conversation        coco/train2014/<file_name>
+    Osprey-724K/osprey_detail_description.json           osprey_detail_description  coco/train2014/<file_name>
+    Osprey-724K/osprey_lvis_positive_negative.json       osprey_pos_neg             coco/imgs/<file_name>
+
+A row; regions are numbered from 1 in the order of ``annotation``, whose polygons are drawn at ``height`` x ``width``::
+
+    {"id": 1, "file_name": "COCO_train2014_000000000009.jpg", "height": 480, "width": 640,
+     "annotation": [{"segmentation": [[x1, y1, x2, y2, ...]], "bbox": [...]}, ...],
+     "conversations": [{"from": "human", "value": "What is <region1>?"}, {"from": "gpt", "value": "..."}, ...]}
+    {..., "description": ["<region1>: A ...", ...]}      in place of conversations, in the descriptions
+
+One record per row: a conversation is queries to be asked in order, a description one query per region.
+
+Known defects and how they are handled: tags are misspelt (``<region1]``, ``<region 1>``, ``<region of1>``,
+``<Region1>``, ``<regin 1>``, ``<region1.``) and are read as meant; rows with a tag without a number, with a number that
+no region has, or without any region mentioned are left out, and so are conversations that do not alternate; a last
+question without an answer is cut off.
+Differs: the released loader swallows the character behind a misspelt tag, and takes ``<region0>`` for the last region.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unipixel.data.encodings import regions_mask
+from unipixel.data.files import entry, read_json
+from unipixel.data.pictures import open_picture, still_track
+from unipixel.data.record import Record
+from unipixel.errors import DatasetError
+from unipixel.sample import Query, Sample
+
+_SETS = {
+    "osprey_conversation": ("osprey_conversation.json", "train2014"),
+    "osprey_detail_description": ("osprey_detail_description.json", "train2014"),
+    "osprey_pos_neg": ("osprey_lvis_positive_negative.json", "imgs"),
+}
+# Also finds tags without a number, with an empty group.
+_TAG = re.compile(r"<\s*regi?o?n(?:(?:\s+of)?\s*(\d+)\s*[>\])}]?)?", re.IGNORECASE)
+_DESCRIPTION = re.compile(r"\[(\d+)\]\s*:\s*(\S.*)", re.DOTALL)
+
+
+def index(root: Path, dataset: str, split: str) -> list[Record]:
+    """One record per usable row; see the module's docstring for those that are left out.
+
+    Raises:
+        DatasetError: the annotation file is missing, damaged, or not in its documented layout.
+    """
+    name, folder = _SETS[dataset]
+    records = []
+    for number, row in enumerate(read_json(root / "osprey/Osprey-724K" / name, f"{dataset}/{split}", list)):
+        where = f"{dataset}/{split} row {number} of {name}"
+        count = len(entry(row, "annotation", where, list))
+        texts = _texts(row, "description" if dataset == "osprey_detail_description" else "conversations", where)
+        mentioned = [_TAG.findall(text) for text in texts]
+        if _usable(dataset, texts, mentioned, count):
+            picture = f"osprey/coco/{folder}/{entry(row, 'file_name', where, str)}"
+            records.append(
+                Record(
+                    dataset=dataset,
+                    split=split,
+                    id=str(number),
+                    data_type="region_image",
+                    root=root,
+                    frame_names=(picture,),
+                    raw=row,
+                )
+            )
+    return records
+
+
+def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+    """One picture with the regions that its texts mention.
+
+    Raises:
+        DatasetError: the picture is missing, damaged or of another size, or a polygon is malformed.
+    """
+    row = record.raw
+    if record.dataset == "osprey_detail_description":
+        queries = _descriptions(_texts(row, "description", record.source))
+    else:
+        queries = _conversation(_texts(row, "conversations", record.source))
+    size_hw = (entry(row, "height", record.source, int), entry(row, "width", record.source, int))
+    media = open_picture(record, frames, size_hw)
+    objects = {}
+    for number in sorted({number for query in queries for number in query.about}):
+        where = f"{record.source}, region {number}"
+        mask = regions_mask(entry(row["annotation"][number - 1], "segmentation", where), size_hw, where)
+        if not mask.any():
+            raise DatasetError(f"{where}: the segmentation is empty; it should cover at least one pixel")
+        objects[number] = still_track(mask, media.num_frames)
+    return Sample(media=media, objects=objects, queries=queries, source=record.source)
+
+
+def _texts(row: Any, key: str, where: str) -> list[str]:
+    """The descriptions of a row, or its questions and answers by turns; nothing if the speakers do not alternate."""
+    items = entry(row, key, where, list)
+    if key == "description":
+        return [str(text).strip() for text in items]
+    items = items[: len(items) // 2 * 2]
+    if any(entry(turn, "from", where) != ("human", "gpt")[k % 2] for k, turn in enumerate(items)):
+        return []
+    return [entry(turn, "value", where, str).strip() for turn in items]
+
+
+def _usable(dataset: str, texts: list[str], mentioned: list[list[str]], count: int) -> bool:
+    """Whether every tag names one of ``count`` regions, some do, and descriptions begin with their one tag."""
+    numbers = [number for found in mentioned for number in found]
+    if not numbers or not all(number and 1 <= int(number) <= count for number in numbers):
+        return False
+    if dataset != "osprey_detail_description":
+        return any(question and answer for question, answer in zip(texts[::2], texts[1::2], strict=True))
+    # a second tag in a text means that two descriptions have run into each other
+    return all(
+        len(found) == 1 and _DESCRIPTION.fullmatch(_with_ids(text))
+        for text, found in zip(texts, mentioned, strict=True)
+    )
+
+
+def _conversation(texts: list[str]) -> tuple[Query, ...]:
+    """Questions with their answers."""
+    return tuple(
+        Query(
+            kind="conversation",
+            text=_with_ids(question),
+            answer=_with_ids(answer),
+            about=tuple(dict.fromkeys(int(number) for number in _TAG.findall(f"{question} {answer}"))),
+        )
+        for question, answer in zip(texts[::2], texts[1::2], strict=True)
+        if question and answer
+    )
+
+
+def _descriptions(texts: list[str]) -> tuple[Query, ...]:
+    """A request to describe each region, with its answer."""
+    found = [_DESCRIPTION.fullmatch(_with_ids(text)) for text in texts]
+    return tuple(
+        Query(kind="caption", text="", answer=one[2], about=(int(one[1]),), category="detailed") for one in found if one
+    )
+
+
+def _with_ids(text: str) -> str:
+    """The text with regions written as ``[id]``."""
+    return _TAG.sub(lambda tag: f"[{int(tag[1])}]", text)

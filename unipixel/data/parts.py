@@ -1,0 +1,111 @@
+"""PACO-LVIS and Pascal-Part: objects and their parts, by name.
+
+Papers: Ramanathan et al., "PACO: Parts and Attributes of Common Objects" (arXiv 2301.01795), annotations MIT; Chen et
+al., "Detect What You Can" (arXiv 1406.2031; Pascal-Part), no licence stated, photos under the terms of Flickr.
+
+Splits: ``paco_lvis`` train and val; ``pascal_part`` train.
+
+Layout: ``data/lisa/vlpart/paco/annotations/paco_lvis_v1_{train,val}.json`` with photos in ``data/lisa/coco``, and
+``data/lisa/vlpart/pascal_part/train.json`` with photos in
+``data/lisa/vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages``. Both are COCO instance files; PACO's ``file_name`` begins
+with the folder (``train2017/000000000009.jpg``). An annotation and its category::
+
+    {"id": 861, "image_id": 6460, "category_id": 1057, "segmentation": <RLE or polygons>, "bbox": [137, 63, 9, 56]}
+    {"id": 1057, "name": "bottle:cap"}              an object alone: {"id": 4, "name": "glass_(drink_container)"}
+
+Records: one per photo, with a query per name that occurs in it: of kind ``part`` with the text ``whole:part``, or of
+kind ``query`` with the name. Objects are numbered 1, 2, ... in the order of the queries.
+
+Known defects, and what is done about them:
+
+* A photo often has several objects of one name, and a name says nothing about which is meant. The released loader asks
+  for each annotation alone, so that one question has several right answers in its training data; here the annotations
+  of one name are one object, their union.
+* Names carry the senses of LVIS (``glass_(drink_container)``) and underscores: the sense is cut off, underscores
+  become spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from unipixel.data.files import entry
+from unipixel.data.instances import Instance, instance, instance_mask, read_instances
+from unipixel.data.pictures import open_picture, still_track
+from unipixel.data.record import Record
+from unipixel.errors import DatasetError
+from unipixel.sample import Query, Sample
+
+_FILES = {
+    "paco_lvis": ("lisa/vlpart/paco/annotations/paco_lvis_v1_{}.json", "lisa/coco"),
+    "pascal_part": ("lisa/vlpart/pascal_part/{}.json", "lisa/vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages"),
+}
+"""Annotations and photos by dataset."""
+
+
+class _Raw(NamedTuple):
+    """What a record keeps."""
+
+    size_hw: tuple[int, int]
+    names: dict[str, list[Instance]]
+    """Annotations by the text of their query."""
+
+
+def index(root: Path, dataset: str, split: str) -> list[Record]:
+    """The records of a split: the photos that have an annotation.
+
+    Raises:
+        DatasetError: the annotation file is missing, damaged or not in COCO's layout.
+    """
+    annotations, photos = _FILES[dataset]
+    path = root / annotations.format(split)
+    file = read_instances(path, dataset)
+    texts = {key: _query_text(name) for key, name in file.categories.items()}
+    names: dict[object, dict[str, list[Instance]]] = {}
+    for number, annotation in enumerate(file.annotations):
+        where = f"{dataset}: {path}, annotation {number}"
+        image_id = entry(annotation, "image_id", where)
+        if image_id not in file.pictures:
+            raise DatasetError(f"{where}: image {image_id!r} is not among the file's {len(file.pictures)} images")
+        one = instance(annotation, texts, where)
+        names.setdefault(image_id, {}).setdefault(one.category, []).append(one)
+    return [
+        Record(
+            dataset=dataset,
+            split=split,
+            id=str(image_id),
+            data_type="seg_image",
+            root=root,
+            frame_names=(f"{photos}/{picture.file_name}",),
+            raw=_Raw(picture.size_hw, names[image_id]),
+        )
+        for image_id, picture in file.pictures.items()
+        if image_id in names
+    ]
+
+
+def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+    """A photo with the names of its objects and parts.
+
+    Raises:
+        DatasetError: the photo is missing, damaged or of another size, or a mask malformed.
+    """
+    raw: _Raw = record.raw
+    media = open_picture(record, frames, raw.size_hw)
+    objects, queries = {}, []
+    for object_id, (text, instances) in enumerate(raw.names.items(), start=1):
+        mask = np.zeros(raw.size_hw, dtype=bool)
+        for one in instances:
+            mask |= instance_mask(one.region, raw.size_hw, f"{record.source}, annotation {one.id}")
+        objects[object_id] = still_track(mask, media.num_frames)
+        queries.append(Query(kind="part" if ":" in text else "query", text=text, targets=(object_id,)))
+    return Sample(media=media, objects=objects, queries=tuple(queries), source=record.source)
+
+
+def _query_text(name: str) -> str:
+    """A category's name as a query has it."""
+    return ":".join(half.split("_(")[0].replace("_", " ").strip() for half in name.split(":", 1))

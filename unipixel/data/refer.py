@@ -1,0 +1,193 @@
+"""RefCOCO, RefCOCO+, RefCOCOg and RefCLEF: expressions that name one object of a photo.
+
+Papers: Yu et al., "Modeling Context in Referring Expressions" (arXiv 1608.00272; RefCOCO, RefCOCO+); Mao et al.,
+"Generation and Comprehension of Unambiguous Object Descriptions" (arXiv 1511.02283; RefCOCOg, in the UMD split of
+Nagaraja et al.); Kazemzadeh et al., "ReferItGame" (EMNLP 2014; RefCLEF). Expressions: Apache-2.0 (as the REFER
+toolkit that hands them out); photos: each under its own Flickr licence (COCO), and research only (SAIAPR TC-12).
+
+Splits: ``refcoco`` and ``refcoco+`` have train, val, testA (people) and testB (other objects); ``refcocog`` train, val
+and test; ``refclef`` train, val, test (all test parts together), testA, testB and testC.
+
+Layout under ``data/lisa/refer_seg``::
+
+    refcoco/{instances.json, refs(unc).p}      refcoco+/...      refcocog/{..., refs(umd).p}      refclef/...
+    images/mscoco/images/train2014/COCO_train2014_000000000072.jpg
+    images/saiapr_tc-12/<file_name>            RefCLEF's photos
+
+``instances.json`` is a COCO instance file; the pickle, written by Python 2, is a list of::
+
+    {"ref_id": 7, "ann_id": 1719310, "category_id": 1, "image_id": 581857, "split": "train",
+     "sentences": [{"sent_id": 21, "sent": "the lady with the blue shirt", "raw": ..., "tokens": [...]}, ...]}
+
+Records: in ``train`` one per photo with a query per sentence; elsewhere one per sentence, id ``ref_id/n``. Objects are
+numbered 1, 2, ... in the order in which the photo's expressions name them. `Sample.boxes` holds the annotated boxes.
+
+Known defects, and what is done about them:
+
+* RefCLEF's masks are lists of run lengths; a single RLE, on which the released loader stops, is read as well.
+* A reference's own ``file_name`` ends in the annotation's id and names no file: the name in ``instances.json`` counts.
+* The pickle is never run: anything in it but plain data is refused.
+* Several references may name one annotation; they then share an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unipixel.data.files import entry, read_pickle
+from unipixel.data.instances import Instance, InstanceFile, instance, instance_mask, read_instances
+from unipixel.data.pictures import open_picture, still_track
+from unipixel.data.record import Record
+from unipixel.errors import DatasetError
+from unipixel.sample import Query, Sample
+
+_FOLDER = "lisa/refer_seg"
+_COLLECTED_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "refclef": "unc"}
+_PHOTOS = {"refclef": "images/saiapr_tc-12"}
+_COCO_PHOTOS = "images/mscoco/images/train2014"
+
+
+class _Raw(NamedTuple):
+    """What a record keeps."""
+
+    size_hw: tuple[int, int]
+    instances: tuple[Instance, ...]
+    """Object n + 1 is entry n."""
+    sentences: tuple[tuple[str, int], ...]
+    """Text and object id."""
+
+
+def index(root: Path, dataset: str, split: str) -> list[Record]:
+    """The records of a split.
+
+    Raises:
+        DatasetError: a file is missing or damaged, or a reference leads nowhere.
+    """
+    folder = root / _FOLDER / dataset
+    path = folder / f"refs({_COLLECTED_BY[dataset]}).p"
+    references = read_pickle(path, dataset)
+    if not isinstance(references, list):
+        raise DatasetError(f"{dataset}: {path} holds a {type(references).__name__}; it should hold a list")
+    chosen = [
+        (reference, f"{dataset}: {path}, reference {number}")
+        for number, reference in enumerate(references)
+        if _in_split(entry(reference, "split", f"{dataset}: {path}, reference {number}", str), split)
+    ]
+    if not chosen:
+        raise DatasetError(f"{dataset}: {path} has no reference of the split {split!r}")
+    if split == "train":
+        return _by_photo(root, dataset, chosen)
+    return _by_sentence(root, dataset, split, chosen)
+
+
+def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+    """A photo with its expressions.
+
+    Raises:
+        DatasetError: the photo is missing, damaged or of another size, or a mask malformed.
+    """
+    raw: _Raw = record.raw
+    media = open_picture(record, frames, raw.size_hw)
+    objects, boxes = {}, {}
+    for object_id, one in enumerate(raw.instances, start=1):
+        where = f"{record.source}, annotation {one.id}"
+        objects[object_id] = still_track(instance_mask(one.region, raw.size_hw, where), media.num_frames)
+        if one.box_xyxy is not None:
+            boxes[object_id] = one.box_xyxy
+    queries = tuple(Query(kind="query", text=text, targets=(target,)) for text, target in raw.sentences)
+    return Sample(media=media, objects=objects, boxes=boxes, queries=queries, source=record.source)
+
+
+def _in_split(own: str, wanted: str) -> bool:
+    """Whether a reference belongs to a split; RefCLEF writes ``testAB`` for what is in two of its test parts."""
+    if wanted == "test":
+        return own.startswith("test")
+    if wanted.startswith("test"):
+        return own.startswith("test") and wanted[-1] in own[len("test") :]
+    return own == wanted
+
+
+class _Photos:
+    """Looks references up in the instance file."""
+
+    def __init__(self, root: Path, dataset: str) -> None:
+        path = root / _FOLDER / dataset / "instances.json"
+        self._where = f"{dataset}: {path}"
+        self._file: InstanceFile = read_instances(path, dataset)
+        self._annotations = {entry(a, "id", self._where): a for a in self._file.annotations}
+        self._folder = f"{_FOLDER}/{_PHOTOS.get(dataset, _COCO_PHOTOS)}"
+
+    def photo(self, reference: Any, where: str) -> tuple[str, tuple[int, int]]:
+        """Path and size of a reference's photo."""
+        image_id = entry(reference, "image_id", where)
+        if image_id not in self._file.pictures:
+            raise DatasetError(f"{where}: image {image_id!r} is not in {self._where}; the two files do not fit")
+        picture = self._file.pictures[image_id]
+        return f"{self._folder}/{picture.file_name}", picture.size_hw
+
+    def instance(self, reference: Any, where: str) -> Instance:
+        """The object that a reference names."""
+        annotation_id = entry(reference, "ann_id", where)
+        if annotation_id not in self._annotations:
+            raise DatasetError(f"{where}: annotation {annotation_id!r} is not in {self._where}; the two do not fit")
+        return instance(
+            self._annotations[annotation_id], self._file.categories, f"{self._where}, annotation {annotation_id}"
+        )
+
+
+def _sentences(reference: Any, where: str) -> list[str]:
+    found = entry(reference, "sentences", where, list)
+    return [entry(sentence, "sent", where, str).strip() for sentence in found]
+
+
+def _by_sentence(root: Path, dataset: str, split: str, chosen: list[tuple[Any, str]]) -> list[Record]:
+    photos, records = _Photos(root, dataset), []
+    for reference, where in chosen:
+        name, size_hw = photos.photo(reference, where)
+        found = (photos.instance(reference, where),)
+        for number, text in enumerate(_sentences(reference, where)):
+            records.append(
+                Record(
+                    dataset=dataset,
+                    split=split,
+                    id=f"{entry(reference, 'ref_id', where)}/{number}",
+                    data_type="seg_image",
+                    root=root,
+                    frame_names=(name,),
+                    raw=_Raw(size_hw, found, ((text, 1),)),
+                )
+            )
+    return records
+
+
+def _by_photo(root: Path, dataset: str, chosen: list[tuple[Any, str]]) -> list[Record]:
+    photos = _Photos(root, dataset)
+    groups: dict[Any, list[tuple[Any, str]]] = {}
+    for reference, where in chosen:
+        groups.setdefault(entry(reference, "image_id", where), []).append((reference, where))
+    records = []
+    for image_id, references in groups.items():
+        name, size_hw = photos.photo(*references[0])
+        numbers: dict[int, int] = {}
+        instances, sentences = [], []
+        for reference, where in references:
+            one = photos.instance(reference, where)
+            if one.id not in numbers:
+                instances.append(one)
+                numbers[one.id] = len(instances)
+            sentences += [(text, numbers[one.id]) for text in _sentences(reference, where) if text]
+        if sentences:
+            records.append(
+                Record(
+                    dataset=dataset,
+                    split="train",
+                    id=str(image_id),
+                    data_type="seg_image",
+                    root=root,
+                    frame_names=(name,),
+                    raw=_Raw(size_hw, tuple(instances), tuple(sentences)),
+                )
+            )
+    return records

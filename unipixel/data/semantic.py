@@ -1,0 +1,167 @@
+"""ADE20K, COCO-Stuff and Mapillary Vistas: a class for every pixel of a photo.
+
+Papers: Zhou et al., "Scene Parsing through ADE20K" (CVPR 2017, arXiv 1608.05442), BSD-3 for the annotations and
+research only for the photos; Caesar et al., "COCO-Stuff" (arXiv 1612.03716), CC BY 4.0; Neuhold et al., "The Mapillary
+Vistas Dataset" (ICCV 2017), CC BY-NC-SA 4.0.
+
+Splits: train and val.
+
+Layout under ``data/lisa``::
+
+    ade20k/{images,annotations}/{training,validation}/ADE_train_00000001.{jpg,png}    0 unlabelled, 1 to 150 a class
+    coco/{train2017,val2017}/000000000009.jpg  cocostuff/{train2017,val2017}/000000000009.png     0 to 181, 255 nothing
+    mapillary/{training,validation}/{images/<key>.jpg,v2.0/labels/<key>.png}          0 to 123, of which 123 unlabelled
+    mapillary/config_v2.0.json                                          names of the classes; a list of ours without it
+
+Records: one per label picture, with a query of kind ``query`` per class in it, in ascending order; each class is one
+object. Ids are ADE20K's and COCO-Stuff's own class numbers (pixel value + 1 for the latter) and pixel value + 1 for
+Mapillary, so that 0 never stands for an object. Which classes a photo has is only known once its labels are read.
+
+Known defects, and what is done about them:
+
+* COCO-Stuff's catch-all classes (``wall-other``, ``floor-stone``: the names with a hyphen) are no names that anyone
+  would use; LISA leaves them out. In the released loader that list is shifted by one class, so that it drops
+  ``person``, ``bush``, ``grass`` and others and keeps the catch-alls. Here the names with a hyphen are left out.
+* Mapillary's last class is "unlabeled": left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from unipixel.data.class_names import ADE20K, COCO_STUFF, MAPILLARY
+from unipixel.data.files import entry, read_json, require
+from unipixel.data.pictures import PICTURE_SUFFIXES, check_size, index_picture, open_picture, still_track
+from unipixel.data.record import Record
+from unipixel.errors import DatasetError
+from unipixel.sample import Query, Sample
+
+_MAPILLARY_CONFIG = "lisa/mapillary/config_v2.0.json"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a set lies, and what its pixels mean."""
+
+    images: str
+    """Folder of the photos; ``{}`` is the split's own name."""
+    labels: str
+    splits: dict[str, str]
+    names: tuple[str, ...]
+    first_value: int
+    """Pixel value of the first name."""
+    first_id: int
+    """Object id of the first name."""
+    nothing: tuple[int, ...]
+    """Pixel values without a class."""
+
+
+_SOURCES = {
+    "ade20k": _Source(
+        images="lisa/ade20k/images/{}",
+        labels="lisa/ade20k/annotations/{}",
+        splits={"train": "training", "val": "validation"},
+        names=ADE20K,
+        first_value=1,
+        first_id=1,
+        nothing=(0, 255),
+    ),
+    "cocostuff": _Source(
+        images="lisa/coco/{}",
+        labels="lisa/cocostuff/{}",
+        splits={"train": "train2017", "val": "val2017"},
+        names=COCO_STUFF,
+        first_value=0,
+        first_id=1,
+        nothing=(255, *(value for value, name in enumerate(COCO_STUFF) if "-" in name)),
+    ),
+    "mapillary": _Source(
+        images="lisa/mapillary/{}/images",
+        labels="lisa/mapillary/{}/v2.0/labels",
+        splits={"train": "training", "val": "validation"},
+        names=MAPILLARY,
+        first_value=0,
+        first_id=1,
+        nothing=(123, 255),
+    ),
+}
+
+
+def index(root: Path, dataset: str, split: str) -> list[Record]:
+    """The records of a split: one per label picture.
+
+    Raises:
+        DatasetError: a folder is missing or empty, or a photo is missing.
+    """
+    source = _SOURCES[dataset]
+    images, labels = (where.format(source.splits[split]) for where in (source.images, source.labels))
+    stems = sorted(path.stem for path in require(root / labels, dataset, "folder").iterdir() if path.suffix == ".png")
+    if not stems:
+        raise DatasetError(f"{dataset}: the folder {root / labels} holds no PNG of classes; fetch the labels again")
+    photos = {
+        path.stem: path.name
+        for path in require(root / images, dataset, "folder").iterdir()
+        if path.suffix.lower() in PICTURE_SUFFIXES
+    }
+    missing = [stem for stem in stems if stem not in photos]
+    if missing:
+        raise DatasetError(
+            f"{dataset}: {len(missing)} of {len(stems)} photos are missing in {root / images}, such as "
+            f"{missing[0]}.jpg; fetch the photos of the split {split!r} again"
+        )
+    return [
+        Record(
+            dataset=dataset,
+            split=split,
+            id=stem,
+            data_type="seg_image",
+            root=root,
+            frame_names=(f"{images}/{photos[stem]}",),
+            raw=f"{labels}/{stem}.png",
+        )
+        for stem in stems
+    ]
+
+
+def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+    """A photo with the classes seen in it.
+
+    Raises:
+        DatasetError: photo or labels are missing, damaged or of two sizes, or a pixel value has no class.
+    """
+    source, names = _SOURCES[record.dataset], _class_names(record.root, record.dataset)
+    media = open_picture(record, frames)
+    labels = index_picture(record.root / record.raw, record.source)
+    check_size((labels.shape[0], labels.shape[1]), media.size_hw, record, record.raw)
+    objects, queries = {}, []
+    for value in np.flatnonzero(np.bincount(labels.reshape(-1))).tolist():
+        if value in source.nothing:
+            continue
+        place = value - source.first_value
+        if not 0 <= place < len(names):
+            raise DatasetError(
+                f"{record.source}: {record.raw} holds the value {value}, but there are {len(names)} classes; "
+                "the labels are of another version"
+            )
+        object_id = source.first_id + place
+        objects[object_id] = still_track(labels == value, media.num_frames)
+        queries.append(Query(kind="query", text=names[place], targets=(object_id,)))
+    return Sample(media=media, objects=objects, queries=tuple(queries), source=record.source)
+
+
+def _class_names(root: Path, dataset: str) -> tuple[str, ...]:
+    if dataset == "mapillary" and (root / _MAPILLARY_CONFIG).is_file():
+        return _mapillary_names(root / _MAPILLARY_CONFIG)
+    return _SOURCES[dataset].names
+
+
+@lru_cache(maxsize=4)
+def _mapillary_names(path: Path) -> tuple[str, ...]:
+    rows = entry(read_json(path, "mapillary"), "labels", f"mapillary: {path}", list)
+    where = f"mapillary: {path}, label"
+    return tuple(entry(row, "readable", f"{where} {number}", str).lower() for number, row in enumerate(rows))

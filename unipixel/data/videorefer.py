@@ -1,0 +1,156 @@
+"""VideoRefer-700K: captions of objects in videos, short and detailed, and questions about them.
+
+Paper: VideoRefer Suite (arXiv 2501.00599). Licence: Apache-2.0; the videos are Panda-70M's, under its terms.
+Splits: ``train``.
+
+Layout, under ``videorefer/VideoRefer-700K`` (UniPixel's release of it, with the masks taken out of the files)::
+
+    videos/<video>
+    videorefer-short-caption-500k-wo-masks.json      masks_short_caption/<row>.json
+    videorefer-detailed-caption-125k-wo-masks.json   masks_detailed_caption/<row>.json
+    videorefer-qa-75k-wo-masks.json                  masks_qa/<row>.json
+
+A row, and its mask file (per object, per frame of the union of all objects' frames, a list of one RLE or null)::
+
+    {"id": "...", "video": "a/b.mp4", "ratio": 0.62, "annotation": [{"12": ..., "40": ...}, {"12": ...}],
+     "conversations": [{"from": "human", "value": "<video>\\nThere are 2 objects: <object0><region> and
+                        <object1><region>.\\nWhat is <object0> doing?"}, {"from": "gpt", "value": "..."}]}
+
+The clip of a row is what has masks: its annotated frames. A row that is annotated on one frame only is about the
+whole video, with `Query.frame` the annotated one; of frames chosen for it, the nearest makes room for that frame.
+Rows with `Query.frame` are therefore not for the memory form, which tracks.
+
+Known defects and how they are handled: rows without an object, with more than 5, or with a ``ratio`` under 0.3 (objects
+masked on few frames) are left out; ``<video>`` before or behind the question is taken off; the line that
+introduces several objects ("There are ...") is taken off, since the objects are given with the question; tags become
+``[id]``, a lone ``<region>`` becomes ``[0]``. Mask files are named by the number of the row, not by its id, which is
+not unique.
+Differs: the released loader gives a lone object a random id while reading; here that is left to the wording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unipixel.data.encodings import rle_track
+from unipixel.data.files import entry, read_json
+from unipixel.data.record import Record
+from unipixel.data.videorefer_clips import annotated_frames, read_clip, tagged_ids, with_ids
+from unipixel.errors import DatasetError
+from unipixel.sample import Query, QueryKind, Sample
+
+FOLDER = "videorefer/VideoRefer-700K"
+MAX_OBJECTS = 5
+MIN_RATIO = 0.3
+
+
+@dataclass(frozen=True)
+class _Part:
+    file: str
+    masks: str
+    kind: QueryKind
+    category: str
+
+
+_PARTS = {
+    "videorefer_short_caption": _Part(
+        "videorefer-short-caption-500k-wo-masks.json", "masks_short_caption", "caption", "short"
+    ),
+    "videorefer_detailed_caption": _Part(
+        "videorefer-detailed-caption-125k-wo-masks.json", "masks_detailed_caption", "caption", "detailed"
+    ),
+    "videorefer_qa": _Part("videorefer-qa-75k-wo-masks.json", "masks_qa", "qa", ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What of a row is kept in the index."""
+
+    number: int
+    video: str
+    ids: tuple[int, ...]
+    frames: tuple[int, ...]
+    question: str
+    answer: str
+
+
+def index(root: Path, dataset: str, split: str) -> list[Record]:
+    """Every usable row; see the module's docstring for those that are left out.
+
+    Raises:
+        DatasetError: the annotation file is missing, damaged, or not in its documented layout.
+    """
+    file = root / FOLDER / _PARTS[dataset].file
+    rows = read_json(file, f"{dataset}/{split}", list)
+    records = []
+    for number, raw in enumerate(rows):
+        row = _row(raw, number, f"{dataset}/{split} row {number} of {file.name}")
+        if row is not None:
+            records.append(
+                Record(dataset=dataset, split=split, id=str(number), data_type="region_video", root=root, raw=row)
+            )
+    return records
+
+
+def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+    """One row with the masks of its objects.
+
+    Raises:
+        DatasetError: video or mask file is missing or damaged, or they do not fit the row.
+    """
+    row, part = record.raw, _PARTS[record.dataset]
+    whole = len(row.frames) == 1
+    numbers, only = (None, row.frames[0]) if whole else (row.frames, None)
+    media, chosen = read_clip(record, record.root / FOLDER / "videos" / row.video, numbers, frames, only)
+    masks = _masks(record, record.root / FOLDER / part.masks / f"{row.number}.json")
+    objects = {}
+    for object_id, listed in zip(row.ids, masks, strict=True):
+        per_frame = [([] if t != only else listed[0]) if whole else listed[t] for t in chosen]
+        objects[object_id] = rle_track(per_frame, media.size_hw, f"{record.source}, object {object_id}")
+    query = Query(
+        kind=part.kind,
+        text=row.question,
+        answer=row.answer,
+        about=row.ids,
+        frame=None if only is None else chosen.index(only),
+        category=part.category,
+    )
+    return Sample(media=media, objects=objects, queries=(query,), source=record.source)
+
+
+def _row(raw: Any, number: int, where: str) -> _Row | None:
+    """The row as the index keeps it; None for one that is left out."""
+    objects = entry(raw, "annotation", where, list)
+    if not 1 <= len(objects) <= MAX_OBJECTS or entry(raw, "ratio", where, (int, float)) < MIN_RATIO:
+        return None
+    turns = entry(raw, "conversations", where, list)
+    if len(turns) != 2:
+        raise DatasetError(f"{where}: the conversation has {len(turns)} entries; it should be a question and an answer")
+    question = entry(turns[0], "value", where, str).strip()
+    question = question.removeprefix("<video>\n").removesuffix("\n<video>").strip()
+    answer = with_ids(entry(turns[1], "value", where, str).strip())
+    ids = tagged_ids(question, len(objects), where)
+    introduction, line, rest = question.partition("\n")
+    if line and introduction.startswith("There") and "<region>" in introduction:
+        question = rest.strip()
+    frames = annotated_frames(objects, where)
+    if not question or not answer:
+        raise DatasetError(f"{where}: the question is {question!r:.40} and the answer {answer!r:.40}; give both")
+    return _Row(number, entry(raw, "video", where, str), ids, frames, with_ids(question), answer)
+
+
+def _masks(record: Record, file: Path) -> list[Any]:
+    """Per object, per annotated frame, the list of its RLEs."""
+    row = record.raw
+    masks = read_json(file, record.source, list)
+    shapes = [len(frames) if isinstance(frames, list) else -1 for frames in masks]
+    if shapes != [len(row.frames)] * len(row.ids):
+        raise DatasetError(
+            f"{record.source}: {file} holds masks of {len(shapes)} objects on {shapes} frames; "
+            f"the row has {len(row.ids)} on {len(row.frames)}"
+        )
+    return [[frame if isinstance(frame, list) else [frame] for frame in frames] for frames in masks]
