@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,3 +50,26 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``data`` folder of the miniature benchmarks.
+
+    ``UNIPIXEL_BENCHMARKS_DIR`` names an unpacked one (the folder that holds ``data``); else it is unpacked from
+    ``../shared/benchmarks`` once per session.
+    """
+    named = os.environ.get("UNIPIXEL_BENCHMARKS_DIR")
+    if named:
+        folder = Path(named).expanduser()
+        if not (folder / "data").is_dir():
+            pytest.fail(f"UNIPIXEL_BENCHMARKS_DIR is {named}, which holds no folder 'data'")
+        return folder / "data"
+    unpack = ROOT.parent / "shared" / "benchmarks" / "unpack"
+    if not unpack.is_file():
+        pytest.skip(
+            "there are no miniature benchmarks: neither UNIPIXEL_BENCHMARKS_DIR nor ../shared/benchmarks/unpack"
+        )
+    folder = tmp_path_factory.mktemp("benchmarks")
+    subprocess.run(["bash", str(unpack), str(folder)], check=True, capture_output=True)
+    return folder / "data"

@@ -12,10 +12,12 @@ from unipixel import __version__
 from unipixel.cli.asking import ask
 from unipixel.cli.bench import bench
 from unipixel.cli.chatting import chat
+from unipixel.cli.data import data
 from unipixel.cli.demo import demo
-from unipixel.cli.evaluation import evaluation
+from unipixel.cli.evaluation import evaluate, report
 from unipixel.cli.output import complain
 from unipixel.cli.samples import stickers
+from unipixel.cli.training import train
 from unipixel.errors import UnipixelError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -90,7 +92,10 @@ app.command()(chat)
 app.command()(demo)
 app.command()(stickers)
 app.command()(bench)
-app.add_typer(evaluation, name="eval")
+app.command("eval")(evaluate)
+app.command()(train)
+app.command()(report)
+app.add_typer(data, name="data")
 
 
 def main() -> None:

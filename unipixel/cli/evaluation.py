@@ -1,109 +1,194 @@
-"""``unipixel eval``: how good a checkpoint is."""
+"""``unipixel eval`` and ``unipixel report``: how good a checkpoint is."""
 
 from __future__ import annotations
 
-import json
+import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from unipixel.cli import options
 from unipixel.cli.asking import load_engine
-from unipixel.cli.output import check_out, print_json, stderr, stdout
+from unipixel.cli.output import check_folder, stderr
+from unipixel.cli.reporting import make_report
+from unipixel.cli.sticker_evaluation import measure_stickers
 
 if TYPE_CHECKING:
-    from unipixel.eval.stickers import Figure
+    from unipixel.eval.judge import Judge
+    from unipixel.eval.questions import Predictor
+    from unipixel.eval.runner import Run
 
-evaluation = typer.Typer(no_args_is_help=True, help="Measure a checkpoint.")
+EXTREMES = ("perfect", "blank")
+"""Models that need no checkpoint."""
+
+Names = Annotated[
+    list[str],
+    typer.Argument(metavar="NAME[/SPLIT] ...", help="Benchmarks, such as 'revos', 'mevis/valid', 'stickers'."),
+]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", metavar="DIR", help="The folder with the datasets, or above its 'data'.")
+]
 
 
-@evaluation.callback()
-def benchmarks() -> None:
-    """Measure a checkpoint."""
-
-
-@evaluation.command("stickers")
-def stickers(
-    model: options.Model = "nano",
+def evaluate(
+    names: Names,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="'nano', a checkpoint folder, or a Hub id; 'perfect' (the truth fed back) or 'blank' (nothing).",
+        ),
+    ] = "nano",
+    data_root: DataRoot = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="OUT", help="Folder for predictions and report; taken up if it has some."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", help="Only the first N questions of each benchmark.")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option("--shard", metavar="i/n", help="Only the i-th of n parts, from 0/n on.")
+    ] = "0/1",
+    protocol: Annotated[
+        str,
+        typer.Option("--protocol", help="'correct', or 'original': as UniPixel's own evaluation, mistakes included."),
+    ] = "correct",
+    retry: Annotated[bool, typer.Option("--retry", help="Ask again what failed before.")] = False,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", metavar="URL", help="OpenAI-compatible endpoint that grades descriptions."),
+    ] = None,
+    judge_model: Annotated[str, typer.Option("--judge-model", metavar="NAME", help="Model that grades.")] = "gpt-4o",
     device: options.Device = "auto",
+    dtype: options.DType = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="One of the figures, such as 'refer' or 'video'; repeat for more."),
+        typer.Option("--only", metavar="NAME", help="Stickers: one of the figures, such as 'refer'; repeat for more."),
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="Questions per figure on pictures.")] = 200,
-    videos: Annotated[int, typer.Option("--videos", metavar="N", help="Questions on videos.")] = 40,
+    count: Annotated[
+        int, typer.Option("-n", "--count", metavar="N", help="Stickers: questions per figure on pictures.")
+    ] = 200,
+    videos: Annotated[int, typer.Option("--videos", metavar="N", help="Stickers: questions on videos.")] = 40,
     sprites: Annotated[
         Path | None,
-        typer.Option("--sprites", metavar="DIR", help="Draw with the PNGs and labels.json of this folder instead."),
+        typer.Option("--sprites", metavar="DIR", help="Stickers: draw with the PNGs and labels.json of this folder."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also write the figures to this .json file.")
-    ] = None,
 ) -> None:
-    """Measure a checkpoint on held-out scenes of the built-in world, each figure beside that of a trivial guess."""
-    _check(count, videos, sprites, out)
-    engine = load_engine(model, device)
-    from unipixel.eval.stickers import Evaluation
-    from unipixel.stickers import SceneSettings
+    """Measure a checkpoint on benchmarks, each figure beside the published one.
+
+    Predictions are kept in OUT as they come; the same command goes on where it was stopped. Shards of one run may share
+    OUT, or be merged with `unipixel report OUT1 OUT2 ...`. 'stickers' by itself needs no OUT, or takes a .json file.
+    """
+    if names == ["stickers"] and (out is None or out.suffix.lower() == ".json"):
+        measure_stickers(
+            model=model, device=device, only=only, count=count, videos=videos, sprites=sprites, as_json=as_json, out=out
+        )
+        return
+    if only or sprites or (count, videos) != (200, 40):
+        raise ValueError(
+            "--only, --count, --videos and --sprites are for `unipixel eval stickers` without a folder OUT"
+        )
+    if out is None:
+        raise ValueError("there is no -o; name a folder for the predictions, in which a stopped run is taken up again")
+    if out.suffix.lower() in (".json", ".md", ".html", ".zip"):
+        raise ValueError(f"--out is {out}; name a folder, without a suffix")
+    check_folder(out, "--out")
+    runs = opened(names, data_root, model=model, protocol=protocol, limit=limit, shard=parse_shard(shard))
+    grader = _judge(judge, judge_model)
+    _run(runs, _predictor(model, device, dtype), out, retry=retry, judge=grader)
+    make_report([out], out, data_root=data_root, as_json=as_json)
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="OUT ...", help="Folders that `unipixel eval` has written.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where to write; by default the first OUT.")
+    ] = None,
+    data_root: DataRoot = None,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Score all predictions anew against the data (needs --data-root).")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
+) -> None:
+    """Merge the shards of an evaluation into tables: terminal, report.json, report.md, report.html.
+
+    The page shows pictures of examples if --data-root says where the data are. Uploads for servers are written as zips.
+    """
+    check_folder(out or folders[0], "--out")
+    make_report(folders, out or folders[0], data_root=data_root, rescored=rescore, as_json=as_json)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Place and number of parts.
+
+    Raises:
+        ValueError: the text is not ``i/n``.
+    """
+    if not re.fullmatch(r"\d{1,6}/\d{1,6}", text):
+        raise ValueError(f"--shard is {text!r}; it must be i/n, such as 0/2 and 1/2 for two halves")
+    place, number = text.split("/")
+    return int(place), int(number)
+
+
+def opened(names: list[str], data_root: Path | None, **how: Any) -> list[Run]:
+    """The runs that were asked for, with their data indexed, before any model is loaded.
+
+    Raises:
+        ValueError: a name or option is wrong.
+        DatasetError: data are missing or damaged.
+    """
+    from unipixel.eval.benchmarks import chosen
+    from unipixel.eval.runner import open_run
+
+    pairs = list(dict.fromkeys(pair for name in names for pair in chosen(name)))
+    return [open_run(name, split, data_root, **how) for name, split in pairs]
+
+
+def _predictor(model: str, device: str, dtype: str | None) -> Predictor:
+    from unipixel.eval.predict import Blank, EnginePredictor, Perfect
+
+    if model in EXTREMES:
+        return Perfect() if model == "perfect" else Blank()
+    return EnginePredictor(load_engine(model, device, dtype))
+
+
+def _judge(url: str | None, model: str) -> Judge | None:
+    if url is None:
+        return None
+    from unipixel.eval.judge import EndpointJudge
+
+    return EndpointJudge(model=model, base_url=url)
+
+
+def _run(runs: list[Run], predictor: Predictor, out: Path, *, retry: bool, judge: Judge | None) -> None:
+    from unipixel.eval.benchmarks import BENCHMARKS
+    from unipixel.eval.captions import Captions
+    from unipixel.eval.judge import judge_lines
+    from unipixel.eval.runner import predict
 
     bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=stderr(),
-        disable=not sys.stderr.isatty(),
-    )
-    tasks: dict[str, Any] = {}
-
-    def progress(name: str, done: int, total: int) -> None:
-        if name not in tasks:
-            tasks[name] = bar.add_task(name, total=total)
-        bar.update(tasks[name], completed=done)
-
-    measure = Evaluation(engine, SceneSettings(sprites=sprites), count=count, video_count=videos, progress=progress)
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=stderr(), disable=not sys.stderr.isatty(),
+    )  # fmt: skip
     with bar:
-        figures = measure.run(tuple(only or ()))
-    values = {"model": model, "figures": [figure.to_json() for figure in figures]}
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    if as_json:
-        print_json(values)
-        return
-    _show(figures)
-    if out is not None:
-        typer.echo(f"wrote {out}")
+        for run in runs:
+            title = f"{BENCHMARKS[run.name].title} {run.split}"
+            predict(run, predictor, out, retry=retry, progress=_Task(bar, title))
+            if judge is not None and isinstance(run.protocol, Captions):
+                judge_lines(run.file(out), judge, _Task(bar, f"{title}, judge"), retry=retry)
 
 
-def _check(count: int, videos: int, sprites: Path | None, out: Path | None) -> None:
-    for option, number in (("--count", count), ("--videos", videos)):
-        if number < 1:
-            raise ValueError(f"{option} is {number}; it must be at least 1")
-    if sprites is not None and not sprites.is_dir():
-        raise ValueError(f"--sprites is {sprites}, which is not a folder")
-    if out is not None and out.suffix.lower() != ".json":
-        raise ValueError(f"--out is {out}; name a file that ends in .json")
-    check_out(out)
+class _Task:
+    """One line of the progress display."""
 
+    def __init__(self, bar: Progress, title: str) -> None:
+        self._bar, self._task = bar, bar.add_task(title, total=None, failed="")
 
-def _show(figures: Sequence[Figure]) -> None:
-    table = Table("figure", "value", "trivial", "what is trivial", "questions", "failed", "more")
-    for one in figures:
-        more = ", ".join(f"{name} {value:.3f}" for name, value in one.more.items())
-        table.add_row(
-            one.name,
-            f"{one.value:.3f}",
-            f"{one.baseline:.3f}",
-            one.baseline_means,
-            str(one.count),
-            str(one.failed),
-            more,
-        )
-    stdout().print(table)
+    def __call__(self, done: int, total: int, failed: int) -> None:
+        self._bar.update(self._task, completed=done, total=total, failed=f"{failed} failed" if failed else "")

@@ -19,6 +19,9 @@ from unipixel.sample import Box, Mask, Point, Prompt
 Start = int | Literal["best"]
 """The frame on which tracking starts: a frame of the clip, or the one where the object scores highest on its own."""
 
+Force = bool | Literal["always"]
+"""Whether masks are taken for what the model does not segment by itself, or for everything without asking it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prompted:
@@ -50,8 +53,10 @@ class Request:
     about: tuple[int, ...] = ()
     start: Start = 0
     decoding: Decoding = field(default_factory=Decoding)
-    force: bool = False
+    force: Force = False
     prime: str = ""
+    prefill: str = ""
+    """Words of the first round's question; empty: the engine's own."""
 
 
 def clicks(prompts: Iterable[Prompt]) -> list[Point | Box]:

@@ -121,14 +121,17 @@ def _prefill(
 
     longest = min(request.decoding.max_new_tokens, PREFILL_TOKENS * (1 + len(pointed)))
     decoding = replace(request.decoding, max_new_tokens=longest)
-    row = yield Ask(_prefilling(pointed), decoding, aside=True)
-    written = yield from _write(space, _row(row), name, "", show=not request.text)
-    # what it segments beyond the prompts is of interest only where its reply is the answer
-    segments = {one.id: one for one in written.segments if one.id in expected or not request.text}
+    written, segments = Written(), dict[int, Segment]()
+    if request.force != "always":
+        row = yield Ask(_prefilling(pointed, request.prefill), decoding, aside=True)
+        written = yield from _write(space, _row(row), name, "", show=not request.text)
+        # what it segments beyond the prompts is of interest only where its reply is the answer
+        segments = {one.id: one for one in written.segments if one.id in expected or not request.text}
     missing = [one for one in pointed if one.id not in segments]
     if missing and request.force:
         answer = wording.forced_answer([one.id for one in missing])
-        forced = _row((yield Ask(_prefilling(missing), decoding, aside=True, answer=answer)))
+        turn = _prefilling(missing, request.prefill if len(missing) == len(pointed) else "")
+        forced = _row((yield Ask(turn, decoding, aside=True, answer=answer)))
         for _ in forced:
             pass
         states = forced.queries(given=True)
@@ -139,9 +142,11 @@ def _prefill(
     return written
 
 
-def _prefilling(pointed: Sequence[Prompted]) -> Turn:
-    question = wording.prefilling([one.id for one in pointed])
-    return Turn(question=question, references=tuple((one.reference,) for one in pointed))
+def _prefilling(pointed: Sequence[Prompted], words: str = "") -> Turn:
+    given = {one.id: one.reference for one in pointed}
+    question = wording.with_mentions(words, [], list(given)) if words else wording.prefilling(list(given))
+    order = wording.referenced(question, list(given))
+    return Turn(question=question, references=tuple((given[i],) for i in order))
 
 
 def _question(space: Workspace, request: Request) -> Generator[Piece | Ask, Row | None, Written]:

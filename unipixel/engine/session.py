@@ -9,16 +9,17 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from unipixel.engine.answer import Answer, AnswerObject, Clip, MaskPiece, TextPiece
-from unipixel.engine.dialogue import Ask, Dialogue
+from unipixel.engine.dialogue import Ask, Dialogue, Transcript
 from unipixel.engine.features import KEPT_FRAMES, FrameFeatureCache
 from unipixel.engine.generate import Decoding
 from unipixel.engine.memory import KnownObject, ObjectMemory
 from unipixel.engine.objects import Workspace, corrected, pursue, retraced, starts
-from unipixel.engine.requests import Request, Start, check_about, check_start, grouped
+from unipixel.engine.requests import Force, Request, Start, check_about, check_start, grouped
 from unipixel.engine.rounds import Piece, Rounds, Row, rounds
 from unipixel.engine.timing import Clock, Timings
 from unipixel.engine.tracking import legs
 from unipixel.errors import PromptError
+from unipixel.masks import MaskTrack
 from unipixel.media import Media, sample_indices
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import Processor, Visual
@@ -151,8 +152,9 @@ class Session:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-        force: bool = False,
+        force: Force = False,
         prime: str = "",
+        prefill: str = "",
     ) -> Iterator[Piece]:
         """The answer to a question, piece by piece: words, masks of each frame as it is tracked, the `Answer` last.
 
@@ -168,7 +170,9 @@ class Session:
             max_new_tokens: longest reply.
             temperature, top_p, seed: see `Decoding`; 0 is greedy.
             force: where the model does not segment a point or box, take the masks that it would give if it did.
-                Otherwise such an object is "not there".
+                Otherwise such an object is "not there". ``"always"``: take these masks without asking the model.
+            prefill: words of the first round's question, which may name the prompted objects by their ids; by default
+                the engine's own.
             prime: words put into the model's mouth, from which its reply goes on; not part of the answer's text.
 
         A question ends what is left of an earlier stream of the session.
@@ -178,7 +182,14 @@ class Session:
         """
         decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         request = self.request(
-            text, prompts=prompts, about=about, start=start, decoding=decoding, force=force, prime=prime
+            text,
+            prompts=prompts,
+            about=about,
+            start=start,
+            decoding=decoding,
+            force=force,
+            prime=prime,
+            prefill=prefill,
         )
         return self._run(rounds(self.workspace, request))
 
@@ -190,8 +201,9 @@ class Session:
         about: About = (),
         start: Start = 0,
         decoding: Decoding | None = None,
-        force: bool = False,
+        force: Force = False,
         prime: str = "",
+        prefill: str = "",
     ) -> Request:
         """A question checked against the session, before anything is computed.
 
@@ -202,6 +214,7 @@ class Session:
         if text is not None:
             space.processor.chat.check_text(text, "question")
         space.processor.chat.check_text(prime, "beginning of the answer")
+        space.processor.chat.check_text(prefill, "pre-filling question")
         given = grouped(prompts, space.memory, space.visual)
         known = check_about(about, space.memory, space.visual, given)
         words = (text or "").strip()
@@ -217,6 +230,7 @@ class Session:
             decoding=decoding or Decoding(),
             force=force,
             prime=prime,
+            prefill=prefill,
         )
 
     # objects
@@ -271,12 +285,40 @@ class Session:
         memory = self.workspace.memory
         return memory.rename(memory.known(object_id).id, label)
 
+    def remember(self, object_id: int, track: MaskTrack, label: str = "") -> KnownObject:
+        """Put an object whose masks are known on every frame into the memory, where nothing changes them.
+
+        Raises:
+            PromptError: the masks are not those of the clip's frames.
+        """
+        space = self.workspace
+        if track.num_frames != space.num_frames or track.size_hw != space.clip.media.size_hw:
+            raise PromptError(
+                f"the masks of object {object_id} are {track.num_frames} frames of {track.size_hw}; the clip has "
+                f"{space.num_frames} of {space.clip.media.size_hw} (height, width)"
+            )
+        scores = tuple(1.0 if rle is not None else 0.0 for rle in track.rles)
+        known = KnownObject(id=object_id, label=label, track=track, frame_scores=scores)
+        space.memory.add(known)
+        return known
+
     def remove(self, object_id: int | AnswerObject) -> None:
         """Forget an object; its id is not used again. One that is being tracked is no longer followed."""
         memory = self.workspace.memory
         memory.remove(memory.known(object_id).id)
 
     # end
+
+    def forget(self) -> None:
+        """Begin anew about the same clip: what was said and every object are gone, what was encoded stays.
+
+        The next answer is the one that a session opened anew would give.
+        """
+        space = self.workspace
+        if self._going is not None:
+            self._going.close()
+        space.dialogue.restore(Transcript(), [])
+        self._space = replace(space, memory=ObjectMemory())
 
     def save(self, path: str | Path, *, frames: bool | None = None) -> None:
         """Write the session to a file, from which `Engine.open_session` takes it up again.

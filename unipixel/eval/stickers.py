@@ -5,7 +5,7 @@ Scenes come from seeds at and above `EVAL_SEED`, which training never draws from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from unipixel.stickers.facts import tight_box
 from unipixel.stickers.prompts import box_on, point_on
 
 Progress = Callable[[str, int, int], None]
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,34 @@ class Figure:
         }
 
 
+Asking = Callable[[Sequence[Question]], list[Answer | UnipixelError]]
+"""Answers to questions, in order; errors stand in the place of answers."""
+
+
+def ask_engine(engine: Engine, questions: Sequence[Question]) -> list[Answer | UnipixelError]:
+    """Answers of a model to questions that are asked together."""
+    answers: list[Answer | UnipixelError] = engine.ask(
+        [list(q.world.frames) if q.world.is_video else q.world.image for q in questions],
+        [q.text for q in questions],
+        prompts=[list(q.prompts) for q in questions],
+        batch_size=BATCH_SIZE,
+        max_new_tokens=24,
+        on_error="return",
+    )
+    return answers
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Asks the questions of each task and scores the answers."""
 
-    engine: Engine
+    ask: Asking
+    """Answers questions; see `ask_engine`."""
     settings: SceneSettings = field(default_factory=SceneSettings)
     count: int = 200
     """Questions per task on stills."""
     video_count: int = 40
     """Questions per task on videos."""
-    batch_size: int = 16
     progress: Progress | None = None
 
     def run(self, only: tuple[str, ...] = ()) -> list[Figure]:
@@ -107,16 +125,8 @@ class Evaluation:
     def answers(self, name: str, questions: list[Question]) -> list[Answer | UnipixelError]:
         """Ask everything, in batches; errors come back in place."""
         results: list[Answer | UnipixelError] = []
-        for begin in range(0, len(questions), self.batch_size):
-            part = questions[begin : begin + self.batch_size]
-            results += self.engine.ask(
-                [list(q.world.frames) if q.world.is_video else q.world.image for q in part],
-                [q.text for q in part],
-                prompts=[list(q.prompts) for q in part],
-                batch_size=self.batch_size,
-                max_new_tokens=24,
-                on_error="return",
-            )
+        for begin in range(0, len(questions), BATCH_SIZE):
+            results += self.ask(questions[begin : begin + BATCH_SIZE])
             if self.progress is not None:
                 self.progress(name, len(results), len(questions))
         return results
@@ -278,7 +288,7 @@ def pixelqa(run: Evaluation) -> Figure:
     right, quality = [], []
     for q, a, n in zip(questions, answers, options, strict=True):
         chosen = parse_choice(a.raw_text, n, rule="bracketed") if isinstance(a, Answer) else None
-        right.append(chosen is not None and f"({chosen})" == q.answer)
+        right.append(chosen is not None and f"({chosen})" == q.answer.lower())
         for k, prompt in zip(q.targets, q.prompts, strict=True):
             found = [o for o in a.objects if o.id == prompt.object_id] if isinstance(a, Answer) else []
             prediction = found[0].masks if found else np.zeros_like(q.world.masks[k])

@@ -1,0 +1,97 @@
+"""``unipixel eval stickers`` by itself: a table of figures, each beside that of a trivial guess."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from unipixel.cli.asking import load_engine
+from unipixel.cli.output import check_out, print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from unipixel.eval.stickers import Figure
+
+
+def measure_stickers(
+    *,
+    model: str,
+    device: str,
+    only: Sequence[str] | None,
+    count: int,
+    videos: int,
+    sprites: Path | None,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Measure a checkpoint on held-out scenes of the built-in world."""
+    _check(count, videos, sprites, out)
+    engine = load_engine(model, device)
+    from unipixel.eval.stickers import Evaluation, ask_engine
+    from unipixel.stickers import SceneSettings
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=stderr(),
+        disable=not sys.stderr.isatty(),
+    )
+    tasks: dict[str, Any] = {}
+
+    def progress(name: str, done: int, total: int) -> None:
+        if name not in tasks:
+            tasks[name] = bar.add_task(name, total=total)
+        bar.update(tasks[name], completed=done)
+
+    measure = Evaluation(
+        lambda questions: ask_engine(engine, questions),
+        SceneSettings(sprites=sprites),
+        count=count,
+        video_count=videos,
+        progress=progress,
+    )
+    with bar:
+        figures = measure.run(tuple(only or ()))
+    values = {"model": model, "figures": [figure.to_json() for figure in figures]}
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(values)
+        return
+    _show(figures)
+    if out is not None:
+        typer.echo(f"wrote {out}")
+
+
+def _check(count: int, videos: int, sprites: Path | None, out: Path | None) -> None:
+    for option, number in (("--count", count), ("--videos", videos)):
+        if number < 1:
+            raise ValueError(f"{option} is {number}; it must be at least 1")
+    if sprites is not None and not sprites.is_dir():
+        raise ValueError(f"--sprites is {sprites}, which is not a folder")
+    check_out(out)
+
+
+def _show(figures: Sequence[Figure]) -> None:
+    table = Table("figure", "value", "trivial", "what is trivial", "questions", "failed", "more")
+    for one in figures:
+        more = ", ".join(f"{name} {value:.3f}" for name, value in one.more.items())
+        table.add_row(
+            one.name,
+            f"{one.value:.3f}",
+            f"{one.baseline:.3f}",
+            one.baseline_means,
+            str(one.count),
+            str(one.failed),
+            more,
+        )
+    stdout().print(table)

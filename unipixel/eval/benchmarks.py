@@ -1,0 +1,316 @@
+"""Every benchmark that can be run: its data, how it is asked and scored, and what UniPixel published.
+
+Published figures are those of the checkpoints UniPixel-3B and UniPixel-7B (arXiv 2509.18094, its repository and its
+tables). ``secondary`` marks numbers that were read from notes on the paper and not from the authors' own files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from unipixel.eval.captions import Captions
+from unipixel.eval.choices import Choices
+from unipixel.eval.image_masks import ImageMasks
+from unipixel.eval.pixelqa import PixelQA
+from unipixel.eval.protocols import Protocol
+from unipixel.eval.sticker_figures import StickerFigures
+from unipixel.eval.video_masks import ClassicDavis, Davis, Revos, VideoMasks
+
+ProtocolName = Literal["correct", "original"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number."""
+
+    small: float | None
+    """UniPixel-3B."""
+    large: float | None
+    """UniPixel-7B."""
+    secondary: bool = False
+    """Read from a secondary source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One part of a benchmark that is run and reported by itself."""
+
+    data: str
+    """Split of the dataset."""
+    protocol: Protocol
+    published: Mapping[str, Published] = field(default_factory=dict)
+    """By the name of the figure."""
+    layout: Literal["", "mevis", "ref_youtube_vos"] = ""
+    """Layout of the zip for the server that scores it; empty: it is scored here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A dataset together with how it is graded."""
+
+    title: str
+    dataset: str
+    """Key of `unipixel.data.DATASETS`."""
+    splits: Mapping[str, Split]
+    default: tuple[str, ...]
+    """Splits that are run where none is named."""
+
+
+def triple(small: tuple[float, float, float], large: tuple[float, float, float]) -> dict[str, Published]:
+    """Published J, F and J&F."""
+    return {name: Published(a, b) for name, a, b in zip(("J", "F", "J&F"), small, large, strict=True)}
+
+
+def _refer(title: str, dataset: str, figures: Mapping[str, tuple[float, float, float | None]]) -> Benchmark:
+    """A RefCOCO benchmark; ``figures`` are split -> cIoU of both sizes, and the REC accuracy of the large one."""
+    splits = {
+        name: Split(
+            data=name,
+            protocol=ImageMasks(boxes=True),
+            published={
+                "cIoU": Published(small, large),
+                **({"REC Acc@0.5": Published(None, rec, secondary=True)} if rec else {}),
+            },
+        )
+        for name, (small, large, rec) in figures.items()
+    }
+    return Benchmark(title=title, dataset=dataset, splits=splits, default=tuple(splits))
+
+
+def _pixelqa() -> dict[str, Split]:
+    """PixelQA by its kinds of prompts, free-running and with the pre-filling answer forced."""
+    published: dict[str, dict[str, Published]] = {
+        "point": {
+            "J&F": Published(57.2, 42.3, secondary=True),
+            "accuracy": Published(70.8, 71.4, secondary=True),
+        },
+        "box": {},
+        "mixed": {
+            "J&F": Published(49.0, 44.9, secondary=True),
+            "accuracy": Published(68.5, 71.4, secondary=True),
+        },
+    }
+    kinds: tuple[Literal["point", "box", "mixed"], ...] = ("point", "box", "mixed")
+    splits: dict[str, Split] = {}
+    for ending, forced in (("", False), ("_forced", True)):
+        for kind in kinds:
+            protocol = PixelQA(prompts=kind, forced=forced)
+            splits[kind + ending] = Split(data="test", protocol=protocol, published=published[kind])
+    return splits
+
+
+def _grades(average: tuple[float, float], four: tuple[float, float, float, float] | None) -> dict[str, Published]:
+    parts = dict(zip(("SC", "AD", "TD", "HD"), four or (), strict=False))
+    return {
+        "average": Published(*average),
+        **{name: Published(value, None, secondary=True) for name, value in parts.items()},
+    }
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "revos": Benchmark(
+        title="ReVOS",
+        dataset="revos",
+        splits={
+            "valid": Split(
+                data="valid",
+                protocol=Revos(),
+                published={
+                    **triple((59.7, 64.4, 62.1), (61.7, 65.7, 63.7)),
+                    "reasoning J&F": Published(59.6, None, secondary=True),
+                },
+            )
+        },
+        default=("valid",),
+    ),
+    "mevis": Benchmark(
+        title="MeViS",
+        dataset="mevis",
+        splits={
+            "valid_u": Split(
+                data="valid_u",
+                protocol=VideoMasks(),
+                published={"J&F": Published(59.7, None, secondary=True)},
+            ),
+            "valid": Split(
+                data="valid",
+                protocol=VideoMasks(server=True),
+                published=triple((50.4, 55.7, 53.1), (53.2, 58.3, 55.8)),
+                layout="mevis",
+            ),
+        },
+        default=("valid_u",),
+    ),
+    "ref_youtube_vos": Benchmark(
+        title="Ref-YouTube-VOS",
+        dataset="ref_youtube_vos",
+        splits={
+            "valid": Split(
+                data="valid",
+                protocol=VideoMasks(server=True),
+                published=triple((68.6, 72.3, 70.5), (69.5, 72.4, 71.0)),
+                layout="ref_youtube_vos",
+            )
+        },
+        default=("valid",),
+    ),
+    "ref_davis17": Benchmark(
+        title="Ref-DAVIS17",
+        dataset="ref_davis17",
+        splits={
+            "valid": Split(
+                data="valid",
+                protocol=Davis(),
+                published=triple((70.7, 77.8, 74.2), (72.7, 80.1, 76.4)),
+            ),
+            "classic": Split(data="valid", protocol=ClassicDavis()),
+        },
+        default=("valid",),
+    ),
+    "ref_sav": Benchmark(
+        title="Ref-SAV",
+        dataset="ref_sav",
+        splits={
+            "valid": Split(
+                data="valid",
+                protocol=VideoMasks(),
+                published=triple((66.9, 67.6, 67.2), (68.5, 69.6, 69.0)),
+            )
+        },
+        default=("valid",),
+    ),
+    "groundmore": Benchmark(
+        title="GroundMoRe",
+        dataset="groundmore",
+        splits={
+            "test": Split(
+                data="test",
+                protocol=VideoMasks(by_category=True),
+                published=triple((36.0, 38.7, 37.4), (36.5, 39.1, 37.8)),
+            )
+        },
+        default=("test",),
+    ),
+    "refcoco": _refer(
+        "RefCOCO",
+        "refcoco",
+        {"val": (80.5, 80.8, 92.0), "testA": (82.6, 83.0, 94.4), "testB": (76.9, 77.4, 88.1)},
+    ),
+    "refcoco+": _refer(
+        "RefCOCO+",
+        "refcoco+",
+        {"val": (74.3, 75.3, None), "testA": (78.9, 80.1, None), "testB": (68.4, 70.0, None)},
+    ),
+    "refcocog": _refer("RefCOCOg", "refcocog", {"val": (76.3, 76.4, None), "test": (77.0, 77.1, None)}),
+    "reason_seg": Benchmark(
+        title="ReasonSeg",
+        dataset="reason_seg",
+        splits={
+            "val": Split(
+                data="val",
+                protocol=ImageMasks(mean_name="gIoU", ignores=True),
+                published={"gIoU": Published(64.0, 60.5), "cIoU": Published(56.2, 58.7)},
+            ),
+            "test": Split(data="test", protocol=ImageMasks(mean_name="gIoU", ignores=True)),
+        },
+        default=("val",),
+    ),
+    "videorefer_bench_d": Benchmark(
+        title="VideoRefer-Bench-D",
+        dataset="videorefer_bench_d",
+        splits={
+            "single": Split(data="test", protocol=Captions(regions="single"), published=_grades((3.42, 3.37), None)),
+            "multi": Split(
+                data="test",
+                protocol=Captions(regions="multiple"),
+                published=_grades((3.44, 3.36), (4.08, 3.13, 3.13, 3.42)),
+            ),
+        },
+        default=("single", "multi"),
+    ),
+    "videorefer_bench_q": Benchmark(
+        title="VideoRefer-Bench-Q",
+        dataset="videorefer_bench_q",
+        splits={
+            "single": Split(
+                data="test",
+                protocol=Choices(style="videorefer", regions="single"),
+                published={"accuracy": Published(72.2, 73.4)},
+            ),
+            "multi": Split(
+                data="test",
+                protocol=Choices(style="videorefer", regions="multiple"),
+                published={
+                    "accuracy": Published(72.8, 74.1),
+                    "Basic Questions": Published(75.3, None, secondary=True),
+                    "Sequential Questions": Published(70.7, None, secondary=True),
+                    "Relationship Questions": Published(62.3, None, secondary=True),
+                    "Reasoning Questions": Published(87.4, None, secondary=True),
+                    "Future Predictions": Published(77.2, None, secondary=True),
+                },
+            ),
+        },
+        default=("single", "multi"),
+    ),
+    "pixelqa": Benchmark(
+        title="PixelQA", dataset="videorefer_bench_q", splits=_pixelqa(), default=("point", "box", "mixed")
+    ),
+    "mvbench": Benchmark(
+        title="MVBench",
+        dataset="mvbench",
+        splits={
+            "test": Split(
+                data="test",
+                protocol=Choices(style="mvbench", mean_of_categories=True),
+                published={"accuracy": Published(62.5, 64.3)},
+            )
+        },
+        default=("test",),
+    ),
+    "videomme": Benchmark(
+        title="Video-MME",
+        dataset="videomme",
+        splits={"test": Split(data="test", protocol=Choices(style="mvbench"))},
+        default=("test",),
+    ),
+    "stickers": Benchmark(
+        title="Stickers",
+        dataset="stickers",
+        splits={"all": Split(data="val", protocol=StickerFigures())},
+        default=("all",),
+    ),
+}
+"""Name -> benchmark."""
+
+
+def chosen(name: str) -> list[tuple[str, str]]:
+    """The (benchmark, split) pairs that ``NAME`` or ``NAME/SPLIT`` stands for.
+
+    Raises:
+        ValueError: there is no such benchmark or split.
+    """
+    title, _, split = name.partition("/")
+    if title not in BENCHMARKS:
+        raise ValueError(f"there is no benchmark {title!r}; there are {', '.join(BENCHMARKS)}")
+    splits = BENCHMARKS[title].splits
+    if split and split not in splits:
+        raise ValueError(f"{title} has no split {split!r}; it has {', '.join(splits)}")
+    return [(title, split)] if split else [(title, one) for one in BENCHMARKS[title].default]
+
+
+def protocol_of(name: str, split: str, protocol: str) -> Protocol:
+    """How a split is asked and scored.
+
+    Args:
+        protocol: ``"correct"`` or ``"original"``.
+
+    Raises:
+        ValueError: another protocol.
+    """
+    if protocol not in ("correct", "original"):
+        raise ValueError(f"the protocol is {protocol!r}; it must be 'correct' or 'original'")
+    found = BENCHMARKS[name].splits[split].protocol
+    # where the two do not differ there is one protocol, and one set of predictions
+    return replace(found, original=protocol == "original" and bool(found.differs))

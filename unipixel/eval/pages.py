@@ -1,0 +1,174 @@
+"""The report as one HTML page that needs nothing else: tables, notes, failures, and pictures of examples."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from unipixel import draw
+from unipixel.errors import UnipixelError
+from unipixel.eval.protocols import predicted, target, union
+from unipixel.eval.questions import Question, Reply
+from unipixel.eval.report import COLUMNS, FAILURES_NAMED, SECONDARY, Section, table
+from unipixel.eval.runner import Run
+from unipixel.masks import MaskTrack
+from unipixel.sample import Box, Point
+
+EXAMPLES = 4
+"""Examples per benchmark."""
+WIDTH = 420
+"""Pixels of a picture."""
+LONGEST = 600
+"""Characters of a text."""
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.5rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid var(--line); text-align: right }
+th:first-child, td:first-child { text-align: left }
+td:nth-child(2) { font-weight: 600 }
+ul { padding-left: 1.2rem } .failed { color: #c33 }
+.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem }
+figure { margin: 0; padding: .6rem; background: var(--soft); border-radius: .5rem }
+figure div { display: flex; gap: .4rem } figure img { flex: 1; min-width: 0; max-width: 100%; border-radius: .25rem }
+figcaption { font-size: .85rem; overflow-wrap: anywhere } small { opacity: .7 }
+"""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question with its answer, to look at."""
+
+    unit: str
+    question: str
+    reply: str
+    answer: str
+    pictures: tuple[tuple[str, np.ndarray], ...] = ()
+    """Captions and pictures, uint8 (H, W, 3)."""
+
+
+def examples(one: Section, open_run: Callable[[Section], Run], number: int = EXAMPLES) -> list[Example]:
+    """Evenly spread examples of a section; those whose data cannot be read any more are left out."""
+    answered = [line for line in one.lines if line.get("replies")]
+    try:
+        run = open_run(one)
+        units = {unit.id: unit for unit in run.units()}
+    except UnipixelError:
+        return []
+    places = sorted({round(i) for i in np.linspace(0, len(answered) - 1, min(number, len(answered)))})
+    found = []
+    for line in (answered[place] for place in places):
+        try:
+            questions = run.protocol.questions(units[line["id"]], run.read, one.header.num_frames)
+            reply = Reply.from_json(line["replies"][0])
+            found.append(_example(line["id"], questions[0], reply))
+        except (UnipixelError, ValueError, LookupError):
+            continue
+    return found
+
+
+def _example(unit: str, question: Question, reply: Reply) -> Example:
+    sample = question.sample
+    if question.prompts or question.regions:
+        ids = [i for i in question.query.about if i in sample.objects]
+        truth = [(i, sample.objects[i]) for i in ids]
+        found = [(one.id, one.track) for one in reply.objects]
+    else:
+        truth = [(1, target(question))] if question.query.targets else []
+        found = [(1, predicted(question, reply))] if reply.objects else []
+    t = _telling_frame([track for _, track in (*truth, *found)], question)
+    frame = sample.media.frame(t)
+    given = _marked(frame, question, t)
+    pictures = [("given" if given is not frame else f"frame {t}", given)] if not truth or given is not frame else []
+    if truth:
+        pictures.append(("given masks" if question.regions else "truth", _drawn(frame, truth, t)))
+    if not question.regions and (found or truth):
+        pictures.append(("answer", _drawn(frame, found, t)))
+    return Example(unit, question.text, question.prime + reply.text, question.query.answer, tuple(pictures))
+
+
+def _telling_frame(tracks: Sequence[MaskTrack], question: Question) -> int:
+    """The frame that shows most of the masks; one that is pointed at comes first."""
+    if question.prompts:
+        return int(question.prompts[0].frame)
+    areas = union(list(tracks), question.sample).areas
+    return int(areas.argmax())
+
+
+def _marked(frame: np.ndarray, question: Question, t: int) -> np.ndarray:
+    points = [(p.x, p.y, p.positive) for p in question.prompts if isinstance(p, Point) and p.frame == t]
+    boxes = [(p.x1, p.y1, p.x2, p.y2) for p in question.prompts if isinstance(p, Box) and p.frame == t]
+    return draw.mark_prompts(frame, points, boxes) if points or boxes else frame
+
+
+def _drawn(frame: np.ndarray, tracks: Sequence[tuple[int, MaskTrack]], t: int) -> np.ndarray:
+    masks = np.stack([track.mask(t) for _, track in tracks]) if tracks else np.zeros((0, *frame.shape[:2]), dtype=bool)
+    ids = [i for i, _ in tracks]
+    return draw.overlay(frame, masks, labels=[f"{i}" if len(ids) > 1 else "" for i in ids], ids=ids)
+
+
+def page(sections: Sequence[Section], shown: Sequence[Sequence[Example]]) -> str:
+    """The page.
+
+    Args:
+        shown: examples of each section.
+    """
+    body = "".join(_section(one, few) for one, few in zip(sections, shown, strict=True))
+    starred = any(row.published and row.published.secondary for one in sections for row in one.rows)
+    note = f"<p><small>{html.escape(SECONDARY.replace(chr(92), ''))}</small></p>" if starred else ""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Evaluation</title><style>{_STYLE}</style></head><body><h1>Evaluation</h1>{body}{note}</body></html>\n"
+    )
+
+
+def _section(one: Section, few: Sequence[Example]) -> str:
+    head = f"{one.title} <small>{html.escape(one.header.model)}, protocol {one.header.protocol}</small>"
+    failed = f'<span class="failed">failed: {one.failed}</span>' if one.failed else "failed: 0"
+    columns = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>" for cells in table(one))
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in one.notes)
+    failures = "".join(
+        f'<li class="failed">{html.escape(unit)}: {html.escape(error)}</li>'
+        for unit, error in one.failures[:FAILURES_NAMED]
+    )
+    pictures = "".join(_figure(example) for example in few)
+    return (
+        f"<section><h2>{head}</h2><p>Questions: {one.questions}, {failed}.</p>"
+        f"<table><tr>{columns}</tr>{rows}</table><ul>{notes}{failures}</ul>"
+        f'<div class="examples">{pictures}</div></section>'
+    )
+
+
+def _figure(example: Example) -> str:
+    pictures = "".join(f'<img alt="{name}" title="{name}" src="{data_url(image)}">' for name, image in example.pictures)
+    names = ", ".join(name for name, _ in example.pictures)
+    texts = [("asked", example.question), ("replied", example.reply), ("right", example.answer)]
+    lines = "".join(f"<br><b>{name}</b> {html.escape(_short(text))}" for name, text in texts if text)
+    return (
+        f"<figure><div>{pictures}</div><figcaption><small>{html.escape(example.unit)}: {names}</small>{lines}"
+        "</figcaption></figure>"
+    )
+
+
+def data_url(image: np.ndarray) -> str:
+    """A picture, uint8 (H, W, 3), as a small JPEG inside an address."""
+    picture = Image.fromarray(image)
+    if picture.width > WIDTH:
+        picture = picture.resize((WIDTH, max(1, round(picture.height * WIDTH / picture.width))))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

@@ -1,0 +1,153 @@
+"""Predictors: a model, the truth itself, and nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from unipixel.engine.answer import Answer, AnswerObject, Clip
+from unipixel.engine.engine import Engine
+from unipixel.engine.session import Session
+from unipixel.errors import UnipixelError
+from unipixel.eval import stickers
+from unipixel.eval.questions import Found, Question, Reply
+from unipixel.masks import MaskTrack, encode_rle
+from unipixel.media import open_media
+from unipixel.processing import ImageSettings, Processor
+
+RELEASED = ImageSettings()
+FEATURE_FRAMES = 128
+"""Frames whose SAM features are kept, so that the next question about a clip finds them; 1.2 GB at released size."""
+
+
+class EnginePredictor:
+    """A model. Questions that follow each other about one clip share what is encoded of it, and nothing else."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.num_frames = engine.processor.settings.max_frames
+        self._session: Session | None = None
+        self._clip: Hashable = None
+
+    def answer(self, question: Question) -> Reply:
+        """The reply of a session that knows nothing but the question.
+
+        Raises:
+            UnipixelError: the clip cannot be read, or the question does not fit it.
+        """
+        session = self._opened(question)
+        for object_id in question.regions:
+            session.remember(object_id, question.sample.objects[object_id])
+        if question.prompts and question.fill_empty:
+            return self._filled(session, question)
+        answer = session.ask(
+            question.text,
+            prompts=question.prompts,
+            prime=question.prime,
+            prefill=question.prefill,
+            force="always" if question.forced else False,
+            max_new_tokens=question.max_new_tokens,
+        )
+        return Reply(answer.raw_text, _found(answer.objects))
+
+    def answer_stickers(self, questions: Sequence[stickers.Question]) -> list[Answer | UnipixelError]:
+        """Replies to questions about the built-in world, in batches."""
+        return stickers.ask_engine(self.engine, questions)
+
+    def close(self) -> None:
+        """Give up the clip that was asked about last."""
+        if self._session is not None:
+            self._session.close()
+        self._session, self._clip = None, None
+
+    def _opened(self, question: Question) -> Session:
+        key = None if question.clip is None else (question.clip, question.visual_tokens)
+        if self._session is not None and key is not None and key == self._clip:
+            self._session.forget()
+            return self._session
+        self.close()
+        # all frames of the sample are asked about; the model sees as many of them as it can
+        self._session = self._engine(question).open(question.sample.media, track="all", feature_frames=FEATURE_FRAMES)
+        self._clip = key
+        return self._session
+
+    def _engine(self, question: Question) -> Engine:
+        """The engine with the protocol's picture size, which is meant for checkpoints of the released size only."""
+        settings = self.engine.processor.settings
+        limits = (settings.min_pixels, settings.max_pixels)
+        if question.visual_tokens is None or limits != (RELEASED.min_pixels, RELEASED.max_pixels):
+            return self.engine
+        least, most = (tokens * settings.token_side**2 for tokens in question.visual_tokens)
+        resized = replace(settings, min_pixels=least, max_pixels=most)
+        return Engine(self.engine.model, Processor(self.engine.processor.tokenizer, resized))
+
+    def _filled(self, session: Session, question: Question) -> Reply:
+        """The prompts' masks first, whole frames for those that are empty, then the question over them."""
+        objects = session.segment(
+            question.prompts, prefill=question.prefill, force="always" if question.forced else False
+        )
+        size_hw = session.media.size_hw
+        whole = MaskTrack(size_hw, (encode_rle(np.ones(size_hw, dtype=bool)),) * session.num_frames)
+        for one in objects:
+            if not one.is_there:
+                session.remember(one.id, whole)
+        answer = session.ask(question.text, prime=question.prime, max_new_tokens=question.max_new_tokens)
+        return Reply(answer.raw_text, _found(objects))
+
+
+def _found(objects: Sequence[AnswerObject]) -> tuple[Found, ...]:
+    return tuple(Found(one.id, one.track, one.frame_scores) for one in objects)
+
+
+class Perfect:
+    """Answers with the ground truth; what it does not score 100 with is wrong with the protocol or the data."""
+
+    num_frames = 16
+
+    def answer(self, question: Question) -> Reply:
+        """The annotated answer and masks."""
+        query, objects = question.query, question.sample.objects
+        wanted = [p.object_id for p in question.prompts] or query.targets
+        found = tuple(Found(i, objects[i], _sure(objects[i])) for i in wanted if i is not None)
+        text = query.answer
+        if query.kind == "choice":
+            text = f"{text})" if question.prime.endswith("(") else f"({text})"
+        return Reply(text, found)
+
+    def answer_stickers(self, questions: Sequence[stickers.Question]) -> list[Answer | UnipixelError]:
+        """The true masks and names."""
+        return [_sticker_answer(q, q.answer, masks=True) for q in questions]
+
+
+class Blank:
+    """Answers nothing and segments nothing; its figures are the floors of a benchmark."""
+
+    num_frames = 16
+
+    def answer(self, question: Question) -> Reply:
+        """No words, no objects."""
+        return Reply()
+
+    def answer_stickers(self, questions: Sequence[stickers.Question]) -> list[Answer | UnipixelError]:
+        """No words, no objects."""
+        return [_sticker_answer(q, "", masks=False) for q in questions]
+
+
+def _sure(track: MaskTrack) -> tuple[float, ...]:
+    return tuple(0.0 if rle is None else 1.0 for rle in track.rles)
+
+
+def _sticker_answer(question: stickers.Question, text: str, *, masks: bool) -> Answer:
+    world = question.world
+    given = [p.object_id for p in question.prompts]
+    objects = []
+    for place, n in enumerate(question.targets if masks else ()):
+        object_id = given[place] if place < len(given) else None
+        track = MaskTrack.from_masks(world.masks[n])
+        objects.append(
+            AnswerObject(id=object_id or place + 1, label="", track=track, frame_scores=(1.0,) * track.num_frames)
+        )
+    clip = Clip.of(open_media(list(world.frames)))
+    return Answer(text=text, raw_text=text, objects=tuple(objects), clip=clip)

@@ -1,0 +1,209 @@
+"""From predictions on disk to a table: our figures, the published ones, and what failed.
+
+The shards of a run are merged; everything is read from the folders of predictions, so that a report can be made again
+at any time, and is the same however often a run was interrupted or divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unipixel.errors import DatasetError
+from unipixel.eval.benchmarks import BENCHMARKS, Published, protocol_of
+from unipixel.eval.judge import with_grades
+from unipixel.eval.lines import Header, Line, read_lines
+from unipixel.eval.questions import Figure
+
+EMPTY_RULE = "an error is scored as an empty reply"
+FAILURES_NAMED = 10
+"""Failed units that a report names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure beside the published ones."""
+
+    figure: Figure | None
+    """None: a published figure that cannot be had here."""
+    name: str
+    published: Published | None = None
+
+    def difference(self, value: float | None) -> float | None:
+        """Ours minus a published figure."""
+        return None if value is None or self.figure is None else round(self.figure.value - value, 4)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        given = self.published
+        published = {} if given is None else {"UniPixel-3B": given.small, "UniPixel-7B": given.large}
+        return {
+            "name": self.name,
+            **({} if self.figure is None else self.figure.to_json()),
+            "published": {name: value for name, value in published.items() if value is not None},
+            "difference": {name: self.difference(value) for name, value in published.items() if value is not None},
+            "secondary_source": bool(given and given.secondary),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One benchmark split, run with one model by one protocol."""
+
+    header: Header
+    lines: tuple[Line, ...]
+    """Merged from all shards, in the order of the units."""
+    rows: tuple[Row, ...]
+    questions: int
+    failed: int
+    notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Name of the benchmark and its split."""
+        return f"{BENCHMARKS[self.header.benchmark].title} {self.header.split}"
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        """Units that failed, with the reason."""
+        return [(line["id"], line["error"]) for line in self.lines if "error" in line]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "benchmark": self.header.benchmark,
+            "split": self.header.split,
+            "model": self.header.model,
+            "protocol": self.header.protocol,
+            "limit": self.header.limit,
+            "units": self.header.units,
+            "done": len(self.lines),
+            "questions": self.questions,
+            "failed": self.failed,
+            "failures": [{"id": unit, "error": error} for unit, error in self.failures],
+            "figures": [row.to_json() for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+
+def prediction_files(out: Path) -> list[Path]:
+    """The files of predictions in a folder that `predict` has written to."""
+    return sorted(path for path in out.glob("*/*/*-of-*.jsonl") if not path.name.endswith(".grades.jsonl"))
+
+
+def collect(folders: Iterable[Path], renew: Callable[[Header, list[Line]], list[Line]] | None = None) -> list[Section]:
+    """Everything that was predicted in some folders, shards merged, in the order of `BENCHMARKS`.
+
+    Args:
+        renew: makes the lines of a run anew, such as `rescore`.
+
+    Raises:
+        DatasetError: a folder holds no predictions, or a file is damaged.
+    """
+    runs: dict[tuple[Any, ...], tuple[Header, dict[str, Line], list[str]]] = {}
+    for folder in folders:
+        files = prediction_files(folder)
+        if not files:
+            raise DatasetError(f"{folder} holds no predictions; name a folder that `unipixel eval ... -o` has written")
+        for path in files:
+            header, lines, _ = read_lines(path)
+            if header is None:
+                continue
+            _, merged, notes = runs.setdefault(header.run, (header, {}, []))
+            graded, remarks = with_grades(path, lines)
+            notes += [remark for remark in remarks if remark not in notes]
+            for line in graded:
+                # a unit that two shards have asked: an answer is worth more than a failure
+                if line["id"] not in merged or "error" in merged[line["id"]]:
+                    merged[line["id"]] = line
+    sections = []
+    for header, merged, notes in runs.values():
+        lines = sorted(merged.values(), key=lambda line: line["place"])
+        sections.append(section(header, renew(header, lines) if renew else lines, notes))
+    order = list(BENCHMARKS)
+    return sorted(sections, key=lambda s: (order.index(s.header.benchmark), s.header.split, s.header.run[2:4]))
+
+
+def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) -> Section:
+    """The figures of a run.
+
+    Raises:
+        DatasetError: there is no such benchmark any more.
+    """
+    if header.benchmark not in BENCHMARKS or header.split not in BENCHMARKS[header.benchmark].splits:
+        raise DatasetError(f"the predictions are of {header.benchmark}/{header.split}, which is no benchmark here")
+    protocol = protocol_of(header.benchmark, header.split, header.protocol)
+    split = BENCHMARKS[header.benchmark].splits[header.split]
+    measures = [one for line in lines for one in line["measures"]]
+    questions, failed_inside = protocol.counts(measures)
+    failed = failed_inside + sum("error" in line for line in lines)
+    figures = protocol.figures(measures)
+    rows = [Row(name=one.name, figure=one, published=split.published.get(one.name)) for one in figures]
+    have = {row.name for row in rows}
+    rows += [Row(name=n, figure=None, published=p) for n, p in split.published.items() if n not in have]
+    notes = [*remarks, *protocol.notes(measures)]
+    if header.protocol == "original":
+        notes.append(f"as in the original: {protocol.differs}")
+    elif protocol.differs and split.published:
+        notes.append(f"the published figures are of the original's protocol (--protocol original): {protocol.differs}")
+    if failed:
+        notes.append(f"failed: {failed} ({EMPTY_RULE if protocol.original else protocol.failure_rule})")
+    if len(lines) < header.units:
+        notes.append(f"not complete: {len(lines)} of {header.units} done")
+    if header.limit is not None:
+        notes.append(f"limited to the first {header.limit}; not comparable with published figures")
+    if split.layout:
+        ready = uploadable(header, lines)
+        notes.append("scored by a server: upload the zip" if ready else "a zip is written when everything is answered")
+    return Section(
+        header=header, lines=tuple(lines), rows=tuple(rows), questions=questions, failed=failed, notes=tuple(notes)
+    )
+
+
+def uploadable(header: Header, lines: Sequence[Line]) -> bool:
+    """Whether there is everything that a server wants: no limit, nothing missing, nothing failed."""
+    return header.limit is None and len(lines) == header.units and not any("error" in line for line in lines)
+
+
+def markdown(sections: Sequence[Section]) -> str:
+    """The report as Markdown."""
+    parts = ["# Evaluation", ""]
+    for one in sections:
+        parts += [f"## {one.title}: {one.header.model}, protocol {one.header.protocol}", ""]
+        parts += [f"Questions: {one.questions}, failed: {one.failed}.", ""]
+        parts += ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
+        parts += ["| " + " | ".join(cells) + " |" for cells in table(one)]
+        parts.append("")
+        parts += [f"* {note}" for note in one.notes]
+        parts += [f"* failed: {unit}: {error}" for unit, error in one.failures[:FAILURES_NAMED]]
+        parts.append("")
+    if any(row.published and row.published.secondary for one in sections for row in one.rows):
+        parts += [SECONDARY, ""]
+    return "\n".join(parts)
+
+
+COLUMNS = ("figure", "ours", "UniPixel-3B", "difference", "UniPixel-7B", "difference", "of")
+SECONDARY = "\\* read from notes on the paper's tables, less certain than the other published figures"
+
+
+def table(one: Section) -> list[tuple[str, ...]]:
+    """The rows of a section as text, in the order of `COLUMNS`."""
+    rows = []
+    for row in one.rows:
+        decimals = row.figure.decimals if row.figure else _decimals(row.published)
+        star = "*" if row.published and row.published.secondary else ""
+        cells = [row.name, f"{row.figure.value:.{decimals}f}" if row.figure else ""]
+        for value in (row.published.small, row.published.large) if row.published else (None, None):
+            difference = row.difference(value)
+            cells.append("" if value is None else f"{value:.{decimals}f}{star}")
+            cells.append("" if difference is None else f"{difference:+.{decimals}f}")
+        rows.append((*cells, str(row.figure.count) if row.figure else ""))
+    return rows
+
+
+def _decimals(given: Published | None) -> int:
+    """Decimals of published numbers, at least one."""
+    values = [value for value in (given.small, given.large) if value is not None] if given else []
+    return max([1, *(len(str(value).partition(".")[2]) for value in values)])
