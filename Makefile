@@ -7,14 +7,19 @@ BIN := .venv/bin
 STAMP := .venv/installed.stamp
 THREADS ?= 2
 TESTS ?=
+SERVE ?=
 
 DEMO_OUT ?= demo
 
-.PHONY: demo test check format lint types venv clean
+.PHONY: demo serve test check format lint types venv clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
 	$(BIN)/unipixel demo -o $(DEMO_OUT)
+
+# The HTTP API on this machine; other options through SERVE, such as make serve SERVE='--port 9000 --state sessions'.
+serve: $(STAMP)
+	$(BIN)/unipixel serve $(SERVE)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest $(TESTS)

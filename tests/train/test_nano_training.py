@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,23 +12,23 @@ import torch
 
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
-from unipixel.processing import ImageSettings, Processor, build_tokenizer
-from unipixel.processing.chat import SYSTEM
-from unipixel.stickers import THINGS, scene, vocabulary_texts
+from unipixel.processing import Processor
+from unipixel.stickers import THINGS, scene
 from unipixel.train.data import Collator, StickerTraining, cell_words
-from unipixel.train.losses import LossWeights, frame_loss
-from unipixel.train.nano import IMAGE_SIZE, initialise, nano_config
-from unipixel.train.recipes import RECIPES
-from unipixel.train.trainer import correction_clicks, load_into, train
+from unipixel.train.loss_weights import LossWeights
+from unipixel.train.losses import frame_loss
+from unipixel.train.nano import initialise, nano_config
+from unipixel.train.nano_recipes import NANO_RECIPES
+from unipixel.train.objective import correction_clicks
+from unipixel.train.run import train
+from unipixel.train.starting import Begun, begin, load_into
+
+QUIET: dict[str, Any] = {"workers": 0, "report": ("none",)}
 
 
 @pytest.fixture(scope="module")
 def processor() -> Processor:
-    area = IMAGE_SIZE**2
-    settings = ImageSettings(
-        min_pixels=area - 1000, max_pixels=area + 1000, share_budget=False, sam_size=160, target_rule="nearest"
-    )
-    return Processor(build_tokenizer([SYSTEM, "system user assistant", *vocabulary_texts()]), settings)
+    return begin(NANO_RECIPES["nano_prompt"]()).processor
 
 
 def fresh(processor: Processor, seed: int = 0) -> UniPixel:
@@ -41,14 +42,23 @@ def test_nano_has_between_8_and_15_million_parameters(processor: Processor) -> N
     assert 8e6 < count < 15e6
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", NANO_RECIPES)
 def test_a_recipe_takes_a_step_moves_only_its_parts_and_saves_a_checkpoint(
     processor: Processor, tmp_path: Path, name: str
 ) -> None:
-    recipe = replace(RECIPES[name](), steps=1, batch_size=2, warmup_steps=0, decay_share=0.0, video_share=0.0)
+    recipe = replace(
+        NANO_RECIPES[name](),
+        steps=1,
+        batch_size=2,
+        warmup_steps=0,
+        decay_share=0.0,
+        video_share=0.0,
+        photo_share=0.0,
+        bf16=False,
+    )
     model = fresh(processor)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    final = train(model, processor, recipe, StickerTraining(processor, recipe), tmp_path, workers=0, bf16=False)
+    final = train(Begun(model, processor), recipe, StickerTraining(processor, recipe), tmp_path, **QUIET)
     moved = {k for k, v in model.named_parameters() if not torch.equal(v, before[k])}
     assert moved and all(k.startswith(recipe.trainable) for k in moved)
     saved = load_model(final).state_dict()
@@ -56,15 +66,24 @@ def test_a_recipe_takes_a_step_moves_only_its_parts_and_saves_a_checkpoint(
 
 
 def test_clips_train_the_memory(processor: Processor, tmp_path: Path) -> None:
-    recipe = replace(RECIPES["nano_track"](), steps=1, batch_size=2, warmup_steps=0, decay_share=0.0, video_share=1.0)
+    recipe = replace(
+        NANO_RECIPES["nano_track"](),
+        steps=1,
+        batch_size=2,
+        warmup_steps=0,
+        decay_share=0.0,
+        video_share=1.0,
+        photo_share=0.0,
+        bf16=False,
+    )
     model = fresh(processor)
     before = model.segmenter.memory_attention.layers[0].cross_attn_image.q_proj.weight.clone()
-    train(model, processor, recipe, StickerTraining(processor, recipe), tmp_path, workers=0, bf16=False)
+    train(Begun(model, processor), recipe, StickerTraining(processor, recipe), tmp_path, **QUIET)
     assert not torch.equal(model.segmenter.memory_attention.layers[0].cross_attn_image.q_proj.weight, before)
 
 
 def test_a_sample_depends_on_its_number_alone(processor: Processor) -> None:
-    recipe = RECIPES["nano_bind"]()
+    recipe = NANO_RECIPES["nano_bind"]()
     one, other = StickerTraining(processor, recipe)[5], StickerTraining(processor, recipe)
     other[4]
     again = other[5]
@@ -72,7 +91,7 @@ def test_a_sample_depends_on_its_number_alone(processor: Processor) -> None:
 
 
 def test_a_fresh_segmenter_hears_the_prompt_as_loudly_as_the_picture(processor: Processor) -> None:
-    recipe = RECIPES["nano_prompt"]()
+    recipe = NANO_RECIPES["nano_prompt"]()
     model, dataset = fresh(processor).eval(), StickerTraining(processor, recipe)
     batch = Collator(processor, model.config)([dataset[0]])
     sam = model.segmenter
@@ -115,7 +134,7 @@ def test_a_correcting_click_lies_where_the_mask_is_wrong() -> None:
 
 
 def test_the_selection_term_counts_only_pixels_of_asked_objects(processor: Processor) -> None:
-    recipe = RECIPES["nano_prompt"]()
+    recipe = NANO_RECIPES["nano_prompt"]()
     model, dataset = fresh(processor), StickerTraining(processor, recipe)
     batch = Collator(processor, model.config)([dataset[0]])
     decoded = model.segment(list(torch.randn(1, batch["target_masks"][0].shape[1], 2, 128)), batch["sam_frames"])[0]
@@ -128,8 +147,8 @@ def test_the_selection_term_counts_only_pixels_of_asked_objects(processor: Proce
 
 
 def test_parts_of_another_checkpoint_are_taken_over_and_the_rest_is_left(processor: Processor, tmp_path: Path) -> None:
-    recipe = replace(RECIPES["nano_prompt"](), steps=1, batch_size=1)
-    final = train(fresh(processor), processor, recipe, StickerTraining(processor, recipe), tmp_path, workers=0)
+    recipe = replace(NANO_RECIPES["nano_prompt"](), steps=1, batch_size=1)
+    final = train(Begun(fresh(processor), processor), recipe, StickerTraining(processor, recipe), tmp_path, **QUIET)
     model, own = fresh(processor, seed=1), fresh(processor, seed=1)
     load_into(model, final, ("segmenter",))
     theirs = load_model(final).state_dict()

@@ -17,6 +17,7 @@ from unipixel.cli.demo import demo
 from unipixel.cli.evaluation import evaluate, report
 from unipixel.cli.output import complain
 from unipixel.cli.samples import stickers
+from unipixel.cli.serving import serve
 from unipixel.cli.training import train
 from unipixel.errors import UnipixelError
 
@@ -92,6 +93,7 @@ app.command()(chat)
 app.command()(demo)
 app.command()(stickers)
 app.command()(bench)
+app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(train)
 app.command()(report)

@@ -27,11 +27,13 @@ class Limits:
     """Disk space for the frames of an iterator, which are kept in a temporary file to be read again."""
     url_timeout_s: float = 30.0
     """Seconds that one download may take in all."""
+    private_addresses: bool = True
+    """Whether http(s) URLs may lead to this machine and to private networks; a server for others says no."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not value > 0:
+            if not isinstance(value, bool) and not value > 0:
                 raise ValueError(f"the limit {field.name} must be positive, not {value!r}")
 
     def check_bytes(self, size: int, name: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import http.client
+import ipaddress
+import socket
 import tempfile
 import time
 import urllib.error
@@ -39,7 +41,7 @@ def shown(url: str) -> str:
 def check_address(url: str) -> None:
     """Refuse addresses that are not to be fetched; called for the first one and for each redirect.
 
-    This is the place for a server to refuse private addresses.
+    Where a name leads is checked when it is connected to, see `connect_public`.
 
     Raises:
         MediaError: Another scheme than http and https, or no host.
@@ -53,6 +55,8 @@ def check_address(url: str) -> None:
         raise MediaError(f"{shown(url)} must begin with http://, https:// or data:, not {parts.scheme}:")
     if not host:
         raise MediaError(f"{shown(url)} names no host")
+    if parts.username is not None or parts.password is not None:
+        raise MediaError(f"{shown(url)} carries a user name or password, which is not supported; leave it out")
 
 
 def decode_data_url(url: str, limits: Limits) -> bytes:
@@ -106,7 +110,7 @@ def download(url: str, limits: Limits) -> tempfile.TemporaryDirectory[str]:
 def _fetch(url: str, file: IO[bytes], limits: Limits) -> None:
     name, deadline = shown(url), time.monotonic() + limits.url_timeout_s
     request = urllib.request.Request(url, headers={"User-Agent": "unipixel", "Accept": "image/*, video/*, */*;q=0.5"})
-    with _opener().open(request, timeout=limits.url_timeout_s) as response:
+    with _opener(limits.private_addresses).open(request, timeout=limits.url_timeout_s) as response:
         announced = response.headers.get("Content-Length", "")
         if announced.isdecimal():
             limits.check_bytes(int(announced), name)
@@ -133,13 +137,68 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opener() -> urllib.request.OpenerDirector:
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public internet, also by what an IPv6 address wraps."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        # IPv4 in IPv6: mapped, 6to4, and the translation prefix 64:ff9b::/96
+        wrapped = ip.ipv4_mapped or ip.sixtofour
+        if wrapped is None and int(ip) >> 32 == 0x0064FF9B << 64:
+            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if wrapped is not None:
+            return is_public(str(wrapped))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def connect_public(host: str, port: int, timeout: float | None) -> socket.socket:
+    """A connection to the very address that was checked, so that a name cannot lead elsewhere a moment later.
+
+    Raises:
+        MediaError: one of the addresses of the name is not public.
+        OSError: none of them answers.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not found or not all(is_public(str(address[0])) for *_, address in found):
+        raise MediaError(f"{host[:80]} is not on the public internet; give a public address, or send the data itself")
+    failed: OSError | None = None
+    for *_, address in found:
+        try:
+            return socket.create_connection((str(address[0]), port), timeout)
+        except OSError as error:
+            failed = error
+    raise failed or OSError("no address")
+
+
+class _PublicConnection(http.client.HTTPConnection):
+    """Connects to public addresses only."""
+
+    def connect(self) -> None:
+        self.sock = connect_public(self.host, self.port, self.timeout)
+
+
+class _PublicSecureConnection(http.client.HTTPSConnection, _PublicConnection):
+    """The same under TLS, which still checks the certificate of the name."""
+
+
+class _PublicHTTPHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_PublicConnection, req)
+
+
+class _PublicHTTPSHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_PublicSecureConnection, req)
+
+
+def _opener(private_addresses: bool) -> urllib.request.OpenerDirector:
     """An opener for http and https only; urllib's own also reads local files and FTP."""
     opener = urllib.request.OpenerDirector()
+    if private_addresses:
+        handlers = [urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()]
+    else:  # and no proxy, which would look names up by itself
+        handlers = [_PublicHTTPHandler(), _PublicHTTPSHandler()]
     for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        *handlers,
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _CheckedRedirects(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,6 +109,14 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x.float() * cos + torch.cat([-b, a], -1) * sin).to(x.dtype)
 
 
+def _vision_block(block: Any, x: Tensor, cos: Tensor, sin: Tensor, lengths: tuple[int, ...], heads: int) -> Tensor:
+    """One block of the vision tower, as transformers' own but with padded attention. (patches, width) in and out."""
+    q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, heads, -1)).unbind(1)
+    mixed = _attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v, lengths)
+    x = x + block.attn.proj(mixed.flatten(1))
+    return x + block.mlp(block.norm2(x))
+
+
 def encode_vision(
     tower: Qwen2_5_VisionTransformerPretrainedModel,
     config: UniPixelConfig,
@@ -139,10 +148,10 @@ def encode_vision(
     cos, sin = angle.cos(), angle.sin()
     for number, block in enumerate(tower.blocks):
         lengths = layout.frame_lengths if number in vision.fullatt_block_indexes else layout.window_lengths
-        q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, heads, -1)).unbind(1)
-        mixed = _attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v, lengths)
-        x = x + block.attn.proj(mixed.flatten(1))
-        x = x + block.mlp(block.norm2(x))
+        if block.training and block.gradient_checkpointing:
+            x = block._gradient_checkpointing_func(_vision_block, block, x, cos, sin, lengths, heads)
+        else:
+            x = _vision_block(block, x, cos, sin, lengths, heads)
 
     pre_merge = tower.merger.ln_q(x).reshape(-1, merge**2 * vision.hidden_size)
     raster_index = layout.raster_index.to(x.device)

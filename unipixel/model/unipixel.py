@@ -25,7 +25,7 @@ class TrainingOutput:
     """What the losses are computed from."""
 
     logits: Tensor
-    """(B, L, V)."""
+    """(B, L, V), or (K, V) of the K states before a learnt token when the batch has labels."""
     hidden: Tensor
     """(B, L, D) residual stream before the final norm."""
     seg_tokens: list[Tensor]
@@ -157,6 +157,8 @@ class UniPixel(nn.Module):
             point_coords, point_labels: lists over all `<|ref|>` of the batch; point_frames, point_num_frames: (R,).
             region_masks: list over visuals of bool (t, N, h/2, w/2) or None.
             sam_frames: list over samples of (T, 3, S, S) or None.
+            labels: (B, L) with -100 where nothing is learnt; spares the logits of all other positions.
+            chosen_objects: list over samples of the numbers (K,) of the `<|seg|>` whose masks are wanted; None: all.
         """
         ids = batch["input_ids"]
         vision = None
@@ -180,8 +182,12 @@ class UniPixel(nn.Module):
             self.seg_tokens(row[:-1][following[1:] == self.config.seg_token_id])
             for row, following in zip(hidden, ids, strict=True)
         ]
+        chosen = batch.get("chosen_objects") or [None] * len(queries)
+        queries = [q if which is None else q[which] for q, which in zip(queries, chosen, strict=True)]
         decoded = self.segment(queries, batch.get("sam_frames"))
-        return TrainingOutput(self.logits(hidden), hidden, queries, decoded, vision)
+        labels = batch.get("labels")
+        learning = hidden if labels is None else hidden[:, :-1][labels[:, 1:] != -100]
+        return TrainingOutput(self.logits(learning), hidden, queries, decoded, vision)
 
     def segment(
         self, queries: list[Tensor], frames: list[Tensor | None] | None, *, propagate: bool = True

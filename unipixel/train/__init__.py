@@ -1,1 +1,1 @@
-"""Training: losses, recipes and the loop around `transformers.Trainer`."""
+"""Training: recipes, data, losses and the loop around `transformers.Trainer`."""

@@ -42,7 +42,7 @@ def binding_loss(
     Args:
         layer: number of the decoder layer whose input was kept.
         kept: from `layer_input`.
-        batch: of the training forward; stills of one grid size.
+        batch: of the training forward, one visual per sample.
         counts: number of `<|seg|>` in each sample.
     """
     config, attention = model.config, model.language.layers[layer].self_attn
@@ -57,13 +57,14 @@ def binding_loss(
     assert visible is not None  # only a single token has no mask
     merge = config.vision.spatial_merge_size
     losses, shares = [], []
-    for b, (_, h, w) in enumerate(batch["grid_thw"].tolist()):
+    for b, (t, h, w) in enumerate(batch["grid_thw"].tolist()):
         target = batch["target_masks"][b]
         if not counts[b] or target is None:
             continue
         asking = torch.nonzero(ids[b, 1:] == config.seg_token_id)[:, 0]
         seen = torch.nonzero(ids[b] == config.video_token_id)[:, 0]
-        cover = F.adaptive_avg_pool2d(target[0].float()[None], (h // merge, w // merge))[0].flatten(1)  # (O, cells)
+        steps = target[torch.linspace(0, len(target) - 1, t).round().long()].float()  # (t, O, S, S)
+        cover = F.adaptive_avg_pool2d(steps, (h // merge, w // merge)).transpose(0, 1).flatten(1)  # (O, t * cells)
         there = cover.amax(1) > 0.1
         if not there.any():
             continue

@@ -13,30 +13,47 @@ from torch.utils.data import Dataset
 from unipixel.processing.batch import IGNORED, TrainingInputs
 from unipixel.processing.chat import END_OF_TEXT
 from unipixel.processing.processor import Processor
-from unipixel.sample import Turn
+from unipixel.sample import Sample, Turn
 from unipixel.stickers import THINGS, Scene, scene, turns, video
 from unipixel.stickers.prompts import box_on, point_on
-from unipixel.train.recipes import Recipe
+from unipixel.train.photos import PhotoTraining
+from unipixel.train.recipe import StickerRecipe
 
 
 class StickerTraining(Dataset[TrainingInputs]):
-    """Endless sticker scenes with questions, cut to the length of a run."""
+    """Endless sticker scenes, and photos among them, with questions, cut to the length of a run."""
 
-    def __init__(self, processor: Processor, recipe: Recipe, photos: Path | None = None) -> None:
+    def __init__(self, processor: Processor, recipe: StickerRecipe, photos: Path | None = None) -> None:
+        """Take a recipe; ``photos`` is a folder as `unipixel.data.photos` reads it, also used for backgrounds."""
+        if recipe.photo_share and photos is None:
+            raise ValueError(f"the recipe {recipe.name} draws photos; say where they are: --set photos=DIR")
         self._processor = processor
         self._recipe = recipe
-        self._settings = replace(recipe.world, photos=photos)
+        self._settings = replace(recipe.world, photos=photos, photo_share=recipe.photo_share)
+        self._photos = None if photos is None else PhotoTraining(photos)
+        self._kept: dict[int, TrainingInputs] = {}
         self._words = {name: processor.chat.encode(f" {name}")[-1] for name in THINGS}
 
     def __len__(self) -> int:
         return self._recipe.steps * self._recipe.batch_size
 
     def __getitem__(self, index: int) -> TrainingInputs:
+        if not self._recipe.distinct:
+            return self._made(index)
+        index %= self._recipe.distinct
+        if index not in self._kept:
+            self._kept[index] = self._made(index)
+        return self._kept[index].copy()
+
+    def _made(self, index: int) -> TrainingInputs:
         recipe = self._recipe
         # whole batches are clips or stills: the draw depends on the batch's number
         batch = np.random.default_rng((recipe.seed, 0, index // recipe.batch_size))
         is_video = bool(batch.random() < recipe.video_share)
+        together = bool(batch.random() < recipe.conversation_share)
         rng = np.random.default_rng((recipe.seed, 1, index))
+        if self._photos is not None and not is_video and rng.random() < recipe.photo_share:
+            return self._photo(self._photos.draw(rng, recipe.turns, recipe.mix), together)
         world = (video if is_video else scene)(recipe.seed, index, self._settings)
         if recipe.objective == "prompt":
             if not world.masks[:, 0].any():  # a clip that opens empty gives nothing to point at
@@ -44,12 +61,7 @@ class StickerTraining(Dataset[TrainingInputs]):
             questions = prompt_turns(world, rng, recipe)
         else:
             questions = turns(world, rng, recipe.video_turns if is_video else recipe.turns, recipe.mix)
-        out = self._processor.training(
-            world.sample(questions),
-            sam_masks=recipe.objective != "words",
-            independent_turns=recipe.independent_turns,
-        )
-        out["seg_tasks"] = [q.task for q in questions for _ in q.targets]  # type: ignore[typeddict-unknown-key]
+        out = self._inputs(world.sample(questions), together)
         if recipe.dense_words:
             _, rows, columns = (int(n) for n in out["grid_thw"][0])
             merge = self._processor.settings.merge_size
@@ -57,6 +69,23 @@ class StickerTraining(Dataset[TrainingInputs]):
                 world, self._words, rows // merge, columns // merge, self._processor.chat.ids[END_OF_TEXT]
             )
             out["cell_words"] = words  # type: ignore[typeddict-unknown-key]
+        return out
+
+    def _photo(self, sample: Sample, together: bool) -> TrainingInputs:
+        """A photo teaches no dense words: most of what it shows is unlabelled."""
+        out = self._inputs(sample, together)
+        if self._recipe.dense_words:
+            cells = int(out["grid_thw"].prod()) // self._processor.settings.merge_size**2
+            out["cell_words"] = torch.full((cells,), IGNORED)  # type: ignore[typeddict-unknown-key]
+        return out
+
+    def _inputs(self, sample: Sample, together: bool) -> TrainingInputs:
+        out = self._processor.training(
+            sample,
+            sam_masks=self._recipe.objective != "words",
+            independent_turns=not together,
+        )
+        out["seg_tasks"] = [turn.task for turn in sample.turns for _ in turn.targets]  # type: ignore[typeddict-unknown-key]
         return out
 
 
@@ -77,7 +106,7 @@ def cell_words(world: Scene, words: dict[str, int], rows: int, columns: int, not
     return torch.where(cover.sum(0) < 0.05, nothing, labels)
 
 
-def prompt_turns(world: Scene, rng: np.random.Generator, recipe: Recipe) -> tuple[Turn, ...]:
+def prompt_turns(world: Scene, rng: np.random.Generator, recipe: StickerRecipe) -> tuple[Turn, ...]:
     """Points and boxes on random objects, each answered by its mask."""
     kinds = list(recipe.mix)
     share = np.array([recipe.mix[k] for k in kinds])
@@ -110,8 +139,11 @@ class Collator:
     def __call__(self, samples: list[TrainingInputs]) -> dict[str, Any]:
         tasks = [task for s in samples for task in s.pop("seg_tasks")]  # type: ignore[typeddict-item]
         words = [s.pop("cell_words") for s in samples if "cell_words" in s]  # type: ignore[typeddict-item]
+        chosen = [s.pop("chosen_objects", None) for s in samples]  # type: ignore[typeddict-item]
         batch = self._processor.collate(samples, self._config)
         batch["seg_tasks"] = tasks
+        if any(one is not None for one in chosen):
+            batch["chosen_objects"] = chosen
         if words:
             batch["cell_words"] = torch.cat(words)
         return batch

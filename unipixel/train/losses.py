@@ -14,24 +14,7 @@ from torch import Tensor
 
 from unipixel.model.segmenter import Decoded
 from unipixel.model.unipixel import TrainingOutput, UniPixel
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """Weights of the terms; defaults are the paper's."""
-
-    focal: float = 100.0
-    dice: float = 5.0
-    iou: float = 5.0
-    presence: float = 5.0
-    entropy: float = 0.0
-    """Plain pixel-wise cross-entropy; easier than the focal loss for a segmenter that starts from nothing."""
-    selection: float = 0.0
-    """Cross-entropy on the pixels of all asked objects alone, where telling one from another is all that counts."""
-    every_candidate: float = 0.0
-    """Share of the mask loss that all three candidates get, not only the best, so that none dies early."""
-    full_resolution: bool = True
-    """Compare masks at SAM size (the paper's way) or, faster, on the decoder's quarter-size grid."""
+from unipixel.train.loss_weights import LossWeights
 
 
 @dataclass(frozen=True)
@@ -64,8 +47,9 @@ class FrameLoss:
 
 
 def language_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the next token in fp32; labels (B, L) hold -100 where nothing is learnt."""
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+    """Mean cross-entropy of the K learnt tokens in fp32: logits (K, V), labels (B, L) with -100 elsewhere."""
+    following = labels[:, 1:]
+    return F.cross_entropy(logits.float(), following[following != -100])
 
 
 def frame_loss(decoded: Decoded, target: Tensor, weights: LossWeights, contested: Tensor | None = None) -> FrameLoss:
@@ -154,6 +138,8 @@ def word_loss(model: UniPixel, visual: Tensor, cell_words: Tensor) -> dict[str, 
     """
     logits = model.lm_head(F.rms_norm(visual.float(), visual.shape[-1:])).float()
     known = cell_words != -100
+    if not known.any():  # a batch of photos, whose cells are not named
+        return {"words": visual.sum() * 0.0}
     nothing = known & (cell_words == cell_words[known].mode().values)  # the commonest word is that for background
     named = known & ~nothing
     entropy = F.cross_entropy(logits, cell_words, ignore_index=-100, reduction="none")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
@@ -71,6 +73,46 @@ def nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
         mem_token_id=token_ids["<|mem|>"],
         eos_token_ids=(token_ids["<|im_end|>"],),
     )
+
+
+def debug_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
+    """The smallest model with every part: about 0.3 million parameters, for the `debug` recipe."""
+    whole = nano_config(vocab_size, token_ids)
+    language = Qwen2_5_VLTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    vision = Qwen2_5_VLVisionConfig(
+        depth=2, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64, fullatt_block_indexes=[0, 1]
+    )
+    language._attn_implementation = vision._attn_implementation = "sdpa"
+    sam = SamConfig(
+        image_size=64,
+        hidden_size=32,
+        memory_size=8,
+        embed_dim=8,
+        num_heads=1,
+        stages=(1, 1, 2, 1),
+        global_blocks=(3,),
+        window_sizes=(4, 4, 4, 2),
+        background_size=(4, 4),
+        memory_attention_layers=2,
+        memory_attention_ffn=64,
+        fuser_layers=1,
+        decoder_ffn=64,
+        decoder_heads=2,
+        iou_head_hidden=32,
+        dropout=0.0,
+    )
+    return replace(whole, language=language, vision=vision, sam=sam)
 
 
 @torch.no_grad()

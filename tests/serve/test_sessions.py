@@ -1,0 +1,220 @@
+"""The sessions API: what it gives is what the engine gives."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from live import LONG, Live, data_url, events
+from PIL import Image
+from pycocotools.coco import COCO
+
+from unipixel.engine.session import Session
+from unipixel.masks import decode_rle, encode_rle, load_index_png, polygons_to_mask
+from unipixel.media import open_media
+from unipixel.sample import Box, Point
+
+BOX = {"type": "box", "box": [20, 10, 50, 40]}
+CLICK = {"type": "point", "x": 12, "y": 30, "positive": False, "frame": 2}
+
+
+@pytest.fixture
+def session(quick: Live, media: Path) -> Any:
+    """The address of a session about the clip."""
+    address = quick.upload(media / "clip.mp4", num_frames=3)
+    yield address
+    quick.http.delete(address)
+
+
+@pytest.fixture
+def twin(quick: Live, media: Path) -> Any:
+    """The same clip in the engine."""
+    with quick.engine.open(str(media / "clip.mp4"), num_frames=3) as opened:
+        yield opened
+
+
+def rles(objects: list[dict[str, Any]]) -> dict[int, Any]:
+    return {one["id"]: one["rles"] for one in objects}
+
+
+def known(twin: Session) -> dict[int, Any]:
+    return {i: one.to_json()["rles"] for i, one in twin.objects.items()}
+
+
+def test_upload_and_url_open_the_same_clip(quick: Live, media: Path) -> None:
+    opened = quick.get(quick.upload(media / "clip.mp4", num_frames=3))
+    assert opened["name"] == "clip.mp4" and opened["media"]["frame_indices"] == [0, 2, 4]
+    url = data_url(media / "clip.mp4", "video/mp4")
+    fetched = quick.post("/v1/sessions", {"url": url, "num_frames": 3, "name": "../a<b>.mp4"}, 201)
+    assert fetched["media"] == {**opened["media"], "name": "ab.mp4"}
+    listed = quick.get("/v1/sessions")["sessions"]
+    assert {opened["id"], fetched["id"]} <= {one["id"] for one in listed}
+    for one in (opened, fetched):
+        assert quick.http.delete(f"/v1/sessions/{one['id']}").status_code == 204
+        quick.get(f"/v1/sessions/{one['id']}", 404)
+
+
+def test_objects_are_made_corrected_taken_back_and_tracked_as_the_engine_does(
+    quick: Live, session: str, twin: Session
+) -> None:
+    made = quick.post(f"{session}/objects", {"prompts": [BOX], "label": "left wing"})["objects"]
+    twin.segment(Box(20, 10, 50, 40), force=True)
+    assert rles(made) == known(twin) and made[0]["label"] == "left wing"
+    assert made[0]["prompts"] == [{**BOX, "frame": 0}]
+
+    (corrected,) = quick.post(f"{session}/objects/1/prompts", {"prompts": [CLICK]})["objects"]
+    twin.correct(1, Point(12, 30, frame=2, positive=False))
+    assert corrected["rles"] == known(twin)[1] and len(corrected["prompts"]) == 2
+
+    tracked = quick.post(f"{session}/track", {"objects": [1], "start": 2})["objects"]
+    twin.track(1, start=2)
+    assert rles(tracked) == {1: known(twin)[1]}
+    assert rles(quick.get(f"{session}/objects")["objects"]) == known(twin)
+
+    (back,) = quick.http.delete(f"{session}/objects/1/prompts/-1").json()["objects"]
+    assert back["rles"] == made[0]["rles"] and back["label"] == "left wing"
+    assert quick.http.delete(f"{session}/objects/1/prompts/0").json()["objects"] == []
+    quick.get(f"{session}/objects/1", 404)
+
+
+def test_earlier_prompt_taken_back_leaves_the_later_ones(quick: Live, session: str, twin: Session) -> None:
+    quick.post(f"{session}/objects", {"prompts": [BOX]})
+    for x in (12, 40):
+        quick.post(f"{session}/objects/1/prompts", {"prompts": [{"type": "point", "x": x, "y": 20, "frame": 1}]})
+    (left,) = quick.http.delete(f"{session}/objects/1/prompts/1").json()["objects"]
+    twin.segment(Box(20, 10, 50, 40), force=True)
+    twin.correct(1, Point(40, 20, frame=1))
+    assert left["rles"] == known(twin)[1] and len(left["prompts"]) == 2
+
+
+def test_mask_goes_in_and_stays_as_it_is(quick: Live, session: str) -> None:
+    mask = np.zeros((48, 64), bool)
+    mask[10:20, 10:30] = True
+    prompt = {"type": "mask", "rle": encode_rle(mask), "frame": 1, "object_id": 5}
+    (one,) = quick.post(f"{session}/objects", {"prompts": [prompt]})["objects"]
+    assert one["id"] == 5 and np.array_equal(decode_rle(one["rles"][1]), mask)
+    renamed = quick.http.patch(f"{session}/objects/5", json={"label": "patch"}).json()
+    assert renamed["label"] == "patch" and quick.get(f"{session}/objects/5")["rles"] == one["rles"]
+    assert quick.http.delete(f"{session}/objects/5").status_code == 204
+    assert quick.get(f"{session}/objects/5", 404)["error"]["code"] == "no_object"
+
+
+def test_question_streams_words_masks_and_the_answer(quick: Live, session: str, twin: Session) -> None:
+    expected = twin.ask("What is this?", prompts=[Box(20, 10, 50, 40)], force=True, max_new_tokens=6)
+    body = {"text": "What is this?", "prompts": [BOX], "force": True, "max_tokens": 6}
+    told = events(quick.http.post(f"{session}/ask", json={**body, "stream": True}).text)
+    names = [name for name, _ in told]
+    assert names[-2:] == ["answer", ""] and told[-1][1] == "[DONE]"
+    assert "".join(value["text"] for name, value in told if name == "text") == expected.text
+    assert [value["frame"] for name, value in told if name == "masks"][:3] == [0, 1, 2]
+    answer = told[-2][1]
+    assert answer["text"] == expected.text and answer["finish_reason"] == "length"
+    assert rles(answer["objects"])[1] == known(twin)[1]
+    assert answer["usage"]["completion_tokens"] == 6
+    turns = quick.get(session)["turns"]
+    assert [turn["question"] for turn in turns] == ["What is this?"] and turns[0]["objects"][0] == 1
+    second = quick.post(f"{session}/ask", {"text": "And [1]?", "max_tokens": 4})
+    assert second["text"] == twin.ask("And [1]?", max_new_tokens=4).text
+
+
+def test_session_that_cooled_down_goes_on_as_if_nothing_was(quick: Live, session: str, twin: Session) -> None:
+    for question in ("Where is it?", "Here is the ball."):
+        quick.post(f"{session}/ask", {"text": question, "max_tokens": 3})
+        twin.ask(question, max_new_tokens=3)
+    entry = quick.runtime.sessions.entries()[-1]
+    entry.cool()  # nothing else is going on
+    told = quick.post(f"{session}/ask", {"text": "What else?", "max_tokens": 5})
+    assert told["text"] == twin.ask("What else?", max_new_tokens=5).text
+
+
+def test_exports_are_what_other_programs_read(quick: Live, session: str, tmp_path: Path) -> None:
+    objects = quick.post(f"{session}/objects", {"prompts": [BOX]})["objects"]
+    mask = decode_rle(objects[0]["rles"][0])
+
+    def fetched(kind: str) -> Path:
+        answer = quick.http.get(f"{session}/export", params={"format": kind, "objects": 1})
+        assert answer.status_code == 200, answer.text
+        path = tmp_path / answer.headers["content-disposition"].split('"')[1]
+        path.write_bytes(answer.content)
+        return path
+
+    coco = COCO(str(fetched("coco")))
+    assert np.array_equal(coco.annToMask(coco.loadAnns(coco.getAnnIds(imgIds=0))[0]).astype(bool), mask)
+    with zipfile.ZipFile(fetched("davis")) as archive:
+        assert archive.namelist() == ["00000.png", "00002.png", "00004.png"]
+        archive.extractall(tmp_path / "davis")
+    assert np.array_equal(load_index_png(tmp_path / "davis" / "00000.png") == 1, mask)
+    with zipfile.ZipFile(fetched("yolo")) as archive:
+        number, *corners = archive.read("labels/00000.txt").decode().split()
+        assert number == "0" and "object" in archive.read("data.yaml").decode()
+    polygon = np.array(corners, float).reshape(-1, 2) * (64, 48)
+    assert np.array_equal(polygons_to_mask([polygon], (48, 64)), mask)
+    film = open_media(str(fetched("overlay")))
+    assert (film.num_frames, film.size_hw) == (3, (48, 64))
+    assert not list(Path(quick.runtime.sessions.entries()[-1].folder).glob("export-*"))
+
+
+def test_frames_are_shown_as_they_are_or_smaller(quick: Live, session: str, twin: Session) -> None:
+    exact = quick.http.get(f"{session}/frames/2", params={"format": "png"})
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(exact.content))), twin.media.frame(2))
+    small = quick.http.get(f"{session}/frames/0", params={"width": 32})
+    assert Image.open(io.BytesIO(small.content)).size == (32, 24) and small.headers["content-type"] == "image/jpeg"
+    assert quick.get(f"{session}/frames/3", 404)["error"]["message"] == "there is no frame 3; the clip has 0 to 2"
+
+
+def test_stopped_tracking_keeps_what_it_has_and_keeps_nobody_waiting(quick: Live, session: str, media: Path) -> None:
+    busy = quick.upload(media / "long.mp4", track="all", num_frames=2)
+    seen: list[str] = []
+
+    def follow() -> None:
+        body = {"prompts": [BOX], "stream": True}
+        with quick.http.stream("POST", f"{busy}/objects", json=body) as answer:
+            seen.extend(line for line in answer.iter_lines() if line.startswith("event"))
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    while not seen.count("event: masks") > 2:
+        time.sleep(0.01)
+    assert quick.get(busy)["is_busy"]
+    assert quick.post(f"{session}/objects", {"prompts": [BOX]})["objects"]  # meanwhile
+    assert quick.post(f"{busy}/stop", {}) == {"stopped": 1}
+    thread.join()
+    assert seen[-1] == "event: stopped" and 3 <= len(seen) < LONG
+    reached = [sum(score > 0 for score in one["frame_scores"]) for one in quick.get(busy)["objects"]]
+    assert 0 < max(reached) < LONG
+    quick.http.delete(busy)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("ask", {}, "question is empty"),
+        ("ask", {"text": "x" * 40_000}, "40000 characters long"),
+        ("ask", {"text": "hm", "max_tokens": 10**9}, "max_tokens is 1000000000"),
+        ("ask", {"text": 3}, "text: Input should be a valid string, not 3"),
+        ("ask", {"text": "hm", "about": [7]}, "object 7 is not known"),
+        ("ask", {"text": "hm", "start": 99}, "start is 99"),
+        ("ask", {"text": "hm", "nonsense": 1}, "nonsense: Extra inputs are not permitted"),
+        ("objects", {"prompts": []}, "prompts: List should have at least 1 item"),
+        ("objects", {"prompts": [{**BOX, "frame": 3}]}, "the clip has frames 0 to 2"),
+        ("objects", {"prompts": [{"type": "box", "box": [30, 10, 20, 40]}]}, "is empty"),
+        ("objects", {"prompts": [{"type": "point", "x": True, "y": 1}]}, "should be a valid number"),
+        ("objects", {"prompts": [{"type": "mask", "rle": {"size": [48, 64], "counts": "zz"}}]}, "RLE"),
+        ("objects", {"prompts": [{"type": "scribble"}]}, "prompts.0"),
+        ("track", {}, "knows no object"),
+        ("track", {"objects": [3]}, "object 3 is not known"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_does_not_fit_is_refused_in_one_sentence(
+    quick: Live, session: str, path: str, body: dict[str, Any], words: str, stream: bool
+) -> None:
+    error = quick.post(f"{session}/{path}", {**body, "stream": stream}, 400)["error"]
+    assert words in error["message"] and "\n" not in error["message"]
+    assert error["type"] == "invalid_request_error"

@@ -1,0 +1,112 @@
+"""Records as training samples: drawn by their number alone, within the limits, and named when they are bad."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unipixel.errors import DatasetError
+from unipixel.processing.processor import Processor
+from unipixel.train.mixture import MixtureTraining
+from unipixel.train.plan import Plan
+from unipixel.train.recipe import Limits, MixtureRecipe, Source
+
+
+@pytest.fixture(scope="module")
+def processor(tiny: Path) -> Processor:
+    return Processor.from_folder(tiny)
+
+
+def eight(plan: Plan) -> int:
+    return 8
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Two pictures of own data with six squares each."""
+    folder = tmp_path / "own"
+    for name in ("a", "b"):
+        mask = np.zeros((40, 60), dtype=np.uint8)
+        for k in range(6):
+            mask[4:14, 10 * k : 10 * k + 8] = k + 1
+        for place, picture in (("images", np.stack([mask * 30] * 3, -1)), ("masks", mask)):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / place / f"{name}.png")
+    labels = {name: {str(k): f"square {k}" for k in range(1, 7)} for name in ("a", "b")}
+    (folder / "labels.json").write_text(json.dumps(labels))
+    (folder / "splits.json").write_text(json.dumps({"train": ["a", "b"], "val": ["a"]}))
+    return folder
+
+
+def recipe_of(own: Path, **changes: object) -> MixtureRecipe:
+    recipe = MixtureRecipe(name="test", sources=(Source(dataset=f"folder:{own}"),), batch_size=2, turns=6, objects=3)
+    return replace(recipe, **changes)  # type: ignore[arg-type]
+
+
+def test_a_sample_depends_on_its_number_alone(processor: Processor, own: Path) -> None:
+    one = MixtureTraining(processor, recipe_of(own), None, eight)
+    other = MixtureTraining(processor, recipe_of(own), None, eight)
+    other[4]
+    first, second = one[5], other[5]
+    assert torch.equal(first["input_ids"], second["input_ids"])
+    assert not torch.equal(one[5 + 2]["input_ids"], first["input_ids"]) and len(one) == 8
+
+
+def test_some_of_many_objects_are_segmented_each_in_its_own_place(processor: Processor, own: Path) -> None:
+    every = MixtureTraining(processor, recipe_of(own, objects=0), None, eight)[0]
+    some = MixtureTraining(processor, recipe_of(own), None, eight)[0]
+    assert torch.equal(every["input_ids"], some["input_ids"])
+    chosen = some["chosen_objects"]  # type: ignore[typeddict-item]
+    assert every["target_masks"] is not None and some["target_masks"] is not None
+    assert every["target_masks"].shape[1] == 6 and len(chosen) == 3
+    assert torch.equal(every["target_masks"][:, chosen], some["target_masks"])
+    assert len(some["seg_tasks"]) == 3  # type: ignore[typeddict-item]
+
+
+def test_clicks_teach_every_object_under_ids_from_one_on(processor: Processor, own: Path) -> None:
+    made = MixtureTraining(
+        processor, recipe_of(own, sources=(Source(dataset=f"folder:{own}", form="prompts"),)), None, eight
+    )
+    sample = made[0]
+    text = processor.tokenizer.decode(sample["input_ids"])
+    assert text.count("<|ref|>") == text.count("<|seg|>") == 6 and "[6] <|seg|>" in text
+    assert {len(coords) for coords in sample["point_coords"]} == {1, 2}
+
+
+def test_records_over_a_limit_are_replaced_and_none_left_is_an_error(processor: Processor, own: Path) -> None:
+    with pytest.raises(DatasetError, match=r"words, at most 3"):
+        MixtureTraining(processor, recipe_of(own, limits=Limits(words=3)), None, eight)[0]
+    labels = json.loads((own / "labels.json").read_text())
+    labels["b"] = {"1": " ".join(["long"] * 200)}
+    (own / "labels.json").write_text(json.dumps(labels))
+    made = MixtureTraining(processor, recipe_of(own, limits=Limits(words=150)), None, eight)
+    texts = [processor.tokenizer.decode(made[k]["input_ids"]) for k in range(4)]
+    assert all("long" not in text and "square" in text for text in texts)
+
+
+def test_a_damaged_sample_is_named(processor: Processor, own: Path) -> None:
+    (own / "images" / "b.png").write_bytes(b"no picture")
+    made = MixtureTraining(processor, recipe_of(own), None, eight)
+    with pytest.raises(DatasetError, match="folder/train b"):
+        for k in range(4):
+            made[k]
+
+
+def test_a_mixture_without_data_says_how_to_name_some(processor: Processor, own: Path) -> None:
+    with pytest.raises(DatasetError, match="--data"):
+        MixtureTraining(processor, recipe_of(own, sources=()), None, eight)
+
+
+def test_frames_are_drawn_and_clips_keep_their_objects_in_sight(processor: Processor, stage_data: Path) -> None:
+    recipe = MixtureRecipe(
+        name="test", sources=(Source(dataset="videorefer_detailed_caption"),), batch_size=1, num_frames=3
+    )
+    made = MixtureTraining(processor, recipe, stage_data, eight)
+    seen = {processor.tokenizer.decode(made[k]["input_ids"]).count("<|mem|>") for k in range(3)}
+    assert seen == {2}  # three frames are two temporal steps

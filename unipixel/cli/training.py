@@ -1,0 +1,105 @@
+"""``unipixel train``: run a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from unipixel.cli.output import check_folder, stderr, stdout
+
+if TYPE_CHECKING:
+    from unipixel.train.recipe import Recipe
+
+LIST = "list"
+
+
+def train(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"A recipe; '{LIST}' names them all.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run; taken up where it stopped.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=VALUE", help="Change a field of the recipe, such as steps=300. Repeat."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="NAME[/SPLIT]", help="Train on these alone: folder:PATH, coco:PATH, a dataset. Repeat."
+        ),
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option("--data-root", metavar="DIR", help="The folder with the datasets, or above its 'data'."),
+    ] = None,
+    skip_absent: Annotated[
+        bool, typer.Option("--skip-absent", help="Leave out datasets of the mixture whose files are not there.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="Begin with 'nano', a checkpoint folder, or a Hub id.")
+    ] = "",
+    start: Annotated[
+        list[str] | None,
+        typer.Option("--start", metavar="FOLDER=PART,PART", help="Take over these parts of a checkpoint. Repeat."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", help="Processes that load data.")] = 1,
+    parallel: Annotated[
+        str, typer.Option("--parallel", help="Under torchrun: 'ddp', 'fsdp', 'zero2' or 'zero3'.")
+    ] = "ddp",
+    report: Annotated[
+        list[str] | None,
+        typer.Option("--report", help="Also report to 'wandb' or 'trackio'; 'none': not even TensorBoard."),
+    ] = None,
+) -> None:
+    """Train by a recipe, from the newest checkpoint in RUN if there is one; the result is RUN/final.
+
+    Several processes: torchrun --nproc-per-node N -m unipixel train RECIPE -o RUN.
+    """
+    if name == LIST:
+        _list()
+        return
+    if out is None:
+        raise ValueError("no folder was given for the run; add -o RUN")
+    if workers < 0:
+        raise ValueError(f"--workers is {workers}; it must be 0 or more")
+    check_folder(out, "-o")
+    from unipixel.train.choices import with_data, with_present, with_start
+    from unipixel.train.overrides import override
+    from unipixel.train.run import run
+
+    recipe = with_start(with_data(override(_recipe(name), settings or []), data or []), model, start or [])
+    if skip_absent:
+        recipe, absent = with_present(recipe, data_root)
+        if absent:
+            stderr().print(f"left out, not there: {', '.join(absent)}")
+    final = run(recipe, out, data_root=data_root, workers=workers, parallel=parallel, report=tuple(report or ()))
+    stdout().print(str(final), soft_wrap=True)
+
+
+def _recipe(name: str) -> Recipe:
+    import difflib
+
+    from unipixel.train.recipes import RECIPES
+
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"`unipixel train {LIST}` names them all"
+        raise ValueError(f"there is no recipe {name!r}; {hint}")
+    return RECIPES[name]()
+
+
+def _list() -> None:
+    """Every recipe with what it is and its size."""
+    from unipixel.train.recipes import RECIPES
+
+    table = Table("recipe", "what", "length", "batch", "rate")
+    table.columns[0].no_wrap = True
+    for name, make in RECIPES.items():
+        recipe = make()
+        length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs:g} epoch"
+        what = (make.__doc__ or "").strip().partition("\n")[0]
+        table.add_row(name, what, length, str(recipe.batch_size), f"{recipe.learning_rate:g}")
+    stdout().print(table)

@@ -1,0 +1,200 @@
+"""OpenAI's chat format as far as it makes sense here, with our extension under ``unipixel``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from unipixel.serve.wire import Asking, ClipOptions, MediaOut, Number, ObjectOut, Usage
+
+MOST_MESSAGES = 128
+MOST_PICTURES = 64
+
+
+class Lenient(BaseModel):
+    """A record of OpenAI's: fields that we do not know are theirs to add."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class Address(Lenient):
+    """Where the media are."""
+
+    url: str = Field(description="A `data:` URL with base64, or an http(s) URL.")
+
+
+class TextPart(Lenient):
+    """Words."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(Lenient):
+    """A picture; several of one size are the frames of a clip."""
+
+    type: Literal["image_url"]
+    image_url: Address | str
+
+
+class VideoPart(Lenient):
+    """A video."""
+
+    type: Literal["video_url"]
+    video_url: Address | str
+
+
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
+Words = str | Annotated[list[TextPart], Field(max_length=MOST_PICTURES)]
+
+
+class SystemMessage(Lenient):
+    """Instructions; they are put in front of the first question."""
+
+    role: Literal["system", "developer"]
+    content: Words
+
+
+class UserMessage(Lenient):
+    """A question; the first one carries the picture or video."""
+
+    role: Literal["user"]
+    content: str | Annotated[list[Part], Field(max_length=2 * MOST_PICTURES)]
+    unipixel: Asking | None = Field(None, description="Prompts of this question.")
+
+
+class AssistantMessage(Lenient):
+    """An earlier answer, as it was given."""
+
+    role: Literal["assistant"]
+    content: Words | None = None
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+
+
+class Extension(Asking, ClipOptions):
+    """Prompts of the last question, and how its clip is chosen."""
+
+    stream_masks: bool = Field(False, description="With `stream`: send masks frame by frame, as they are tracked.")
+
+
+class StreamOptions(Lenient):
+    """What a stream carries besides the words."""
+
+    include_usage: bool | None = None
+
+
+class ResponseFormat(Lenient):
+    """Only text."""
+
+    type: Literal["text"] = "text"
+
+
+PICTURE = "data:image/png;base64,iVBORw0KGgo..."
+EXAMPLES: list[Any] = [
+    {
+        "model": "nano",
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": PICTURE}},
+                    {"type": "text", "text": "Please segment the dog in this image."},
+                ],
+            }
+        ],
+    },
+    {
+        "model": "nano",
+        "stream": True,
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "video_url", "video_url": {"url": "https://example.org/clip.mp4"}},
+                    {"type": "text", "text": "What is this?"},
+                ],
+            }
+        ],
+        "unipixel": {"prompts": [{"type": "point", "x": 120, "y": 80, "frame": 0}], "num_frames": 8},
+    },
+]
+
+
+class ChatRequest(Lenient):
+    """One question with everything that was said before."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra={"examples": EXAMPLES})
+
+    model: str = Field(max_length=500)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(None, description="0 (greedy) by default.")
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    n: Literal[1] | None = 1
+    unipixel: Extension | None = None
+    response_format: ResponseFormat | None = None
+    stop: Annotated[list[str], Field(max_length=0)] | None = Field(None, description="Not supported.")
+    tools: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Not supported.")
+    logprobs: Literal[False] | None = Field(None, description="Not supported.")
+    frequency_penalty: Number | None = Field(None, description="Only 0.")
+    presence_penalty: Number | None = Field(None, description="Only 0.")
+
+    @field_validator("frequency_penalty", "presence_penalty")
+    @classmethod
+    def refuse_penalties(cls, value: float | None) -> float | None:
+        """Only what changes nothing is taken."""
+        if value:
+            raise ValueError("penalties are not supported; it must be 0")
+        return value
+
+
+class ChatMasks(BaseModel):
+    """Masks of one frame."""
+
+    frame: int
+    objects: list[dict[str, Any]]
+
+
+class ChatObjects(BaseModel):
+    """What the answer speaks of."""
+
+    objects: list[ObjectOut] = Field(description="Objects that were prompted, then those that the reply segments.")
+    media: MediaOut
+    raw_text: str = Field(description="The reply as the model wrote it, with `<|seg|>` where `[id]` stands.")
+    timings_s: dict[str, float]
+
+
+class ChatAnswerMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+    unipixel: ChatObjects
+
+
+class ChatChoice(BaseModel):
+    """The only choice."""
+
+    index: int
+    message: ChatAnswerMessage
+    finish_reason: Literal["stop", "length"]
+    logprobs: None = None
+
+
+class ChatResponse(BaseModel):
+    """An answer that is complete."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage

@@ -1,0 +1,89 @@
+"""What a session knows, as files that other programs read."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from unipixel.engine.answer import Answer, AnswerObject
+from unipixel.engine.session import Session
+from unipixel.serve.faults import Refusal
+
+Format: TypeAlias = Literal["coco", "davis", "overlay", "yolo"]
+HIGHEST_DAVIS_ID = 255
+
+
+def export(session: Session, objects: Sequence[AnswerObject], name: str, kind: Format, folder: Path) -> Path:
+    """Write objects into a folder.
+
+    ``coco``: a COCO dataset as JSON. ``davis``: a zip of one palette PNG per frame. ``overlay``: the clip with masks
+    drawn over it, MP4, or PNG of a still image. ``yolo``: a zip of one text file of polygons per frame.
+
+    Args:
+        objects: as they were when the model last paused.
+        name: what the media are called.
+
+    Raises:
+        Refusal: an object id does not fit the format.
+        OSError: the disk is full.
+    """
+    clip = replace(session.workspace.clip, source=name)
+    answer = Answer(text="", raw_text="", objects=tuple(objects), clip=clip)
+    if kind == "coco":
+        path = folder / "coco.json"
+        path.write_text(json.dumps(answer.to_coco()), encoding="utf-8")
+        return path
+    if kind == "overlay":
+        return answer.save(folder / ("overlay.mp4" if session.num_frames > 1 else "overlay.png"))
+    if kind == "davis":
+        highest = max((one.id for one in objects), default=0)
+        if highest > HIGHEST_DAVIS_ID:
+            sentence = f"object id {highest} does not fit a palette PNG, which holds ids up to {HIGHEST_DAVIS_ID}"
+            raise Refusal(400, sentence, code="bad_export", param="format")
+        return _zipped(folder / "davis.zip", ((p.name, p.read_bytes()) for p in answer.to_davis(folder / "masks")))
+    return _zipped(folder / "yolo.zip", yolo_files(answer))
+
+
+def yolo_files(answer: Answer) -> Iterator[tuple[str, bytes]]:
+    """``data.yaml`` with the classes, and ``labels/FRAME.txt``: a line per object, ``class x1 y1 x2 y2 ...`` in 0..1.
+
+    An object of several parts stays one line: its outlines are joined by cuts of no width.
+    """
+    labels = list(dict.fromkeys(one.label or "object" for one in answer.objects))
+    names = "".join(f"  {number}: {json.dumps(label)}\n" for number, label in enumerate(labels))
+    yield "data.yaml", f"names:\n{names}".encode() if labels else b"names: {}\n"
+    height, width = answer.clip.media.size_hw
+    for t, index in enumerate(answer.clip.frame_indices):
+        lines = []
+        for one in answer.objects:
+            polygons = one.track.polygons(t) if one.track.rles[t] is not None else []
+            if polygons:
+                corners = joined(polygons) / (width, height)
+                numbers = " ".join(f"{value:.6f}" for value in corners.reshape(-1))
+                lines.append(f"{labels.index(one.label or 'object')} {numbers}\n")
+        yield f"labels/{index:05d}.txt", "".join(lines).encode()
+
+
+def joined(polygons: Sequence[Sequence[float]]) -> np.ndarray:
+    """One outline (P, 2) around several: from the first corner to each further part and back."""
+    parts = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
+    if len(parts) == 1:
+        return parts[0]
+    home = parts[0][:1]
+    pieces = [parts[0], home]
+    for part in parts[1:]:
+        pieces += [part, part[:1], home]
+    return np.concatenate(pieces)
+
+
+def _zipped(path: Path, files: Iterator[tuple[str, bytes]]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files:
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return path

@@ -1,0 +1,135 @@
+"""Every error as an HTTP answer, in one place: a status, a kind, a code, and one sentence.
+
+The body has OpenAI's form, ``{"error": {"message", "type", "param", "code"}}``, on all routes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from unipixel.errors import CheckpointError, MediaError, PromptError, UnipixelError
+
+LOG = logging.getLogger("unipixel.serve")
+GONE = 499
+"""The client has left; nobody reads the answer."""
+LONGEST = 500
+"""Characters of a sentence."""
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_FILE = re.compile(r"(?:/|[A-Za-z]:\\)[^\s'\"]*[/\\]sessions[/\\][\w-]+[/\\][\w.-]+")
+
+
+class Refusal(Exception):
+    """A request that is refused on purpose.
+
+    Args:
+        status: of HTTP.
+        sentence: what was wrong, its value, and what would be right.
+        code: a short name for programs.
+        param: the field that was wrong.
+        retry_after_s: when to try again.
+    """
+
+    def __init__(
+        self, status: int, sentence: str, *, code: str, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.code, self.param = status, sentence, code, param
+        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+
+
+class Stopped(Refusal):
+    """Work that was stopped: by its user, by a client that left, or because the server ends."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An error as it is told."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's ``type``."""
+        named = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+        return named.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+
+    def body(self) -> dict[str, Any]:
+        """The JSON that is sent."""
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+def fault(error: BaseException) -> Fault:
+    """What to tell about an error; one that was not foreseen is logged with its trace and told without details."""
+    found = _foreseen(error)
+    if found is None:
+        LOG.error("a request failed with %s", type(error).__name__, exc_info=error)
+        return Fault(500, "internal_error", "the server failed on this request; the reason is in its log")
+    if found.status >= 500:
+        LOG.warning("%d %s: %s", found.status, found.code, error)
+    return Fault(found.status, found.code, shown(found.message), found.param, found.headers)
+
+
+def shown(message: str) -> str:
+    """A sentence without line breaks, without the server's own file names, and not too long."""
+    message = _FILE.sub("its file", " ".join(message.split()))
+    message = message.encode("utf-8", errors="replace").decode("utf-8")
+    return message if len(message) <= LONGEST else message[: LONGEST - 3] + "..."
+
+
+def _foreseen(error: BaseException) -> Fault | None:
+    if isinstance(error, Refusal):
+        return Fault(error.status, error.code, error.sentence, error.param, error.headers)
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
+    if isinstance(error, HTTPException):
+        headers = dict(error.headers or {})
+        codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+        sentence = str(error.detail)
+        if "parsing the body" in sentence:  # the framework's words, for whatever it was
+            sentence = "the body cannot be read; it must be valid JSON, or a multipart form where a file is uploaded"
+        code = codes.get(error.status_code, "bad_request")
+        return Fault(error.status_code, code, sentence, None, headers)
+    if isinstance(error, UnipixelError):
+        return _ours(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Fault(503, "out_of_memory", "there was not enough memory for this request; try a smaller one")
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return Fault(507, "no_space", "the server's disk is full; close sessions or try again later")
+    return None
+
+
+def _ours(error: UnipixelError) -> Fault:
+    if isinstance(error, MediaError):
+        return Fault(400, "bad_media", str(error))
+    if isinstance(error, PromptError):
+        return Fault(400, "bad_prompt", str(error))
+    if isinstance(error, CheckpointError):
+        return Fault(409, "other_model", str(error))
+    return Fault(400, "bad_request", str(error))
+
+
+def _invalid(error: RequestValidationError) -> Fault:
+    first: dict[str, Any] = next(iter(error.errors()), {})
+    place = [str(part) for part in first.get("loc", ()) if part not in ("body", "query", "path", "header")]
+    if first.get("type") == "json_invalid":
+        why = first.get("ctx", {}).get("error", "malformed")
+        return Fault(400, "bad_json", f"the body is not valid JSON ({why} at character {first.get('loc', [0])[-1]})")
+    where = ".".join(place)[:120]
+    reason = str(first.get("msg", "it is not valid"))
+    given = first.get("input")
+    value = f", not {given!r}" if isinstance(given, str | int | float | None) and len(repr(given)) <= 60 else ""
+    if first.get("type") == "missing":
+        return Fault(400, "bad_request", f"{where or 'the body'} is missing", where or None)
+    return Fault(400, "bad_request", f"{where or 'the body'}: {reason}{value}", where or None)

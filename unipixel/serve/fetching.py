@@ -1,0 +1,88 @@
+"""Media from clients: URLs and uploads, checked and opened beside the event loop and the model's thread."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from unipixel.errors import MediaError
+from unipixel.media import Limits, Media, open_media
+from unipixel.media import urls as addresses
+
+T = TypeVar("T")
+_URL = re.compile(r"(?:data:|https?://)", re.IGNORECASE)
+LONGEST_NAME = 80
+
+
+class Threads:
+    """Threads for what blocks: downloads, decoding, exports."""
+
+    def __init__(self, number: int) -> None:
+        self._limiter = anyio.CapacityLimiter(number)
+
+    async def run(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
+        """Call a function in a thread."""
+        call = partial(function, *arguments, **named)
+        return await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+
+
+def check_url(url: str) -> str:
+    """Refuse what is no address: a path would name a file of the server.
+
+    Raises:
+        MediaError: neither ``data:`` nor http(s).
+    """
+    if not _URL.match(url):
+        raise MediaError(f"{url[:60]!r} is no address; give a data: URL, or one that begins with http:// or https://")
+    return url
+
+
+def open_urls(urls: Sequence[str], limits: Limits, every: int = 1) -> Media:
+    """Media of one URL, or of several pictures as the frames of a clip.
+
+    Raises:
+        MediaError: one of them cannot be had, or is not what it should be.
+    """
+    if len(urls) == 1:
+        return open_media(check_url(urls[0]), limits=limits, every=every)
+    frames = []
+    for place, url in enumerate(urls):
+        media = open_media(check_url(url), limits=limits)
+        if media.is_video:
+            raise MediaError(f"picture {place + 1} of {len(urls)} is a video; give one video, or pictures")
+        frames.append(media.frame(0))
+    return open_media(frames, limits=limits, every=every)
+
+
+def fetch(url: str, path: Path, limits: Limits) -> str:
+    """Put what is behind a URL into a file and return a name for it.
+
+    Raises:
+        MediaError: it cannot be had.
+    """
+    if check_url(url)[:5].lower() == "data:":
+        path.write_bytes(addresses.decode_data_url(url, limits))
+        return "data"
+    with addresses.download(url, limits) as folder:
+        shutil.move(Path(folder) / "media", path)
+    return display_name(addresses.shown(url).rsplit("/", 1)[-1])
+
+
+def store(upload: IO[bytes], path: Path) -> None:
+    """Put an upload into a file."""
+    with open(path, "wb") as file:
+        shutil.copyfileobj(upload, file, 1 << 20)
+
+
+def display_name(name: str | None) -> str:
+    """A client's name for a file, only ever to be shown: without folders and signs that do not print."""
+    last = re.split(r"[/\\]", name or "")[-1]
+    kept = "".join(c for c in last if c.isprintable() and c not in "<>\"'`").strip()
+    return kept[:LONGEST_NAME] or "media"

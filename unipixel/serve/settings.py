@@ -1,0 +1,110 @@
+"""What a server is told when it starts: where it listens, who may ask, and how much anything may cost."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from unipixel.media import Limits
+
+SHORTEST_KEY = 16
+"""Characters of an API key; shorter ones can be guessed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """Everything about a server but the model.
+
+    Raises:
+        ValueError: a bound is not positive, a key is too short, or keys are missing where they are required.
+    """
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    model_name: str = "nano"
+    """The name under which clients ask for the model."""
+    state: Path | None = None
+    """Folder in which saved sessions outlive the server; None: nothing does."""
+    api_keys: tuple[str, ...] = ()
+    """Keys of which a request must carry one; may be empty on loopback only."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the server; by default only its own page may."""
+    private_urls: bool = False
+    """Whether media may be fetched from this machine and private networks."""
+    max_upload_bytes: int = 512 << 20
+    """Size of one uploaded or fetched file."""
+    max_body_bytes: int = 48 << 20
+    """Size of one JSON request, media in ``data:`` URLs included."""
+    max_pixels: int = 1 << 25
+    """Height times width of one frame."""
+    max_source_frames: int = 20_000
+    """Frames of one uploaded video."""
+    max_frames: int = 1024
+    """Frames of one clip: those that are tracked."""
+    max_seen_frames: int = 128
+    """Frames of one clip that the language model reads."""
+    max_tokens: int = 4096
+    """Longest reply."""
+    max_text: int = 32_000
+    """Characters of one question."""
+    max_objects: int = 200
+    """Objects that one session knows."""
+    max_sessions: int = 64
+    """Sessions that are open at the same time; saved ones that sleep in the state folder do not count."""
+    max_queue: int = 64
+    """Requests that wait for the model."""
+    max_running: int = 4
+    """Requests among which the model goes back and forth, piece by piece."""
+    batch_size: int = 8
+    """One-shot questions about pictures that are answered together when they wait at the same time."""
+    warm_sessions: int = 8
+    """Sessions that keep their features and caches; the others compute them again when they are next asked."""
+    kept_conversations: int = 8
+    """Chat conversations that are kept ready for their next turn."""
+    idle_s: float = 1800.0
+    """Seconds after which an unused session is closed."""
+    url_timeout_s: float = 30.0
+    """Seconds that fetching one URL may take."""
+    grace_s: float = 30.0
+    """Seconds that running answers get to finish when the server is told to stop."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            numeric = isinstance(value, int | float) and not isinstance(value, bool)
+            if numeric and not value > 0 and field.name not in ("port", "kept_conversations"):
+                raise ValueError(f"{field.name} is {value!r}; it must be positive")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"the port is {self.port}; it must be from 0 (any free one) to 65535")
+        short = [key for key in self.api_keys if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable()]
+        if short:
+            raise ValueError(f"an API key must be at least {SHORTEST_KEY} printable ASCII characters; one is not")
+        if not self.api_keys and not is_loopback(self.host):
+            raise ValueError(
+                f"host is {self.host!r}, which others can reach, and there is no API key; set UNIPIXEL_API_KEYS or "
+                "--api-keys FILE, or listen on 127.0.0.1"
+            )
+
+    @property
+    def limits(self) -> Limits:
+        """What media are checked against."""
+        return Limits(
+            max_bytes=self.max_upload_bytes,
+            max_pixels=self.max_pixels,
+            max_frames=self.max_source_frames,
+            url_timeout_s=self.url_timeout_s,
+            private_addresses=self.private_urls,
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,69 @@
+"""What a run tells while it runs: lines on the console and in ``log.jsonl``, and buffers that keep their precision."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+
+class JsonLines(TrainerCallback):
+    """Appends every log line to ``log.jsonl`` in the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "log.jsonl"
+        self._began = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Write one line."""
+        if state.is_world_process_zero:
+            line = {"step": state.global_step, "seconds": round(time.monotonic() - self._began, 1), **(logs or {})}
+            with self._file.open("a") as out:
+                out.write(json.dumps(line) + "\n")
+
+
+class Console(TrainerCallback):
+    """One short line per log entry on stderr."""
+
+    def __init__(self) -> None:
+        self._began, self._first = time.monotonic(), 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock."""
+        self._began, self._first = time.monotonic(), state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Print one line."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        passed = time.monotonic() - self._began
+        done = state.global_step - self._first
+        left = passed / done * (state.max_steps - state.global_step) if done else 0.0
+        figures = "  ".join(f"{name} {_short(value)}" for name, value in logs.items() if name != "epoch")
+        print(f"step {state.global_step}/{state.max_steps}  {figures}  ({_clock(left)} left)", file=sys.stderr)
+
+
+def _short(value: Any) -> str:
+    return f"{float(value):.3g}" if isinstance(value, int | float | str) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
+
+
+class FloatBuffers(TrainerCallback):
+    """Gives buffers their fp32 values back after a wrapper has cast the model: positions lose their meaning in bf16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if buffer.is_floating_point()]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Undo the cast, where there was one."""
+        for buffer, value in self._buffers:
+            if buffer.dtype != value.dtype:
+                buffer.data = value.to(buffer.device)

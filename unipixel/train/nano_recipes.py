@@ -1,0 +1,258 @@
+"""How `nano` is trained: its legs, in the order in which they were run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from unipixel.stickers import TRAINING_FAMILIES, SceneSettings
+from unipixel.train.loss_weights import LossWeights
+from unipixel.train.recipe import Mix, StickerRecipe
+
+EASY = LossWeights(
+    focal=0.0, entropy=5.0, dice=1.0, iou=1.0, presence=0.2, selection=1.0, every_candidate=0.1, full_resolution=False
+)
+"""Mask losses for a segmenter that starts from nothing, on the quarter-size grid."""
+
+
+EASY_WORLD = SceneSettings(
+    num_objects=(2, 4),
+    scale=(0.2, 0.5),
+    repaint=0.1,
+    twins=0.1,
+    noise=0.0,
+    turn_degrees=20.0,
+    patterns=("plain", "gradient", "clouds"),
+)
+"""Few and large things on quiet backgrounds, to begin with."""
+
+
+# fmt: off
+FIRST_NAMES = (
+    "apple", "banana", "strawberry", "grapes", "watermelon", "pineapple", "tomato", "eggplant", "corn", "carrot",
+    "mushroom", "pizza", "burger", "bread", "donut", "cookie", "cake", "egg", "dog", "cat", "mouse", "rabbit",
+    "bear", "tiger", "cow", "pig", "frog", "penguin", "turtle", "fish", "octopus", "snail", "bee", "butterfly",
+    "owl", "elephant", "car", "bus", "truck", "bicycle", "airplane", "rocket", "ship", "train", "house", "key",
+    "lock", "bell", "book", "camera", "guitar", "umbrella", "crown", "hammer", "scissors", "chair", "star",
+    "sunflower", "tree", "duck",
+)
+# fmt: on
+"""Sixty names to begin with."""
+
+FIRST_WORLD = replace(EASY_WORLD, names=FIRST_NAMES, families=("noto", "twemoji"), twins=0.0)
+"""Few names in two styles."""
+
+
+def nano_prompt() -> StickerRecipe:
+    """First leg of `nano`: points and boxes to masks, without language.
+
+    Small batches leave the plateau soonest; higher rates let the image features outgrow the code of place, and the
+    segmenter then paints everything for every prompt.
+    """
+    return StickerRecipe(
+        name="nano_prompt",
+        objective="prompt",
+        trainable=("segmenter", "prompt_encoder", "seg_head"),
+        steps=3600,
+        batch_size=4,
+        learning_rate=6e-4,
+        warmup_steps=50,
+        decay_share=0.2,
+        turns=8,
+        mix={"point": 0.5, "box": 0.5},
+        world=EASY_WORLD,
+        losses=EASY,
+    )
+
+
+def nano_words() -> StickerRecipe:
+    """Beside the first leg: the vision tower learns the names of things, without decoder or masks."""
+    return StickerRecipe(
+        name="nano_words",
+        objective="words",
+        trainable=("visual", "language.embed_tokens", "lm_head"),
+        steps=4000,
+        batch_size=8,
+        learning_rate=7e-4,
+        warmup_steps=50,
+        decay_share=0.2,
+        turns=1,
+        mix={"name": 1.0},
+        world=EASY_WORLD,
+        dense_words=1.0,
+    )
+
+
+def nano_names() -> StickerRecipe:
+    """All names, in crowded scenes: five objects teach the vision tower more than two for the same time."""
+    return replace(
+        nano_words(),
+        name="nano_names",
+        seed=30,
+        steps=5000,
+        muon=2.0,
+        warmup_steps=20,
+        world=SceneSettings(num_objects=(4, 6), scale=(0.2, 0.45), repaint=0.2, twins=0.0, turn_degrees=20.0),
+    )
+
+
+def nano_bind() -> StickerRecipe:
+    """Second leg: the decoder joins, and the first words find their pixels. The segmenter rests."""
+    return StickerRecipe(
+        name="nano_bind",
+        trainable=("visual", "language", "lm_head", "prompt_encoder", "seg_head", "region_pool"),
+        steps=4000,
+        batch_size=8,
+        learning_rate=8e-4,
+        warmup_steps=20,
+        turns=6,
+        mix={"refer": 6.0, "point": 1.5, "box": 1.5, "name": 2.0, "absent": 1.0},
+        world=FIRST_WORLD,
+        dense_words=0.5,
+        binding=0.3,
+        pointing=1.0,
+        losses=EASY,
+    )
+
+
+def nano_track() -> StickerRecipe:
+    """The segmenter alone, in the whole world: clips, clicks that correct, small things on loud backgrounds."""
+    return replace(
+        nano_prompt(),
+        name="nano_track",
+        steps=3000,
+        learning_rate=5e-4,
+        decay_share=0.3,
+        turns=8,
+        video_share=0.35,
+        video_turns=4,
+        corrections=0.25,
+        photo_share=0.25,
+        world=SceneSettings(num_frames=(4, 4)),
+    )
+
+
+def nano_settle() -> StickerRecipe:
+    """Third leg: harder scenes, questions over memory, and a falling rate."""
+    return replace(
+        nano_bind(),
+        name="nano_settle",
+        seed=1,
+        steps=560,
+        decay_share=0.6,
+        mix={
+            "refer": 5.0,
+            "refer_many": 0.5,
+            "point": 1.5,
+            "box": 1.5,
+            "name": 1.5,
+            "name_mem": 1.0,
+            "choice": 1.0,
+            "absent": 1.0,
+        },
+        world=replace(
+            FIRST_WORLD,
+            num_objects=(2, 5),
+            families=TRAINING_FAMILIES,
+            repaint=0.2,
+            twins=0.1,
+            patterns=(),
+        ),
+    )
+
+
+def nano_world() -> StickerRecipe:
+    """All names, styles and tasks, stills and clips; the segmenter rests."""
+    return replace(
+        nano_bind(),
+        name="nano_world",
+        seed=40,
+        steps=2600,
+        learning_rate=6e-4,
+        decay_share=0.25,
+        muon=2.0,
+        video_share=0.08,
+        video_turns=4,
+        photo_share=0.1,
+        conversation_share=0.1,
+        mix=WORLD_MIX,
+        world=SceneSettings(num_objects=(2, 5), scale=(0.18, 0.5), twins=0.2, noise=0.15, num_frames=(4, 4)),
+    )
+
+
+WORLD_MIX: Mix = {
+    "refer": 5.0,
+    "refer_many": 0.6,
+    "point": 0.8,
+    "box": 0.8,
+    "absent": 1.4,
+    "position": 0.3,
+    "colour": 0.5,
+    "size": 0.2,
+    "category": 0.3,
+    "name": 1.2,
+    "name_mem": 2.0,
+    "colour_of": 0.3,
+    "yes_no": 0.3,
+    "presence": 0.3,
+    "choice": 1.6,
+    "choice_mem": 0.3,
+}
+"""Everything that is measured, and a little of the rest."""
+
+
+def nano_finish() -> StickerRecipe:
+    """Last leg: all parts but SAM's image encoder learn together on the whole world, and the rate falls to nothing."""
+    return replace(
+        nano_world(),
+        name="nano_finish",
+        trainable=(
+            *nano_bind().trainable,
+            "segmenter.mask_decoder",
+            "segmenter.memory_attention",
+            "segmenter.memory_encoder",
+            "segmenter.object_pointer_proj",
+        ),
+        seed=50,
+        steps=1250,
+        batch_size=16,
+        decay_share=0.85,
+        turns=4,
+        video_share=0.1,
+        video_turns=3,
+        mix={
+            "refer": 4.0,
+            "refer_many": 0.3,
+            "point": 0.6,
+            "box": 0.6,
+            "absent": 1.2,
+            "position": 0.1,
+            "colour": 0.3,
+            "category": 0.2,
+            "name": 1.0,
+            "name_mem": 2.5,
+            "colour_of": 0.2,
+            "choice": 1.0,
+            "choice_mem": 0.1,
+        },
+        photo_share=0.12,
+        dense_words=0.4,
+        binding=0.2,
+        pointing=0.5,
+        world=SceneSettings(num_frames=(4, 4)),
+    )
+
+
+NANO_RECIPES: dict[str, Callable[[], StickerRecipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        nano_prompt,
+        nano_words,
+        nano_names,
+        nano_bind,
+        nano_track,
+        nano_settle,
+        nano_world,
+        nano_finish,
+    )
+}

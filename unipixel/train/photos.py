@@ -1,0 +1,130 @@
+"""Photos as training samples of `nano`: cropped, turned around, recoloured, and asked about like sticker scenes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from unipixel.data import photos
+from unipixel.data.record import Record
+from unipixel.masks import MaskTrack
+from unipixel.media import Media
+from unipixel.sample import Box, Point, Query, Sample, Turn
+from unipixel.stickers.facts import tight_box
+from unipixel.stickers.language import POINT_AT, SEGMENT, pick
+from unipixel.stickers.prompts import noisy_box, random_point
+from unipixel.train.recipe import Mix
+
+MAX_OBJECTS = 9
+"""Objects of one picture have ids from 1 to 9, as on stickers."""
+_PLACE = re.compile(r"\b(left|right|top|bottom|upper|lower|middle|highest|lowest|largest|smallest|biggest)", re.I)
+"""Words that a crop or a flip can make untrue."""
+
+
+class PhotoTraining:
+    """Training photos with questions; which ones depends on the generator handed in."""
+
+    def __init__(self, folder: Path) -> None:
+        self._records: list[Record] = photos.index(folder, "photos", "train")
+
+    def draw(self, rng: np.random.Generator, count: int, mix: Mix) -> Sample:
+        """A random photo with ``count`` questions of the tasks in ``mix``; some tasks are not asked of photos."""
+        while True:
+            record = self._records[int(rng.integers(len(self._records)))]
+            made = _augmented(photos.sample(record), rng)
+            turns = _turns(made, rng, count, mix)
+            if turns:
+                return Sample(media=made.media, objects=made.objects, turns=turns, source=made.source)
+
+
+def _augmented(sample: Sample, rng: np.random.Generator) -> Sample:
+    """A crop of the photo, perhaps mirrored and recoloured, with the objects that are left in it as 1 to 9."""
+    frame = sample.media.frame(0)
+    height, width = frame.shape[:2]
+    share = rng.uniform(0.6, 1.0, 2) if rng.random() < 0.7 else np.ones(2)
+    rows, columns = max(16, int(height * share[0])), max(16, int(width * share[1]))
+    top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+    mirrored = bool(rng.random() < 0.5)
+    area = rows * columns
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        part = array[top : top + rows, left : left + columns]
+        return np.ascontiguousarray(part[:, ::-1] if mirrored else part)
+
+    masks = {i: cut(track.mask(0)) for i, track in sample.objects.items()}
+    kept = [i for i, mask in masks.items() if mask.sum() >= photos.MIN_SHARE * area]
+    kept = [kept[int(k)] for k in rng.permutation(len(kept))[:MAX_OBJECTS]]
+    number = {old: new for new, old in enumerate(kept, 1)}
+    moved = area < height * width or mirrored
+    queries = []
+    for query in sample.queries:
+        olds = query.targets + query.about
+        if all(old in number for old in olds) and not (moved and _PLACE.search(query.text)):
+            queries.append(
+                Query(
+                    kind=query.kind,
+                    text=query.text,
+                    answer=query.answer,
+                    targets=tuple(number[t] for t in query.targets if t is not None),
+                    about=tuple(number[a] for a in query.about),
+                )
+            )
+    lit = (cut(frame).astype(np.float32) - 128) * rng.uniform(0.8, 1.2) + 128 + rng.uniform(-20, 20, 3)
+    return Sample(
+        media=Media.from_array(lit.clip(0, 255).astype(np.uint8)),
+        objects={number[old]: MaskTrack.from_masks(masks[old][None]) for old in kept},
+        queries=tuple(queries),
+        source=sample.source,
+    )
+
+
+def _prompt(mask: np.ndarray, rng: np.random.Generator, kind: str) -> Point | Box:
+    if kind == "point":
+        return random_point(mask, rng)
+    box = tight_box(mask)
+    assert box is not None
+    return noisy_box(box, mask.shape, rng)
+
+
+def _turns(sample: Sample, rng: np.random.Generator, count: int, mix: Mix) -> tuple[Turn, ...]:
+    """Questions of the tasks refer, point, box, name and name_mem; the rest of the mix is not asked of photos."""
+    expressions = [q for q in sample.queries if q.kind == "query"]
+    names = {q.about[0]: q.answer for q in sample.queries if q.kind == "caption"}
+    numbers = list(sample.objects)
+    if not numbers:
+        return ()
+    known = [k for k in ("refer", "point", "box", "name", "name_mem") if mix.get(k) and (k != "refer" or expressions)]
+    share = np.array([mix[k] for k in known])
+    made = []
+    for kind in rng.choice(known, count, p=share / share.sum()):
+        n = numbers[int(rng.integers(len(numbers)))]
+        if kind == "refer":
+            query = expressions[int(rng.integers(len(expressions)))]
+            noun = query.text.removeprefix("the ")
+            made.append(
+                Turn(
+                    question=pick(rng, SEGMENT, False).format(noun),
+                    answer=f"the {noun}<|seg|>",
+                    targets=query.targets,
+                    task="refer",
+                )
+            )
+        elif kind in ("point", "box"):
+            prompt = _prompt(sample.objects[n].mask(0), rng, kind)
+            made.append(
+                Turn(
+                    question=pick(rng, POINT_AT, False).format(f"[{n}] <|ref|>"),
+                    answer=f"[{n}]<|seg|>",
+                    references=((prompt,),),
+                    targets=(n,),
+                    task=str(kind),
+                )
+            )
+        elif kind == "name_mem":
+            made.append(Turn(question=f"What is [{n}]?", answer=names[n], regions=(n,), task="name_mem"))
+        else:
+            prompt = _prompt(sample.objects[n].mask(0), rng, "point" if rng.random() < 0.5 else "box")
+            made.append(Turn(question=f"What is [{n}] <|ref|>?", answer=names[n], references=((prompt,),), task="name"))
+    return tuple(made)

@@ -1,0 +1,187 @@
+"""What decides a training run, as frozen records: where it begins, what learns, from which data, at which rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unipixel.stickers import SceneSettings
+from unipixel.train.loss_weights import LossWeights
+
+Mix = dict[str, float]
+"""Task of a turn -> how often it is drawn."""
+Parts = tuple[str, ...]
+"""Prefixes of parameter names; ``""`` is a prefix of all."""
+SourceForm = Literal["regions", "points", "boxes", "mixed", "memory", "prompts"]
+"""How objects are given: as in `processing.wording`; prompts: a point or box on any object, answered by its mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The weights that a run begins with: a checkpoint, fresh ones, or released parts with fresh modules between."""
+
+    model: str = ""
+    """Checkpoint folder, "nano" or a Hub id."""
+    fresh: Literal["", "nano", "debug"] = ""
+    """Random weights of this architecture, with the built-in vocabulary."""
+    qwen: str = ""
+    """Qwen2.5-VL folder or Hub id; its tokenizer is taken over."""
+    sam: str = ""
+    """Meta's ``sam2.1_hiera_*.pt``."""
+    sam_name: str = "configs/sam2.1_hiera_b+"
+    """Official name of the size in ``sam``."""
+    image_size: int = 768
+    """Side of SAM's frames, pixels, of a model made of ``qwen`` and ``sam``."""
+    stages: tuple[str, ...] = ()
+    """Folders of earlier stages, laid over ``qwen`` and ``sam`` in order."""
+    parts: tuple[str, ...] = ()
+    """Weights taken over by part at last, each as FOLDER=PART,PART."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank matrices beside the attention projections of language model and vision tower.
+
+    Source: LoRA (arXiv 2106.09685).
+    """
+
+    rank: int = 128
+    alpha: float = 256.0
+    dropout: float = 0.1
+    targets: str = r"language\.layers\.\d+\.self_attn\.[qkvo]_proj|visual\.blocks\.\d+\.attn\.(qkv|proj)"
+    """Pattern of the modules' names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Samples that are looked at while training: loss, mask IoU, and pictures of what is predicted."""
+
+    every: int = 0
+    """Steps between two looks; 0: only before the first step and after the last."""
+    samples: int = 0
+    """How many, from the beginning of the ``val`` split; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every run has."""
+
+    name: str
+    start: Start = field(default_factory=Start)
+    trainable: Parts = ("",)
+    """Prefixes of the parameters that learn; all others are frozen."""
+    lora: Lora | None = None
+    steps: int = 1000
+    """Optimiser steps; 0: as many as the epochs take."""
+    epochs: float = 0.0
+    """Times that all data are seen, where ``steps`` is 0."""
+    batch_size: int = 16
+    """Samples per optimiser step, over all processes."""
+    micro_batch: int = 0
+    """Samples that a process takes at once; 0: its whole share of the batch. Smaller ones are accumulated."""
+    learning_rate: float = 1e-3
+    rates: dict[str, float] = field(default_factory=dict)
+    """Prefix of parameter names -> their own learning rate."""
+    schedule: Literal["stable", "cosine"] = "stable"
+    """stable: constant, then falling to zero over `decay_share`. cosine: half a wave down to zero."""
+    warmup_steps: int = 100
+    warmup_share: float = 0.0
+    """Share of the steps over which the rate rises, where ``warmup_steps`` is 0."""
+    decay_share: float = 0.4
+    """Last part of the steps over which a stable rate falls to zero."""
+    muon: float = 0.0
+    """Matrices inside the network learn by Muon at so many times the learning rate; 0: everything by AdamW."""
+    weight_decay: float = 0.01
+    adam_beta2: float = 0.98
+    max_grad_norm: float = 2.0
+    losses: LossWeights = field(default_factory=LossWeights)
+    bf16: bool = True
+    """Run in bfloat16 where that loses nothing; weights stay in fp32."""
+    checkpointing: bool = False
+    """Compute activations of decoder and vision tower again in the backward pass instead of keeping them."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    log_steps: int = 50
+    save_steps: int = 100
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+    save: Literal["whole", "adapter"] = "whole"
+    """The result as a whole model (LoRA merged), or only what differs from the start, to be laid over it."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StickerRecipe(Recipe):
+    """A run on endless sticker scenes, and photos among them."""
+
+    start: Start = field(default_factory=lambda: Start(fresh="nano"))
+    objective: Literal["conversation", "prompt", "words"] = "conversation"
+    """conversation: the training forward. prompt: mask queries come straight from `<|ref|>` embeddings and from SAM's
+    own prompt tokens, so that segmenting under a point or box is learnt before language joins. words: the vision tower
+    and the word embeddings learn alone, by `dense_words`."""
+    turns: int = 6
+    """Questions per picture."""
+    conversation_share: float = 0.0
+    """Share of the batches in which the questions about a picture are one conversation; in the others each is asked as
+    if it were the first."""
+    mix: Mix = field(default_factory=dict)
+    video_share: float = 0.0
+    """Share of the batches that are clips."""
+    video_turns: int = 4
+    photos: str = ""
+    """Folder of photos as `unipixel.data.photos` reads it."""
+    photo_share: float = 0.0
+    """Share of the stills that are photos, and of the sticker scenes that lie on one."""
+    world: SceneSettings = field(default_factory=SceneSettings)
+    """What the sticker scenes look like."""
+    distinct: int = 0
+    """Only so many different scenes, again and again; 0: every scene is new."""
+    dense_words: float = 0.0
+    """Weight of the helper loss in which each visual token predicts the name of what it shows."""
+    binding: float = 0.0
+    """Weight of the helper loss by which states that predict `<|seg|>` look at their object."""
+    pointing: float = 0.0
+    """Weight of the helper loss that draws mask queries towards SAM's own tokens of the object's box."""
+    corrections: float = 0.0
+    """Share of the "prompt" batches that are decoded again with a correcting click."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A dataset in a mixture."""
+
+    dataset: str
+    """As `unipixel.data.open_index` takes it."""
+    split: str = "train"
+    repeat: float = 1.0
+    """Times that every record is seen in an epoch."""
+    form: SourceForm = "regions"
+    frames: int = -1
+    """Frames drawn of a clip; -1: as the recipe says; 0: all."""
+    max_frames: int = 0
+    """Longer clips are left out; 0: as the recipe's limit says."""
+    one_frame_share: float = 0.0
+    """Share of the clips whose objects are given on one frame only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a record may have; those above are left out of the run and counted."""
+
+    frames: int = 500
+    words: int = 500
+    """Words of all questions and answers of a sample."""
+    tokens: int = 40960
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureRecipe(Recipe):
+    """A run on datasets."""
+
+    sources: tuple[Source, ...] = ()
+    num_frames: int = 8
+    """Frames drawn at random from a clip, one of each of as many equal segments."""
+    turns: int = 3
+    """Questions of a record that become one conversation, at most."""
+    objects: int = 5
+    """Objects of a sample whose masks are computed, at most; a random choice of them; 0: all."""
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,199 @@
+"""One run from its recipe: model, data, loop, result."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from unipixel.errors import DatasetError
+from unipixel.model.unipixel import UniPixel
+from unipixel.processing.processor import Processor
+from unipixel.train.arguments import arguments, is_first
+from unipixel.train.data import StickerTraining
+from unipixel.train.logs import Console, FloatBuffers, JsonLines
+from unipixel.train.look import Look
+from unipixel.train.mixture import MixtureTraining
+from unipixel.train.plan import Plan
+from unipixel.train.recipe import MixtureRecipe, Recipe, StickerRecipe
+from unipixel.train.run_record import write_record
+from unipixel.train.saving import add_lora
+from unipixel.train.starting import Begun, begin, training_processor
+from unipixel.train.trainer import WRITING, UniPixelTrainer, checkpoints, take_up
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    workers: int = 1,
+    parallel: str = "ddp",
+    report: tuple[str, ...] = (),
+) -> Path:
+    """Train, going on from the newest checkpoint in ``folder`` if there is one.
+
+    Args:
+        recipe: what to do.
+        folder: of the run; made if it is not there.
+        data_root: folder with the datasets of a mixture.
+        workers: processes that load data, beside this one.
+        parallel: how several processes share the run, a key of `parallel.PARALLEL`.
+        report: trackers besides TensorBoard.
+
+    Returns:
+        The folder of the trained model, ``final`` in ``folder``.
+
+    Raises:
+        DatasetError: a sample is damaged; names dataset and record.
+        CheckpointError: the start, or the run's own checkpoint, does not fit.
+        ValueError: the recipe contradicts itself.
+    """
+    check(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_first():
+        shutil.rmtree(folder / WRITING, ignore_errors=True)
+    torch.manual_seed(recipe.seed)
+    begun = begin(recipe)
+    dataset, recipe = training_data(begun.processor, recipe, data_root)
+    if is_first():
+        left_out = dict(dataset.left_out) if isinstance(dataset, MixtureTraining) else {}
+        write_record(folder, recipe, data_root=data_root, samples=len(dataset), left_out=left_out, workers=workers)  # type: ignore[arg-type]
+    look = None
+    if recipe.evaluation.samples:
+        look = Look(_processor_of(begun.processor, recipe), recipe, data_root, folder)
+    return train(begun, recipe, dataset, folder, look, workers=workers, parallel=parallel, report=report)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe that contradicts itself.
+
+    Raises:
+        ValueError: says which settings.
+    """
+    if recipe.steps < 1 and recipe.epochs <= 0:
+        raise ValueError(f"steps is {recipe.steps} and epochs {recipe.epochs}; one of them must be more than 0")
+    if recipe.epochs and not recipe.steps and not isinstance(recipe, MixtureRecipe):
+        raise ValueError(f"the recipe {recipe.name} draws endless scenes and has no epochs; set steps")
+    if recipe.save == "adapter" and recipe.start.fresh:
+        raise ValueError("save is 'adapter', yet the start is fresh: there is no base to lay it over; use 'whole'")
+    if recipe.batch_size < 1 or recipe.micro_batch < 0:
+        raise ValueError(f"batch_size is {recipe.batch_size} and micro_batch {recipe.micro_batch}; use 1 or more")
+
+
+def training_data(processor: Processor, recipe: Recipe, root: Path | None) -> tuple[Dataset[Any], Recipe]:
+    """The run's samples, and the recipe with its number of steps.
+
+    Raises:
+        DatasetError: a source is missing or damaged.
+    """
+    if isinstance(recipe, StickerRecipe):
+        return StickerTraining(processor, recipe, Path(recipe.photos) if recipe.photos else None), recipe
+    assert isinstance(recipe, MixtureRecipe)
+
+    def samples(plan: Plan) -> int:
+        # the plan comes in whole batches
+        return (
+            recipe.steps * recipe.batch_size
+            or max(1, round(recipe.epochs * len(plan) / recipe.batch_size)) * recipe.batch_size
+        )
+
+    dataset = MixtureTraining(_processor_of(processor, recipe), recipe, root, samples)
+    return dataset, replace(recipe, steps=len(dataset) // recipe.batch_size)
+
+
+def _processor_of(processor: Processor, recipe: Recipe) -> Processor:
+    return training_processor(processor, recipe.num_frames) if isinstance(recipe, MixtureRecipe) else processor
+
+
+def train(begun: Begun, recipe: Recipe, dataset: Any, folder: Path, look: Look | None = None, **options: Any) -> Path:
+    """Run the loop on a model and data that are at hand; see `run`."""
+    model = begun.model.train()
+    torch.manual_seed(recipe.seed)  # what is drawn now is the same in every process and every time
+    settings = add_lora(model, recipe.lora) if recipe.lora else None
+    choose_learning(model, recipe)
+    if recipe.checkpointing:
+        keep_less(model)
+    found = checkpoints(folder)
+    if found:
+        take_up(model, found[-1], recipe)
+    trainer = UniPixelTrainer(
+        begun,
+        recipe,
+        settings,
+        look,
+        args=arguments(recipe, folder, **options),
+        train_dataset=dataset,
+        callbacks=[JsonLines(folder), Console(), FloatBuffers(model)],
+    )
+    trainer.add_callback(FirstLook(trainer))
+    began = time.monotonic()
+    try:
+        trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+    except DatasetError as error:
+        raise DatasetError(sentence(error)) from error
+    figures = trainer.look()
+    if is_first():
+        minutes = (time.monotonic() - began) / 60
+        print(f"done in {minutes:.1f} minutes: {folder / 'final'}  {figures or ''}", file=sys.stderr)
+    trainer.finish(folder / "final")
+    return folder / "final"
+
+
+def choose_learning(model: UniPixel, recipe: Recipe) -> None:
+    """Have the recipe's parts and LoRA learn, and nothing else; to be called after LoRA was added.
+
+    Raises:
+        ValueError: a part fits no parameter.
+    """
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    unknown = [part for part in recipe.trainable if not any(name.startswith(part) for name in names)]
+    if unknown:
+        raise ValueError(f"trainable names {unknown[0]!r}, which fits no parameter; parts are {_parts(model)}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name or name.startswith(recipe.trainable))
+
+
+def _parts(model: UniPixel) -> str:
+    return ", ".join(name for name, _ in model.named_children())
+
+
+class FirstLook(TrainerCallback):
+    """Looks at the samples before the first step, once the model is where it is trained."""
+
+    def __init__(self, trainer: UniPixelTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Look, unless the run is taken up."""
+        if not state.global_step:
+            self._trainer.look()
+
+
+def keep_less(model: UniPixel) -> None:
+    """Have decoder, vision tower and SAM's encoder compute their activations again in the backward pass."""
+
+    def again(function: Any, *args: Any, **named: Any) -> Any:
+        return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False, **named)
+
+    for part in (model.visual, model.language, model.segmenter.vision_encoder):
+        for module in part.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.gradient_checkpointing = True
+                module._gradient_checkpointing_func = again
+
+
+def sentence(error: Exception) -> str:
+    """The message of an error, also of one that a loader process raised and torch has wrapped in its trace."""
+    text = str(error).strip()
+    if "Original Traceback" not in text:
+        return text
+    return text.splitlines()[-1].partition(": ")[2]

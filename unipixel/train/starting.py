@@ -1,0 +1,157 @@
+"""The model that a run begins with, its processor, and what an adapter of it must say about its base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from tokenizers import AddedToken
+
+from unipixel.errors import CheckpointError
+from unipixel.model.config import UniPixelConfig
+from unipixel.model.starting_points import load_starting_point, starting_config
+from unipixel.model.tensor_names import module_name
+from unipixel.model.unipixel import UniPixel
+from unipixel.model.weights import fill, load_model, read_checkpoint, resolve_checkpoint
+from unipixel.processing import ImageSettings, Processor, build_tokenizer
+from unipixel.processing.chat import MEM, REF, SEG, SYSTEM
+from unipixel.processing.tokenizer import load_tokenizer
+from unipixel.stickers import vocabulary_texts
+from unipixel.train.nano import IMAGE_SIZE, debug_config, initialise, nano_config
+from unipixel.train.recipe import Recipe, Start
+
+
+@dataclass(eq=False)
+class Begun:
+    """A model to be trained."""
+
+    model: UniPixel
+    processor: Processor
+    base: dict[str, str] = field(default_factory=dict)
+    """Entries of an adapter's ``config.json`` that name what it is laid over; empty for a fresh model."""
+    changed: set[str] = field(default_factory=set)
+    """Names of tensors that differ from that base before the first step."""
+
+
+def begin(recipe: Recipe) -> Begun:
+    """The model that a recipe starts from.
+
+    Raises:
+        CheckpointError: a folder or file is missing, or does not fit.
+        ValueError: the recipe names no start, or more than one.
+    """
+    start = recipe.start
+    if sum(map(bool, (start.model, start.fresh, start.qwen or start.sam))) != 1:
+        raise ValueError(
+            f"the recipe {recipe.name} starts from model={start.model!r}, fresh={start.fresh!r}, qwen={start.qwen!r}; "
+            "give exactly one: a checkpoint (--model), fresh weights, or Qwen2.5-VL with SAM 2.1"
+        )
+    if start.model:
+        folder = resolve_checkpoint(start.model)
+        named = str(Path(start.model).resolve()) if Path(start.model).is_dir() else start.model
+        begun = Begun(load_model(start.model), Processor.from_folder(folder), {"base_model_path": named})
+    elif start.fresh:
+        begun = _fresh(start, recipe.seed)
+    else:
+        begun = _released_parts(start)
+    for text in start.parts:
+        place, _, parts = text.partition("=")
+        if not parts:
+            raise ValueError(f"the start {text!r} names no part; write FOLDER=PART,PART, such as run/final=segmenter")
+        begun.changed |= load_into(begun.model, place, tuple(parts.split(",")))
+    return begun
+
+
+def _fresh(start: Start, seed: int) -> Begun:
+    """Random weights; the same seed gives the same ones."""
+    tokenizer = build_tokenizer([SYSTEM, "system user assistant", *vocabulary_texts()])
+    debug = start.fresh == "debug"
+    area = (84 if debug else IMAGE_SIZE) ** 2
+    settings = ImageSettings(
+        # the margin keeps every square at exactly this size after rounding
+        min_pixels=area - 1000,
+        max_pixels=area + 1000,
+        share_budget=False,
+        sam_size=64 if debug else 160,
+        target_rule="nearest",
+    )
+    processor = Processor(tokenizer, settings)
+    model = UniPixel((debug_config if debug else nano_config)(len(tokenizer), processor.chat.ids))
+    initialise(model, torch.Generator().manual_seed(seed))
+    return Begun(model, processor)
+
+
+def _released_parts(start: Start) -> Begun:
+    """Qwen2.5-VL and SAM 2.1, with fresh modules between them or those of earlier stages."""
+    if not start.qwen or not start.sam:
+        raise ValueError(
+            f"the start has qwen={start.qwen!r} and sam={start.sam!r}; both are needed: a Qwen2.5-VL folder and "
+            "Meta's sam2.1_hiera_*.pt"
+        )
+    if not Path(start.sam).is_file():
+        raise CheckpointError(
+            f"there is no file {start.sam!r}; give the path of Meta's sam2.1_hiera_base_plus.pt as --set start.sam=PATH"
+        )
+    folder = resolve_checkpoint(start.qwen)
+    tokenizer = load_tokenizer(folder)
+    first = len(tokenizer)
+    if start.stages:
+        config = UniPixelConfig.from_folder(resolve_checkpoint(start.stages[0]))
+        first = config.ref_token_id
+    else:
+        config = starting_config(start.qwen, sam_name=start.sam_name, image_size=start.image_size, first_token_id=first)
+    added = [AddedToken(token, normalized=False, special=True) for token in (REF, SEG, MEM)]
+    tokenizer.add_tokens(added, special_tokens=True)
+    if tokenizer.convert_tokens_to_ids(REF) != first:
+        raise CheckpointError(f"{folder}: {REF} gets the id {tokenizer.convert_tokens_to_ids(REF)}, expected {first}")
+    point = load_starting_point(config, qwen=start.qwen, sam=start.sam, partial=start.stages)
+    processor = Processor(tokenizer, ImageSettings(sam_size=config.sam.image_size))
+    named = str(folder.resolve()) if Path(start.qwen).is_dir() else start.qwen
+    base = {"base_model_path": named, "sam2_checkpoint": str(Path(start.sam).resolve())}
+    # what an earlier stage taught is as little in the base as what is fresh
+    outside = {name for stage in start.stages for name in _partial_names(stage)}
+    changed = {module_name(name).split("[")[0] for name in {*point.fresh, *outside}}
+    return Begun(point.model, processor, base, changed)
+
+
+def _partial_names(stage: str) -> set[str]:
+    """Disk names of the tensors that a stage's folder holds."""
+    path = resolve_checkpoint(stage) / "pytorch_model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{stage} is no result of an earlier stage; it should hold {path.name}")
+    with safe_open(path, framework="pt") as file:
+        return set(file.keys())
+
+
+def load_into(model: UniPixel, folder: str | Path, parts: tuple[str, ...] = ("",)) -> set[str]:
+    """Copy the weights of a checkpoint folder into a model of the same sizes; only names under ``parts``.
+
+    Returns:
+        The names copied.
+
+    Raises:
+        CheckpointError: the folder lacks one of them, or has it in another shape.
+    """
+    config, tensors = read_checkpoint(folder)
+    other = UniPixel(config)
+    fill(other, tensors, folder)
+    wanted = {k: v for k, v in other.state_dict().items() if k.startswith(parts)}
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(parts)}
+    missing = [k for k in own if k not in wanted]
+    if missing or not own:
+        which = f"{len(missing)} tensors under {parts}, such as {missing[0]}" if own else f"any part {parts}"
+        raise CheckpointError(f"{folder} lacks {which}")
+    with torch.no_grad():
+        for name, value in own.items():
+            if value.shape != wanted[name].shape:
+                sizes = f"{list(wanted[name].shape)}, the model needs {list(value.shape)}"
+                raise CheckpointError(f"{folder} has {name} with the shape {sizes}")
+            value.copy_(wanted[name])
+    return set(own)
+
+
+def training_processor(processor: Processor, num_frames: int) -> Processor:
+    """The processor with the pixel budget of training: clips are short, and a still takes the share of a whole clip."""
+    return Processor(processor.tokenizer, replace(processor.settings, budget_frames=num_frames))
