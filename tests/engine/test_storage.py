@@ -180,3 +180,17 @@ def test_edited_sessions_are_refused_with_a_sentence(
     assert tiny_engine.open_session(tmp_path / "t.zip").num_frames == 2
     with pytest.raises(MediaError, match="session"):
         tiny_engine.open_session(edited(tmp_path / "s.zip", tmp_path / "u.zip", change))
+
+
+def test_a_reply_that_holds_input_markup_can_be_gone_on_from(tiny_engine: Engine, clip: Clips, tmp_path: Path) -> None:
+    markup = tiny_engine.model.config.ref_token_id
+    for seed in range(200):  # a nearly even choice among all tokens; one reply will hold the one wanted
+        live = tiny_engine.open(clip(2))
+        answer = live.ask("What is this?", prompts=Point(9, 9), temperature=1e4, seed=seed, max_new_tokens=48)
+        if markup in answer.tokens:
+            break
+    else:
+        pytest.fail("no reply held <|ref|>")
+    live.save(tmp_path / "session.zip")
+    restored = tiny_engine.open_session(tmp_path / "session.zip")
+    assert_same(*[s.ask("What colour is [1]?", **SHORT) for s in (restored, live)])

@@ -39,6 +39,7 @@ class Transcript:
     """What the conversation's cache was made from after the visual; enough to make it again."""
 
     ids: list[int] = field(default_factory=list)
+    """Tokens; one that stands for an input (`<|ref|>`, `<|mem|>`, visual) but was written by the model is -1 - id."""
     coords: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
@@ -105,7 +106,7 @@ class Dialogue:
         if later:
             conversation = self._main or self._made_again(seen)
             inputs = self._processor.next_turn(ask.turn, self.visual, ask.objects)
-            ids = [*self._closing(conversation.unread), *inputs.input_ids.tolist()]
+            ids = [*self._own(self._closing(conversation.unread)), *inputs.input_ids.tolist()]
         else:
             conversation = seen.fork()
             inputs = self._processor.first_turn(ask.turn, self.visual, ask.objects)
@@ -170,10 +171,16 @@ class Dialogue:
         self._last = None
         if reply.has_begun:
             said, self._unread = reply.ids[0], list(self._main.unread)
-            self._transcript.add([*ids, *said[: len(said) - len(self._unread)]], inputs)
+            self._transcript.add([*ids, *self._own(said[: len(said) - len(self._unread)])], inputs)
         if self._main.length != len(self._opening_ids) + len(self._transcript.ids):
             # an error struck while the cache was being extended
             self._main = None
+
+    def _own(self, said: Sequence[int]) -> list[int]:
+        """Tokens that the model has written, as `Transcript.ids` holds them."""
+        config = self._model.config
+        inputs = {config.ref_token_id, config.mem_token_id, config.video_token_id, config.image_token_id}
+        return [-1 - i if i in inputs else i for i in said]
 
     def _closing(self, unread: Sequence[int]) -> list[int]:
         """The tokens that close a reply, whatever it ended with."""
@@ -195,7 +202,14 @@ class Dialogue:
         assert conversation.next_position is not None  # the visual has been read
         start, tensor = int(conversation.next_position), torch.tensor(ids)
         positions = torch.arange(start, start + len(ids)).expand(3, -1)
-        return Passage(tensor, self._embed(tensor, inputs, None), positions, start + len(ids))
+        own = tensor < 0
+        embeds = self._embed(tensor.masked_fill(own, self._processor.turn_end_id), inputs, None)
+        tensor = torch.where(own, -1 - tensor, tensor)
+        if own.any():  # what the model wrote was read as it is, with nothing put in its place
+            place = own.to(embeds.device)
+            with torch.no_grad():
+                embeds[place] = self._model.language.embed_tokens(tensor.to(embeds.device)[place])
+        return Passage(tensor, embeds, positions, start + len(ids))
 
     def _with_visual(self, ids: Tensor, inputs: TurnInputs) -> Passage:
         """Text with the visual, from the beginning of a conversation."""

@@ -276,7 +276,8 @@ def _dialogue_record(space: Workspace, tensors: dict[str, Tensor]) -> dict[str, 
 def _dialogue(record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel) -> tuple[Transcript, list[int]]:
     ids, unread = [int(i) for i in record["ids"]], [int(i) for i in record["unread"]]
     frames = [int(f) for f in record["frames"]]
-    if any(not 0 <= i < model.config.language.vocab_size for i in (*ids, *unread)):
+    size = model.config.language.vocab_size
+    if any(not -size <= i < size for i in ids) or any(not 0 <= i < size for i in unread):
         raise ValueError("a token id is outside of the vocabulary")
     if ids.count(model.config.ref_token_id) != len(frames):
         raise ValueError(f"{len(frames)} prompts do not fit the conversation")
