@@ -329,5 +329,5 @@ def test_videomme_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypat
     (tmp_path / "videomme").mkdir()
     (tmp_path / choices.VIDEOMME_FILE).write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DatasetError, match=r"needs the package pyarrow; run `pip install pyarrow`"):
+    with pytest.raises(DatasetError, match=r"needs the package pyarrow; run `pip install 'unipixel\[parquet\]'`"):
         choices.index(tmp_path, "videomme", "test")

@@ -157,7 +157,9 @@ def _read_parquet(path: Path, dataset: str, columns: Sequence[str]) -> list[dict
     try:
         pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
-        raise DatasetError(f"{dataset}: reading {path} needs the package pyarrow; run `pip install 'unipixel[parquet]'`") from error
+        raise DatasetError(
+            f"{dataset}: reading {path} needs the package pyarrow; run `pip install 'unipixel[parquet]'`"
+        ) from error
     try:
         rows: list[dict[str, Any]] = parquet.read_table(path, columns=list(columns)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
