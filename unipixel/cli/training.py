@@ -56,7 +56,7 @@ def train(
 ) -> None:
     """Train by a recipe, from the newest checkpoint in RUN if there is one; the result is RUN/final.
 
-    Several processes: torchrun --nproc-per-node N -m unipixel train RECIPE -o RUN.
+    Several processes: torchrun --nproc-per-node N -m -- unipixel train RECIPE -o RUN.
     """
     if name == LIST:
         _list()

@@ -1,6 +1,6 @@
 """How several processes share one run: settings for `transformers.TrainingArguments`, chosen by name.
 
-Every one is started with ``torchrun --nproc-per-node N -m unipixel train RECIPE --parallel NAME -o RUN``.
+Every one is started with ``torchrun --nproc-per-node N -m -- unipixel train RECIPE --parallel NAME -o RUN``.
 """
 
 from __future__ import annotations
