@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,3 +87,11 @@ def events(text: str) -> list[tuple[str, Any]]:
 
 def data_url(path: Path, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def wait_for(condition: Any) -> None:
+    """Wait until something is so, and fail if it takes too long."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -9,7 +9,6 @@ import json
 import socket
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +17,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from live import LONG, Live, data_url, running
+from live import LONG, Live, data_url, running, wait_for
 
 from unipixel.engine.engine import Engine
 from unipixel.errors import MediaError
@@ -259,13 +258,6 @@ def test_public_is_what_everybody_can_reach(address: str, public: bool) -> None:
 
 
 # while it works
-
-
-def wait_for(condition: Any) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live import LONG, Live, data_url, events
+from live import LONG, Live, data_url, events, wait_for
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -157,7 +157,8 @@ def test_exports_are_what_other_programs_read(quick: Live, session: str, tmp_pat
     assert np.array_equal(polygons_to_mask([polygon], (48, 64)), mask)
     film = open_media(str(fetched("overlay")))
     assert (film.num_frames, film.size_hw) == (3, (48, 64))
-    assert not list(Path(quick.runtime.sessions.entries()[-1].folder).glob("export-*"))
+    folder = Path(quick.runtime.sessions.entries()[-1].folder)
+    wait_for(lambda: not list(folder.glob("export-*")))  # cleared away after the answer has been sent
 
 
 def test_frames_are_shown_as_they_are_or_smaller(quick: Live, session: str, twin: Session) -> None:
