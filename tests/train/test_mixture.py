@@ -75,7 +75,7 @@ def test_clicks_teach_every_object_under_ids_from_one_on(processor: Processor, o
     )
     sample = made[0]
     text = processor.tokenizer.decode(sample["input_ids"])
-    assert text.count("<|ref|>") == text.count("<|seg|>") == 6 and "[6] <|seg|>" in text
+    assert text.count("<|ref|>") == text.count("<|seg|>") == 6 and "[6]<|seg|>" in text
     assert {len(coords) for coords in sample["point_coords"]} == {1, 2}
 
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from unipixel.masks import MaskTrack
+from unipixel.media import Media
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
-from unipixel.processing import Processor
+from unipixel.processing import Processor, build_tokenizer
+from unipixel.sample import Query, Sample, Turn
 from unipixel.stickers import THINGS, scene
 from unipixel.train.data import Collator, StickerTraining, cell_words
 from unipixel.train.loss_weights import LossWeights
@@ -21,7 +24,7 @@ from unipixel.train.nano import initialise, nano_config
 from unipixel.train.nano_recipes import NANO_RECIPES
 from unipixel.train.objective import correction_clicks
 from unipixel.train.run import train
-from unipixel.train.starting import Begun, begin, load_into
+from unipixel.train.starting import Begun, begin, by_token, load_into
 
 QUIET: dict[str, Any] = {"workers": 0, "report": ("none",)}
 
@@ -155,3 +158,34 @@ def test_parts_of_another_checkpoint_are_taken_over_and_the_rest_is_left(process
     for name, value in model.state_dict().items():
         source = theirs if name.startswith("segmenter") else own.state_dict()
         assert torch.equal(value, source[name]), name
+
+
+def test_word_tables_of_another_vocabulary_are_taken_over_token_by_token(processor: Processor) -> None:
+    known, smaller = processor.tokenizer.get_vocab(), build_tokenizer(["a dog", "a cat"])
+    own = torch.randn(len(known), 4)
+    rows = torch.arange(len(smaller), dtype=torch.float32)[:, None].expand(-1, 4)
+    table = by_token(own, processor.tokenizer, rows, smaller)
+    numbers = smaller.get_vocab()
+    assert {"\u0120dog", "\u0120cat", "<|seg|>"} <= set(known) & set(numbers)
+    for token, number in known.items():
+        assert torch.equal(table[number], rows[numbers[token]] if token in numbers else own[number]), token
+
+
+def test_cells_of_photos_are_named_after_the_smallest_region_on_them(processor: Processor) -> None:
+    recipe = replace(NANO_RECIPES["nano_names"](), photo_share=0.0)
+    person, hat = np.zeros((2, 1, 96, 96), bool)
+    person[:, :, 32:], hat[:, 32:64, 32:64] = True, True
+    sample = Sample(
+        media=Media.from_array(np.zeros((96, 96, 3), np.uint8)),
+        objects={1: MaskTrack.from_masks(hat), 2: MaskTrack.from_masks(person)},
+        queries=tuple(
+            Query(kind="caption", text=f"What is [{n}]?", answer=f"the {name}", about=(n,))
+            for n, name in ((1, "hat"), (2, "person"))
+        ),
+        turns=(Turn(question="What is [1]?", answer="the hat", regions=(1,)),),
+    )
+    labels = StickerTraining(processor, recipe)._photo(sample, False)["cell_words"].view(6, 6)  # type: ignore[typeddict-item]
+    hats, persons = (processor.chat.encode(f" {name}")[-1] for name in ("hat", "person"))
+    assert (labels[:, :2] == -100).all()
+    assert (labels[2:4, 2:4] == hats).all()
+    assert (labels[:2, 2:] == persons).all() and (labels[4:, 2:] == persons).all()

@@ -137,7 +137,9 @@ def encode_vision(
     merge = vision.spatial_merge_size
     layout = _vision_layout(grids, merge, vision.window_size // vision.patch_size // merge)
     window_index = layout.window_index.to(pixel_values.device)
-    x = tower.patch_embed(pixel_values.to(tower.patch_embed.proj.weight.dtype))
+    # each patch is a whole kernel, so its convolution is one product, which is several times faster on CPUs
+    kernel = tower.patch_embed.proj.weight.flatten(1)
+    x = F.linear(pixel_values.to(kernel.dtype), kernel)
     x = x.unflatten(0, (-1, merge**2))[window_index].flatten(0, 1)  # window order
 
     heads = vision.num_heads

@@ -38,10 +38,18 @@ SPECIAL_TOKENS = (
     MEM,
 )
 """Every token with a meaning of its own, in the order in which a new tokenizer numbers them."""
+NAMED_SEG = "named_seg"
+"""Entry of ``tokenizer_config.json``: true for a checkpoint whose answers name what they segment, with the token right
+behind the name, ``the dog<|seg|>`` and ``[1]<|seg|>``, where the released ones say ``The target is <|seg|>.`` and
+``[1] <|seg|>``."""
 
 
 class Chat:
     """Turns questions and answers into token ids, and token ids back into text.
+
+    Attributes:
+        named: what `NAMED_SEG` says. If true, a space in front of ``<|seg|>`` is dropped, so that whoever writes an
+            answer need not know.
 
     Args:
         tokenizer: a fast transformers tokenizer that knows `SPECIAL_TOKENS`.
@@ -63,6 +71,7 @@ class Chat:
         # longest first: one token may be the beginning of another
         reserved = sorted(markup | set(SPECIAL_TOKENS), key=len, reverse=True)
         self._reserved = re.compile("|".join(re.escape(token) for token in reserved))
+        self.named = bool(tokenizer.init_kwargs.get(NAMED_SEG, False))
         self._encode = lru_cache(maxsize=8192)(self._encode_uncached)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -72,6 +81,8 @@ class Chat:
         self.__init__(state["tokenizer"])  # type: ignore[misc]  # the cache and the pattern are rebuilt
 
     def _encode_uncached(self, text: str) -> tuple[int, ...]:
+        if self.named:
+            text = text.replace(f" {SEG}", SEG)
         return tuple(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode(self, text: str) -> list[int]:

@@ -20,7 +20,7 @@ from tokenizers.models import BPE
 from transformers import Qwen2Tokenizer
 
 from unipixel.errors import CheckpointError
-from unipixel.processing.chat import END_OF_TEXT, SPECIAL_TOKENS, TURN_END
+from unipixel.processing.chat import END_OF_TEXT, NAMED_SEG, SPECIAL_TOKENS, TURN_END
 
 # the parts of Qwen2's rule that match letters, by the same engine
 _WORDS = pre_tokenizers.Split(Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+"), behavior="removed", invert=True)
@@ -65,11 +65,12 @@ def _check_file(path: Path) -> None:
         raise CheckpointError(f"{path} has a merge or a number that does not fit its vocabulary")
 
 
-def build_tokenizer(texts: Iterable[str], *, max_length: int = 4096) -> Any:
+def build_tokenizer(texts: Iterable[str], *, named_seg: bool = False, max_length: int = 4096) -> Any:
     """A transformers tokenizer in which every word of ``texts`` is one token.
 
     Args:
         texts: everything the checkpoint should read and write fluently; special tokens in them are ignored.
+        named_seg: what `chat.NAMED_SEG` says of the checkpoint.
         max_length: the longest input the model takes, recorded in the files.
 
     Returns:
@@ -78,7 +79,7 @@ def build_tokenizer(texts: Iterable[str], *, max_length: int = 4096) -> Any:
     """
     model = _learn_words(texts)
     with TemporaryDirectory() as folder:
-        _write_files(Path(folder), model, max_length)
+        _write_files(Path(folder), model, named_seg, max_length)
         return load_tokenizer(folder)
 
 
@@ -105,7 +106,7 @@ def _learn_words(texts: Iterable[str]) -> dict[str, Any]:
     return dict(json.loads(learner.to_str())["model"])
 
 
-def _write_files(folder: Path, model: dict[str, Any], max_length: int) -> None:
+def _write_files(folder: Path, model: dict[str, Any], named_seg: bool, max_length: int) -> None:
     """``tokenizer.json`` and ``tokenizer_config.json`` with the special tokens numbered after the vocabulary."""
     merges = [tuple(pair) for pair in model["merges"]]
     tokenizer = Tokenizer(BPE(vocab=model["vocab"], merges=merges))
@@ -122,5 +123,6 @@ def _write_files(folder: Path, model: dict[str, Any], max_length: int) -> None:
         "unk_token": None,
         "model_max_length": max_length,
         "tokenizer_class": "Qwen2Tokenizer",
+        NAMED_SEG: named_seg,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))

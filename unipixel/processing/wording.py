@@ -83,6 +83,7 @@ def worded(
     max_turns: int | None = None,
     pointing: Pointing = "mixed",
     one_frame_share: float = 0.0,
+    named: bool = False,
 ) -> Sample:
     """The sample with a turn for each of its queries; the queries that are asked stay, in the order of the turns.
 
@@ -94,6 +95,7 @@ def worded(
             beginning is always kept.
         pointing: what the memory form points with.
         one_frame_share: with ``rng`` and regions, this share of clips is given masks of one frame only.
+        named: answers name what they segment, see `chat.NAMED_SEG`.
 
     Raises:
         DatasetError: no query, or an object of a query is not in the sample or seen on no frame.
@@ -111,7 +113,7 @@ def worded(
         sample = _renumbered(sample, rng)
         if form == "regions" and rng.random() < one_frame_share:
             sample = _on_one_frame(sample, rng)
-    writer = _Writer(sample, rng, form, pointing)
+    writer = _Writer(sample, rng, form, pointing, named)
     return replace(sample, turns=tuple(writer.turn(query) for query in sample.queries))
 
 
@@ -228,12 +230,14 @@ def _caption_request(query: Query, is_video: bool, rng: np.random.Generator | No
     return template.format(listed([f"[{number}]" for number in query.about]), visual)
 
 
-def _answer(query: Query, rng: np.random.Generator | None) -> str:
+def _answer(query: Query, rng: np.random.Generator | None, named: bool) -> str:
     """The annotated answer, with one ``<|seg|>`` per target."""
     if query.kind == "choice":
         return f"({query.answer})" if query.answer else ""
     if query.kind in ("caption", "qa", "conversation") or not query.targets:
         return query.answer
+    if named and query.kind == "query" and None not in query.targets:
+        return listed([f"the {noun_phrase(query.text)} {SEG}"] * len(query.targets))
     masks = listed([SEG] * len(query.targets))
     if query.kind == "question" and query.answer:
         return f"{query.answer.rstrip('. ')} {masks}."
@@ -256,8 +260,10 @@ def _with_options(query: Query, style: ChoiceStyle) -> str:
 class _Writer:
     """Writes the turns of one conversation; knows which objects have been given already."""
 
-    def __init__(self, sample: Sample, rng: np.random.Generator | None, form: Form, pointing: Pointing) -> None:
-        self._sample, self._rng, self._form = sample, rng, form
+    def __init__(
+        self, sample: Sample, rng: np.random.Generator | None, form: Form, pointing: Pointing, named: bool
+    ) -> None:
+        self._sample, self._rng, self._form, self._named = sample, rng, form, named
         self._about = _objects_of(sample.queries)
         self._boxed = _boxed(self._about, pointing if form == "memory" else form, rng, sample.source)
         self._given: set[int] = set()
@@ -267,7 +273,7 @@ class _Writer:
         if self._form == "memory" and query.about:
             return self._memory_turn(query)
         text = _question(query, self._sample.media.is_video, self._rng)
-        answer = _answer(query, self._rng)
+        answer = _answer(query, self._rng, self._named)
         references: tuple[tuple[Point | Box, ...], ...] = ()
         regions: tuple[int, ...] = ()
         if self._form == "regions":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType  # type: ignore[import-untyped]
 from transformers import TrainingArguments
 
 from unipixel.train.parallel import PARALLEL
@@ -80,20 +81,21 @@ def arguments(
         report: trackers besides TensorBoard.
 
     Raises:
-        ValueError: the batch cannot be shared, or a tracker or way of sharing is unknown.
+        ValueError: the batch cannot be shared, or a tracker or way of sharing is unknown or does not fit the recipe.
     """
     if parallel not in PARALLEL:
         raise ValueError(f"the way to share a run is {parallel!r}; there are {', '.join(PARALLEL)}")
+    if recipe.muon and parallel != "ddp":
+        raise ValueError(f"{parallel} cuts matrices up, which Muon needs whole; use ddp, or --set muon=0")
     if parallel.startswith("zero") and find_spec("deepspeed") is None:
         raise ValueError(f"{parallel} needs the package deepspeed, which is not installed; fsdp needs nothing more")
     cuda = torch.cuda.is_available()
     micro, accumulated = shares(recipe)
     shared: dict[str, Any] = PARALLEL[parallel] if processes() > 1 else {}
     stable = recipe.schedule == "stable"
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(folder),
         use_cpu=not cuda,
-        bf16=recipe.bf16,
         tf32=True if cuda else None,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulated,
@@ -119,3 +121,7 @@ def arguments(
         disable_tqdm=True,
         **shared,
     )
+    if "fsdp" in shared and not cuda:
+        # accelerate takes FSDP for a matter of GPUs, and would make whole copies without a word
+        made.distributed_state.distributed_type = DistributedType.MULTI_GPU
+    return made

@@ -1,4 +1,7 @@
-"""Points and boxes on any annotated object, answered by its mask: what every dataset with masks can teach."""
+"""Points and boxes on any annotated object, answered by its mask: what every dataset with masks can teach.
+
+Question and answer are those of the engine's pre-filling, word for word.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from unipixel.engine.wording import forced_answer, prefilling
 from unipixel.errors import DatasetError
-from unipixel.processing.chat import SEG
 from unipixel.processing.wording import worded
 from unipixel.sample import Query, Sample
 
@@ -29,5 +32,8 @@ def prompted(sample: Sample, rng: np.random.Generator | None, most: int) -> Samp
     queries = tuple(Query(kind="query", text=f"[{n}]", about=(n,), targets=(n,)) for n in number.values())
     objects = {new: sample.objects[old] for old, new in number.items()}
     made = worded(replace(sample, objects=objects, queries=queries, turns=()), rng, form="mixed")
-    turns = tuple(replace(turn, answer=f"[{turn.targets[0]}] {SEG}", task="prompt") for turn in made.turns)
-    return replace(made, turns=turns)
+    turns = [
+        replace(turn, question=prefilling(query.about), answer=forced_answer(query.about), task="prompt")
+        for turn, query in zip(made.turns, made.queries, strict=True)
+    ]
+    return replace(made, turns=tuple(turns))

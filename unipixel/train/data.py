@@ -19,6 +19,9 @@ from unipixel.stickers.prompts import box_on, point_on
 from unipixel.train.photos import PhotoTraining
 from unipixel.train.recipe import StickerRecipe
 
+CLEARLY_SHOWN = 0.3
+"""Share of a visual token that an object must cover for the token to be called after it."""
+
 
 class StickerTraining(Dataset[TrainingInputs]):
     """Endless sticker scenes, and photos among them, with questions, cut to the length of a run."""
@@ -60,24 +63,39 @@ class StickerTraining(Dataset[TrainingInputs]):
                 world = scene(recipe.seed, index, self._settings)
             questions = prompt_turns(world, rng, recipe)
         else:
-            questions = turns(world, rng, recipe.video_turns if is_video else recipe.turns, recipe.mix)
+            questions = self.questions(world, rng)
         out = self._inputs(world.sample(questions), together)
         if recipe.dense_words:
-            _, rows, columns = (int(n) for n in out["grid_thw"][0])
-            merge = self._processor.settings.merge_size
-            words = cell_words(
-                world, self._words, rows // merge, columns // merge, self._processor.chat.ids[END_OF_TEXT]
-            )
+            words = cell_words(world, self._words, *self._cells(out), self._processor.chat.ids[END_OF_TEXT])
             out["cell_words"] = words  # type: ignore[typeddict-unknown-key]
         return out
 
+    def questions(self, world: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
+        """What is asked about a scene."""
+        recipe = self._recipe
+        return turns(world, rng, recipe.video_turns if world.is_video else recipe.turns, recipe.mix)
+
     def _photo(self, sample: Sample, together: bool) -> TrainingInputs:
-        """A photo teaches no dense words: most of what it shows is unlabelled."""
+        """A photo teaches the dense words of its regions; the rest of what it shows is unlabelled."""
         out = self._inputs(sample, together)
         if self._recipe.dense_words:
-            cells = int(out["grid_thw"].prod()) // self._processor.settings.merge_size**2
-            out["cell_words"] = torch.full((cells,), IGNORED)  # type: ignore[typeddict-unknown-key]
+            # parts lie on wholes: the smaller region is what a cell is called after
+            regions = sorted(sample.objects, key=lambda number: -int(sample.objects[number].areas[0]))
+            names = {q.about[0]: q.answer for q in sample.queries if q.kind == "caption"}
+            tokens = [self._processor.chat.encode(f" {names[number]}")[-1] for number in regions]
+            masks = np.stack([sample.objects[number].mask(0) for number in regions])
+            cover = cell_cover(masks[:, None], *self._cells(out))
+            labels = torch.full((cover.shape[1],), IGNORED)
+            for token, share in zip(tokens, cover, strict=True):
+                labels[share > CLEARLY_SHOWN] = token
+            out["cell_words"] = labels  # type: ignore[typeddict-unknown-key]
         return out
+
+    def _cells(self, out: TrainingInputs) -> tuple[int, int]:
+        """Rows and columns of visual tokens."""
+        _, rows, columns = (int(n) for n in out["grid_thw"][0])
+        merge = self._processor.settings.merge_size
+        return rows // merge, columns // merge
 
     def _inputs(self, sample: Sample, together: bool) -> TrainingInputs:
         out = self._processor.training(
@@ -94,16 +112,20 @@ def cell_words(world: Scene, words: dict[str, int], rows: int, columns: int, not
 
     ``nothing`` where it shows background, -100 where that is not clear.
     """
-    masks = world.masks
+    cover = cell_cover(world.masks, rows, columns)
+    tokens = torch.tensor([words[item.thing.name] for item in world.objects])
+    most, which = cover.max(0)
+    labels = torch.where(most > CLEARLY_SHOWN, tokens[which], IGNORED)
+    return torch.where(cover.sum(0) < 0.05, nothing, labels)
+
+
+def cell_cover(masks: np.ndarray, rows: int, columns: int) -> torch.Tensor:
+    """(N, t * rows * columns) share of each visual token that each of N objects covers: masks bool (N, T, H, W)."""
     if masks.shape[1] % 2:
         masks = np.concatenate([masks, masks[:, -1:]], 1)
     count, frames, height, width = masks.shape
     pairs = torch.from_numpy(masks).reshape(count, frames // 2, 2, height, width).any(2).float()
-    cover = torch.nn.functional.adaptive_avg_pool2d(pairs, (rows, columns)).flatten(1)  # (N, cells)
-    tokens = torch.tensor([words[item.thing.name] for item in world.objects])
-    most, which = cover.max(0)
-    labels = torch.where(most > 0.3, tokens[which], IGNORED)
-    return torch.where(cover.sum(0) < 0.05, nothing, labels)
+    return torch.nn.functional.adaptive_avg_pool2d(pairs, (rows, columns)).flatten(1)
 
 
 def prompt_turns(world: Scene, rng: np.random.Generator, recipe: StickerRecipe) -> tuple[Turn, ...]:

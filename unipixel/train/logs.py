@@ -1,4 +1,4 @@
-"""What a run tells while it runs: lines on the console and in ``log.jsonl``, and buffers that keep their precision."""
+"""What a run tells while it runs: lines on the console and in ``log.jsonl``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import TrainerCallback
 
 
@@ -54,16 +53,3 @@ def _short(value: Any) -> str:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
-
-
-class FloatBuffers(TrainerCallback):
-    """Gives buffers their fp32 values back after a wrapper has cast the model: positions lose their meaning in bf16."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if buffer.is_floating_point()]
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Undo the cast, where there was one."""
-        for buffer, value in self._buffers:
-            if buffer.dtype != value.dtype:
-                buffer.data = value.to(buffer.device)

@@ -39,7 +39,7 @@ class Looked:
 
 
 class Look:
-    """The first samples of the ``val`` splits, in the fixed wording, answered as they should be.
+    """Samples of the ``val`` splits, in the fixed wording, answered as they should be.
 
     The answers are given, so what is measured is how well the masks are made where the right words are said.
     """
@@ -90,7 +90,7 @@ class Look:
 
 
 def _read(processor: Processor, recipe: Recipe, root: Path | None) -> Iterator[Looked]:
-    """Samples of all sources in turn, as many as the recipe says."""
+    """As many samples as the recipe says, evenly spread over all sources and over each."""
     if isinstance(recipe, MixtureRecipe):
         sources = tuple(
             replace(s, split="val") for s in recipe.sources if "val" in DATASETS[s.dataset.partition(":")[0]].splits
@@ -98,15 +98,15 @@ def _read(processor: Processor, recipe: Recipe, root: Path | None) -> Iterator[L
         most, turns = recipe.num_frames, recipe.turns
     else:
         sources, most, turns = (Source(dataset="stickers", split="val"),), 8, 3
-    wanted, found = recipe.evaluation.samples, 0
     settings = MixtureRecipe(name=recipe.name, turns=turns)
-    indices = [(source, data.open_index(source.dataset, root, source.split)) for source in sources]
-    for place in range(wanted):
-        for source, records in indices:
-            if place < len(records) and found < wanted:
-                sample = asked(_frames(records[place], most), source, settings, None)
-                yield Looked(sample, processor.training(sample))
-                found += 1
+    for k, source in enumerate(sources):
+        # an even share for each; the first ones take what is left over
+        share = (recipe.evaluation.samples + len(sources) - 1 - k) // len(sources)
+        records = data.open_index(source.dataset, root, source.split)
+        # spread, because one picture often fills many records in a row
+        for place in sample_indices(len(records), share) if records and share else []:
+            sample = asked(_frames(records[place], most), source, settings, None, named=processor.chat.named)
+            yield Looked(sample, processor.training(sample))
 
 
 def _frames(record: Record, most: int) -> Sample:

@@ -95,7 +95,7 @@ class MixtureTraining(Dataset[TrainingInputs]):
             sample = drawn(source, record, recipe, rng)
             if source.form == "memory" and any(query.frame is not None for query in sample.queries):
                 return "it is annotated on one frame only, and the memory form tracks"
-            sample = asked(sample, source, recipe, rng)
+            sample = asked(sample, source, recipe, rng, named=self._processor.chat.named)
             words = sum(len(f"{turn.question} {turn.answer}".split()) for turn in sample.turns)
             if words > recipe.limits.words:
                 return f"{words} words, at most {recipe.limits.words}"
@@ -163,13 +163,26 @@ def drawn(source: Source, record: Record, recipe: MixtureRecipe, rng: np.random.
     return sample  # what no draw has shown is refused, by name, when it is put into words
 
 
-def asked(sample: Sample, source: Source, recipe: MixtureRecipe, rng: np.random.Generator | None) -> Sample:
-    """The sample with its turns; a dataset that words its own questions keeps them."""
+def asked(
+    sample: Sample, source: Source, recipe: MixtureRecipe, rng: np.random.Generator | None, *, named: bool
+) -> Sample:
+    """The sample with its turns; a dataset that words its own questions keeps them.
+
+    Args:
+        named: as `wording.worded`; to be taken from the checkpoint.
+    """
     if source.form == "prompts":
         return prompted(sample, rng, recipe.turns)
     if sample.turns and not sample.queries:
         return replace(sample, turns=sample.turns[: recipe.turns])
-    return worded(sample, rng, form=source.form, max_turns=recipe.turns, one_frame_share=source.one_frame_share)
+    return worded(
+        sample,
+        rng,
+        form=source.form,
+        max_turns=recipe.turns,
+        one_frame_share=source.one_frame_share,
+        named=named,
+    )
 
 
 def _with_some_objects(out: TrainingInputs, tasks: list[str], most: int, rng: np.random.Generator) -> TrainingInputs:

@@ -88,11 +88,13 @@ def nano_names() -> StickerRecipe:
     return replace(
         nano_words(),
         name="nano_names",
-        seed=30,
-        steps=5000,
+        seed=61,
+        steps=8000,
+        batch_size=16,
         muon=2.0,
         warmup_steps=20,
-        world=SceneSettings(num_objects=(4, 6), scale=(0.2, 0.45), repaint=0.2, twins=0.0, turn_degrees=20.0),
+        photo_share=0.12,
+        world=SceneSettings(num_objects=(4, 6), scale=(0.17, 0.45), repaint=0.3, twins=0.05),
     )
 
 
@@ -162,47 +164,51 @@ def nano_settle() -> StickerRecipe:
 
 
 def nano_world() -> StickerRecipe:
-    """All names, styles and tasks, stills and clips; the segmenter rests."""
+    """All names, styles and tasks, stills and clips; vision tower and segmenter rest."""
     return replace(
         nano_bind(),
         name="nano_world",
-        seed=40,
+        seed=71,
         steps=2600,
-        learning_rate=6e-4,
-        decay_share=0.25,
+        batch_size=16,
+        trainable=("language", "lm_head", "prompt_encoder", "seg_head", "region_pool"),
+        learning_rate=5e-4,
+        decay_share=0.0,
         muon=2.0,
-        video_share=0.08,
+        turns=5,
+        video_share=0.06,
         video_turns=4,
-        photo_share=0.1,
-        conversation_share=0.1,
+        photo_share=0.12,
+        conversation_share=0.08,
         mix=WORLD_MIX,
-        world=SceneSettings(num_objects=(2, 5), scale=(0.18, 0.5), twins=0.2, noise=0.15, num_frames=(4, 4)),
+        dense_words=0.2,
+        world=SceneSettings(num_frames=(4, 4)),
     )
 
 
 WORLD_MIX: Mix = {
     "refer": 5.0,
-    "refer_many": 0.6,
-    "point": 0.8,
-    "box": 0.8,
-    "absent": 1.4,
-    "position": 0.3,
-    "colour": 0.5,
-    "size": 0.2,
-    "category": 0.3,
-    "name": 1.2,
-    "name_mem": 2.0,
+    "refer_many": 0.5,
+    "point": 0.7,
+    "box": 0.7,
+    "absent": 2.4,
+    "position": 0.2,
+    "colour": 0.4,
+    "size": 0.1,
+    "category": 0.2,
+    "name": 0.8,
+    "name_mem": 2.2,
     "colour_of": 0.3,
     "yes_no": 0.3,
-    "presence": 0.3,
-    "choice": 1.6,
-    "choice_mem": 0.3,
+    "presence": 0.4,
+    "choice": 2.0,
+    "choice_mem": 0.2,
 }
 """Everything that is measured, and a little of the rest."""
 
 
 def nano_finish() -> StickerRecipe:
-    """Last leg: all parts but SAM's image encoder learn together on the whole world, and the rate falls to nothing."""
+    """Last leg: all parts but SAM's image encoder learn together, and the rate falls to nothing."""
     return replace(
         nano_world(),
         name="nano_finish",
@@ -213,33 +219,14 @@ def nano_finish() -> StickerRecipe:
             "segmenter.memory_encoder",
             "segmenter.object_pointer_proj",
         ),
-        seed=50,
-        steps=1250,
-        batch_size=16,
-        decay_share=0.85,
-        turns=4,
+        seed=80,
+        steps=2000,
+        decay_share=0.7,
         video_share=0.1,
         video_turns=3,
-        mix={
-            "refer": 4.0,
-            "refer_many": 0.3,
-            "point": 0.6,
-            "box": 0.6,
-            "absent": 1.2,
-            "position": 0.1,
-            "colour": 0.3,
-            "category": 0.2,
-            "name": 1.0,
-            "name_mem": 2.5,
-            "colour_of": 0.2,
-            "choice": 1.0,
-            "choice_mem": 0.1,
-        },
-        photo_share=0.12,
         dense_words=0.4,
         binding=0.2,
         pointing=0.5,
-        world=SceneSettings(num_frames=(4, 4)),
     )
 
 

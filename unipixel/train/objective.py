@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from unipixel.model.unipixel import TrainingOutput, UniPixel
 from unipixel.train.binding import binding_loss, layer_input
@@ -127,7 +126,8 @@ def pointing_loss(model: UniPixel, queries: list[Tensor], targets: list[Tensor |
         labels = torch.tensor([2, 3], device=corners.device).expand(len(corners), 2)
         with torch.no_grad():
             native = sam.prompt_encoder(corners[:, None], labels[:, None], None, None)[0][:, 0, :2]
-        losses.append((query[there].float() - native.float()).pow(2).mean((1, 2)))
+        count = min(query.shape[1], native.shape[1])  # models with another number of queries match what they have
+        losses.append((query[there, :count].float() - native[:, :count].float()).pow(2).mean((1, 2)))
     return torch.cat(losses).mean() if losses else model.lm_head.weight.new_zeros(())
 
 
@@ -140,9 +140,6 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model = model
         self.recipe = recipe
-        self.touches_all = False
-        """Give every parameter a gradient, if only zero: processes that add up gradients need the same ones in each,
-        and a batch may have no box, no mask or no region."""
 
     def forward(self, totals: Tensor | None = None, with_output: bool = False, **batch: Any) -> Any:
         """Loss terms of a batch, ``loss`` among them.
@@ -158,7 +155,7 @@ class TrainingStep(nn.Module):
         recipe = self.recipe
         if isinstance(recipe, StickerRecipe) and recipe.objective != "conversation":
             terms = self._alone(recipe, batch, words)
-            terms["loss"] = terms["loss"] / (1.0 if totals is None else totals[2]) + self._nothing()
+            terms["loss"] = terms["loss"] / (1.0 if totals is None else totals[2])
             return terms
         kept: dict[str, Any] = {}
         if isinstance(recipe, StickerRecipe) and recipe.binding:
@@ -177,15 +174,7 @@ class TrainingStep(nn.Module):
         if isinstance(recipe, StickerRecipe):
             added = self._aids(recipe, batch, output, kept, words, terms)
             terms["loss"] = terms["loss"] + added / (1.0 if totals is None else totals[2])
-        terms["loss"] = terms["loss"] + self._nothing()
         return (terms, output) if with_output else terms
-
-    def _nothing(self) -> Tensor | float:
-        """Zero, made of all parameters if that is wanted; those that lie in shards belong to layers that always run."""
-        if not self.touches_all:
-            return 0.0
-        whole = [p for p in self.parameters() if p.requires_grad and not isinstance(p, DTensor)]
-        return torch.stack([p.sum() for p in whole]).sum() * 0.0
 
     def _alone(self, recipe: StickerRecipe, batch: dict[str, Any], words: Tensor | None) -> dict[str, Tensor]:
         """Objectives that leave the decoder out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,22 @@ MAX_OBJECTS = 9
 _PLACE = re.compile(r"\b(left|right|top|bottom|upper|lower|middle|highest|lowest|largest|smallest|biggest)", re.I)
 """Words that a crop or a flip can make untrue."""
 
+PHOTO_WORDS = """
+person people man woman child boy girl baby face hand arm leg head hair skin eye player rider animal bird wild shoes
+boots bag pants purse coat blouse skirt sweater blazer suit stockings jacket belt sandals vest accessories shorts
+leggings sweatshirt romper cape tie loafers jumper cardigan wallet gloves bodysuit tights flats pumps glove jean
+trousers jersey hoodie necklace spectacles sunglasses bracelet wedges necktie helmet apron parka uniform swimsuit
+clothes clothing table bowl cup dining bottle sink potted plant glass oven tv refrigerator spoon fork microwave
+toaster bench vase plate floor rug cabinet window curtain lampshade lamp blanket towel pillow napkin shelf stool sofa
+monitor computer remote board counter drawer mat tray furniture food meal salad sandwich lettuce bun vegetable fruit
+wall sky grass road pavement street sidewalk ground sand sea river water snow dirt mountain hill rock stone wood tile
+ceiling fence pole bridge building roof stairs tower field net railing paper cardboard boat vehicle van minivan cab
+suitcase traffic light stop sign parking meter hydrant fireplug tennis skis ski snowboard surfboard frisbee sports
+tripod trailer wheel tire seat gray beige tan dark bright striped plain leftmost rightmost topmost lowest upper lower
+front behind next near beside background foreground standing sitting holding wearing riding walking running looking
+"""
+"""Everyday words of photos that stickers have no name for; each is a token of `nano`'s vocabulary."""
+
 
 class PhotoTraining:
     """Training photos with questions; which ones depends on the generator handed in."""
@@ -36,7 +53,7 @@ class PhotoTraining:
             made = _augmented(photos.sample(record), rng)
             turns = _turns(made, rng, count, mix)
             if turns:
-                return Sample(media=made.media, objects=made.objects, turns=turns, source=made.source)
+                return replace(made, turns=turns)
 
 
 def _augmented(sample: Sample, rng: np.random.Generator) -> Sample:

@@ -59,7 +59,7 @@ class Evaluation:
     every: int = 0
     """Steps between two looks; 0: only before the first step and after the last."""
     samples: int = 0
-    """How many, from the beginning of the ``val`` split; 0: none."""
+    """How many, evenly spread over the sources' ``val`` splits; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from unipixel.model.unipixel import UniPixel
 from unipixel.processing.processor import Processor
 from unipixel.train.arguments import arguments, is_first
 from unipixel.train.data import StickerTraining
-from unipixel.train.logs import Console, FloatBuffers, JsonLines
+from unipixel.train.logs import Console, JsonLines
 from unipixel.train.look import Look
 from unipixel.train.mixture import MixtureTraining
 from unipixel.train.plan import Plan
@@ -132,7 +132,7 @@ def train(begun: Begun, recipe: Recipe, dataset: Any, folder: Path, look: Look |
         look,
         args=arguments(recipe, folder, **options),
         train_dataset=dataset,
-        callbacks=[JsonLines(folder), Console(), FloatBuffers(model)],
+        callbacks=[JsonLines(folder), Console()],
     )
     trainer.add_callback(FirstLook(trainer))
     began = time.monotonic()

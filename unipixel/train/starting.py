@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from tokenizers import AddedToken
+from torch import Tensor
 
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
@@ -19,8 +21,12 @@ from unipixel.processing import ImageSettings, Processor, build_tokenizer
 from unipixel.processing.chat import MEM, REF, SEG, SYSTEM
 from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.stickers import vocabulary_texts
-from unipixel.train.nano import IMAGE_SIZE, debug_config, initialise, nano_config
+from unipixel.train.nano import IMAGE_SIZE, SAM_SIZE, debug_config, initialise, nano_config
+from unipixel.train.photos import PHOTO_WORDS
 from unipixel.train.recipe import Recipe, Start
+
+WORD_TABLES = ("language.embed_tokens.weight", "lm_head.weight")
+"""Tensors with one row per token."""
 
 
 @dataclass(eq=False)
@@ -60,13 +66,14 @@ def begin(recipe: Recipe) -> Begun:
         place, _, parts = text.partition("=")
         if not parts:
             raise ValueError(f"the start {text!r} names no part; write FOLDER=PART,PART, such as run/final=segmenter")
-        begun.changed |= load_into(begun.model, place, tuple(parts.split(",")))
+        begun.changed |= load_into(begun.model, place, tuple(parts.split(",")), begun.processor.tokenizer)
     return begun
 
 
 def _fresh(start: Start, seed: int) -> Begun:
     """Random weights; the same seed gives the same ones."""
-    tokenizer = build_tokenizer([SYSTEM, "system user assistant", *vocabulary_texts()])
+    texts = [SYSTEM, "system user assistant", *vocabulary_texts(), PHOTO_WORDS]
+    tokenizer = build_tokenizer(texts, named_seg=True)
     debug = start.fresh == "debug"
     area = (84 if debug else IMAGE_SIZE) ** 2
     settings = ImageSettings(
@@ -74,7 +81,7 @@ def _fresh(start: Start, seed: int) -> Begun:
         min_pixels=area - 1000,
         max_pixels=area + 1000,
         share_budget=False,
-        sam_size=64 if debug else 160,
+        sam_size=64 if debug else SAM_SIZE,
         target_rule="nearest",
     )
     processor = Processor(tokenizer, settings)
@@ -125,8 +132,15 @@ def _partial_names(stage: str) -> set[str]:
         return set(file.keys())
 
 
-def load_into(model: UniPixel, folder: str | Path, parts: tuple[str, ...] = ("",)) -> set[str]:
+def load_into(model: UniPixel, folder: str | Path, parts: tuple[str, ...] = ("",), tokenizer: Any = None) -> set[str]:
     """Copy the weights of a checkpoint folder into a model of the same sizes; only names under ``parts``.
+
+    Args:
+        model: what they are copied into.
+        folder: a checkpoint.
+        parts: prefixes of parameter names.
+        tokenizer: of the model. With it, the folder may have another vocabulary: rows of the word tables are then
+            copied by token, and tokens that the folder does not know keep what they have.
 
     Returns:
         The names copied.
@@ -145,11 +159,23 @@ def load_into(model: UniPixel, folder: str | Path, parts: tuple[str, ...] = ("",
         raise CheckpointError(f"{folder} lacks {which}")
     with torch.no_grad():
         for name, value in own.items():
-            if value.shape != wanted[name].shape:
-                sizes = f"{list(wanted[name].shape)}, the model needs {list(value.shape)}"
+            given = wanted[name]
+            if name in WORD_TABLES and tokenizer is not None and len(given) != len(value):
+                given = by_token(value, tokenizer, given, load_tokenizer(resolve_checkpoint(folder)))
+            if value.shape != given.shape:
+                sizes = f"{list(given.shape)}, the model needs {list(value.shape)}"
                 raise CheckpointError(f"{folder} has {name} with the shape {sizes}")
-            value.copy_(wanted[name])
+            value.copy_(given)
     return set(own)
+
+
+def by_token(own: Tensor, tokenizer: Any, given: Tensor, source: Any) -> Tensor:
+    """The rows (V, D) of a word table, those of known tokens taken from another vocabulary's table."""
+    rows, numbers = own.clone(), source.get_vocab()
+    for token, number in tokenizer.get_vocab().items():
+        if token in numbers:
+            rows[number] = given[numbers[token]]
+    return rows
 
 
 def training_processor(processor: Processor, num_frames: int) -> Processor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import defaultdict
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback
 
 from unipixel.model.unipixel import UniPixel
-from unipixel.train.attention import use_float_attention
+from unipixel.train.attention import PlainAttention
 from unipixel.train.data import Collator
 from unipixel.train.look import Look, predictor
 from unipixel.train.objective import TrainingStep
 from unipixel.train.optimizer import MuonAdamW
+from unipixel.train.parallel import expect_nothing, gather_outside_layers, touch_all
 from unipixel.train.recipe import Recipe
 from unipixel.train.saving import restore, save_adapter, save_whole
 from unipixel.train.starting import Begun, load_into
@@ -44,11 +47,20 @@ class UniPixelTrainer(Trainer):
         self.optimizer: Any = None
         self._terms: dict[str, list[float]] = defaultdict(list)
         self._staged = False
-        if not torch.cuda.is_available():
-            use_float_attention(begun.model)
         collator = Collator(begun.processor, begun.model.config)
-        super().__init__(model=TrainingStep(begun.model, recipe), data_collator=collator, **kwargs)
-        self.model.touches_all = self.accelerator.num_processes > 1 and not self.is_deepspeed_enabled
+        step = TrainingStep(begun.model, recipe)
+        if recipe.bf16:
+            # inside of whatever wraps the step, so that every way to share a run computes alike on fp32 weights
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            step.forward = torch.autocast(device, torch.bfloat16)(step.forward)  # type: ignore[method-assign]
+        super().__init__(model=step, data_collator=collator, **kwargs)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            touch_all(step)
+        self._zero3 = self.is_deepspeed_enabled and self.args.hf_deepspeed_config.is_zero3()
+        if self._zero3:
+            gather_outside_layers(step)
+        # else transformers would share out every model that is made from now on, such as the shell of one that is saved
+        unset_hf_deepspeed_config()
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -85,7 +97,11 @@ class UniPixelTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The recipe's objective; its terms are averaged into the next log line."""
-        terms = model(totals=num_items_in_batch, **inputs)
+        if self._zero3:
+            expect_nothing(model)
+        # what is computed again in the backward pass is computed outside of this context, and must come out the same
+        with nullcontext() if self._recipe.checkpointing else PlainAttention():
+            terms = model(totals=num_items_in_batch, **inputs)
         for name, value in terms.items():
             self._terms[name].append(float(value.detach()))
         return (terms["loss"], {}) if return_outputs else terms["loss"]
