@@ -5,13 +5,14 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	>/dev/null 2>&1 && echo ok),$(name))))
 BIN := .venv/bin
 STAMP := .venv/installed.stamp
+CHECKED := .venv/checked.stamp
 THREADS ?= 2
 TESTS ?=
 SERVE ?=
 
 DEMO_OUT ?= demo
 
-.PHONY: demo serve test check format lint types venv clean
+.PHONY: demo serve test check browser format lint types venv clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -24,8 +25,15 @@ serve: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest $(TESTS)
 
-# What continuous integration runs: format, lint, types, tests.
-check: lint types test
+# What continuous integration runs: format, lint, types, and all tests, with everything that any of them needs.
+check: $(CHECKED) lint types browser test
+
+# Debian's Chromium for the tests of the web page, which are skipped without it. Only root can install it.
+browser:
+	@command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null 2>&1 \
+			&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
+		|| echo "No Chromium: the tests of the web page are skipped; install the package chromium to run them."
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -45,6 +53,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found; install one or name it: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(CHECKED): $(STAMP)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[check]'
 	@touch $@
 
 clean:

@@ -1,121 +1,294 @@
-"""Load on a running server: many clients ask about several pictures, and every answer is checked against its own masks.
+"""Load on a server: clients ask, stream and work in sessions side by side, and every answer is checked.
 
-    unipixel serve --port 8000 &
-    python tools/load_serve.py --url http://127.0.0.1:8000 --clients 32 --seconds 300
+    taskset -c 0 python tools/load_serve.py --clients 32 --seconds 300
 
-Pictures are sticker scenes. Expected answers come from the same server before the load begins, one at a time, as does
-the throughput that the load is compared with.
+Starts ``unipixel serve`` (with ``--serve OPTIONS``), or takes ``--url`` of one, with ``--pid`` to watch it.
+Pictures and clips are sticker scenes. What is right is what the same server said before, asked one thing at a time. One
+client that works through the same kinds of tasks alone is what throughput is compared with.
+Ends with 1 if an answer was wrong or refused other than by 429.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import io
+import http.client
+import json
+import os
+import shlex
+import subprocess
+import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx2
 import numpy as np
-from PIL import Image
+from load_cases import Case, cases, compare, objects_of
 
-from unipixel import stickers
-from unipixel.masks import iou_rles
-
-SAME = 0.99
-"""IoU above which a mask counts as the expected one; batches may differ in the last bit."""
+TASKS = {"chat": 0.6, "stream": 0.2, "session": 0.15, "video": 0.05}
+"""What clients do, and how often: a question, a streamed one, a session about a picture, one about a clip."""
+FINE = {200, 201, 204, 429}
+SAMPLE_S = 2.0
 
 
 @dataclass
 class Tally:
-    """What all clients have seen."""
+    """What the clients of one phase have seen."""
 
-    seconds: list[float] = field(default_factory=list)
+    seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Of answers, by kind; of streams also until the first event."""
     verdicts: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+    """Connections that broke off."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    took_s: float = 0.0
+    server_cpu_s: float = 0.0
+
+    @property
+    def answers(self) -> int:
+        """Requests that the model worked on."""
+        return sum(self.verdicts.values())
+
+    @property
+    def rate(self) -> float:
+        """Answers per second."""
+        return self.answers / self.took_s
+
+    def add(self, other: Tally) -> None:
+        """Take in what clients have seen at another time."""
+        for kind, seconds in other.seconds.items():
+            self.seconds[kind] += seconds
+        self.verdicts += other.verdicts
+        self.statuses += other.statuses
+        self.broken += other.broken
+        self.took_s += other.took_s
+        self.server_cpu_s += other.server_cpu_s
+
+    def line(self, name: str) -> str:
+        """For people."""
+        cpu_ms = 1000 * self.server_cpu_s / max(self.answers, 1)
+        rate = f"{self.rate:.2f}/s, {cpu_ms:.0f} ms of the server's CPU each"
+        return f"{name}: {self.took_s:.0f} s, {self.answers} answers, {rate}; {dict(self.verdicts)}"
 
 
-def requests(count: int, model: str) -> list[dict[str, Any]]:
-    """Chat requests that differ in picture and question."""
-    found = []
-    for number in range(count):
-        scene = stickers.scene(stickers.EVAL_SEED, number)
-        packed = io.BytesIO()
-        Image.fromarray(scene.frames[0]).save(packed, "PNG")
-        url = f"data:image/png;base64,{base64.b64encode(packed.getvalue()).decode()}"
-        text = f"Please segment the {scene.objects[number % len(scene.objects)].thing.name} in this image."
-        parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
-        found.append({"model": model, "max_tokens": 32, "messages": [{"role": "user", "content": parts}]})
-    return found
+class Client:
+    """One client with a connection of its own."""
+
+    def __init__(self, url: str, tally: Tally) -> None:
+        host = urlsplit(url).netloc
+        self._line, self._tally = http.client.HTTPConnection(host, timeout=600), tally
+
+    def send(self, kind: str, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """Status and content; one that is told to come back later does so."""
+        while True:
+            since = time.monotonic()
+            self._line.request(method, path, body, {"Content-Type": "application/json"})
+            reply = self._line.getresponse()
+            first = reply.read1(65536) if kind.endswith("stream") else b""
+            begun = time.monotonic() - since
+            content = first + reply.read()
+            spent = time.monotonic() - since
+            with self._tally.lock:
+                self._tally.statuses[reply.status] += 1
+                if reply.status < 300:
+                    self._tally.seconds[kind].append(spent)
+                    if first:
+                        self._tally.seconds[f"{kind}, first event"].append(begun)
+            if reply.status != 429:
+                return reply.status, content
+            time.sleep(float(reply.headers["Retry-After"]))
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._line.close()
 
 
-def ask(http: httpx2.Client, request: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
-    """Status, seconds, and the answer."""
-    since = time.monotonic()
-    reply = http.post("/v1/chat/completions", json=request)
-    spent = time.monotonic() - since
-    if reply.status_code == 429:
-        time.sleep(float(reply.headers["Retry-After"]) / 10)
-    return reply.status_code, spent, reply.json()["choices"][0]["message"] if reply.status_code == 200 else {}
+def perform(task: str, case: Case, client: Client) -> Iterator[tuple[str, Any]]:
+    """Do a task; yields the name and the content of everything that is to be as before."""
+    if task == "chat":
+        _, content = client.send("chat", "POST", "/v1/chat/completions", case.chat)
+        yield "chat", objects_of(content)
+    elif task == "stream":
+        _, content = client.send("chat stream", "POST", "/v1/chat/completions", case.chat_stream)
+        yield "stream", objects_of(content)
+    else:
+        opening = case.open_clip if task == "video" else case.open
+        status, content = client.send(f"{task}: open", "POST", "/v1/sessions", opening)
+        if status != 201:
+            return
+        address = f"/v1/sessions/{json.loads(content)['id']}"
+        _, content = client.send(f"{task}: box, stream", "POST", f"{address}/objects", case.box)
+        yield f"{task} box", objects_of(content)
+        _, content = client.send(f"{task}: ask, stream", "POST", f"{address}/ask", case.ask)
+        yield f"{task} ask", objects_of(content)
+        client.send(f"{task}: close", "DELETE", address)
 
 
-def compare(given: dict[str, Any], expected: dict[str, Any]) -> str:
-    """ "same", "inexact" or "wrong"."""
-    ours, theirs = given["unipixel"]["objects"], expected["unipixel"]["objects"]
-    if given["content"] != expected["content"] or len(ours) != len(theirs):
-        return "wrong"
-    pairs = [(a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x["rles"], y["rles"], strict=True)]
-    if all(a == b for a, b in pairs):
-        return "same"
-    alike = all(a is not None and b is not None and iou_rles(a, b) >= SAME for a, b in pairs if a != b)
-    return "inexact" if alike else "wrong"
-
-
-def client(url: str, seed: int, cases: list[Any], end: float, tally: Tally) -> None:
-    """Ask at random until the time is over."""
-    rng = np.random.default_rng(seed)
-    with httpx2.Client(base_url=url, timeout=600) as http:
-        while time.monotonic() < end:
-            request, expected = cases[int(rng.integers(len(cases)))]
-            status, spent, answer = ask(http, request)
+def work(url: str, seed: int, given: Sequence[Case], end: float, tally: Tally) -> None:
+    """Do tasks at random until the time is over."""
+    rng, client = np.random.default_rng(seed), Client(url, tally)
+    while time.monotonic() < end:
+        case = given[int(rng.integers(len(given)))]
+        task = str(rng.choice(list(TASKS), p=list(TASKS.values())))
+        try:
+            for name, told in perform(task, case, client):
+                verdict = compare(told, case.expected[name])
+                with tally.lock:
+                    tally.verdicts[verdict] += 1
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             with tally.lock:
-                tally.statuses[status] += 1
-                if status == 200:
-                    tally.seconds.append(spent)
-                    tally.verdicts[compare(answer, expected)] += 1
+                tally.broken[f"{task}: {type(error).__name__}: {error}"[:200]] += 1
+            client.close()
+    client.close()
 
 
-def main() -> None:
-    """Print the figures, and fail if an answer was wrong or a status neither 200 nor 429."""
-    parser = argparse.ArgumentParser(description="Load a running server and check every answer.")
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--pictures", type=int, default=16)
-    given = parser.parse_args()
-    with httpx2.Client(base_url=given.url, timeout=600) as http:
-        model = http.get("/health").json()["model"]
-        asked = requests(given.pictures, model)
-        since = time.monotonic()
-        cases = [(request, ask(http, request)[2]) for request in asked]
-        alone = len(cases) / (time.monotonic() - since)
-    tally, end = Tally(), time.monotonic() + given.seconds
-    since = time.monotonic()
-    threads = [threading.Thread(target=client, args=(given.url, n, cases, end, tally)) for n in range(given.clients)]
+def phase(url: str, clients: int, seconds: float, given: Sequence[Case], seed: int, pid: int | None) -> Tally:
+    """Let so many clients work for a while."""
+    tally, since, spent = Tally(), time.monotonic(), cpu_seconds(pid)
+    threads = [
+        threading.Thread(target=work, args=(url, seed + n, given, since + seconds, tally)) for n in range(clients)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    took = time.monotonic() - since
-    p50, p95 = np.percentile(tally.seconds, [50, 95]) if tally.seconds else (float("nan"),) * 2
-    print(f"{given.clients} clients, {took:.0f} s: {dict(tally.statuses)}, answers {dict(tally.verdicts)}")
-    print(f"p50 {p50:.2f} s, p95 {p95:.2f} s; {len(tally.seconds) / took:.2f} answers/s, one at a time {alone:.2f}/s")
-    if tally.verdicts["wrong"] or set(tally.statuses) - {200, 429}:
-        raise SystemExit("some answers were wrong or refused")
+    tally.took_s, tally.server_cpu_s = time.monotonic() - since, cpu_seconds(pid) - spent
+    return tally
+
+
+def learn(url: str, given: Sequence[Case]) -> None:
+    """Ask everything once, one at a time: what is right from then on."""
+    client = Client(url, Tally())
+    for case in given:
+        for task in TASKS:
+            for name, told in perform(task, case, client):
+                case.expected[name] = told
+    client.close()
+
+
+def cpu_seconds(pid: int | None) -> float:
+    """Processor time that a process has taken; 0 where that cannot be told."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
+
+
+class Memory(threading.Thread):
+    """Samples the resident memory of a process until it is told to stop."""
+
+    def __init__(self, pid: int | None) -> None:
+        super().__init__(daemon=True)
+        self._status, self._over = Path(f"/proc/{pid}/status"), threading.Event()
+        self.megabytes: list[float] = []
+
+    def run(self) -> None:
+        """Sample."""
+        while not self._over.wait(SAMPLE_S) and self._status.exists():
+            words = self._status.read_text().partition("VmRSS:")[2].split()
+            self.megabytes.append(int(words[0]) / 1024)
+
+    def stop(self) -> None:
+        """No more of it."""
+        self._over.set()
+
+    def line(self) -> str:
+        """First against last minute."""
+        if not self.megabytes:
+            return "memory: unknown, give --pid"
+        minute = max(1, min(round(60 / SAMPLE_S), len(self.megabytes) // 2))
+        first, last = np.mean(self.megabytes[:minute]), np.mean(self.megabytes[-minute:])
+        most = max(self.megabytes)
+        return f"memory of the server: first minute {first:.0f} MB, last {last:.0f} MB, most {most:.0f} MB"
+
+
+@contextmanager
+def server(options: str) -> Iterator[tuple[str, int]]:
+    """A server in a process of its own: its address and process id."""
+    command = [sys.executable, "-m", "unipixel", "serve", "--port", "0", *shlex.split(options)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        told = next((line for line in process.stderr if "serving" in line), "")
+        if not told:
+            raise RuntimeError("the server did not start")
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield told.split()[-1], process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def report(alone: Tally, load: Tally, clients: int, memory: Memory) -> bool:
+    """Print the figures; whether all was well."""
+    print(alone.line("one client"))
+    print(load.line(f"{clients} clients"))
+    print(f"statuses {dict(load.statuses)}")
+    for kind, seconds in sorted(load.seconds.items()):
+        one = alone.seconds[kind] or [float("nan")]
+        p50, p95 = np.percentile(seconds, [50, 95])
+        print(
+            f"  {kind:28s} {len(seconds):6d}  p50 {p50:6.2f} s  p95 {p95:6.2f} s  (alone p50 {np.median(one):5.2f} s)"
+        )
+    ratio = load.rate / alone.rate
+    print(f"throughput {load.rate:.2f} answers/s against {alone.rate:.2f}/s one at a time: {ratio:.2f}x")
+    if load.server_cpu_s:
+        cpu = (alone.server_cpu_s / alone.answers) / (load.server_cpu_s / load.answers)
+        print(f"by the server's CPU time per answer: {cpu:.2f}x")
+    print(memory.line())
+    broken, statuses = alone.broken + load.broken, {*alone.statuses, *load.statuses}
+    wrong = alone.verdicts["wrong"] + load.verdicts["wrong"]
+    print(f"wrong answers {wrong}, broken connections {dict(broken)}, other statuses {sorted(statuses - FINE)}")
+    return not wrong and not broken and statuses <= FINE
+
+
+def measured(url: str, pid: int | None, given: argparse.Namespace) -> bool:
+    """The whole run against a server; whether all was well."""
+    model = json.loads(_get(url, "/health"))["model"]
+    made = cases(given.pictures, model)
+    learn(url, made)
+    alone, load, memory = Tally(), Tally(), Memory(pid)
+    memory.start()
+    for number in range(given.rounds):
+        alone.add(phase(url, 1, given.alone / given.rounds, made, 1000 + number, pid))
+        load.add(phase(url, given.clients, given.seconds / given.rounds, made, 2000 + 100 * number, pid))
+    memory.stop()
+    return report(alone, load, given.clients, memory)
+
+
+def _get(url: str, path: str) -> bytes:
+    line = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    line.request("GET", path)
+    content = line.getresponse().read()
+    line.close()
+    return content
+
+
+def main() -> None:
+    """Print the figures, and end with 1 if something was wrong."""
+    parser = argparse.ArgumentParser(description="Load a server and check every answer.")
+    parser.add_argument("--url", help="of a running server; by default one is started")
+    parser.add_argument("--pid", type=int, help="of that server, to watch its memory")
+    parser.add_argument("--serve", default="", metavar="OPTIONS", help="for the server that is started")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--alone", type=float, default=100, help="seconds for the one client")
+    parser.add_argument("--rounds", type=int, default=1, help="take turns; for a machine that has other work, too")
+    parser.add_argument("--pictures", type=int, default=16)
+    given = parser.parse_args()
+    if given.url:
+        well = measured(given.url, given.pid, given)
+    else:
+        with server(given.serve) as (url, pid):
+            well = measured(url, pid, given)
+    raise SystemExit(0 if well else 1)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def test_json_has_everything_and_is_plain(answer: Answer) -> None:
 def test_coco_has_an_annotation_for_every_visible_mask(answer: Answer) -> None:
     tree = json.loads(json.dumps(answer.to_coco(), allow_nan=False))
     assert [(image["id"], image["frame_index"]) for image in tree["images"]] == [(0, 0), (1, 2), (2, 4)]
+    assert [image["file_name"] for image in tree["images"]] == [f"frame_{n:06d}.png" for n in (0, 2, 4)]
     assert [c["name"] for c in tree["categories"]] == ["dog", "object"]
     found = [(a["image_id"], a["track_id"], a["bbox"], a["area"], a["score"]) for a in tree["annotations"]]
     assert found == [

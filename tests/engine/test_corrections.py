@@ -10,6 +10,7 @@ import pytest
 
 from unipixel.engine.engine import Engine
 from unipixel.errors import PromptError
+from unipixel.masks import MaskTrack, encode_rle
 from unipixel.sample import Box, Mask, Point
 
 Clips = Callable[..., np.ndarray]
@@ -119,6 +120,16 @@ def test_tracking_an_object_from_where_it_is_not_is_refused(tiny_engine: Engine,
         session.workspace.memory.add(session.workspace.new_object(1))
         with pytest.raises(PromptError, match="object 1 is not visible on frame 2; start where it is"):
             session.track(1, start=2)
+
+
+def test_tracking_again_leaves_alone_what_nothing_says_where_it_is(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(4)) as session:
+        session.workspace.memory.add(session.workspace.new_object(1))  # not found
+        shape = encode_rle(square())
+        given = session.remember(2, MaskTrack((90, 120), (None, shape, shape, None)))
+        session.segment(Mask(square(), frame=1, object_id=3))
+        assert [one.id for one in session.track()] == [1, 2, 3]
+        assert session.objects[1].track.rles == (None,) * 4 and session.objects[2].track.rles == given.track.rles
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ class Live:
         ready = threading.Event()
         self._server = Server(engine, ServeSettings(port=0, **settings), lambda _: ready.set())
         self.runtime = self._server.runtime
+        self.server_state = self._server.server_state
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
         assert ready.wait(20)

@@ -204,9 +204,39 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-9")
 
 
-def test_command_line_and_api_return_the_same_masks(nano: Live) -> None:
-    shown = CliRunner().invoke(app, ["ask", str(PICTURE), DOG, "--json", "--device", "cpu"])
-    told = nano.post("/v1/chat/completions", {"model": "nano", "messages": [picture()]})["choices"][0]["message"]
+POINT, CORNERS = {"type": "point", "x": 100, "y": 100, "frame": 1}, [40, 40, 160, 160]
+QUESTIONS: dict[str, tuple[Any, str | None, list[str], dict[str, Any]]] = {
+    "picture": (PICTURE, DOG, [], {}),
+    "video": (CLIP, "Please segment the dog.", ["--num-frames", "3"], {"num_frames": 3}),
+    "point": (
+        CLIP,
+        "What is this?",
+        ["--point", "100,100@1", "--num-frames", "2"],
+        {"prompts": [POINT], "num_frames": 2},
+    ),
+    "box": (PICTURE, None, ["--box", "40,40,160,160", "--force"], {"prompts": [{"type": "box", "box": CORNERS}]}),
+}
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_command_line_and_api_return_the_same_masks(nano: Live, kind: str) -> None:
+    media, text, options, extra = QUESTIONS[kind]
+    words = [] if text is None else [text]
+    shown = CliRunner().invoke(app, ["ask", str(media), *words, *options, "--json", "--device", "cpu"])
     asked = json.loads(shown.stdout)
-    assert asked["text"] == told["content"]
-    assert [one["rles"] for one in asked["objects"]] == [one["rles"] for one in told["unipixel"]["objects"]]
+    expected = [(one["rles"], one["boxes_xyxy"], one["visible"]) for one in asked["objects"]]
+    assert any(rle is not None for rles, _, _ in expected for rle in rles)
+
+    part = user(text or "", **{"image_url" if media == PICTURE else "video_url": data_url(media)})
+    body = {"model": "nano", "messages": [part], "unipixel": {**extra, "force": "--force" in options}}
+    chat = nano.post("/v1/chat/completions", body)["choices"][0]["message"]
+    told = events(nano.http.post("/v1/chat/completions", json={**body, "stream": True}).text)
+    (streamed,) = [v["choices"][0]["delta"] for _, v in told[:-1] if v["choices"][0]["finish_reason"]]
+    address = nano.upload(media, **{name: extra[name] for name in extra if name == "num_frames"})
+    session = nano.post(
+        f"{address}/ask", {"text": text, "prompts": extra.get("prompts", []), "force": "--force" in options}
+    )
+    nano.http.delete(address)
+    assert chat["content"] == session["text"] == asked["text"]
+    for objects in (chat["unipixel"]["objects"], streamed["unipixel"]["objects"], session["objects"]):
+        assert [(one["rles"], one["boxes_xyxy"], one["visible"]) for one in objects] == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -209,5 +210,35 @@ def test_drained_worker_finishes_what_it_can_and_tells_the_rest() -> None:
             await endless.result()
         with pytest.raises(Refusal, match="shutting down"):
             made.submit(Job("c", counting([], "c", 1), kind="t"))
+
+    run(made, test)
+
+
+def test_short_call_that_hits_the_thread_fails_alone() -> None:
+    made = worker()
+
+    async def test() -> None:
+        job = made.submit(Job("a", counting([], "a", 3), kind="t"))
+        with pytest.raises(RuntimeError, match="interrupted"):
+            await made.between(lambda: sys.exit(3))
+        assert await job.result() == "a2" and made.is_ready
+
+    run(made, test)
+
+
+def test_job_that_is_lost_on_its_way_is_told_so() -> None:
+    hits = [SystemExit(3), MemoryError()]
+
+    def observe(_: Spent) -> None:
+        if hits:  # between the end of the work and the news of it
+            raise hits.pop()
+
+    made = ModelWorker(max_queue=10, max_running=2, batch_size=4, together=lambda parts: parts, observe=observe)
+
+    async def test() -> None:
+        with pytest.raises(RuntimeError, match="interrupted"):
+            await made.submit(Job("a", counting([], "a", 3), kind="t")).result()
+        assert not hits and await made.submit(Job("b", counting([], "b", 1), kind="t")).result() == "b0"
+        assert made.running == made.waiting == 0 and made.is_ready
 
     run(made, test)

@@ -73,6 +73,8 @@ def serve(
         api_keys=keys,
         cors_origins=tuple(cors_origin or ()),
         private_urls=private_urls,
+        label_studio_url=os.environ.get("LABEL_STUDIO_URL", ""),
+        label_studio_key=os.environ.get("LABEL_STUDIO_API_KEY", ""),
         max_upload_bytes=max_upload_mb * MEGABYTE,
         max_pixels=max_pixels,
         max_frames=max_frames,

@@ -155,12 +155,21 @@ class Answer:
     def to_coco(self) -> dict[str, Any]:
         """The objects as a COCO dataset: one image per frame, one annotation per object and frame it is visible on.
 
-        Image ids are frames of the clip, ``frame_index`` those of the source; ``track_id`` is the object's id.
+        Image ids are frames of the clip, ``frame_index`` those of the source; ``track_id`` is the object's id. A still
+        is called as its source, a frame of a video ``frame_`` and its index in six digits, as annotation tools do.
         """
         height, width = self.clip.media.size_hw
         labels = list(dict.fromkeys(one.label or "object" for one in self.objects))
+        is_video = self.clip.media.is_video
         images = [
-            {"id": t, "width": width, "height": height, "file_name": self.clip.source, "frame_index": index}
+            {
+                "id": t,
+                "width": width,
+                "height": height,
+                "file_name": f"frame_{index:06d}.png" if is_video else self.clip.source,
+                "source": self.clip.source,
+                "frame_index": index,
+            }
             for t, index in enumerate(self.clip.frame_indices)
         ]
         annotations: list[dict[str, Any]] = []

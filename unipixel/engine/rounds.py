@@ -203,7 +203,7 @@ def _enter(space: Workspace, request: Request, segments: Sequence[Segment]) -> I
     for one in segments:
         anchors = segmented(space, one.queries, begin[one.id], one.prompts) if one.queries is not None else []
         objects.append(space.new_object(one.id, one.label, one.prompts, anchors))
-        routes += legs(one.id, anchors, space.num_frames) if anchors else []
+        routes += legs(one.id, anchors, space.num_frames)
     yield from pursue(space, objects, routes)
 
 

@@ -50,7 +50,12 @@ class Leg:
 
 
 def legs(object_id: int, anchors: Sequence[Anchor], num_frames: int) -> list[Leg]:
-    """The legs of an object: the earliest anchor reaches back to frame 0, each one forward to the next."""
+    """The legs of an object: the earliest anchor reaches back to frame 0, each one forward to the next.
+
+    One without an anchor, which was not found or whose masks were given, has none: it stays as it is.
+    """
+    if not anchors:
+        return []
     ordered = sorted(anchors, key=lambda a: a.frame)
     ends = [a.frame - 1 for a in ordered[1:]] + [num_frames - 1]
     starts = [0, *(a.frame for a in ordered[1:])]

@@ -159,6 +159,7 @@ class AnimationSource:
             self.size_hw = (image.height, image.width)
             self.num_frames = int(getattr(image, "n_frames", 1))
             limits.check_frames(self.num_frames, name)
+            limits.check_work(self.num_frames, self.size_hw, name, animated=True)
             for index in range(self.num_frames):
                 image.seek(index)
                 if image.format != "GIF":

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from unipixel.errors import MediaError
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """A server that may be fetched from wherever it is, and what it is shown; no other server is shown that."""
+
+    origin: str
+    """Scheme, host and port, as in ``http://10.0.0.5:8080``."""
+    authorization: str = field(default="", repr=False)
+    """The ``Authorization`` header that it wants; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +33,24 @@ class Limits:
     """Height times width of one frame, read from its header before it is decoded."""
     max_frames: int = 200_000
     """Frames of one video, folder, list or stream."""
+    max_video_pixels: int = 1 << 40
+    """Frames times height times width of one video: a few bytes can claim hours of work."""
+    max_animation_pixels: int = 1 << 33
+    """The same of an animated picture, of which a frame is reached only by way of all that are before it."""
     max_spool_bytes: int = 8 << 30
     """Disk space for the frames of an iterator, which are kept in a temporary file to be read again."""
     url_timeout_s: float = 30.0
     """Seconds that one download may take in all."""
     private_addresses: bool = True
     """Whether http(s) URLs may lead to this machine and to private networks; a server for others says no."""
+    trusted: Trusted | None = None
+    """A server to which they may lead even so."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, bool) and not value > 0:
-                raise ValueError(f"the limit {field.name} must be positive, not {value!r}")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+                raise ValueError(f"the limit {one.name} must be positive, not {value!r}")
 
     def check_bytes(self, size: int, name: str) -> None:
         """Raises MediaError when a file of ``size`` bytes is empty or too large."""
@@ -59,6 +75,15 @@ class Limits:
             raise MediaError(f"{name} holds no frame, but needs at least one")
         if num_frames > self.max_frames:
             raise MediaError(f"{name} holds more frames than the limit of {self.max_frames} (Limits.max_frames)")
+
+    def check_work(self, num_frames: int, size_hw: tuple[int, int], name: str, *, animated: bool = False) -> None:
+        """Raises MediaError when all frames together have too many pixels."""
+        field = "max_animation_pixels" if animated else "max_video_pixels"
+        if num_frames * size_hw[0] * size_hw[1] > getattr(self, field):
+            raise MediaError(
+                f"{name} holds {num_frames} frames of {size_hw[1]} x {size_hw[0]} pixels, together more than the limit "
+                f"of {getattr(self, field)} (Limits.{field})"
+            )
 
 
 def check_equal_size(frame: np.ndarray, size_hw: tuple[int, int], name: str) -> np.ndarray:

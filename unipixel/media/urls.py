@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import http.client
 import ipaddress
 import socket
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from unipixel.errors import MediaError
-from unipixel.media.limits import Limits
+from unipixel.media.limits import Limits, Trusted
 
 _CHUNK = 1 << 16
 
@@ -102,6 +106,8 @@ def download(url: str, limits: Limits) -> tempfile.TemporaryDirectory[str]:
         raise MediaError(f"{name} answered with the error {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         folder.cleanup()
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise  # it is our disk that is full
         reason = getattr(error, "reason", None) or error
         raise MediaError(f"{name} cannot be fetched ({reason})") from error
     return folder
@@ -110,7 +116,18 @@ def download(url: str, limits: Limits) -> tempfile.TemporaryDirectory[str]:
 def _fetch(url: str, file: IO[bytes], limits: Limits) -> None:
     name, deadline = shown(url), time.monotonic() + limits.url_timeout_s
     request = urllib.request.Request(url, headers={"User-Agent": "unipixel", "Accept": "image/*, video/*, */*;q=0.5"})
-    with _opener(limits.private_addresses).open(request, timeout=limits.url_timeout_s) as response:
+    _show(request, limits.trusted)
+    slow = MediaError(f"{name} took longer than {limits.url_timeout_s:g} s (Limits.url_timeout_s)")
+    with _Patience(limits.url_timeout_s) as patience:
+        try:
+            response = _opener(limits, patience).open(request, timeout=limits.url_timeout_s)
+        except (OSError, http.client.HTTPException) as error:
+            if patience.is_over:
+                raise slow from error
+            raise
+    with response:
+        if patience.is_over:  # broken off between two headers, which ends them as well
+            raise slow
         announced = response.headers.get("Content-Length", "")
         if announced.isdecimal():
             limits.check_bytes(int(announced), name)
@@ -120,21 +137,82 @@ def _fetch(url: str, file: IO[bytes], limits: Limits) -> None:
             size += len(chunk)
             limits.check_bytes(size, name)
             if time.monotonic() > deadline:
-                raise MediaError(f"{name} took longer than {limits.url_timeout_s:g} s (Limits.url_timeout_s)")
+                raise slow
             file.write(chunk)
         limits.check_bytes(size, name)
         if announced.isdecimal() and size < int(announced):
             raise MediaError(f"{name} broke off after {size} of {announced} bytes")
 
 
+class _Patience:
+    """Breaks off connections that have not answered when the time is over.
+
+    A socket's own time limit begins anew with every byte, so that a server that drips its headers could hold us for
+    ever; so could a chain of redirects.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.is_over = False
+        self._connections: list[http.client.HTTPConnection] = []
+        self._timer = threading.Timer(seconds, self._end)
+
+    def __enter__(self) -> _Patience:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def with_(self, kind: type[http.client.HTTPConnection]) -> Callable[..., http.client.HTTPConnection]:
+        """Makes connections of a kind that are broken off in time."""
+
+        def made(host: str, **options: Any) -> http.client.HTTPConnection:
+            self._connections.append(kind(host, **options))
+            return self._connections[-1]
+
+        return made
+
+    def _end(self) -> None:
+        self.is_over = True
+        for sock in [one.sock for one in self._connections if one.sock is not None]:
+            with suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of an address, as `Trusted` names them; empty if it cannot be understood."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
+    except ValueError:
+        return ""
+    return f"{parts.scheme.lower()}://{(parts.hostname or '').lower()}:{port}"
+
+
+def _is_of(url: str, trusted: Trusted | None) -> bool:
+    return trusted is not None and origin(url) == origin(trusted.origin) != ""
+
+
+def _show(request: urllib.request.Request, trusted: Trusted | None) -> None:
+    """Put the key of a trusted server on a request that goes there; a redirect does not take it elsewhere."""
+    if trusted is not None and trusted.authorization and _is_of(request.full_url, trusted):
+        request.add_unredirected_header("Authorization", trusted.authorization)
+
+
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects only to addresses that could have been asked for themselves."""
+
+    def __init__(self, trusted: Trusted | None) -> None:
+        self._trusted = trusted
 
     def redirect_request(  # type: ignore[no-untyped-def]
         self, req, fp, code, msg, headers, newurl
     ):
         check_address(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new is not None:
+            _show(new, self._trusted)
+        return new
 
 
 def is_public(address: str) -> bool:
@@ -160,12 +238,17 @@ def connect_public(host: str, port: int, timeout: float | None) -> socket.socket
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     if not found or not all(is_public(str(address[0])) for *_, address in found):
         raise MediaError(f"{host[:80]} is not on the public internet; give a public address, or send the data itself")
+    end = None if timeout is None else time.monotonic() + timeout
     failed: OSError | None = None
     for *_, address in found:
+        left = None if end is None else max(end - time.monotonic(), 0.001)  # one time for all of them
         try:
-            return socket.create_connection((str(address[0]), port), timeout)
+            connected = socket.create_connection((str(address[0]), port), left)
         except OSError as error:
             failed = error
+            continue
+        connected.settimeout(timeout)
+        return connected
     raise failed or OSError("no address")
 
 
@@ -180,28 +263,51 @@ class _PublicSecureConnection(http.client.HTTPSConnection, _PublicConnection):
     """The same under TLS, which still checks the certificate of the name."""
 
 
-class _PublicHTTPHandler(urllib.request.HTTPHandler):
+class _Connections:
+    """Chooses how to connect: to public addresses only, but for a trusted server, or where private ones are allowed."""
+
+    def __init__(self, limits: Limits, patience: _Patience) -> None:
+        self._limits, self._patience = limits, patience
+
+    def of(
+        self, request: urllib.request.Request, usual: type[http.client.HTTPConnection]
+    ) -> Callable[..., http.client.HTTPConnection]:
+        """What makes the connection for a request."""
+        if self._limits.private_addresses or _is_of(request.full_url, self._limits.trusted):
+            return self._patience.with_(usual)
+        is_secure = issubclass(usual, http.client.HTTPSConnection)
+        return self._patience.with_(_PublicSecureConnection if is_secure else _PublicConnection)
+
+
+class _HTTPHandler(urllib.request.HTTPHandler):
+    def __init__(self, connections: _Connections) -> None:
+        super().__init__()
+        self._connections = connections
+
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_PublicConnection, req)
+        return self.do_open(self._connections.of(req, http.client.HTTPConnection), req)
 
 
-class _PublicHTTPSHandler(urllib.request.HTTPSHandler):
+class _HTTPSHandler(urllib.request.HTTPSHandler):
+    def __init__(self, connections: _Connections) -> None:
+        super().__init__()
+        self._connections = connections
+
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_PublicSecureConnection, req)
+        return self.do_open(self._connections.of(req, http.client.HTTPSConnection), req)
 
 
-def _opener(private_addresses: bool) -> urllib.request.OpenerDirector:
+def _opener(limits: Limits, patience: _Patience) -> urllib.request.OpenerDirector:
     """An opener for http and https only; urllib's own also reads local files and FTP."""
-    opener = urllib.request.OpenerDirector()
-    if private_addresses:
-        handlers = [urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()]
-    else:  # and no proxy, which would look names up by itself
-        handlers = [_PublicHTTPHandler(), _PublicHTTPSHandler()]
+    opener, connections = urllib.request.OpenerDirector(), _Connections(limits, patience)
+    if limits.private_addresses:  # else no proxy, which would look names up by itself
+        opener.add_handler(urllib.request.ProxyHandler())
     for handler in (
-        *handlers,
+        _HTTPHandler(connections),
+        _HTTPSHandler(connections),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
-        _CheckedRedirects(),
+        _CheckedRedirects(limits.trusted),
     ):
         opener.add_handler(handler)
     return opener

@@ -180,7 +180,10 @@ class VideoSource:
                         for frame in packet.decode():
                             first = first or frame
                             times.append(frame.pts)
-                    self._limits.check_frames(max(len(packets), len(times), 1), name)
+                    count = max(len(packets), len(times), 1)
+                    self._limits.check_frames(count, name)
+                    if first is not None:
+                        self._limits.check_work(count, (first.height, first.width), name)
             except av.error.FFmpegError as error:
                 read = len(packets) or len(times)
                 raise MediaError(f"{name} is damaged after {read} readable frames ({_reason(error)})") from error

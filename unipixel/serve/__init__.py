@@ -1,6 +1,7 @@
 """Serving: an HTTP API around one engine, OpenAI's chat and sessions for tools in which people click.
 
 app.py              the application put together       running.py          the process: listen, and stop gracefully
+connections.py      one HTTP connection, bounded
 settings.py         what a server is told              guard.py            keys, origins, sizes, before anything else
 worker.py           the model's thread and its queue   runtime.py          the parts of a server and their life
 chat_routes.py      OpenAI's chat                      session_routes.py   sessions; object_routes.py their objects

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +13,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 
 from unipixel import __version__
 from unipixel.engine.engine import Engine
@@ -23,12 +21,12 @@ from unipixel.serve import chat_routes, object_routes, service_routes, session_r
 from unipixel.serve.delivery import JSON
 from unipixel.serve.faults import Refusal, fault
 from unipixel.serve.guard import Counting, Guard, is_guarded
+from unipixel.serve.label_studio import routes as label_studio_routes
+from unipixel.serve.page_files import EXAMPLES, PAGE, PageFiles
 from unipixel.serve.runtime import Runtime
 from unipixel.serve.settings import ServeSettings
 from unipixel.serve.wire import ErrorOut
 
-PAGE = Path(__file__).parent / "page"
-"""The web page's files."""
 DESCRIPTION = """Point, segment, remember and answer: ask about the pixels of an image or a video.
 
 `/v1/chat/completions` is OpenAI's chat, with objects and their masks under `unipixel`. `/v1/sessions` is for tools in
@@ -72,13 +70,13 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
         redirect_slashes=False,
     )
     app.state.runtime = runtime
-    for routes in (chat_routes, session_routes, object_routes, service_routes):
+    for routes in (chat_routes, session_routes, object_routes, label_studio_routes, service_routes):
         app.include_router(routes.router)
     for kind in (RequestValidationError, HTTPException, Refusal, UnipixelError, OSError, MemoryError):
         app.add_exception_handler(kind, _told)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     # the last one added is the first one passed
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, held=runtime.bodies)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -87,8 +85,8 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
         )
     app.add_middleware(Counting, counters=runtime.counters)
-    if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.mount("/examples", PageFiles(directory=EXAMPLES), name="examples")
+    app.mount("/", PageFiles(directory=PAGE, html=True), name="page")
     return app
 
 

@@ -10,12 +10,13 @@ from unipixel.engine.generate import Decoding
 from unipixel.serve.chat_answers import Chunks, Writer
 from unipixel.serve.chat_wire import ChatRequest, ChatResponse
 from unipixel.serve.conversation import Conversation, read_conversation
-from unipixel.serve.delivery import JSON, NO_CACHE, data, stream, whole
+from unipixel.serve.delivery import JSON, NO_CACHE, STREAMED, data, stream, whole
 from unipixel.serve.faults import Refusal
 from unipixel.serve.fetching import open_urls
 from unipixel.serve.oneshot import OneShot, converse, is_open
 from unipixel.serve.runtime import Runtime
 from unipixel.serve.settings import ServeSettings
+from unipixel.serve.wire import DEFAULT_TOKENS
 from unipixel.serve.worker import Job
 
 router = APIRouter(tags=["chat"])
@@ -26,6 +27,7 @@ router = APIRouter(tags=["chat"])
     response_model=ChatResponse,
     summary="Ask about a picture or a video",
     response_description="The answer; with `stream: true`, server-sent events of `chat.completion.chunk`, then [DONE].",
+    responses=STREAMED,
 )
 async def chat_completions(request: Request, asked: ChatRequest) -> Response:
     """One question, with the conversation before it. Prompts go in, and objects come out, under `unipixel`.
@@ -71,7 +73,7 @@ def decoding_of(asked: ChatRequest, settings: ServeSettings) -> Decoding:
     if asked.model != settings.model_name:
         sentence = f"there is no model {asked.model[:80]!r} here; this server has {settings.model_name!r}"
         raise Refusal(404, sentence, code="model_not_found", param="model")
-    tokens = asked.max_completion_tokens or asked.max_tokens or min(256, settings.max_tokens)
+    tokens = asked.max_completion_tokens or asked.max_tokens or min(DEFAULT_TOKENS, settings.max_tokens)
     if tokens > settings.max_tokens:
         sentence = f"max_tokens is {tokens}; it must be at most {settings.max_tokens}"
         raise Refusal(400, sentence, code="too_long", param="max_tokens")

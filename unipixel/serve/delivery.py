@@ -19,6 +19,14 @@ PATIENCE_S = 5.0
 HEARTBEAT_S = 10.0
 """Seconds of silence after which a comment is sent, so that nothing between us and the client gives up."""
 NO_CACHE = {"Cache-Control": "no-store"}
+_EVENT = {
+    "type": "object",
+    "description": "One event; the data are JSON, or `[DONE]` at the end.",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
+"""In the API's description: what a route answers besides JSON."""
 
 
 class JSON(Response):

@@ -21,7 +21,13 @@ GONE = 499
 """The client has left; nobody reads the answer."""
 LONGEST = 500
 """Characters of a sentence."""
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_FILES = {errno.EMFILE, errno.ENFILE}
+_PLAIN = {
+    "Not Found": "there is nothing at this address; /openapi.json says what there is",
+    "Method Not Allowed": "this address does not take this method; /openapi.json says which it takes",
+}
+"""The framework's words, as sentences."""
 _FILE = re.compile(r"(?:/|[A-Za-z]:\\)[^\s'\"]*[/\\]sessions[/\\][\w-]+[/\\][\w.-]+")
 
 
@@ -94,9 +100,11 @@ def _foreseen(error: BaseException) -> Fault | None:
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
+        if isinstance(error.__cause__, OSError) and (found := _out_of_room(error.__cause__)):
+            return found  # while the body was read, of which the framework says that it is malformed
         headers = dict(error.headers or {})
-        codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-        sentence = str(error.detail)
+        codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 429: "queue_full"}
+        sentence = _PLAIN.get(str(error.detail), str(error.detail))
         if "parsing the body" in sentence:  # the framework's words, for whatever it was
             sentence = "the body cannot be read; it must be valid JSON, or a multipart form where a file is uploaded"
         code = codes.get(error.status_code, "bad_request")
@@ -105,8 +113,15 @@ def _foreseen(error: BaseException) -> Fault | None:
         return _ours(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Fault(503, "out_of_memory", "there was not enough memory for this request; try a smaller one")
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+    return _out_of_room(error) if isinstance(error, OSError) else None
+
+
+def _out_of_room(error: OSError) -> Fault | None:
+    if error.errno in _NO_SPACE:
         return Fault(507, "no_space", "the server's disk is full; close sessions or try again later")
+    if error.errno in _NO_FILES:
+        told = "the server has as many files and connections open as it may; try again later"
+        return Fault(503, "too_many_files", told, headers={"Retry-After": "5"})
     return None
 
 

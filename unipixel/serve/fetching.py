@@ -19,6 +19,8 @@ from unipixel.media import urls as addresses
 T = TypeVar("T")
 _URL = re.compile(r"(?:data:|https?://)", re.IGNORECASE)
 LONGEST_NAME = 80
+MOST_PICTURES = 2
+"""Pictures of the largest size allowed that one question may carry; as many more as they are smaller."""
 
 
 class Threads:
@@ -52,11 +54,17 @@ def open_urls(urls: Sequence[str], limits: Limits, every: int = 1) -> Media:
     """
     if len(urls) == 1:
         return open_media(check_url(urls[0]), limits=limits, every=every)
-    frames = []
+    frames, pixels = [], 0
     for place, url in enumerate(urls):
         media = open_media(check_url(url), limits=limits)
         if media.is_video:
             raise MediaError(f"picture {place + 1} of {len(urls)} is a video; give one video, or pictures")
+        pixels += media.size_hw[0] * media.size_hw[1]
+        if pixels > MOST_PICTURES * limits.max_pixels:  # they are all in memory, unlike a video's frames
+            raise MediaError(
+                f"the first {place + 1} of {len(urls)} pictures have {pixels} pixels together; at most "
+                f"{MOST_PICTURES * limits.max_pixels} are allowed, or send a video"
+            )
         frames.append(media.frame(0))
     return open_media(frames, limits=limits, every=every)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -15,10 +16,15 @@ from starlette.exceptions import HTTPException
 from unipixel.serve.counters import Counters
 from unipixel.serve.delivery import JSON
 from unipixel.serve.faults import Refusal, fault
+from unipixel.serve.runtime import Held
 from unipixel.serve.settings import ServeSettings, is_loopback
 
 ASGI = Callable[[Any, Any, Any], Awaitable[None]]
 UPLOAD = "/v1/sessions/upload"
+LABEL_STUDIO = ("/predict", "/setup", "/validate", "/versions", "/webhook")
+"""What Label Studio calls, besides the health check."""
+LONGEST_LENGTH = 20
+"""Digits of a content length that are read as a number."""
 FORM_BYTES = 1 << 20
 """What the form around an uploaded file may add."""
 SAFE_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
@@ -26,7 +32,7 @@ SAFE_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"
 
 def is_guarded(path: str) -> bool:
     """Whether a path needs a key: everything but the page, the documentation and the health check."""
-    return path.startswith("/v1/") or path in ("/v1", "/metrics")
+    return path.startswith("/v1/") or path in ("/v1", "/metrics", *LABEL_STUDIO)
 
 
 class Guard:
@@ -36,8 +42,8 @@ class Guard:
     ask through the user's browser: requests from other origins and under other host names are refused.
     """
 
-    def __init__(self, app: ASGI, settings: ServeSettings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGI, settings: ServeSettings, held: Held) -> None:
+        self._app, self._settings, self._held = app, settings, held
         self._keys = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -52,20 +58,24 @@ class Guard:
                 self._check_origin(headers)
             most = self._most(scope["path"])
             announced = headers.get("content-length", "0")
-            if not announced.isdecimal() or int(announced) > most:
+            if len(announced) > LONGEST_LENGTH or not announced.isdecimal() or int(announced) > most:
                 raise self._too_large(most)
         except Refusal as refusal:
             told = fault(refusal)
             await JSON(told.body(), told.status, told.headers)(scope, receive, send)
             return
-        await self._app(scope, self._counted(receive, most), send)
+        # an upload goes to a file as it comes; everything else is held in memory
+        body = Body(receive, most, None if scope["path"].rstrip("/") == UPLOAD else self._held)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            body.release()
 
     def _owner(self, path: str, headers: Headers) -> str:
         """Whose key it is: what sessions belong to. Empty without keys."""
         if not self._keys or not is_guarded(path):
             return ""
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        key = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        key = _key(headers)
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         # all are compared, so that the time tells nothing
         matches = [hmac.compare_digest(digest, known) for known in self._keys]
@@ -81,15 +91,11 @@ class Guard:
 
     def _check_origin(self, headers: Headers) -> None:
         host = headers.get("host", "")
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            name = ""
-        if not is_loopback(name):
+        if not is_loopback(_parts(f"//{host}").hostname or ""):
             sentence = f"the host {host[:80]!r} is not this machine; a server for others needs API keys"
             raise Refusal(403, sentence, code="wrong_host")
         origin = headers.get("origin")
-        if origin is not None and origin not in self._settings.cors_origins and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in self._settings.cors_origins and _parts(origin).netloc != host:
             sentence = f"the origin {origin[:80]!r} may not call this server; allow it with --cors-origin"
             raise Refusal(403, sentence, code="wrong_origin")
 
@@ -98,24 +104,72 @@ class Guard:
             return self._settings.max_upload_bytes + FORM_BYTES
         return self._settings.max_body_bytes
 
-    def _counted(self, receive: Any, most: int) -> Any:
-        count = 0
-
-        async def counted() -> Any:
-            nonlocal count
-            message = await receive()
-            if message["type"] == "http.request":
-                count += len(message.get("body", b""))
-                if count > most:
-                    refusal = self._too_large(most)
-                    raise HTTPException(413, refusal.sentence)  # the one kind that body parsers let through
-            return message
-
-        return counted
-
     @staticmethod
     def _too_large(most: int) -> Refusal:
-        return Refusal(413, f"the request is larger than the {most} bytes allowed here", code="too_large")
+        return Refusal(413, _too_large(most), code="too_large")
+
+
+class Body:
+    """The body of one request as it comes in, counted by itself and together with those of all others.
+
+    Args:
+        receive: of the request.
+        most: its bytes.
+        held: where its bytes are added up for as long as it is answered; None: nowhere.
+    """
+
+    def __init__(self, receive: Any, most: int, held: Held | None) -> None:
+        self._receive, self._most, self._held = receive, most, held
+        self._count = 0
+
+    async def receive(self) -> Any:
+        """The next part of it.
+
+        Raises:
+            HTTPException: it is too large; the one kind of error that body parsers let through.
+        """
+        message = await self._receive()
+        if message["type"] == "http.request":
+            size = len(message.get("body", b""))
+            self._count += size
+            if self._held is not None:
+                self._held.count += size
+            if self._count > self._most:
+                raise HTTPException(413, _too_large(self._most))
+            if self._held is not None and self._held.count > self._held.most:
+                sentence = f"requests of {self._held.most} bytes are under way, as many as are allowed; try again soon"
+                raise HTTPException(429, sentence, headers={"Retry-After": "5"})
+        return message
+
+    def release(self) -> None:
+        """The request was answered."""
+        if self._held is not None:
+            self._held.count -= self._count
+
+
+def _too_large(most: int) -> str:
+    return f"the request is larger than the {most} bytes allowed here"
+
+
+def _key(headers: Headers) -> str:
+    """The key that a request carries: as OpenAI's clients send it, by its own header, or as Label Studio's password."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return given.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(given, validate=True).decode().partition(":")[2]
+        except ValueError:
+            return ""
+    return headers.get("x-api-key", "")
+
+
+def _parts(address: str) -> SplitResult:
+    """The parts of an address, which are empty where it is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 class Counting:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from unipixel.errors import PromptError
 from unipixel.serve import session_work
-from unipixel.serve.delivery import JSON
+from unipixel.serve.delivery import JSON, STREAMED
 from unipixel.serve.faults import Refusal
 from unipixel.serve.results import object_json, prompts_of
 from unipixel.serve.runtime import Runtime
@@ -40,7 +40,13 @@ async def list_objects(request: Request, session_id: str) -> Response:
     return await runtime.threads.run(lambda: JSON({"objects": [object_json(one) for one in known]}))
 
 
-@router.post(OBJECTS, response_model=ObjectsOut, summary="Segment what prompts show", response_description=GIVEN)
+@router.post(
+    OBJECTS,
+    response_model=ObjectsOut,
+    summary="Segment what prompts show",
+    response_description=GIVEN,
+    responses=STREAMED,
+)
 async def segment(request: Request, session_id: str, asked: SegmentRequest) -> Response:
     """Points, boxes and masks become objects, without a question; those with a known object's id correct it."""
     entry = await entry_of(request, session_id)
@@ -90,7 +96,11 @@ async def remove(request: Request, session_id: str, object_id: int) -> Response:
 
 
 @router.post(
-    OBJECTS + "/{object_id}/prompts", response_model=ObjectsOut, summary="Correct an object", response_description=GIVEN
+    OBJECTS + "/{object_id}/prompts",
+    response_model=ObjectsOut,
+    summary="Correct an object",
+    response_description=GIVEN,
+    responses=STREAMED,
 )
 async def correct(request: Request, session_id: str, object_id: int, asked: CorrectRequest) -> Response:
     """Clicks, a box or a mask on any frame; a correction holds up to the next frame that has some of its own."""
@@ -128,6 +138,7 @@ async def retract(request: Request, session_id: str, object_id: int, number: int
     response_model=ObjectsOut,
     summary="Track objects over the clip",
     response_description=GIVEN,
+    responses=STREAMED,
 )
 async def track(request: Request, session_id: str, asked: TrackRequest) -> Response:
     """Again from everything that is known about them, or from one frame that is to count."""

@@ -12,9 +12,8 @@ import uvicorn
 
 from unipixel.engine.engine import Engine
 from unipixel.serve.app import create_app
+from unipixel.serve.connections import Connection
 from unipixel.serve.settings import ServeSettings
-
-MOST_CONNECTIONS = 1024
 
 
 class Server(uvicorn.Server):
@@ -30,7 +29,8 @@ class Server(uvicorn.Server):
             port=settings.port,
             log_level="warning",
             access_log=False,
-            limit_concurrency=MOST_CONNECTIONS,
+            http=Connection,
+            ws="none",
             timeout_keep_alive=15,
             timeout_graceful_shutdown=5,
             server_header=False,

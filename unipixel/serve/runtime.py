@@ -27,6 +27,13 @@ THREADS = 8
 """Downloads, uploads and exports at the same time."""
 
 
+class Held:
+    """Bytes of requests that are in memory, those of all clients together."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.count = most, 0
+
+
 class Runtime:
     """Everything that requests share."""
 
@@ -34,6 +41,7 @@ class Runtime:
         self.engine, self.settings = engine, settings
         self.created = int(time.time())
         self.counters = Counters()
+        self.bodies = Held(settings.max_bodies_bytes)
         self.threads = Threads(THREADS)
         self.sessions = SessionStore(settings.state, settings.max_sessions)
         self.kept = Kept(settings.kept_conversations)

@@ -57,7 +57,7 @@ class Limits(BaseModel):
 class HealthOut(BaseModel):
     """How the server is doing."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["UP", "DOWN"]
     version: str
     model: str
     device: str
@@ -89,7 +89,7 @@ async def health(request: Request) -> Response:
     runtime: Runtime = request.app.state.runtime
     settings, worker = runtime.settings, runtime.worker
     told = {
-        "status": "ok" if worker.is_ready else "unavailable",
+        "status": "UP" if worker.is_ready else "DOWN",
         "version": __version__,
         "model": settings.model_name,
         "device": str(runtime.engine.device),

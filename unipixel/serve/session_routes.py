@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
-from starlette.background import BackgroundTask
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response, StreamingResponse
 
 from unipixel.engine.answer import Answer
 from unipixel.engine.session import Session
-from unipixel.errors import PromptError
+from unipixel.errors import MediaError, PromptError
 from unipixel.serve import session_work
-from unipixel.serve.delivery import JSON
+from unipixel.serve.delivery import JSON, STREAMED
 from unipixel.serve.exports import Format, export
 from unipixel.serve.faults import Refusal, Stopped
 from unipixel.serve.fetching import display_name, fetch, store
@@ -34,8 +34,9 @@ from unipixel.serve.session_wire import (
     StoppedOut,
 )
 from unipixel.serve.sessions import MEDIA, Entry
-from unipixel.serve.wire import HIGHEST_FRAME
+from unipixel.serve.wire import DEFAULT_TOKENS, HIGHEST_FRAME
 
+T = TypeVar("T")
 router = APIRouter(tags=["sessions"])
 MOST_TURNS = 1000
 EVENTS = "With `stream: true`, server-sent events, then [DONE]."
@@ -49,6 +50,20 @@ async def entry_of(request: Request, session_id: str) -> Entry:
     """
     runtime: Runtime = request.app.state.runtime
     return await runtime.entry(session_id, request.state.owner)
+
+
+async def beside(runtime: Runtime, entry: Entry, call: Callable[[], T]) -> T:
+    """Call something about a session in a thread, while the model may work on it, and others may close it.
+
+    Raises:
+        Refusal: it was closed meanwhile.
+    """
+    try:
+        return await runtime.threads.run(call)
+    except (OSError, ValueError, MediaError) as error:
+        if entry.is_closed:  # its files and frames are gone
+            raise Refusal(404, "the session was closed", code="no_session") from error
+        raise
 
 
 @router.post("/v1/sessions", response_model=SessionOut, status_code=201, summary="Open a session from a URL")
@@ -116,7 +131,7 @@ async def get_session(request: Request, session_id: str) -> Response:
     runtime: Runtime = request.app.state.runtime
     entry = await entry_of(request, session_id)
     # many masks take a while to write, for which others should not have to wait
-    return await runtime.threads.run(lambda: JSON(_session(entry)))
+    return await beside(runtime, entry, lambda: JSON(_session(entry)))
 
 
 @router.delete("/v1/sessions/{session_id}", status_code=204, summary="Close a session")
@@ -136,18 +151,20 @@ async def close_session(request: Request, session_id: str) -> Response:
     response_model=AnswerOut,
     summary="Ask a question",
     response_description=f"The answer. {EVENTS}",
+    responses=STREAMED,
 )
 async def ask(request: Request, session_id: str, asked: AskRequest) -> Response:
     """The answer comes with masks for the objects it speaks of; what was found before stays known."""
     runtime: Runtime = request.app.state.runtime
     entry = await entry_of(request, session_id)
     settings = runtime.settings
-    if asked.max_tokens > settings.max_tokens:
-        raise PromptError(f"max_tokens is {asked.max_tokens}; it must be at most {settings.max_tokens}")
+    longest = asked.max_tokens or min(DEFAULT_TOKENS, settings.max_tokens)
+    if longest > settings.max_tokens:
+        raise PromptError(f"max_tokens is {longest}; it must be at most {settings.max_tokens}")
     if asked.text is not None and len(asked.text) > settings.max_text:
         raise PromptError(f"the question is {len(asked.text)} characters long; at most {settings.max_text} are allowed")
     options = asked.model_dump(include={"about", "start", "force", "temperature", "top_p", "seed"})
-    options["max_new_tokens"] = asked.max_tokens
+    options["max_new_tokens"] = longest
     text = asked.text if asked.text and asked.text.strip() else None
 
     def work() -> Any:
@@ -207,9 +224,15 @@ async def frame(
     """As JPEG, or PNG with every pixel as it is."""
     runtime: Runtime = request.app.state.runtime
     entry = await entry_of(request, session_id)
-    if not 0 <= t < entry.session.num_frames:
-        raise Refusal(404, f"there is no frame {t}; the clip has 0 to {entry.session.num_frames - 1}", code="no_frame")
-    content = await runtime.threads.run(encoded_frame, entry.session.media, t, image_format, width)
+
+    def encoded() -> bytes:
+        media = entry.session.media
+        if not 0 <= t < media.num_frames:
+            sentence = f"there is no frame {t}; the clip has 0 to {media.num_frames - 1}"
+            raise Refusal(404, sentence, code="no_frame")
+        return encoded_frame(media, t, image_format, width)
+
+    content = await beside(runtime, entry, encoded)
     # a session's frames never change
     headers = {"Cache-Control": "private, max-age=86400, immutable"}
     return Response(content, media_type=f"image/{image_format}", headers=headers)
@@ -218,7 +241,7 @@ async def frame(
 @router.get(
     "/v1/sessions/{session_id}/export",
     summary="Take objects elsewhere",
-    response_class=FileResponse,
+    response_class=Response,
     responses={
         200: {
             "description": "The file.",
@@ -240,15 +263,28 @@ async def export_objects(
     if missing:
         raise PromptError(f"object {missing[0]} is not known in this session; known are {sorted(known) or 'none'}")
     wanted = [known[i] for i in dict.fromkeys(objects)] if objects is not None else list(known.values())
-    folder = Path(tempfile.mkdtemp(prefix="export-", dir=entry.folder))
-    try:
-        path = await runtime.threads.run(export, entry.session, wanted, entry.name, kind, folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    types = {".json": "application/json", ".zip": "application/zip", ".mp4": "video/mp4", ".png": "image/png"}
-    gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
-    return FileResponse(path, filename=path.name, media_type=types[path.suffix], background=gone)
+
+    def written() -> tuple[str, IO[bytes]]:
+        folder = Path(tempfile.mkdtemp(prefix="export-", dir=entry.folder))
+        try:
+            path = export(entry.session, wanted, entry.name, kind, folder)
+            return path.name, open(path, "rb")
+        finally:  # an open file is read to its end, whatever becomes of its name and of the session
+            shutil.rmtree(folder, ignore_errors=True)
+
+    name, file = await beside(runtime, entry, written)
+    types = {"json": "application/json", "zip": "application/zip", "mp4": "video/mp4", "png": "image/png"}
+    headers = {
+        "Content-Length": str(os.fstat(file.fileno()).st_size),
+        "Content-Disposition": f'attachment; filename="{name}"',
+    }
+    return StreamingResponse(_pieces(file), media_type=types[name.rpartition(".")[2]], headers=headers)
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(1 << 18):
+            yield piece
 
 
 def _session(entry: Entry) -> dict[str, Any]:

@@ -49,7 +49,9 @@ class AskRequest(Asking):
     )
 
     text: str | None = Field(None, description="Without one, what the prompts show is segmented and nothing else.")
-    max_tokens: Annotated[int, Field(ge=1)] = 256
+    max_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Longest reply; 256 by default, or as many as the server allows if that is less."
+    )
     temperature: Annotated[Number, Field(ge=0, le=2)] = 0.0
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0

@@ -109,6 +109,7 @@ class SessionStore:
                 if record["id"] != folder.name or not (folder / SAVED).exists():
                     raise ValueError("incomplete")
                 self._asleep[folder.name] = record
+                _clear(folder)
             except FileNotFoundError:
                 shutil.rmtree(folder, ignore_errors=True)
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -252,3 +253,14 @@ class SessionStore:
             self.drop(entry, forget=False)
         if not self.can_save:
             shutil.rmtree(self._root.parent, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a server that was killed has left beside a saved session: exports and drafts."""
+    for path in folder.iterdir():
+        if path.name in (MEDIA, RECORD, SAVED):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

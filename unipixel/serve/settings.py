@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, fields
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from unipixel.media import Limits
 
+_ADDRESS = re.compile(r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?")
 SHORTEST_KEY = 16
 """Characters of an API key; shorter ones can be guessed."""
 
@@ -34,14 +36,24 @@ class ServeSettings:
     """Origins whose web pages may call the server; by default only its own page may."""
     private_urls: bool = False
     """Whether media may be fetched from this machine and private networks."""
+    label_studio_url: str = ""
+    """Where Label Studio is, for files that were uploaded to it; it may be in a private network."""
+    label_studio_key: str = field(default="", repr=False)
+    """The access token that it wants to see for them."""
     max_upload_bytes: int = 512 << 20
     """Size of one uploaded or fetched file."""
     max_body_bytes: int = 48 << 20
     """Size of one JSON request, media in ``data:`` URLs included."""
+    max_bodies_bytes: int = 512 << 20
+    """Size of all JSON requests together that are read or wait for their answers: they are held in memory."""
     max_pixels: int = 1 << 25
     """Height times width of one frame."""
     max_source_frames: int = 20_000
     """Frames of one uploaded video."""
+    max_video_pixels: int = 1 << 36
+    """Height times width times frames of one uploaded video."""
+    max_animation_pixels: int = 1 << 29
+    """The same of one animated picture, which has to be decoded from its beginning each time."""
     max_frames: int = 1024
     """Frames of one clip: those that are tracked."""
     max_seen_frames: int = 128
@@ -72,16 +84,22 @@ class ServeSettings:
     """Seconds that running answers get to finish when the server is told to stop."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
             numeric = isinstance(value, int | float) and not isinstance(value, bool)
-            if numeric and not value > 0 and field.name not in ("port", "kept_conversations"):
-                raise ValueError(f"{field.name} is {value!r}; it must be positive")
+            if numeric and not value > 0 and one.name not in ("port", "kept_conversations"):
+                raise ValueError(f"{one.name} is {value!r}; it must be positive")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"the port is {self.port}; it must be from 0 (any free one) to 65535")
         short = [key for key in self.api_keys if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable()]
         if short:
             raise ValueError(f"an API key must be at least {SHORTEST_KEY} printable ASCII characters; one is not")
+        if self.label_studio_url and not _ADDRESS.fullmatch(self.label_studio_url):
+            raise ValueError(
+                f"LABEL_STUDIO_URL is {self.label_studio_url!r}; it must be as http://host:8080, without user and query"
+            )
+        if not (self.label_studio_key.isascii() and self.label_studio_key.isprintable()):
+            raise ValueError("LABEL_STUDIO_API_KEY must be printable ASCII characters; it is not")
         if not self.api_keys and not is_loopback(self.host):
             raise ValueError(
                 f"host is {self.host!r}, which others can reach, and there is no API key; set UNIPIXEL_API_KEYS or "
@@ -95,6 +113,8 @@ class ServeSettings:
             max_bytes=self.max_upload_bytes,
             max_pixels=self.max_pixels,
             max_frames=self.max_source_frames,
+            max_video_pixels=self.max_video_pixels,
+            max_animation_pixels=self.max_animation_pixels,
             url_timeout_s=self.url_timeout_s,
             private_addresses=self.private_urls,
         )

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MOST_PROMPTS = 256
 """Prompts of one request."""
+DEFAULT_TOKENS = 256
+"""Longest reply where a request does not say."""
 HIGHEST_ID = 99_999
 HIGHEST_FRAME = 1_000_000
 MAX_RLE = 8 << 20

@@ -140,6 +140,8 @@ class ModelWorker:
         self._accepting, self._ended = True, False
         self._mean_s = 1.0
         self._at: _Entry | None = None
+        self._owed: set[Job] = set()
+        """Jobs that were taken in and have not ended."""
         self._thread = threading.Thread(target=self._main, name="unipixel-model", daemon=True)
 
     # from the event loop
@@ -180,6 +182,7 @@ class ModelWorker:
                 sentence = f"{waiting} requests are waiting, as many as are allowed; try again in {after} s"
                 raise Refusal(429, sentence, code="queue_full", retry_after_s=after)
             job._dropped = self._drop
+            self._owed.add(job)
             self._lanes.setdefault(job.lane, deque()).append(job)
             self._condition.notify()
         return job
@@ -199,8 +202,12 @@ class ModelWorker:
                 result = call()
             except Exception as caught:
                 error = caught
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(tell, result, error)
+            except BaseException:  # it hits the thread, which goes on; nobody may wait for ever
+                error = RuntimeError("the model's thread was interrupted")
+                raise
+            finally:
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(tell, result, error)
 
         with self._condition:
             if self._ended:
@@ -238,16 +245,28 @@ class ModelWorker:
     # on the model's thread
 
     def _main(self) -> None:
+        is_hit = False
         while not self._ended:
             try:
+                if is_hit:
+                    self._recover()
+                    is_hit = False
                 self._loop()
             except BaseException as error:  # the thread is what everybody waits for: it must not die
+                is_hit = True
                 LOG.critical("the model's thread was hit by %s and goes on", type(error).__name__, exc_info=error)
-                entry, self._at = self._at, None
-                if entry is not None:  # only what was being worked at is lost
-                    self._discard(entry)
-                    for job in entry.jobs:
-                        self._finish(job, RuntimeError("the model's thread was interrupted"))
+
+    def _recover(self) -> None:
+        """Fail what was being worked at, and what was on its way between two places, so that nobody waits for ever."""
+        entry, self._at = self._at, None
+        if entry is not None:
+            self._discard(entry)
+        with self._condition:
+            kept = {job for lane in self._lanes.values() for job in lane}
+            kept |= {job for entry in self._running for job in entry.jobs}
+            lost = self._owed - kept
+        for job in lost:
+            self._finish(job, RuntimeError("the model's thread was interrupted"))
 
     def _loop(self) -> None:
         while True:
@@ -256,10 +275,9 @@ class ModelWorker:
                     if self._ended:
                         return
                     self._condition.wait()
-                calls, self._calls = self._calls, deque()
             self._sweep()
-            for call in calls:
-                call()
+            for _ in range(len(self._calls)):
+                self._calls.popleft()()
             with self._condition:
                 self._admit()
                 entry = self._running[0] if self._running else None
@@ -312,6 +330,7 @@ class ModelWorker:
                     del self._lanes[job.lane]
                 job.began = time.monotonic()
                 job.tell(job.stop)
+                self._owed.discard(job)
             self._condition.notify()
 
     def _sweep(self) -> None:
@@ -367,3 +386,4 @@ class ModelWorker:
         outcome = "done" if error is None else "stopped" if isinstance(error, Stopped) else "failed"
         self._observe(Spent(job.kind, outcome, job.began - job.since, now - job.began, together))
         job.tell(_End() if error is None else error)
+        self._owed.discard(job)

@@ -208,25 +208,18 @@ WORLD_MIX: Mix = {
 
 
 def nano_finish() -> StickerRecipe:
-    """Last leg: all parts but SAM's image encoder learn together, and the rate falls to nothing."""
+    """Last leg: everything learns together on the whole world, and the rate falls to nothing."""
     return replace(
         nano_world(),
         name="nano_finish",
-        trainable=(
-            *nano_bind().trainable,
-            "segmenter.mask_decoder",
-            "segmenter.memory_attention",
-            "segmenter.memory_encoder",
-            "segmenter.object_pointer_proj",
-        ),
+        trainable=("",),
         seed=80,
-        steps=2000,
-        decay_share=0.7,
-        video_share=0.1,
-        video_turns=3,
-        dense_words=0.4,
-        binding=0.2,
-        pointing=0.5,
+        steps=1500,
+        decay_share=0.8,
+        turns=4,
+        dense_words=0.6,
+        binding=0.1,
+        pointing=0.3,
     )
 
 

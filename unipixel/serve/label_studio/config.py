@@ -1,0 +1,162 @@
+"""Label Studio's labelling configuration, as far as the model can help with it: what is shown, and what draws on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from unipixel.serve.faults import Refusal
+
+Kind = Literal["brushlabels", "polygonlabels", "rectanglelabels", "videorectangle"]
+DRAWING: dict[str, tuple[Kind, ...]] = {
+    "image": ("brushlabels", "polygonlabels", "rectanglelabels"),
+    "video": ("videorectangle",),
+}
+"""Controls that show an object, by what they draw on."""
+DEFAULT_FRAME_RATE = 24.0
+"""Frames per second that Label Studio counts where ``<Video>`` does not say."""
+MOST_LABELS = 64
+"""Labels that are asked for one by one."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A tag that draws regions."""
+
+    kind: Kind
+    """The type of its regions."""
+    name: str
+    labels: tuple[str, ...]
+    is_smart: bool
+    """Whether what is drawn with it is a prompt for the model, rather than a result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """A configuration that the model can work with."""
+
+    medium: Literal["image", "video"]
+    object_name: str
+    """Name of the ``<Image>`` or ``<Video>``."""
+    data_key: str
+    """Where a task's data name the picture or video."""
+    controls: tuple[Control, ...]
+    """Those that get regions."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """For each label what the model is asked for: the label's ``hint``, or else its text."""
+    text_keys: tuple[str, ...] = ()
+    """Where a task's data hold what to look for, instead of all labels: what ``<Text>`` shows."""
+    frame_rate: str = ""
+    """``frameRate`` of the ``<Video>``: a number, or ``$key``."""
+
+    def frames_per_s(self, data: Mapping[str, Any]) -> float:
+        """The rate at which Label Studio counts a video's frames, which need not be the video's own.
+
+        Raises:
+            Refusal: it is no positive number.
+        """
+        given: Any = data.get(self.frame_rate[1:]) if self.frame_rate.startswith("$") else self.frame_rate
+        if given in ("", None):
+            return DEFAULT_FRAME_RATE
+        try:
+            rate = float(given)
+        except (TypeError, ValueError):
+            rate = 0.0
+        if not 0 < rate < 1000:
+            raise bad_config(f"the video's frameRate is {str(given)[:40]!r}; it must be frames per second")
+        return rate
+
+
+def bad_config(sentence: str) -> Refusal:
+    """A configuration that is refused."""
+    return Refusal(400, sentence, code="bad_label_config", param="label_config")
+
+
+def is_blank(xml: str) -> bool:
+    """Whether a configuration has no tag yet that does anything, as that of a new project.
+
+    Raises:
+        Refusal: it is no XML.
+    """
+    return not xml.strip() or not any(tag.get("name") for tag in _parsed(xml).iter())
+
+
+def read_config(xml: str) -> LabelConfig:
+    """What the model needs of a labelling configuration.
+
+    Raises:
+        Refusal: it is no XML, or has nothing that the model can draw on, or draw with.
+    """
+    root = _parsed(xml)
+    shown = next((tag for tag in root.iter() if tag.tag in ("Image", "Video") and tag.get("name")), None)
+    if shown is None:
+        raise bad_config("the labelling configuration shows no <Image> or <Video>, which the model needs")
+    value = shown.get("value", "")
+    if not value.startswith("$") or len(value) < 2:
+        raise bad_config(
+            f"the value of <{shown.tag}> is {value[:40]!r}; it must be one key of the task's data, as $image"
+        )
+    name, medium = shown.get("name", ""), "video" if shown.tag == "Video" else "image"
+    labels = [tag for tag in root.iter() if tag.get("name") and name in _targets(tag)]
+    words = {label: said for tag in labels for label, said in _labels(tag)}
+    controls = _controls(labels, medium)
+    if not controls:
+        wanted = (
+            "<VideoRectangle> and <Labels>"
+            if medium == "video"
+            else "<BrushLabels>, <PolygonLabels> or <RectangleLabels>"
+        )
+        raise bad_config(f"no control draws on <{shown.tag}> {name[:40]!r} with labels; add {wanted}")
+    if len(words) > MOST_LABELS:
+        raise bad_config(f"the labelling configuration has {len(words)} labels; at most {MOST_LABELS} can be asked for")
+    texts = [tag.get("value", "") for tag in root.iter("Text")]
+    return LabelConfig(
+        medium="video" if medium == "video" else "image",
+        object_name=name,
+        data_key=value[1:],
+        controls=controls,
+        words={label: words[label] for control in controls for label in control.labels},
+        text_keys=tuple(text[1:] for text in texts if text.startswith("$")),
+        frame_rate=shown.get("frameRate", shown.get("framerate", "")).strip(),
+    )
+
+
+def _parsed(xml: str) -> ElementTree.Element:
+    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
+        raise bad_config("the labelling configuration declares a document type, which none needs")
+    try:
+        return ElementTree.fromstring(xml)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise bad_config(f"the labelling configuration is no XML ({error})") from error
+
+
+def _targets(tag: ElementTree.Element) -> list[str]:
+    return [name.strip() for name in tag.get("toName", "").split(",")]
+
+
+def _labels(tag: ElementTree.Element) -> list[tuple[str, str]]:
+    """Labels of a control as regions carry them, and what to ask the model for."""
+    found = []
+    for label in tag.iter("Label"):
+        text = label.get("value", "")
+        name = label.get("alias") or text
+        if name:
+            found.append((name, (label.get("hint") or text or name).strip()))
+    return found
+
+
+def _controls(tags: list[ElementTree.Element], medium: str) -> tuple[Control, ...]:
+    """Controls that get regions: those that draw and are not for prompting, or, where all are for that, the first."""
+    beside = tuple(label for tag in tags if tag.tag == "Labels" for label, _ in _labels(tag))
+    found = []
+    for kind in DRAWING[medium]:
+        for tag in tags:
+            if tag.tag.lower() != kind:
+                continue
+            names = beside if kind == "videorectangle" else tuple(label for label, _ in _labels(tag))
+            smart = "true" in (tag.get("smart", "").lower(), tag.get("smartOnly", "").lower())
+            if names:
+                found.append(Control(kind, tag.get("name", ""), names, smart))
+    return tuple(one for one in found if not one.is_smart) or tuple(found[:1])

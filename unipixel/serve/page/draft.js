@@ -1,0 +1,61 @@
+/** A mask that is being painted: strokes above what an object's mask is on one frame, until they are applied. */
+
+import { decode, encode, stroke } from "./rle.js";
+import { shapeOf } from "./shapes.js";
+import { state, tell } from "./state.js";
+
+/** Width of the brush in source pixels: of half the picture's shorter side, so many hundredths. */
+export function brushDiameter() {
+  const { width, height } = state.session.media;
+  return Math.max(1, (Math.min(width, height) * state.brushSize) / 200);
+}
+
+/** Paint along places, or wipe. */
+export function paint(places, isNegative) {
+  const { width, height } = state.session.media;
+  if (!state.draft) {
+    const rle = state.objects.get(state.target.id)?.rles[state.shown];
+    const base = rle ? decode(rle) : new Uint8Array(width * height);
+    state.draft = { target: state.target, frame: state.shown, base, bits: base.slice(), strokes: [], shape: null };
+  }
+  const one = { places, radius: brushDiameter() / 2, value: isNegative ? 0 : 1 };
+  state.draft.strokes.push(one);
+  run(one);
+  shaped();
+}
+
+function run({ places, radius, value }) {
+  const { width, height } = state.session.media;
+  places.forEach((to, i) => stroke(state.draft.bits, height, width, places[Math.max(0, i - 1)], to, radius, value));
+}
+
+function shaped() {
+  const { width, height } = state.session.media;
+  state.draft.shape = shapeOf(state.draft.bits, height, width);
+  tell("draft");
+}
+
+/** Take the last stroke back. */
+export function undoStroke() {
+  const { draft } = state;
+  draft.strokes.pop();
+  if (!draft.strokes.length) return discard();
+  draft.bits = draft.base.slice();
+  draft.strokes.forEach(run);
+  shaped();
+}
+
+/** Forget what was painted. */
+export function discard() {
+  state.draft = null;
+  tell("draft");
+}
+
+/** What was painted as a prompt, and the object that it is for; nothing is painted any more. */
+export function finish() {
+  const { target, frame, bits } = state.draft;
+  const { width, height } = state.session.media;
+  const prompt = { type: "mask", rle: encode(bits, height, width), frame };
+  discard();
+  return { target, prompt };
+}

@@ -1,0 +1,52 @@
+/** The export menu: files of all objects, and saving on the server. */
+
+import { json, request, sessionPath } from "./api.js";
+import { announce, complain, inform } from "./notices.js";
+import { listed, on, state } from "./state.js";
+
+const menu = document.getElementById("export");
+const opener = document.getElementById("export-open");
+const save = document.getElementById("save");
+const isShownOnly = document.getElementById("export-shown");
+
+function query(format) {
+  const pairs = [["format", format]];
+  if (isShownOnly.checked) for (const { id } of listed()) if (!state.hidden.has(id)) pairs.push(["objects", id]);
+  return pairs;
+}
+
+async function download(format) {
+  const pairs = query(format);
+  if (isShownOnly.checked && pairs.length === 1) return inform("All objects are hidden; there is nothing to export.");
+  announce("The export is being made.");
+  const response = await request(sessionPath(state.session.id, "export"), { query: pairs });
+  const name = /filename="([^"]+)"/.exec(response.headers.get("content-disposition") ?? "")?.[1] ?? format;
+  const address = URL.createObjectURL(await response.blob());
+  const link = document.createElement("a");
+  const stem = state.session.name.replace(/\.\w+$/, "");
+  link.href = address;
+  link.download = `${stem}-${name}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  inform(`Exported ${link.download}`);
+}
+
+async function keep() {
+  const told = await json(sessionPath(state.session.id, "save"), { method: "POST" });
+  state.session.isSaved = told.is_saved;
+  inform("Saved. It is kept when the server restarts.");
+}
+
+for (const button of menu.querySelectorAll("[data-format]")) {
+  button.addEventListener("click", () => {
+    menu.hidePopover();
+    download(button.dataset.format).catch(complain);
+  });
+}
+save.addEventListener("click", () => {
+  menu.hidePopover();
+  keep().catch(complain);
+});
+
+on("objects session", () => (opener.disabled = !state.objects.size));
+on("health", () => (save.hidden = !state.health.can_save));

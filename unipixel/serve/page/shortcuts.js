@@ -1,0 +1,134 @@
+/** Keys, what they do, and the table that tells. */
+
+import { openPanel } from "./chat.js";
+import { isDialogOpen, openHelp } from "./dialogs.js";
+import { stop, track, undo } from "./jobs.js";
+import { beginRenaming, removeObject } from "./objects.js";
+import { zoomBy } from "./stage.js";
+import { choose, listed, show, state, tell } from "./state.js";
+import { goTo, select, step, toggle } from "./timeline.js";
+import { applyDraft, cancel, setNegative, useTool } from "./tools.js";
+
+const NAME = "unipixel.single-keys";
+const FAR = 10;
+const box = document.getElementById("single-keys");
+const quiet = (promise) => promise.catch(() => {});
+const target = (act) => () => state.objects.has(state.target.id) && act(state.target.id);
+
+function focusQuestion() {
+  openPanel("chat");
+  document.getElementById("question").focus();
+}
+
+function resizeBrush(by) {
+  state.brushSize = Math.max(1, Math.min(100, state.brushSize + by));
+  tell("tool");
+}
+
+function escape() {
+  if (cancel()) return;
+  if (state.busy) quiet(stop());
+}
+
+/** Keys as they are shown, what they do in words, the keys as events name them, and what to call. */
+const SHORTCUTS = [
+  ["V", "Select and move the view", { v: () => useTool("select") }],
+  ["P", "Points", { p: () => useTool("point") }],
+  ["B", "Boxes", { b: () => useTool("box") }],
+  ["M", "Brush for masks", { m: () => useTool("brush") }],
+  ["[ ]", "Smaller, larger brush", { "[": () => resizeBrush(-2), "]": () => resizeBrush(2) }],
+  ["-", "Take away instead of adding, and back", { "-": () => setNegative(!state.isNegative) }],
+  ["N", "Start a new object", { n: () => choose(null) }],
+  [
+    "1 … 9",
+    "Select the object with that number",
+    Object.fromEntries(Array.from({ length: 9 }, (_, i) => [i + 1, () => pick(i + 1)])),
+  ],
+  ["H", "Hide or show the selected object", { h: target((id) => show(id, state.hidden.has(id))) }],
+  ["R", "Rename the selected object", { r: target(beginRenaming) }],
+  ["Delete", "Delete the selected object", { Delete: target(removeObject), Backspace: target(removeObject) }],
+  ["Ctrl Z", "Undo the last prompt or stroke", { "ctrl+z": () => quiet(undo()), u: () => quiet(undo()) }],
+  ["Enter", "Apply what was painted", { Enter: applyDraft }],
+  ["Esc", "Cancel what was begun; stop the work", { Escape: escape }],
+  ["T", "Track all objects again", { t: () => state.objects.size && !state.busy && quiet(track()) }],
+  [
+    "← →",
+    "Frame by frame; with Shift, ten",
+    {
+      ArrowLeft: () => step(-1),
+      ArrowRight: () => step(1),
+      "shift+ArrowLeft": () => step(-FAR),
+      "shift+ArrowRight": () => step(FAR),
+      ",": () => step(-1),
+      ".": () => step(1),
+    },
+  ],
+  ["Home End", "First, last frame", { Home: () => goTo(0), End: () => goTo(Infinity) }],
+  ["Space", "Play or pause", { " ": toggle }],
+  ["+ 0", "Zoom in, fit; the wheel with Ctrl", { "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), 0: () => zoomBy(0) }],
+  ["X", "Crosshair: use the picture by keyboard", { x: () => document.getElementById("overlay").focus() }],
+  ["/", "Write a question", { "/": focusQuestion }],
+  ["E", "Export", { e: () => listed().length && document.getElementById("export").showPopover() }],
+  ["?", "This help", { "?": openHelp }],
+];
+const actions = new Map(SHORTCUTS.flatMap(([, , keys]) => Object.entries(keys)));
+
+function pick(number) {
+  if (state.objects.has(number)) select(number);
+}
+
+function nameOf(event) {
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (event.ctrlKey || event.metaKey) return `ctrl+${key}`;
+  return event.shiftKey && event.key.startsWith("Arrow") ? `shift+${key}` : key;
+}
+
+function isTyping(element) {
+  return element.matches?.('textarea, input:not([type="checkbox"], [type="radio"], [type="range"])');
+}
+
+function isOwnKey(element, key) {
+  const isPressed = key === "Enter" || key === " ";
+  if (isPressed && element.matches?.("button, summary, input, a")) return true;
+  return element.matches?.('input[type="range"]') && /^(shift\+)?(Arrow|Home|End)/.test(key);
+}
+
+addEventListener("keydown", (event) => {
+  const key = nameOf(event);
+  const { target: element } = event;
+  const isElsewhere = isDialogOpen() || (document.getElementById("work").hidden && key !== "?");
+  if (event.defaultPrevented || event.altKey || isElsewhere || isTyping(element) || isOwnKey(element, key)) return;
+  if (!box.checked && key.length === 1) return;
+  const act = actions.get(key);
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+
+box.checked = localStorage.getItem(NAME) !== "off";
+box.addEventListener("change", () => {
+  if (box.checked) localStorage.removeItem(NAME);
+  else localStorage.setItem(NAME, "off");
+});
+
+document.getElementById("shortcuts").append(
+  ...SHORTCUTS.map(([keys, words]) => {
+    const [row, left, right] = [
+      document.createElement("tr"),
+      document.createElement("td"),
+      document.createElement("td"),
+    ];
+    for (const key of keys.split(" ")) {
+      if (key === "…") {
+        left.append("… ");
+        continue;
+      }
+      const shown = document.createElement("kbd");
+      shown.textContent = key;
+      left.append(shown, " ");
+    }
+    right.textContent = words;
+    row.append(left, right);
+    return row;
+  }),
+);
