@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from unipixel.errors import DatasetError
@@ -74,6 +76,17 @@ def test_debug_learns_one_batch_from_scratch_and_draws_what_it_sees(tmp_path: Pa
     record = json.loads((tmp_path / "recipe.json").read_text())
     assert record["recipe"]["name"] == "debug" and record["seed"] == 0
     assert {"torch", "transformers", "unipixel", "python"} <= set(record["versions"]) and record["command"]
+
+
+def test_every_evaluation_logs_figures_and_draws_truth_beside_prediction(tmp_path: Path) -> None:
+    run(debug(steps=4, evaluation=Evaluation(every=2, samples=2), save_steps=4), tmp_path, **QUIET)
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {f"step-00000{n}.png" for n in (0, 2, 4)}
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    looked = [line for line in lines if "eval_loss" in line]
+    assert [line["step"] for line in looked] == [0, 2, 4]
+    assert all(0 <= line["eval_iou"] <= 1 for line in looked)
+    with Image.open(tmp_path / "samples" / "step-000002.png") as sheet:
+        assert np.asarray(sheet).std() > 10  # pictures, not a blank sheet
 
 
 @pytest.fixture(scope="module")
