@@ -18,7 +18,7 @@ DEMO_OUT ?= demo
 demo: $(STAMP)
 	$(BIN)/unipixel demo -o $(DEMO_OUT)
 
-# The HTTP API on this machine; other options through SERVE, such as make serve SERVE='--port 9000 --state sessions'.
+# The web page and the HTTP API on this machine; other options through SERVE, such as make serve SERVE='--port 9000 --state sessions'.
 serve: $(STAMP)
 	$(BIN)/unipixel serve $(SERVE)
 

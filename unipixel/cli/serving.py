@@ -54,7 +54,7 @@ def serve(
         float, typer.Option("--grace-seconds", help="Time for running answers at the end.")
     ] = 30.0,
 ) -> None:
-    """Serve the HTTP API: OpenAI's chat, sessions with objects, exports. Ctrl-C lets running answers finish."""
+    """Serve the web page and the HTTP API: OpenAI's chat, sessions, exports. Ctrl-C lets running answers finish."""
     keys = read_keys(api_keys)
     if state is not None:
         check_folder(state, "--state")
