@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis.configuration import set_hypothesis_home_dir
+import pytest
 from live import running
 
-from tools.fuzz_serve import MODES, Fuzzer
 from unipixel.engine.engine import Engine
+
+pytest.importorskip("schemathesis", reason="the package schemathesis is not installed")
+
+from hypothesis.configuration import set_hypothesis_home_dir
+
+from tools.fuzz_serve import MODES, Fuzzer
 
 
 def test_every_answer_is_as_the_description_says(quick_engine: Engine, tmp_path: Path) -> None:
