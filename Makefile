@@ -12,7 +12,7 @@ SERVE ?=
 
 DEMO_OUT ?= demo
 
-.PHONY: demo serve test check browser format lint types venv clean
+.PHONY: demo serve test check page browser format lint types venv clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -25,8 +25,12 @@ serve: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest $(TESTS)
 
-# What continuous integration runs: format, lint, types, and all tests, with everything that any of them needs.
-check: $(CHECKED) lint types browser test
+# What continuous integration runs: format, lint, types, tests, with the packages that any of them needs.
+check: $(CHECKED) lint types test
+
+# The tests of the web page in a browser. They want a machine of their own: beside other work some of them time out.
+page: $(CHECKED) browser
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -m slow tests/serve/page
 
 # Debian's Chromium for the tests of the web page, which are skipped without it. Only root can install it.
 browser:

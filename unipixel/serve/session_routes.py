@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, TypeVar
 
@@ -271,6 +272,9 @@ async def export_objects(
             return path.name, open(path, "rb")
         finally:  # an open file is read to its end, whatever becomes of its name and of the session
             shutil.rmtree(folder, ignore_errors=True)
+            if entry.is_closed:  # whoever closed it could not remove its folder while ours was in it
+                with suppress(OSError):
+                    entry.folder.rmdir()  # only if nothing is left in it
 
     name, file = await beside(runtime, entry, written)
     types = {"json": "application/json", "zip": "application/zip", "mp4": "video/mp4", "png": "image/png"}

@@ -17,6 +17,7 @@ from unipixel.draw import palette, write_mp4
 from unipixel.masks import decode_rle, encode_rle
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = pytest.mark.slow  # a browser that waits for its turn beside other work can miss what it waits for
 Visit = Callable[..., Visitor]
 EXAMPLES = Path(__file__).parents[3] / "unipixel" / "examples"
 
