@@ -6,6 +6,8 @@
     ├── CheckpointError  a checkpoint folder is incomplete, or its tensors do not fit the model
     └── DatasetError     a dataset file is missing, truncated or not in its documented layout
 
+    CheckpointWarning    (a UserWarning) a checkpoint can be used, with something that one should know
+
 Messages are one sentence that says what was wrong, its value, and what would be right. Wrong arguments of the
 Python API raise the built-in ``ValueError`` or ``TypeError`` instead.
 """
@@ -25,6 +27,10 @@ class PromptError(UnipixelError):
 
 class CheckpointError(UnipixelError):
     """A checkpoint folder is incomplete, or its tensors do not fit the model."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint can be used, but something of it was left out, drawn anew or rounded."""
 
 
 class DatasetError(UnipixelError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,17 @@ from unipixel.engine.features import KEPT_FRAMES
 from unipixel.engine.generate import Decoding
 from unipixel.engine.requests import Start
 from unipixel.engine.session import Session, Track, choose_clip
-from unipixel.errors import UnipixelError
+from unipixel.errors import CheckpointError, UnipixelError
 from unipixel.media import Limits, MediaLike, open_media
+from unipixel.model.tensor_files import count_parameters
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import load_model, resolve_checkpoint
+from unipixel.model.weights import empty_model, fill, read_checkpoint, resolve_checkpoint
 from unipixel.processing import Processor
 from unipixel.sample import Prompt
+
+LOG = logging.getLogger(__name__)
+LARGE = 1_000_000_000
+"""Parameters from which the memory a model takes decides about its type."""
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
@@ -40,24 +46,69 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
-def choose_dtype(dtype: str | torch.dtype | None, name: str | Path, device: torch.device) -> torch.dtype:
-    """A floating-point type; by default bfloat16 for checkpoints other than nano on CUDA, float32 otherwise.
+def choose_dtype(
+    dtype: str | torch.dtype | None, name: str | Path, device: torch.device, parameters: int = 0
+) -> torch.dtype:
+    """A floating-point type; by default one that suits model and machine.
+
+    On CUDA that is bfloat16 for every checkpoint but nano. Elsewhere it is float32 for models below a billion
+    parameters. Larger ones get bfloat16 where the processor computes in it (AVX512-BF16, AMX) or where float32 would
+    not fit into the memory that is free, and a log line says so.
+
+    Args:
+        parameters: numbers in the model; 0 where unknown, which counts as small.
 
     Raises:
         ValueError: no such type.
     """
-    if dtype is None:
-        return torch.bfloat16 if device.type == "cuda" and str(name) != "nano" else torch.float32
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype is {dtype!r}; it must be 'float32', 'bfloat16' or 'float16'")
-    return found
+    if dtype is not None:
+        found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise ValueError(f"dtype is {dtype!r}; it must be 'float32', 'bfloat16' or 'float16'")
+        return found
+    if device.type == "cuda":
+        return torch.float32 if str(name) == "nano" else torch.bfloat16
+    if parameters < LARGE:
+        return torch.float32
+    full = f"{4 * parameters / 1e9:.1f} GB"
+    memory = available_memory()
+    if device.type != "cpu" or computes_in_bf16():
+        chosen, why = torch.bfloat16, "which this machine computes in"
+    elif memory is not None and 4 * parameters > memory:
+        chosen, why = torch.bfloat16, f"because {memory / 1e9:.1f} GB are free; this processor computes in it slowly"
+    else:
+        chosen, why = torch.float32, "because this processor computes in bfloat16 slowly"
+    half = "float32 would take" if chosen is torch.bfloat16 else "it takes"
+    LOG.warning(
+        "%s: %.1f billion parameters are loaded in %s, %s; %s %s. Pass dtype to choose another.",
+        *(name, parameters / 1e9, str(chosen).removeprefix("torch."), why, half, full),
+    )
+    return chosen
+
+
+def computes_in_bf16() -> bool:
+    """Whether this processor multiplies matrices in bfloat16 rather than emulating it."""
+    can = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory that a new program may use; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None
 
 
 def load(
     name_or_path: str | Path = "nano",
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
+    *,
+    base: str | Path | None = None,
+    sam: str | Path | None = None,
+    fresh: bool = False,
 ) -> Engine:
     """Load a model.
 
@@ -65,14 +116,25 @@ def load(
         name_or_path: ``"nano"``, a checkpoint folder, or a Hugging Face Hub id such as ``"PolyU-ChenLab/UniPixel-3B"``.
         device: ``"auto"`` picks CUDA, MPS or the CPU.
         dtype: see `choose_dtype`.
+        base, sam, fresh: for a folder with a part of a model (LoRA, or what a training stage taught): what it is laid
+            over, and whether modules that are in no file may be drawn; see `weights.read_checkpoint`.
 
     Raises:
         CheckpointError: the checkpoint is missing, incomplete or malformed.
     """
     where = choose_device(device)
     folder = resolve_checkpoint(name_or_path)
-    processor = Processor.from_folder(folder)
-    model = load_model(folder, device=where, dtype=choose_dtype(dtype, name_or_path, where))
+    try:
+        processor = Processor.from_folder(folder)
+        config, tensors = read_checkpoint(folder, base=base, sam=sam, fresh=fresh)
+        processor.check_ids(config)
+        suits = choose_dtype(dtype, name_or_path, where, count_parameters(tensors))
+        model = fill(empty_model(config), tensors, folder, device=where, dtype=suits)
+    except CheckpointError as error:
+        over = f" --base {base}" if base is not None else ""
+        raise CheckpointError(
+            f"{error} (`unipixel doctor {name_or_path}{over}` tells what else there is about it)"
+        ) from error
     return Engine(model, processor)
 
 

@@ -1,5 +1,9 @@
 """Sizes and behaviour of a model, read from and written to a checkpoint folder: two transformers configs (language,
-vision), the SAM 2.1 sizes, and the few switches in which released weights differ from what a new model should do."""
+vision), the SAM 2.1 sizes, and the few switches in which released weights differ from what a new model should do.
+
+Files are written in the form of the released checkpoints (transformers 4.53.3), which the original code reads: every
+language field at the top and again in ``text_config``, ``torch_dtype``, ``rope_scaling``.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ from transformers.models.sam2_video.configuration_sam2_video import (
 )
 
 from unipixel.errors import CheckpointError
+from unipixel.model.tensor_files import holds_head
+from unipixel.model.tensor_files import read_json as read_json
 
 MODEL_TYPE = "pixel_qwen2_5_vl"
 POINTERS_IN_MEMORY = 16
@@ -236,95 +242,197 @@ class UniPixelConfig:
     seg_token_id: int
     mem_token_id: int
     eos_token_ids: tuple[int, ...]
+    """Tokens that end a reply: those of ``generation_config.json``, else of ``config.json``."""
     sam_name: str = ""
-    """Official name of the SAM size; empty when the folder carries `sam2_config.json`."""
+    """Name of the SAM size, as the original's ``sam2_config``; empty for sizes of our own."""
+    carried: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """``config.json`` as it was read. Fields that decide nothing here (``conv_type``, ``sample_objects``, ids of the
+    vision markers ...) are written back from it."""
+    generation: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """``generation_config.json`` as it was read. Only its end tokens are followed: the original, too, evaluates without
+    its repetition penalty, and greedily."""
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> UniPixelConfig:
-        """Read ``config.json`` (and ``sam2_config.json`` where present) of an official or own checkpoint folder.
+    def from_folder(cls, folder: str | Path, *, head_stored: bool | None = None) -> UniPixelConfig:
+        """Read ``config.json`` and, where present, ``generation_config.json`` and ``sam2_config.json``.
+
+        Args:
+            folder: an official or own checkpoint folder.
+            head_stored: whether ``lm_head.weight`` is among the tensors, which decides about tying where the config is
+                silent; by default looked up in the folder's weights.
 
         Raises:
             CheckpointError: the files are missing, unreadable, or of another model type.
         """
         folder = Path(folder)
-        tree = read_json(folder / "config.json")
+        path = folder / "config.json"
+        tree = read_json(path)
         if tree.get("model_type") != MODEL_TYPE:
-            raise CheckpointError(
-                f"{folder / 'config.json'}: model_type is {tree.get('model_type')!r}, expected {MODEL_TYPE!r}"
-            )
-        hydra = folder / "sam2_config.json"
+            raise CheckpointError(f"{path}: model_type is {tree.get('model_type')!r}, expected {MODEL_TYPE!r}")
+        others = [folder / name for name in ("sam2_config.json", "generation_config.json")]
+        sam, generation = (read_json(other) if other.exists() else None for other in others)
+        if head_stored is None and stated_tying(tree) is None:
+            head_stored = holds_head(folder)
         try:
-            return cls.from_dict(tree, read_json(hydra) if hydra.exists() else None)
+            return cls.from_dict(tree, sam, generation, head_stored=head_stored)
         except KeyError as error:
-            raise CheckpointError(f"{folder / 'config.json'}: field {error} is missing") from error
+            raise CheckpointError(f"{path}: field {error} is missing") from error
         except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
             reason = " ".join(str(error).split())
-            raise CheckpointError(f"{folder / 'config.json'}: a field is malformed: {reason}") from error
+            raise CheckpointError(f"{path}: a field is malformed: {reason}") from error
 
     @classmethod
-    def from_dict(cls, tree: dict[str, Any], sam_tree: dict[str, Any] | None = None) -> UniPixelConfig:
-        """Build from the parsed official ``config.json`` and, optionally, ``sam2_config.json``."""
+    def from_dict(
+        cls,
+        tree: dict[str, Any],
+        sam_tree: dict[str, Any] | None = None,
+        generation: dict[str, Any] | None = None,
+        *,
+        head_stored: bool | None = None,
+    ) -> UniPixelConfig:
+        """Build from the parsed ``config.json`` and, optionally, ``sam2_config.json`` and ``generation_config.json``.
+
+        Args:
+            head_stored: decides about tying where the config is silent; unknown counts as tied.
+        """
         text = {**tree, **(tree.get("text_config") or {})}
         size = int(tree.get("sam2_image_size", 1024))
         name = tree.get("sam2_config") or ""
         sam = SamConfig.from_hydra(sam_tree, size) if sam_tree else SamConfig.named(name, size)
-        eos: Any = tree.get("eos_token_id", text.get("eos_token_id"))
+        eos = (generation or {}).get("eos_token_id")
+        if eos is None:
+            eos = tree["eos_token_id"] if tree.get("eos_token_id") is not None else text["eos_token_id"]
+        tied = stated_tying(tree)
         return cls(
             language=_language_config(text),
             vision=_vision_config(tree["vision_config"]),
             sam=sam,
             pixel=PixelConfig(**tree["pixel"]) if "pixel" in tree else RELEASED_PIXEL,
-            tie_word_embeddings=bool(tree.get("tie_word_embeddings", False)),
+            tie_word_embeddings=head_stored is not True if tied is None else tied,
             hidden_tokens=int(tree.get("sam2_hidden_tokens", 2)),
             image_token_id=int(tree["image_token_id"]),
             video_token_id=int(tree["video_token_id"]),
             ref_token_id=int(tree["ref_token_id"]),
             seg_token_id=int(tree["seg_token_id"]),
             mem_token_id=int(tree["mem_token_id"]),
-            eos_token_ids=tuple(eos) if isinstance(eos, list) else (int(eos),),
-            sam_name="" if sam_tree else name,
+            eos_token_ids=tuple(int(x) for x in eos) if isinstance(eos, list) else (int(eos),),
+            sam_name=name,
+            carried=tree,
+            generation=dict(generation or {}),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The official ``config.json``, with our ``pixel`` section added."""
-        text = {name: getattr(self.language, name) for name in _TEXT_FIELDS}
-        rope = dict(self.language.rope_parameters)
+    def to_dict(self, dtype: str = "bfloat16") -> dict[str, Any]:
+        """``config.json`` in the released form; our own ``pixel`` section is added where the behaviour differs.
+
+        Args:
+            dtype: of the weights on disk.
+        """
+        language, rope = self.language, dict(self.language.rope_parameters)
+        text = {name: getattr(language, name) for name in _TEXT_FIELDS}
         text["rope_theta"] = rope.pop("rope_theta")
-        text["rope_scaling"] = {**rope, "type": rope["rope_type"]}
+        text["rope_scaling"] = {**rope, "rope_type": "default", "type": "default"}
+        before = {**self.carried, **(self.carried.get("text_config") or {})}
+        text["max_window_layers"] = before.get("max_window_layers", language.num_hidden_layers)
+        text |= {"use_cache": True, "use_sliding_window": False}
+        text |= {"bos_token_id": before.get("bos_token_id"), "eos_token_id": self.eos_token_ids[0]}
+        markers = {name: before.get(name) for name in _MARKERS if before.get(name) is not None}
+        nested = {
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+            "model_type": "qwen2_5_vl_text",
+            **text,
+            "image_token_id": None,
+            "video_token_id": None,
+            "layer_types": ["full_attention"] * language.num_hidden_layers,
+            "sliding_window": None,
+            "torch_dtype": "float32",
+            **markers,
+        }
         vision = {name: getattr(self.vision, name) for name in _VISION_FIELDS}
+        vision |= {"in_chans": vision["in_channels"], "spatial_patch_size": vision["patch_size"]}
+        own: dict[str, Any] = {"pixel": asdict(self.pixel)} if self.pixel != RELEASED_PIXEL else {}
         return {
+            **{name: self.carried.get(name, value) for name, value in _CARRIED.items()},
+            **{name: self.carried[name] for name in ("sam2_checkpoint", "sliding_window") if name in self.carried},
             "architectures": ["PixelQwen2_5_VLForConditionalGeneration"],
             "model_type": MODEL_TYPE,
             **text,
-            "text_config": {"model_type": "qwen2_5_vl_text", **text},
-            "vision_config": {"model_type": "qwen2_5_vl", **vision},
+            "text_config": {**nested, "tie_word_embeddings": self.tie_word_embeddings},
+            "vision_config": {"model_type": "qwen2_5_vl", "torch_dtype": "float32", **vision},
             "tie_word_embeddings": self.tie_word_embeddings,
+            "torch_dtype": dtype,
+            "transformers_version": WRITTEN_FOR,
+            **markers,
             "sam2_config": self.sam_name or None,
             "sam2_image_size": self.sam.image_size,
             "sam2_hidden_tokens": self.hidden_tokens,
             "sam2_batch_mode": False,
+            "sam2_enable_decoder": True,
+            "sam2_inference_mode": False,
             "image_token_id": self.image_token_id,
             "video_token_id": self.video_token_id,
             "ref_token_id": self.ref_token_id,
             "seg_token_id": self.seg_token_id,
             "mem_token_id": self.mem_token_id,
-            "eos_token_id": list(self.eos_token_ids) if len(self.eos_token_ids) > 1 else self.eos_token_ids[0],
-            "pixel": asdict(self.pixel),
+            **own,
         }
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and, for a SAM size without an official name, ``sam2_config.json``."""
+    def save(self, folder: str | Path, dtype: str = "bfloat16") -> None:
+        """Write ``config.json``, ``generation_config.json`` and, for a SAM of no official size, ``sam2_config.json``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.to_dict(), indent=1))
-        if not self.sam_name:
-            (folder / "sam2_config.json").write_text(json.dumps(self.sam.to_hydra(), indent=1))
+        eos = list(self.eos_token_ids)
+        generation = {"do_sample": False, **self.generation, "eos_token_id": eos if len(eos) > 1 else eos[0]}
+        trees = {
+            "config.json": self.to_dict(dtype),
+            "generation_config.json": generation | {"transformers_version": WRITTEN_FOR},
+        }
+        if not self._sam_is_named:
+            trees["sam2_config.json"] = self.sam.to_hydra()
+        for name, tree in trees.items():
+            text = json.dumps(tree, indent=2, sort_keys=name != "sam2_config.json")
+            (folder / name).write_text(text + "\n", encoding="utf-8")
+
+    @property
+    def _sam_is_named(self) -> bool:
+        """Whether the name alone gives the sizes."""
+        try:
+            return self.sam == SamConfig.named(self.sam_name, self.sam.image_size)
+        except CheckpointError:
+            return False
 
     def without_dropout(self) -> UniPixelConfig:
         """The same model with every drop rate at 0 (used to compare training losses)."""
         return replace(self, sam=replace(self.sam, dropout=0.0))
 
 
+def stated_tying(tree: dict[str, Any]) -> bool | None:
+    """What a ``config.json`` says about tied word embeddings: at the top, else in ``text_config``, else nothing.
+
+    A released config names only what differs from its class's default, which is true at the top and false inside: 3B
+    says it (true) in ``text_config`` alone, 7B (false) at the top alone.
+    """
+    for part in (tree, tree.get("text_config") or {}):
+        stated = part.get("tie_word_embeddings")
+        if stated is not None and not isinstance(stated, bool):
+            raise CheckpointError(f"tie_word_embeddings in config.json is {stated!r}; it must be true or false")
+        if stated is not None:
+            return stated
+    return None
+
+
+WRITTEN_FOR = "4.53.3"
+"""The transformers of the original code, whose form our files have."""
+_MARKERS = ("vision_start_token_id", "vision_end_token_id", "vision_token_id")
+_CARRIED: dict[str, Any] = {
+    "base_model": "qwen2_5_vl",
+    "base_model_path": None,
+    "conv_type": "chatml",
+    "model_name_or_path": None,
+    "partial_checkpoint": None,
+    "sam2_apply_postprocessing": False,
+    "sample_objects": 5,
+}
+"""Fields that only the original code uses, with what stage 3 of its training writes."""
 _TEXT_FIELDS = [
     "vocab_size",
     "hidden_size",
@@ -383,16 +491,3 @@ def _vision_config(tree: dict[str, Any]) -> Qwen2_5_VLVisionConfig:
     config = Qwen2_5_VLVisionConfig(**{name: tree[name] for name in _VISION_FIELDS if name in tree})
     config._attn_implementation = "sdpa"
     return config
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON object; CheckpointError names the file when it is missing or malformed."""
-    try:
-        tree = json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); a checkpoint folder must have it") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise CheckpointError(f"{path} holds a {type(tree).__name__}, expected a JSON object")
-    return tree

@@ -18,15 +18,21 @@ from typing import Any
 from torch import Tensor
 
 from unipixel.errors import CheckpointError
-from unipixel.model.config import read_json
-from unipixel.model.tensor_files import INDEX_FILE, WEIGHTS_FILE, StoredTensor, listed, read_tensors
-from unipixel.model.tensor_names import canonical, disk_name, module_name
+from unipixel.model.tensor_files import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    StoredTensor,
+    listed,
+    read_json,
+    read_tensors,
+    warn_unexpected,
+)
+from unipixel.model.tensor_names import PEFT_PREFIX, official_name
 
 ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PARTIAL_FILES = ("pytorch_model.safetensors", "pytorch_model.bin")
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
-_WRAPPERS = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
 
 
 def is_adapter(folder: Path) -> bool:
@@ -52,7 +58,8 @@ def overlay(base: Mapping[str, StoredTensor], folder: Path) -> dict[str, StoredT
         folder: the adapter folder.
 
     Raises:
-        CheckpointError: an adapter of another kind, unknown names, unpaired or misshapen matrices.
+        CheckpointError: an adapter of another kind, no known name, unpaired or misshapen matrices, or pairs for modules
+            that the base lacks.
     """
     tensors = dict(base)
     partial = _first(folder, _PARTIAL_FILES)
@@ -65,14 +72,10 @@ def overlay(base: Mapping[str, StoredTensor], folder: Path) -> dict[str, StoredT
         return tensors
     stored = read_tensors(adapter)
     pairs: dict[str, dict[str, StoredTensor]] = {}
-    whole = {}
     for name, tensor in stored.items():
-        match = _LORA.fullmatch(name)
-        if match:
+        if match := _LORA.fullmatch(name):
             pairs.setdefault(match["module"], {})[match["side"]] = tensor
-        else:
-            whole[name] = tensor
-    tensors.update(_whole(whole, adapter))
+    tensors.update(_whole(_without_pairs(stored), adapter))
     return _merge(tensors, pairs, _settings(folder), adapter)
 
 
@@ -103,29 +106,31 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _official(name: str) -> str:
-    """Disk name for any spelling: peft's wrappers, names in memory of the original, or of our modules.
+def partial_names(folder: Path) -> set[str]:
+    """Disk names of the tensors that a folder holds whole, LoRA pairs left out."""
+    files = [path for names in (_PARTIAL_FILES, _ADAPTER_FILES) if (path := _first(folder, names))]
+    return {name for path in files for name in _whole(_without_pairs(read_tensors(path)), path)}
 
-    Raises:
-        KeyError: no part of the model is called so.
-    """
-    name = canonical(_WRAPPERS.sub("", name.removeprefix("base_model.model.")))
-    try:
-        module_name(name)
-    except KeyError:
-        return disk_name(name)
-    return name
+
+def _without_pairs(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    return {name: tensor for name, tensor in tensors.items() if not _LORA.fullmatch(name)}
 
 
 def _whole(tensors: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
+    """The tensors under disk names; one warning names those that fit no part of a model.
+
+    Raises:
+        CheckpointError: none fits.
+    """
     named, unknown = {}, []
     for name, tensor in tensors.items():
         try:
-            named[_official(name)] = tensor
+            named[official_name(name)] = tensor
         except KeyError:
             unknown.append(name)
-    if unknown:
+    if unknown and not named:
         raise CheckpointError(f"{path} has {len(unknown)} tensors that fit no part of a model: {listed(unknown)}")
+    warn_unexpected(unknown, path)
     return named
 
 
@@ -135,7 +140,7 @@ def _merge(
     faults = []
     for module, pair in pairs.items():
         try:
-            name = _official(f"{module}.weight")
+            name = official_name(f"{module}.weight")
             weight = tensors[name]
         except KeyError:
             faults.append(f"{module} (not in the base model)")
@@ -152,7 +157,7 @@ def _merge(
             continue
         alpha = float(_pattern(settings.get("alpha_pattern"), module, settings["lora_alpha"]))
         scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-        tensors[name] = StoredTensor(weight.shape, _Merged(weight, down, up, scale))
+        tensors[name] = StoredTensor(weight.shape, _Merged(weight, down, up, scale), weight.dtype)
     if faults:
         raise CheckpointError(f"{path}: {len(faults)} LoRA modules do not fit the base model: {listed(faults)}")
     return tensors
@@ -160,7 +165,7 @@ def _merge(
 
 def _pattern(patterns: dict[str, Any] | None, module: str, default: float) -> float:
     """peft's per-module override: the first pattern that ends the module's path."""
-    path = module.removeprefix("base_model.model.")
+    path = module.removeprefix(PEFT_PREFIX)
     for pattern, value in (patterns or {}).items():
         if re.fullmatch(rf"(.*\.)?({pattern})", path):
             return value

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from unipixel.errors import CheckpointError
-from unipixel.model.config import PixelConfig, UniPixelConfig, read_json
+from unipixel.model.config import PixelConfig, UniPixelConfig, read_json, stated_tying
+from unipixel.model.fresh_modules import JOINTS, draw_joints
 from unipixel.model.lora_weights import overlay
-from unipixel.model.tensor_files import StoredTensor, check, read_qwen, read_sam, subset
+from unipixel.model.tensor_files import StoredTensor, check, holds_head, read_folder, read_sam, settle_head, subset
 from unipixel.model.tensor_names import disk_layout
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import empty_model, expected_shapes, fill, resolve_checkpoint
@@ -62,8 +63,11 @@ def starting_config(
         )
     added = {"ref_token_id": first_token_id, "seg_token_id": first_token_id + 1, "mem_token_id": first_token_id + 2}
     behaviour = vars(pixel or PixelConfig())
+    generation = folder / "generation_config.json"
     return UniPixelConfig.from_dict(
-        {**tree, **added, "sam2_config": sam_name, "sam2_image_size": image_size, "pixel": behaviour}
+        {**tree, **added, "sam2_config": sam_name, "sam2_image_size": image_size, "pixel": behaviour},
+        generation=read_json(generation) if generation.exists() else None,
+        head_stored=None if stated_tying(tree) is not None else holds_head(folder),
     )
 
 
@@ -75,42 +79,50 @@ def load_starting_point(
     partial: Sequence[str | Path] = (),
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    seed: int = 0,
 ) -> StartingPoint:
     """Fill a new model with released parts; what they do not cover is freshly initialised and reported by name.
 
-    The encoder of `<|ref|>` prompts is one of the fresh parts, as in the original, although SAM has one of the same
-    shape.
+    Fresh modules between the released parts are what the original's training begins with; see
+    `fresh_modules.draw_joints`. Where a released part itself is not given, it has the first values of its layers.
 
     Args:
         config: of the new model; `starting_config` makes one.
         qwen: Qwen2.5-VL folder or Hub id; fills vision tower, language model and head.
         sam: Meta's ``sam2.1_hiera_*.pt``; fills the segmenter.
         partial: folders of earlier training stages, laid over the rest in order.
+        seed: of what is drawn between the released parts.
 
     Raises:
-        CheckpointError: a part is damaged, or does not have exactly the tensors that the config asks for.
+        CheckpointError: a part is damaged, or lacks tensors that the config asks for.
     """
     model = empty_model(config)
     expected = expected_shapes(model)
     tensors: dict[str, StoredTensor] = {}
     if qwen is not None:
         folder = resolve_checkpoint(qwen)
-        language = read_qwen(folder, tied=config.tie_word_embeddings)
+        language = settle_head(read_folder(folder), config.tie_word_embeddings, folder)
         check(subset(expected, QWEN_PREFIXES), language, folder)
         tensors.update(language)
     if sam is not None:
         segmenter = read_sam(sam)
         check(subset(expected, SAM_PREFIXES), segmenter, sam)
         tensors.update(segmenter)
+    laid = tensors
     for stage in partial:
-        tensors = overlay(tensors, resolve_checkpoint(stage))
-    fresh = tuple(name for name in expected if name not in tensors)
-    if fresh:
+        laid = overlay(laid, resolve_checkpoint(stage))
+    fresh = tuple(name for name in expected if name not in laid)
+    parts = [name for name in fresh if not name.startswith(JOINTS)]
+    if parts:
         donor = UniPixel(config if qwen is None else _without_language(config))
         layout = disk_layout(donor.state_dict())
-        tensors.update({name: StoredTensor.of(layout[name][0][1]) for name in fresh})
+        tensors |= {name: StoredTensor.of(layout[name][0][1]) for name in parts}
+    shapes = {name: expected[name] for name in fresh if name.startswith(JOINTS)}
+    generator = torch.Generator().manual_seed(seed)
+    drawn = draw_joints(shapes, tensors, generator, deviation=config.language.initializer_range)
     source = " + ".join(str(x) for x in (qwen, sam, *partial) if x is not None) or "fresh model"
-    return StartingPoint(fill(model, tensors, source, device=device, dtype=dtype).train(), fresh)
+    filled = fill(model, {**tensors, **laid, **drawn}, source, device=device, dtype=dtype)
+    return StartingPoint(filled.train(), fresh)
 
 
 def _without_language(config: UniPixelConfig) -> UniPixelConfig:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unipixel.errors import CheckpointError
-from unipixel.model.config import read_json
+from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.tensor_names import canonical
 
 WEIGHTS_FILE = "model.safetensors"
@@ -21,7 +24,11 @@ INDEX_FILE = "model.safetensors.index.json"
 SHOWN = 10
 """Names that an error lists before it only counts."""
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_LONGEST_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors format."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +37,88 @@ class StoredTensor:
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    dtype: str = "F32"
+    """Type in the file, in the words of safetensors."""
 
     @classmethod
     def of(cls, tensor: Tensor) -> StoredTensor:
         """One that is in memory already."""
-        return cls(tuple(tensor.shape), lambda: tensor)
+        return cls(tuple(tensor.shape), lambda: tensor, _DTYPES.get(tensor.dtype, str(tensor.dtype)))
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it has a type that a model can be made of; quantised files have others."""
+        return self.dtype in _DTYPES.values()
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """What a safetensors header says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    end: int
+    """First byte of the file after it."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object; CheckpointError names the file when it is missing or malformed."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); a checkpoint folder must have it") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path} holds a {type(tree).__name__}, expected a JSON object")
+    return tree
+
+
+def read_header(file: BinaryIO, name: object) -> dict[str, TensorEntry]:
+    """Names, types and shapes in a safetensors file, from its first bytes alone.
+
+    Args:
+        file: open at its beginning; its tensors need not be there.
+        name: what to call it in messages.
+
+    Raises:
+        CheckpointError: it does not begin like a safetensors file.
+
+    Source: the safetensors format: a length of 8 bytes, that much JSON, then the tensors.
+    """
+    start = file.read(8)
+    if start.startswith(b"version "):
+        raise CheckpointError(f"{name} is not a complete safetensors file: it is a Git LFS pointer, run `git lfs pull`")
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 0 < length <= _LONGEST_HEADER:
+        raise CheckpointError(f"{name} is not a complete safetensors file: it has no header")
+    text = file.read(length)
+    try:
+        tree = json.loads(text)
+        return {
+            tensor: TensorEntry(str(entry["dtype"]), tuple(entry["shape"]), 8 + length + int(entry["data_offsets"][1]))
+            for tensor, entry in tree.items()
+            if tensor != "__metadata__"
+        }
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{name} is not a complete safetensors file: its header is damaged") from error
+
+
+def holds_head(folder: Path) -> bool | None:
+    """Whether an output head is stored in a folder of weights; None where no file says so."""
+    if (folder / WEIGHTS_FILE).is_file():
+        with (folder / WEIGHTS_FILE).open("rb") as file:
+            return HEAD in read_header(file, folder / WEIGHTS_FILE)
+    if (folder / INDEX_FILE).is_file():
+        return HEAD in (read_json(folder / INDEX_FILE).get("weight_map") or {})
+    return None
 
 
 def read_tensors(path: str | Path) -> dict[str, StoredTensor]:
     """Open a ``.safetensors`` file, or a torch file that holds tensors only, under canonical disk names.
 
     Raises:
-        CheckpointError: the file is missing, damaged, holds anything but floating-point tensors, or a name twice.
+        CheckpointError: the file is missing, damaged, or spells a name twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,14 +136,11 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
             pointer = head.read(40).startswith(b"version https://git-lfs")
         reason = "it is a Git LFS pointer, run `git lfs pull`" if pointer else f"{error}"
         raise CheckpointError(f"{path} is not a complete safetensors file: {reason}") from error
-    odd = [f"{name} ({s.get_dtype()})" for name, s in slices.items() if s.get_dtype() not in _DTYPES]
-    if odd:
-        raise CheckpointError(f"{path} has tensors that are not {', '.join(_DTYPES)}: {listed(odd)}")
 
     def reader(name: str) -> Callable[[], Tensor]:
         return lambda: file.get_tensor(name)
 
-    return {name: StoredTensor(tuple(s.get_shape()), reader(name)) for name, s in slices.items()}
+    return {name: StoredTensor(tuple(s.get_shape()), reader(name), s.get_dtype()) for name, s in slices.items()}
 
 
 def _open_torch(path: Path) -> dict[str, StoredTensor]:
@@ -80,9 +154,9 @@ def _open_torch(path: Path) -> dict[str, StoredTensor]:
         tree = tree["model"]
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path} holds a {type(tree).__name__}, expected a dictionary of tensors")
-    odd = [str(name) for name, x in tree.items() if not (isinstance(x, Tensor) and x.is_floating_point())]
+    odd = [str(name) for name, x in tree.items() if not isinstance(x, Tensor)]
     if odd:
-        raise CheckpointError(f"{path} has entries that are not floating-point tensors: {listed(odd)}")
+        raise CheckpointError(f"{path} has entries that are not tensors: {listed(odd)}")
     return {str(name): StoredTensor.of(tensor) for name, tensor in tree.items()}
 
 
@@ -123,6 +197,11 @@ def read_folder(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def count_parameters(tensors: Mapping[str, StoredTensor]) -> int:
+    """Numbers that the tensors hold together."""
+    return sum(math.prod(tensor.shape) for tensor in tensors.values())
+
+
 def listed(names: Collection[str]) -> str:
     """The first few names, and how many more there are."""
     shown = ", ".join(list(names)[:SHOWN])
@@ -130,22 +209,37 @@ def listed(names: Collection[str]) -> str:
 
 
 def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, StoredTensor], source: object) -> None:
-    """Compare the names and shapes a model needs with those that were found.
+    """Compare the names and shapes a model needs with those that were found; one warning names what it has no use for.
 
     Raises:
-        CheckpointError: lists what is missing, unexpected and misshapen.
+        CheckpointError: lists what is missing, misshapen or no floating-point tensor.
     """
-    missing = [name for name in expected if name not in found]
+    needed = {name: found[name] for name in expected if name in found}
+    faults = {
+        "missing": [name for name in expected if name not in found],
+        "of another shape": [
+            f"{name} is {list(tensor.shape)}, expected {list(expected[name])}"
+            for name, tensor in needed.items()
+            if tensor.shape != tuple(expected[name])
+        ],
+        "not floating-point": [f"{name} ({tensor.dtype})" for name, tensor in needed.items() if not tensor.is_float],
+    }
     unexpected = [name for name in found if name not in expected]
-    misshapen = [
-        f"{name} is {list(found[name].shape)}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and found[name].shape != tuple(shape)
-    ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    parts = [f"{len(names)} {kind} ({listed(names)})" for kind, names in faults.items() if names]
-    if parts:
+    if any(faults.values()):
+        faults["unexpected"] = unexpected  # perhaps the missing ones, misspelt
+        parts = [f"{len(names)} {kind} ({listed(names)})" for kind, names in faults.items() if names]
         raise CheckpointError(f"{source}: the tensors do not fit the model: {'; '.join(parts)}")
+    warn_unexpected(unexpected, source)
+
+
+def warn_unexpected(names: Collection[str], source: object) -> None:
+    """One warning for tensors that are left out because the model has no place for them."""
+    if names:
+        warnings.warn(
+            f"{source}: {len(names)} unexpected tensors are left out, the model has no place for them: {listed(names)}",
+            CheckpointWarning,
+            stacklevel=2,
+        )
 
 
 def settle_head(tensors: dict[str, StoredTensor], tied: bool, source: object) -> dict[str, StoredTensor]:
@@ -154,20 +248,15 @@ def settle_head(tensors: dict[str, StoredTensor], tied: bool, source: object) ->
     Raises:
         CheckpointError: the model is tied, and the head differs from the embedding.
     """
-    if not tied or "lm_head.weight" not in tensors:
+    if not tied or HEAD not in tensors:
         return tensors
-    embedding = tensors.get("model.embed_tokens.weight")
-    if embedding is not None and not torch.equal(tensors["lm_head.weight"].read(), embedding.read()):
+    embedding = tensors.get(EMBEDDING)
+    if embedding is not None and not torch.equal(tensors[HEAD].read(), embedding.read()):
         raise CheckpointError(
             f"{source}: lm_head.weight differs from model.embed_tokens.weight, but the config has "
             "tie_word_embeddings true; it should be false, or the head left out"
         )
-    return {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
-
-
-def read_qwen(folder: Path, *, tied: bool) -> dict[str, StoredTensor]:
-    """Open a plain Qwen2.5-VL folder: vision tower, language model and head."""
-    return settle_head(read_folder(folder), tied, folder)
+    return {name: tensor for name, tensor in tensors.items() if name != HEAD}
 
 
 def read_sam(path: str | Path) -> dict[str, StoredTensor]:

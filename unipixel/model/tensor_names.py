@@ -127,6 +127,10 @@ _ALIASES: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 """Other spellings seen in files: names in the memory of recent transformers, and Meta's own name of the layer scale."""
 
+_WRAPPERS = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
+"""What peft puts between the words of a name."""
+PEFT_PREFIX = "base_model.model."
+
 _WILDCARDS = {"i": r"\d+", "j": r"\d+", "part": r"[^.]+", "rest": r"[^\[]+"}
 
 
@@ -170,6 +174,28 @@ def disk_name(module_name: str) -> str:
         KeyError: the released layout has no such part.
     """
     return _translate(module_name, 1)
+
+
+def official_name(name: str) -> str:
+    """Disk name for any spelling: peft's wrappers, names in memory of the original, or of our modules.
+
+    Raises:
+        KeyError: no part of the model is called so.
+    """
+    name = canonical(_WRAPPERS.sub("", name.removeprefix(PEFT_PREFIX)))
+    try:
+        module_name(name)
+    except KeyError:
+        return disk_name(name)
+    return name
+
+
+def memory_name(disk_name: str) -> str:
+    """What the original calls a tensor in memory; its adapter and partial files have these names."""
+    for start, other in (("visual.", "model.visual."), ("model.", "model.language_model.")):
+        if disk_name.startswith(start):
+            return other + disk_name.removeprefix(start)
+    return disk_name
 
 
 def disk_layout(state: Mapping[str, Tensor]) -> dict[str, list[tuple[str, Tensor]]]:

@@ -2,14 +2,15 @@
 
 A folder holds ``config.json`` (``model_type`` ``pixel_qwen2_5_vl``), ``model.safetensors`` or its shards with
 ``model.safetensors.index.json``, and tokenizer and processor files, which `unipixel.processing` reads. Names and shapes
-are checked before anything is read, both ways. Parameters take the dtype asked for; buffers (Fourier matrices, rotary
+are checked before anything is read: what is missing or misshapen is an error, what is left over a warning. Parameters take the dtype asked for; buffers (Fourier matrices, rotary
 frequencies) stay in fp32, because positions lose their meaning in half precision.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from unipixel.errors import CheckpointError
+from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig, read_json
-from unipixel.model.lora_weights import base_name, is_adapter, overlay
-from unipixel.model.tensor_files import StoredTensor, check, read_folder, read_qwen, read_sam, settle_head
+from unipixel.model.fresh_modules import JOINTS, draw_joints
+from unipixel.model.lora_weights import base_name, is_adapter, overlay, partial_names
+from unipixel.model.tensor_files import HEAD, StoredTensor, check, listed, read_folder, read_sam, settle_head
 from unipixel.model.tensor_names import disk_layout, disk_name, module_name
 from unipixel.model.unipixel import UniPixel
 
@@ -104,7 +106,7 @@ def expected_shapes(model: UniPixel) -> dict[str, tuple[int, ...]]:
     """Disk names and shapes of everything a checkpoint of this model holds, without the head of a tied model."""
     shapes = {name: tuple(places[0][1].shape) for name, places in disk_layout(model.state_dict()).items()}
     if model.config.tie_word_embeddings:
-        del shapes["lm_head.weight"]
+        del shapes[HEAD]
     return shapes
 
 
@@ -120,11 +122,11 @@ def fill(
 
     Args:
         model: as made by `empty_model`, or any other; it is changed and returned.
-        tensors: everything in `expected_shapes`, and nothing else.
+        tensors: everything in `expected_shapes`; what is there besides is left out with a warning.
         source: what the tensors were read from, for error messages.
 
     Raises:
-        CheckpointError: lists names that are missing, unexpected or misshapen.
+        CheckpointError: lists names that are missing or misshapen.
         ValueError: ``dtype`` is not a floating-point type.
     """
     if not dtype.is_floating_point:
@@ -151,14 +153,27 @@ def fill(
 
 
 def read_checkpoint(
-    name: str | Path, *, base: str | Path | None = None, _seen: tuple[Path, ...] = ()
+    name: str | Path,
+    *,
+    base: str | Path | None = None,
+    sam: str | Path | None = None,
+    fresh: bool = False,
+    _seen: tuple[Path, ...] = (),
 ) -> tuple[UniPixelConfig, dict[str, StoredTensor]]:
-    """Config and tensors of a folder or Hub id; an adapter folder is laid over its base model.
+    """Config and tensors of a folder or Hub id; a folder with a part of a model is laid over its base.
 
     Args:
         name: as for `resolve_checkpoint`.
-        base: base model of an adapter folder; by default the one its files name. A plain Qwen2.5-VL folder is joined
-            by the SAM 2.1 file that the adapter's config names as ``sam2_checkpoint``.
+        base: base model of a folder that holds a part (LoRA, or the modules that a training stage taught): a UniPixel
+            model or plain Qwen2.5-VL. By default the one its files name, looked for beside the folder, in the folders
+            above it, in the working directory, and on the Hub.
+        sam: SAM 2.1 file that joins a plain Qwen2.5-VL. By default the one the folder's config names as
+            ``sam2_checkpoint``, looked for in the same places and near the base.
+        fresh: draw the modules between Qwen2.5-VL and SAM that neither the folder nor its base holds, as training
+            does at its beginning, with a warning that names them. Otherwise they are an error.
+
+    Raises:
+        CheckpointError: a folder or file is missing or damaged, or tensors of a part or its base are missing.
     """
     folder = resolve_checkpoint(name)
     if not is_adapter(folder):
@@ -171,26 +186,83 @@ def read_checkpoint(
         raise CheckpointError(f"{folder} names itself as its base model; pass the base model's folder")
     own = folder / "config.json"
     if read_json(below / "config.json").get("model_type") == "qwen2_5_vl":
-        config = UniPixelConfig.from_folder(folder)
-        tensors = read_qwen(below, tied=config.tie_word_embeddings)
-        if sam := read_json(own).get("sam2_checkpoint"):
-            tensors.update(read_sam(sam))
+        tensors = read_folder(below)
+        config = UniPixelConfig.from_folder(folder, head_stored=HEAD in tensors or HEAD in partial_names(folder))
+        if file := sam or _sam_file(config, folder, below):
+            tensors.update(read_sam(file))
     else:
-        config, tensors = read_checkpoint(below, _seen=(*_seen, folder.resolve()))
-        config = UniPixelConfig.from_folder(folder) if own.exists() else config
-    return config, settle_head(overlay(tensors, folder), config.tie_word_embeddings, folder)
+        config, tensors = read_checkpoint(below, sam=sam, fresh=fresh, _seen=(*_seen, folder.resolve()))
+        if own.exists():
+            config = UniPixelConfig.from_folder(folder, head_stored=HEAD in tensors or HEAD in partial_names(folder))
+    released = settle_head(tensors, config.tie_word_embeddings, below)
+    tensors = settle_head(overlay(released, folder), config.tie_word_embeddings, folder)
+    return config, _complete(config, tensors, released, folder, below, fresh=fresh)
+
+
+def _complete(
+    config: UniPixelConfig,
+    tensors: dict[str, StoredTensor],
+    released: Mapping[str, StoredTensor],
+    folder: Path,
+    below: Path,
+    *,
+    fresh: bool,
+) -> dict[str, StoredTensor]:
+    """The tensors, with the modules between the released parts drawn where both folders lack them."""
+    shapes = expected_shapes(empty_model(config))
+    lacking = {name: shape for name, shape in shapes.items() if name not in tensors}
+    if not lacking or not all(name.startswith(JOINTS) for name in lacking):
+        return tensors  # what else is missing is told when the model is filled
+    if not fresh:
+        raise CheckpointError(
+            f"{folder}: the tensors do not fit the model: {len(lacking)} missing ({listed(lacking)}), neither in this "
+            f"folder nor in its base {below}; pass base=FOLDER with a whole UniPixel model that has them, or fresh=True "
+            "to draw them anew as training does"
+        )
+    drawn = draw_joints(
+        lacking, released, torch.Generator().manual_seed(0), deviation=config.language.initializer_range
+    )
+    warnings.warn(
+        f"{folder}: {len(lacking)} tensors are in no file and were made as at the beginning of training, so what they "
+        f"do is not trained: {', '.join(lacking)}",
+        CheckpointWarning,
+        stacklevel=3,
+    )
+    return tensors | drawn
 
 
 def _base_folder(folder: Path, base: str | Path | None) -> Path:
     name = base or base_name(folder)
     if name is None:
-        raise CheckpointError(f"{folder} holds part of a model and names no base model; pass the base model's folder")
-    if base is None and (folder / name).is_dir():
-        return folder / name
+        raise CheckpointError(f"{folder} holds part of a model and names no base model; pass base=FOLDER with it")
+    if base is None and (found := _near(str(name), [folder], Path.is_dir)):
+        return found
     try:
         return resolve_checkpoint(name)
     except CheckpointError as error:
-        raise CheckpointError(f"the base model of the adapter {folder} was not found: {error}") from error
+        raise CheckpointError(
+            f"the base model of the adapter {folder} was not found: {error}; pass its folder as base=FOLDER"
+        ) from error
+
+
+def _sam_file(config: UniPixelConfig, folder: Path, below: Path) -> Path | None:
+    """The SAM 2.1 file that a folder's config names, if it names one."""
+    named = config.carried.get("sam2_checkpoint")
+    if not named:
+        return None
+    for name in (str(named), str(Path(named).with_suffix(".safetensors"))):
+        if found := _near(name, [folder, below], Path.is_file):
+            return found
+    raise CheckpointError(
+        f"the SAM 2.1 weights {named!r} that {folder / 'config.json'} names were not found, neither near it nor near "
+        f"{below}; pass their path as sam=FILE"
+    )
+
+
+def _near(name: str, places: Sequence[Path], suits: Callable[[Path], bool]) -> Path | None:
+    """A relative path as seen from one of the places, from a folder above it, or from the working directory."""
+    above = [up for place in places for up in (place, *place.resolve().parents)]
+    return next((path for up in [*above, Path()] if suits(path := up / Path(name).expanduser())), None)
 
 
 def load_model(
@@ -199,13 +271,18 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     base: str | Path | None = None,
+    sam: str | Path | None = None,
+    fresh: bool = False,
 ) -> UniPixel:
-    """Load a model from a folder in the official layout, an adapter folder, ``"nano"`` or a Hub id; eval mode.
+    """Load a model from a folder in the official layout, a folder with a part of one, ``"nano"`` or a Hub id; eval mode.
+
+    Args:
+        base, sam, fresh: see `read_checkpoint`.
 
     Raises:
-        CheckpointError: files are missing or damaged, or tensors are missing, unexpected or misshapen.
+        CheckpointError: files are missing or damaged, or tensors are missing or misshapen.
     """
-    config, tensors = read_checkpoint(name, base=base)
+    config, tensors = read_checkpoint(name, base=base, sam=sam, fresh=fresh)
     return fill(empty_model(config), tensors, name, device=device, dtype=dtype).eval()
 
 
@@ -223,7 +300,8 @@ def save_model(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; a checkpoint is saved as a folder")
-    model.config.save(folder)
+    written = str(dtype or model.dtype).removeprefix("torch.")
+    model.config.save(folder, written)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     expected = expected_shapes(model)
     state = {}

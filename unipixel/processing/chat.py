@@ -22,7 +22,8 @@ from unipixel.errors import CheckpointError, PromptError
 
 SYSTEM = "You are a helpful assistant."
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-VISION_START, VISION_END, VIDEO_PAD = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
+VISION_START, VISION_END, VISION_PAD = "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 REF, SEG, MEM = "<|ref|>", "<|seg|>", "<|mem|>"
 SPECIAL_TOKENS = (
     END_OF_TEXT,
@@ -30,8 +31,8 @@ SPECIAL_TOKENS = (
     TURN_END,
     VISION_START,
     VISION_END,
-    "<|vision_pad|>",
-    "<|image_pad|>",
+    VISION_PAD,
+    IMAGE_PAD,
     VIDEO_PAD,
     REF,
     SEG,

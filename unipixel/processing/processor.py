@@ -18,7 +18,7 @@ from unipixel.media import Media
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.processing import batch, images
 from unipixel.processing.batch import IGNORED, TrainingInputs
-from unipixel.processing.chat import END_OF_TEXT, REF, SEG, TURN_END, Chat
+from unipixel.processing.chat import END_OF_TEXT, IMAGE_PAD, MEM, REF, SEG, TURN_END, VIDEO_PAD, Chat
 from unipixel.processing.images import ImageSettings, Visual
 from unipixel.processing.prompts import Reference, reference
 from unipixel.processing.regions import check_track, region_masks, region_prefix, target_masks
@@ -40,6 +40,34 @@ class TurnInputs:
     """int64 (R,): frame of each ``<|ref|>`` among the frames that the language model sees."""
     region_masks: Tensor | None
     """bool (t, N, h/2, w/2) of the objects behind ``<|mem|>``; None without regions."""
+
+
+def vocabulary_faults(ids: Mapping[str, int], entries: int, config: UniPixelConfig) -> list[str]:
+    """What does not fit between a tokenizer and a model, one clause each.
+
+    Args:
+        ids: number of each special token in the tokenizer.
+        entries: tokens that the tokenizer knows, at least.
+        config: of the model.
+    """
+    wanted = {
+        REF: config.ref_token_id,
+        SEG: config.seg_token_id,
+        MEM: config.mem_token_id,
+        VIDEO_PAD: config.video_token_id,
+        IMAGE_PAD: config.image_token_id,
+    }
+    faults = [
+        f"{token} is number {ids.get(token, 'none')} in the tokenizer and {number} in config.json"
+        for token, number in wanted.items()
+        if ids.get(token) != number
+    ]
+    if TURN_END in ids and ids[TURN_END] not in config.eos_token_ids:
+        ends = ", ".join(map(str, config.eos_token_ids))
+        faults.append(f"{TURN_END} is number {ids[TURN_END]}, and replies end at {ends} only")
+    if entries > config.language.vocab_size:
+        faults.append(f"the tokenizer has {entries} entries, the model's vocabulary {config.language.vocab_size}")
+    return faults
 
 
 class Processor:
@@ -67,6 +95,15 @@ class Processor:
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise CheckpointError(f"{config}: sam2_image_size is {size!r}; it must be a positive number of pixels")
         return cls(load_tokenizer(folder), ImageSettings.from_folder(folder, sam_size=size))
+
+    def check_ids(self, config: UniPixelConfig) -> None:
+        """Refuse a tokenizer that was not made for a model: with other numbers every answer would be wrong in silence.
+
+        Raises:
+            CheckpointError: lists what does not fit.
+        """
+        if faults := vocabulary_faults(self.chat.ids, len(self.tokenizer), config):
+            raise CheckpointError(f"the tokenizer does not fit config.json: {'; '.join(faults)}")
 
     def save(self, folder: str | Path) -> None:
         """Write the files that `from_folder` (and transformers' ``AutoTokenizer``) reads."""

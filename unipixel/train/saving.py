@@ -1,15 +1,17 @@
 """Models on disk while they are trained and after: whole in the official layout, or as an adapter of what changed.
 
 An adapter folder holds ``adapter_config.json`` with ``adapter_model.safetensors`` (LoRA, as peft writes it),
-``pytorch_model.safetensors`` (everything else that differs from the base) and ``config.json``, which names the base;
-`unipixel.model.lora_weights` reads it back, and so does `unipixel.load`.
+``pytorch_model.safetensors`` (everything else that differs from the base) and ``config.json``, which names the base.
+Tensors have the names that the original's adapter folders have, those in its memory; `unipixel.model.lora_weights`
+reads them back, and so does `unipixel.load`.
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
-from unipixel.model.tensor_names import disk_layout, disk_name
+from unipixel.model.tensor_names import PEFT_PREFIX, disk_layout, disk_name, memory_name, official_name
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import empty_model, save_model
 from unipixel.train.recipe import Lora
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 _SIDE = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.default\.weight")
-_PREFIX = "base_model.model."
+_SIDE_ON_DISK = re.compile(r"\.lora_[AB]\.weight$")
 
 
 def add_lora(model: UniPixel, lora: Lora) -> LoraConfig:
@@ -93,13 +95,14 @@ def save_adapter(
         settings: of LoRA, if there is any.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = {}
-    for name, tensor in state.items():
-        if match := _SIDE.fullmatch(name):
-            module = disk_name(f"{match['module']}.weight").removesuffix(".weight")
-            pairs[f"{_PREFIX}{module}.lora_{match['side']}.weight"] = _on_cpu(tensor)
+    prefix = ""
     if settings is not None:
+        prefix = PEFT_PREFIX
+        pairs = {other: _on_cpu(state[name]) for name, other in _pair_names(state).items()}
+        settings = copy.copy(settings)  # the model keeps its own
         settings.base_model_name_or_path = base.get("base_model_path", "")
+        settings.task_type = "CAUSAL_LM"
+        settings.target_modules = {_SIDE_ON_DISK.sub("", other).removeprefix(prefix) for other in pairs}
         settings.save_pretrained(folder)
         save_file(pairs, folder / "adapter_model.safetensors", {"format": "pt"})
     names = set(changed)
@@ -107,10 +110,20 @@ def save_adapter(
     layout = {name: _on_cpu(places[0][1]) for name, places in disk_layout(whole).items()}
     if config.tie_word_embeddings:
         layout.pop("lm_head.weight", None)
-    save_file(layout, folder / "pytorch_model.safetensors", {"format": "pt"})
-    config.save(folder)
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **base}, indent=1))
+    partial = {prefix + memory_name(name): tensor for name, tensor in layout.items()}
+    save_file(partial, folder / "pytorch_model.safetensors", {"format": "pt"})
+    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in layout.values()}
+    replace(config, carried=config.carried | base).save(folder, dtypes.pop() if len(dtypes) == 1 else "float32")
+
+
+def _pair_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """LoRA matrices in a state, with the names that peft gives them in a file of the original."""
+    names = {}
+    for name in state:
+        if match := _SIDE.fullmatch(name):
+            module = memory_name(disk_name(f"{match['module']}.weight")).removesuffix(".weight")
+            names[name] = f"{PEFT_PREFIX}{module}.lora_{match['side']}.weight"
+    return names
 
 
 def _on_cpu(tensor: Tensor) -> Tensor:
@@ -123,16 +136,12 @@ def restore(model: UniPixel, folder: Path) -> None:
     Raises:
         CheckpointError: the folder does not fit the model.
     """
-    stored = load_file(folder / "pytorch_model.safetensors")
+    stored = {official_name(name): tensor for name, tensor in load_file(folder / "pytorch_model.safetensors").items()}
     if (folder / "adapter_model.safetensors").is_file():
         stored |= load_file(folder / "adapter_model.safetensors")
     own = model.state_dict()
     plain = {name.replace(".base_layer.", "."): tensor for name, tensor in own.items() if ".lora_" not in name}
-    places = disk_layout(plain)
-    for name, tensor in own.items():
-        if match := _SIDE.fullmatch(name):
-            module = disk_name(f"{match['module']}.weight").removesuffix(".weight")
-            places[f"{_PREFIX}{module}.lora_{match['side']}.weight"] = [(name, tensor)]
+    places = disk_layout(plain) | {other: [(name, own[name])] for name, other in _pair_names(own).items()}
     unknown = [name for name in stored if name not in places or stored[name].shape != places[name][0][1].shape]
     if unknown:
         raise CheckpointError(f"{folder} does not fit this run: {unknown[0]} is not in the model, or of another shape")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from tokenizers import AddedToken
 from torch import Tensor
 
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
+from unipixel.model.lora_weights import partial_names
 from unipixel.model.starting_points import load_starting_point, starting_config
 from unipixel.model.tensor_names import module_name
 from unipixel.model.unipixel import UniPixel
@@ -61,7 +61,7 @@ def begin(recipe: Recipe) -> Begun:
     elif start.fresh:
         begun = _fresh(start, recipe.seed)
     else:
-        begun = _released_parts(start)
+        begun = _released_parts(start, recipe.seed)
     for text in start.parts:
         place, _, parts = text.partition("=")
         if not parts:
@@ -90,7 +90,7 @@ def _fresh(start: Start, seed: int) -> Begun:
     return Begun(model, processor)
 
 
-def _released_parts(start: Start) -> Begun:
+def _released_parts(start: Start, seed: int) -> Begun:
     """Qwen2.5-VL and SAM 2.1, with fresh modules between them or those of earlier stages."""
     if not start.qwen or not start.sam:
         raise ValueError(
@@ -113,23 +113,22 @@ def _released_parts(start: Start) -> Begun:
     tokenizer.add_tokens(added, special_tokens=True)
     if tokenizer.convert_tokens_to_ids(REF) != first:
         raise CheckpointError(f"{folder}: {REF} gets the id {tokenizer.convert_tokens_to_ids(REF)}, expected {first}")
-    point = load_starting_point(config, qwen=start.qwen, sam=start.sam, partial=start.stages)
+    point = load_starting_point(config, qwen=start.qwen, sam=start.sam, partial=start.stages, seed=seed)
     processor = Processor(tokenizer, ImageSettings(sam_size=config.sam.image_size))
     named = str(folder.resolve()) if Path(start.qwen).is_dir() else start.qwen
     base = {"base_model_path": named, "sam2_checkpoint": str(Path(start.sam).resolve())}
     # what an earlier stage taught is as little in the base as what is fresh
-    outside = {name for stage in start.stages for name in _partial_names(stage)}
+    outside = {name for stage in start.stages for name in _taught(stage)}
     changed = {module_name(name).split("[")[0] for name in {*point.fresh, *outside}}
     return Begun(point.model, processor, base, changed)
 
 
-def _partial_names(stage: str) -> set[str]:
+def _taught(stage: str) -> set[str]:
     """Disk names of the tensors that a stage's folder holds."""
-    path = resolve_checkpoint(stage) / "pytorch_model.safetensors"
-    if not path.is_file():
-        raise CheckpointError(f"{stage} is no result of an earlier stage; it should hold {path.name}")
-    with safe_open(path, framework="pt") as file:
-        return set(file.keys())
+    names = partial_names(resolve_checkpoint(stage))
+    if not names:
+        raise CheckpointError(f"{stage} is no result of an earlier stage; it should hold pytorch_model.safetensors")
+    return names
 
 
 def load_into(model: UniPixel, folder: str | Path, parts: tuple[str, ...] = ("",), tokenizer: Any = None) -> set[str]:
