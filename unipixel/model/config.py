@@ -248,6 +248,8 @@ class UniPixelConfig:
     carried: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """``config.json`` as it was read. Fields that decide nothing here (``conv_type``, ``sample_objects``, ids of the
     vision markers ...) are written back from it."""
+    sam_carried: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """``sam2_config.json`` as it was read."""
     generation: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """``generation_config.json`` as it was read. Only its end tokens are followed: the original, too, evaluates without
     its repetition penalty, and greedily."""
@@ -318,6 +320,7 @@ class UniPixelConfig:
             eos_token_ids=tuple(int(x) for x in eos) if isinstance(eos, list) else (int(eos),),
             sam_name=name,
             carried=tree,
+            sam_carried=dict(sam_tree or {}),
             generation=dict(generation or {}),
         )
 
@@ -377,7 +380,7 @@ class UniPixelConfig:
         }
 
     def save(self, folder: str | Path, dtype: str = "bfloat16") -> None:
-        """Write ``config.json``, ``generation_config.json`` and, for a SAM of no official size, ``sam2_config.json``."""
+        """Write ``config.json``, ``generation_config.json`` and, for SAM in a size of its own, ``sam2_config.json``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         eos = list(self.eos_token_ids)
@@ -387,7 +390,9 @@ class UniPixelConfig:
             "generation_config.json": generation | {"transformers_version": WRITTEN_FOR},
         }
         if not self._sam_is_named:
-            trees["sam2_config.json"] = self.sam.to_hydra()
+            read = self.sam_carried
+            same = bool(read) and SamConfig.from_hydra(read, self.sam.image_size) == self.sam
+            trees["sam2_config.json"] = read if same else self.sam.to_hydra()
         for name, tree in trees.items():
             text = json.dumps(tree, indent=2, sort_keys=name != "sam2_config.json")
             (folder / name).write_text(text + "\n", encoding="utf-8")

@@ -2,8 +2,9 @@
 
 A folder holds ``config.json`` (``model_type`` ``pixel_qwen2_5_vl``), ``model.safetensors`` or its shards with
 ``model.safetensors.index.json``, and tokenizer and processor files, which `unipixel.processing` reads. Names and shapes
-are checked before anything is read: what is missing or misshapen is an error, what is left over a warning. Parameters take the dtype asked for; buffers (Fourier matrices, rotary
-frequencies) stay in fp32, because positions lose their meaning in half precision.
+are checked before anything is read: what is missing or misshapen is an error, what is left over a warning. Parameters
+take the dtype asked for; buffers (Fourier matrices, rotary frequencies) stay in fp32, because positions lose their
+meaning in half precision.
 """
 
 from __future__ import annotations
@@ -216,8 +217,8 @@ def _complete(
     if not fresh:
         raise CheckpointError(
             f"{folder}: the tensors do not fit the model: {len(lacking)} missing ({listed(lacking)}), neither in this "
-            f"folder nor in its base {below}; pass base=FOLDER with a whole UniPixel model that has them, or fresh=True "
-            "to draw them anew as training does"
+            f"folder nor in its base {below}; pass base=FOLDER with a whole UniPixel model that has them, or "
+            "fresh=True to draw them anew as training does"
         )
     drawn = draw_joints(
         lacking, released, torch.Generator().manual_seed(0), deviation=config.language.initializer_range
@@ -274,7 +275,7 @@ def load_model(
     sam: str | Path | None = None,
     fresh: bool = False,
 ) -> UniPixel:
-    """Load a model from a folder in the official layout, a folder with a part of one, ``"nano"`` or a Hub id; eval mode.
+    """Load a model, in eval mode, from a folder, a folder with a part of one, ``"nano"`` or a Hub id.
 
     Args:
         base, sam, fresh: see `read_checkpoint`.

@@ -27,12 +27,38 @@ from unipixel.media import Media, sample_indices
 from unipixel.model.config import read_json
 
 FILE = "preprocessor_config.json"
+VIDEO_FILE = "video_preprocessor_config.json"
+NESTED_FILE = "processor_config.json"
+"""Where transformers 5 keeps the same, under ``image_processor``."""
+PROCESSOR_CLASS = "PatchedQwen2_5_VLProcessor"
+"""The original's own processor, which its files name."""
 SECTION = "unipixel"
 """Key of our own fields inside ``preprocessor_config.json``."""
 MAX_ASPECT = 200
 _PLAIN = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
 """Fields that an official ``preprocessor_config.json`` states and that we follow. Its ``min_pixels`` and ``max_pixels``
 are Qwen2.5-VL's own and not what UniPixel runs with."""
+
+
+_PROCESSING: dict[str, Any] = {
+    "crop_size": None,
+    "data_format": "channels_first",
+    "default_to_square": True,
+    "device": None,
+    "do_center_crop": None,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": False,  # frames come resized
+    "input_data_format": None,
+    "max_pixels": 12845056,
+    "min_pixels": 3136,
+    "processor_class": PROCESSOR_CLASS,
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "size": {"longest_edge": 12845056, "shortest_edge": 3136},
+}
+"""What released processor files say besides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +140,13 @@ class ImageSettings:
             CheckpointError: the file is missing or malformed.
         """
         path = Path(folder) / FILE
-        tree = read_json(path)
+        nested = path.with_name(NESTED_FILE)
+        if not path.exists() and nested.exists():
+            path, tree = nested, read_json(nested).get("image_processor")
+            if not isinstance(tree, dict):
+                raise CheckpointError(f"{nested} has no image_processor, and there is no {FILE}")
+        else:
+            tree = read_json(path)
         try:
             settings = cls.from_dict(tree)
         except (AttributeError, TypeError, ValueError) as error:
@@ -133,16 +165,35 @@ class ImageSettings:
         return cls(**arguments)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` reads, and what transformers expects to find beside it."""
+        """What `from_dict` reads, in the form of a released ``preprocessor_config.json``; our section has what differs
+        from it."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         plain = {name: values.pop(name) for name in _PLAIN}
+        default = {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(ImageSettings()).items()}
+        own = {name: value for name, value in values.items() if value != default[name]}
         return {
-            "min_pixels": self.min_pixels,
-            "max_pixels": self.largest_area(1),
+            **_PROCESSING,
             **plain,
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "processor_class": "Qwen2_5_VLProcessor",
-            SECTION: values,
+            "disable_grouping": None,
+            "image_processor_type": "Qwen2VLImageProcessorFast",
+            "return_tensors": None,
+            **({SECTION: own} if own else {}),
+        }
+
+    def video_dict(self) -> dict[str, Any]:
+        """A ``video_preprocessor_config.json`` of the released form. Nothing here reads it; the original does."""
+        return {
+            **_PROCESSING,
+            **{name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in _PLAIN},
+            "do_pad": None,
+            "do_sample_frames": False,
+            "fps": None,
+            "max_frames": 768,
+            "min_frames": 4,
+            "num_frames": None,
+            "size_divisor": None,
+            "video_metadata": None,
+            "video_processor_type": "Qwen2VLVideoProcessor",
         }
 
 

@@ -22,7 +22,7 @@ from unipixel.processing.chat import END_OF_TEXT, IMAGE_PAD, MEM, REF, SEG, TURN
 from unipixel.processing.images import ImageSettings, Visual
 from unipixel.processing.prompts import Reference, reference
 from unipixel.processing.regions import check_track, region_masks, region_prefix, target_masks
-from unipixel.processing.tokenizer import load_tokenizer
+from unipixel.processing.tokenizer import load_tokenizer, save_tokenizer
 from unipixel.sample import Sample, Turn
 
 
@@ -106,12 +106,12 @@ class Processor:
             raise CheckpointError(f"the tokenizer does not fit config.json: {'; '.join(faults)}")
 
     def save(self, folder: str | Path) -> None:
-        """Write the files that `from_folder` (and transformers' ``AutoTokenizer``) reads."""
+        """Write the files that `from_folder` reads, in the form of the released checkpoints."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(folder)
-        text = json.dumps(self.settings.to_dict(), indent=1)
-        (folder / images.FILE).write_text(text + "\n", encoding="utf-8")
+        save_tokenizer(self.tokenizer, folder)
+        trees = {images.FILE: self.settings.to_dict(), images.VIDEO_FILE: self.settings.video_dict()}
+        for name, tree in trees.items():
+            (folder / name).write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def visual(self, media: Media, include: Sequence[int] = ()) -> Visual:
         """What the language model sees of a clip, lazily; see `Visual.of`."""

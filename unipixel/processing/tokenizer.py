@@ -20,7 +20,8 @@ from tokenizers.models import BPE
 from transformers import Qwen2Tokenizer
 
 from unipixel.errors import CheckpointError
-from unipixel.processing.chat import END_OF_TEXT, NAMED_SEG, SPECIAL_TOKENS, TURN_END
+from unipixel.processing.chat import END_OF_TEXT, MEM, NAMED_SEG, REF, SEG, SPECIAL_TOKENS, TURN_END
+from unipixel.processing.images import PROCESSOR_CLASS
 
 # the parts of Qwen2's rule that match letters, by the same engine
 _WORDS = pre_tokenizers.Split(Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+"), behavior="removed", invert=True)
@@ -46,6 +47,63 @@ def load_tokenizer(folder: str | Path) -> Any:
         return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+
+
+def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
+    """Write the files of a tokenizer in the form of the released checkpoints, which transformers 4 and 5 read.
+
+    Differs: ``save_pretrained`` of transformers 5 writes a form that 4.53.3, on which the original runs, does not read.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tree = json.loads(tokenizer.backend_tokenizer.to_str())
+    tree |= {"truncation": None, "padding": None}
+    model = tree["model"]
+    vocabulary = dict(sorted(model["vocab"].items(), key=lambda entry: entry[1]))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    decoder = sorted(tokenizer.added_tokens_decoder.items())
+    flags = ("lstrip", "normalized", "rstrip", "single_word")
+    added = {
+        str(i): {"content": t.content, **{f: getattr(t, f) for f in flags}, "special": t.special} for i, t in decoder
+    }
+    plain = {token["content"]: {k: v for k, v in token.items() if k != "special"} for token in added.values()}
+    extra = [token for token in (REF, SEG, MEM) if token in plain]
+    given = {k: v for k in ("add_prefix_space", NAMED_SEG) if (v := tokenizer.init_kwargs.get(k)) is not None}
+    config = {
+        **given,
+        "added_tokens_decoder": added,
+        "additional_special_tokens": extra,
+        "bos_token": None,
+        "clean_up_tokenization_spaces": False,
+        "do_resize": False,
+        "eos_token": tokenizer.eos_token,
+        "errors": "replace",
+        "extra_special_tokens": {},
+        "model_max_length": tokenizer.model_max_length,
+        "pad_token": tokenizer.pad_token,
+        "processor_class": PROCESSOR_CLASS,
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+        "use_fast": True,
+    }
+    special = {
+        name: plain[token] for name in ("eos_token", "pad_token") if (token := getattr(tokenizer, name)) in plain
+    }
+    files = {
+        "tokenizer.json": json.dumps(tree, indent=2, ensure_ascii=False),
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
+        "added_tokens.json": json.dumps({t.content: i for i, t in decoder}, indent=2, sort_keys=True) + "\n",
+        "special_tokens_map.json": json.dumps(
+            {"additional_special_tokens": [plain[token] for token in extra], **special}, indent=2
+        ),
+        "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
+    }
+    if isinstance(tokenizer.chat_template, str):
+        files["chat_template.jinja"] = tokenizer.chat_template
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _check_file(path: Path) -> None:
@@ -74,8 +132,7 @@ def build_tokenizer(texts: Iterable[str], *, named_seg: bool = False, max_length
         max_length: the longest input the model takes, recorded in the files.
 
     Returns:
-        A ``Qwen2Tokenizer``; its ``save_pretrained`` writes the files that `load_tokenizer` and transformers'
-        ``AutoTokenizer`` read.
+        A ``Qwen2Tokenizer``, which `save_tokenizer` writes.
     """
     model = _learn_words(texts)
     with TemporaryDirectory() as folder:

@@ -113,7 +113,7 @@ def save_adapter(
     partial = {prefix + memory_name(name): tensor for name, tensor in layout.items()}
     save_file(partial, folder / "pytorch_model.safetensors", {"format": "pt"})
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in layout.values()}
-    replace(config, carried=config.carried | base).save(folder, dtypes.pop() if len(dtypes) == 1 else "float32")
+    replace(config, carried={**config.carried, **base}).save(folder, dtypes.pop() if len(dtypes) == 1 else "float32")
 
 
 def _pair_names(state: Mapping[str, Tensor]) -> dict[str, str]:
