@@ -73,3 +73,34 @@ def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("benchmarks")
     subprocess.run(["bash", str(unpack), str(folder)], check=True, capture_output=True)
     return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def released_dir() -> Path:
+    """The folder of checkpoints in the form of the original: ``UNIPIXEL_RELEASED_DIR``, else ``../shared/released``.
+
+    Its seeds, sizes and number of shards may be others than those of the folder that is usually there.
+    """
+    named = os.environ.get("UNIPIXEL_RELEASED_DIR")
+    if named:
+        folder = Path(named).expanduser()
+        if not folder.is_dir():
+            pytest.fail(f"UNIPIXEL_RELEASED_DIR is {named}, which is not a folder")
+        return folder
+    folder = ROOT.parent / "shared" / "released"
+    if not folder.is_dir():
+        pytest.skip("there are no released checkpoints: neither UNIPIXEL_RELEASED_DIR nor ../shared/released")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def released_file(released_dir: Path) -> Callable[[str], Path]:
+    """Path of a file or folder of the released checkpoints; the test is skipped, by that name, where it is absent."""
+
+    def find(name: str) -> Path:
+        path = released_dir / name
+        if not path.exists():
+            pytest.skip(f"{name} is absent from the released checkpoints")
+        return path
+
+    return find

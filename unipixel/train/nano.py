@@ -75,7 +75,16 @@ def nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
         seg_token_id=token_ids["<|seg|>"],
         mem_token_id=token_ids["<|mem|>"],
         eos_token_ids=(token_ids["<|im_end|>"],),
+        carried={name: token_ids[token] for name, token in _MARKERS.items()},
     )
+
+
+_MARKERS = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "vision_token_id": "<|vision_pad|>",
+}
+"""Fields of ``config.json`` that the original code reads, and what they number."""
 
 
 def debug_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
