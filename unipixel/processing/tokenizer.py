@@ -92,7 +92,7 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
     }
     files = {
         "tokenizer.json": json.dumps(tree, indent=2, ensure_ascii=False),
-        "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False, separators=(",", ":")),
         "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
         "added_tokens.json": json.dumps({t.content: i for i, t in decoder}, indent=2, sort_keys=True) + "\n",
         "special_tokens_map.json": json.dumps(
