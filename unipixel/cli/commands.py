@@ -14,6 +14,7 @@ from unipixel.cli.bench import bench
 from unipixel.cli.chatting import chat
 from unipixel.cli.data import data
 from unipixel.cli.demo import demo
+from unipixel.cli.doctor import doctor
 from unipixel.cli.evaluation import evaluate, report
 from unipixel.cli.output import complain
 from unipixel.cli.samples import stickers
@@ -94,6 +95,7 @@ app.command()(demo)
 app.command()(stickers)
 app.command()(bench)
 app.command()(serve)
+app.command()(doctor)
 app.command("eval")(evaluate)
 app.command()(train)
 app.command()(report)
