@@ -160,8 +160,6 @@ def test_the_doctor_names_a_damage_and_the_failed_load_points_to_it(copy: Path, 
     found = told(copy, code=2)
     assert any(re.search(words, line) for line in found["problems"]), found["problems"]
     assert not found["usable"]
-    result = doctor(copy)
-    assert result.exit_code == 2 and "It cannot be loaded as it is." in result.stdout
     with pytest.raises(CheckpointError, match=f"unipixel doctor {copy}"):
         unipixel.load(copy, device="cpu")
 
@@ -235,9 +233,10 @@ def test_the_released_sizes_are_recognised_by_headers_alone(name: str, released_
     shard = sorted(folder.glob("model-*.safetensors"))[0]
     with shard.open("r+b") as file:
         file.truncate(1_000_000)
-    assert any("is cut off" in line for line in told(folder, code=2)["problems"])
     edit(folder / "config.json", ref_token_id=5)
-    assert any("<|ref|> is number" in line for line in told(folder, code=2)["problems"])
+    result = doctor(folder)
+    assert result.exit_code == 2 and "It cannot be loaded as it is." in result.stdout
+    assert "is cut off" in result.stdout and "<|ref|> is number" in result.stdout
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -255,7 +254,12 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
-        if path.startswith("/api/models/"):
+        if path.startswith("/api/models/some/model/tree/"):
+            files = [(p.name, p.stat().st_size) for p in sorted(self.folder.iterdir())]
+            entries = [{"type": "file", "path": name, "size": size, "oid": name} for name, size in files]
+            self._answer(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+            return
+        if path.startswith("/api/models/some/model"):
             siblings = [{"rfilename": p.name, "size": p.stat().st_size} for p in sorted(self.folder.iterdir())]
             body = json.dumps({"id": "some/model", "sha": self.commit, "siblings": siblings}).encode()
             self._answer(200, body, {"Content-Type": "application/json"})
@@ -312,5 +316,4 @@ def test_of_a_hub_model_only_headers_and_small_files_are_fetched(hub: type[Hub],
     assert there.facts == here.facts
     assert 0 < hub.sent < 0.2 * here.bytes_on_disk
     with pytest.raises(CheckpointError, match="cannot be looked at on the Hub"):
-        hub.folder = sound / "nothing"
         examine("some/other")

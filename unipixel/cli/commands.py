@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from unipixel.cli.output import complain
 from unipixel.cli.samples import stickers
 from unipixel.cli.serving import serve
 from unipixel.cli.training import train
-from unipixel.errors import UnipixelError
+from unipixel.errors import CheckpointWarning, UnipixelError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes."""
@@ -104,4 +105,13 @@ app.add_typer(data, name="data")
 
 def main() -> None:
     """Run the command line of this process."""
+    show = warnings.showwarning
+
+    def say(message: Any, category: Any, *rest: Any, **options: Any) -> None:
+        if issubclass(category, CheckpointWarning):
+            complain(str(message))
+        else:
+            show(message, category, *rest, **options)
+
+    warnings.showwarning = say
     app()

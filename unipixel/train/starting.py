@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor
 
-from unipixel.errors import CheckpointError
+from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.lora_weights import partial_names
 from unipixel.model.starting_points import load_starting_point, starting_config
@@ -114,6 +115,13 @@ def _released_parts(start: Start, seed: int) -> Begun:
     if tokenizer.convert_tokens_to_ids(REF) != first:
         raise CheckpointError(f"{folder}: {REF} gets the id {tokenizer.convert_tokens_to_ids(REF)}, expected {first}")
     point = load_starting_point(config, qwen=start.qwen, sam=start.sam, partial=start.stages, seed=seed)
+    if drawn := [name for name in point.fresh if start.stages and name.endswith("gaussian_matrix")]:
+        warnings.warn(
+            f"the earlier stages {', '.join(start.stages)} do not hold {', '.join(drawn)}, so they are drawn anew, as the "
+            "original does; what these stages learnt about points belongs to others",
+            CheckpointWarning,
+            stacklevel=2,
+        )
     processor = Processor(tokenizer, ImageSettings(sam_size=config.sam.image_size))
     named = str(folder.resolve()) if Path(start.qwen).is_dir() else start.qwen
     base = {"base_model_path": named, "sam2_checkpoint": str(Path(start.sam).resolve())}
