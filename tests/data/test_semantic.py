@@ -35,7 +35,7 @@ def test_every_class_of_a_coco_stuff_photo_is_one_object(miniatures: Path, split
     assert len(records) == count
     for record in records[:8]:
         sample = semantic.sample(record)
-        values = np.asarray(Image.open(miniatures / record.raw))
+        values = np.asarray(Image.open(miniatures / record.raw.labels))
         wanted = [v for v in np.unique(values).tolist() if v != 255 and "-" not in COCO_STUFF[v]]
         assert list(sample.objects) == [value + 1 for value in wanted]
         assert [query.text for query in sample.queries] == [COCO_STUFF[value] for value in wanted]

@@ -24,7 +24,8 @@ Known defects and how they are handled: times are sometimes counted from 0 (``<0
 zero (``[03]`` becomes ``[3]``); questions that mention no object, one without a mask, or more than 5 objects are left
 out, and so are clips of more than 10 frames. The frames of a clip are those in its folder, not those that have masks:
 a frame without any object has no entry, and the times in the texts count it.
-Differs: the released loader counts to 5 over all questions of a clip where objects are given as regions.
+Differs: the released loader counts to 5 over all questions of a clip where objects are given as regions;
+`Record.clip_objects` lets training do the same.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     for number, row in enumerate(read_json(root / FOLDER / name, f"{dataset}/{split}", list)):
         where = f"{dataset}/{split} row {number} of {name}"
         found = _captions(row, _LENGTHS[dataset], where) if images else _questions(row, root, where)
+        clip_objects = 0 if images else _clip_objects(row, where)
         for number_within, (frame_names, raw) in found:
             records.append(
                 Record(
@@ -72,6 +74,8 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                     root=root,
                     frame_names=frame_names,
                     raw=raw,
+                    words=0 if images else len(f"{raw[0]} {raw[1]}".split()),
+                    clip_objects=0 if images else clip_objects,
                 )
             )
     return records
@@ -136,12 +140,20 @@ def _questions(row: Any, root: Path, where: str) -> list[tuple[str, _Found]]:
     found: list[tuple[str, _Found]] = []
     for number, pair in enumerate(entry(row, "question_answer_pairs", where, list)):
         question, answer = (_repaired(entry(pair, key, where, str)) for key in ("question", "answer"))
-        about = tuple(dict.fromkeys(int(object_id) for object_id in _ID.findall(f"{question} {answer}")))
+        # The released loader keeps the ids in a set, whose order is any; ascending is one of its orders.
+        about = tuple(sorted({int(object_id) for object_id in _ID.findall(f"{question} {answer}")}))
         usable = 1 <= len(about) <= MAX_OBJECTS and all(str(object_id) in seen for object_id in about)
         if usable and question and answer:
             paths = tuple(f"{folder}/{name}" for name in names)
             found.append((str(number), (paths, (question, answer, about, masks))))
     return found
+
+
+def _clip_objects(row: Any, where: str) -> int:
+    """Objects that all questions about a clip mention, with their answers."""
+    pairs = entry(row, "question_answer_pairs", where, list)
+    texts = (str(entry(pair, key, where)) for pair in pairs for key in ("question", "answer"))
+    return len({number for text in texts for number in _ID.findall(text)})
 
 
 def _repaired(text: str) -> str:

@@ -72,6 +72,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                     root=root,
                     frame_names=(picture,),
                     raw=row,
+                    words=sum(len(text.split()) for text in texts),
                 )
             )
     return records

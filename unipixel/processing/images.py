@@ -89,6 +89,9 @@ class ImageSettings:
     """Frames of a clip that the language model sees at most; SAM sees all."""
     fps: float = 2.0
     """Frames per second that mRoPE assumes, whatever the source's rate."""
+    resize: Literal["pillow", "tensor"] = "pillow"
+    """How frames are resized for the language model, both bicubic: by Pillow, or as tensors in float32, which is what
+    Qwen2.5-VL's own reader does with video files."""
     sam_size: int = 768
     """S: side of SAM's square frames, pixels."""
     sam_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -110,6 +113,8 @@ class ImageSettings:
                 raise CheckpointError(f"image setting {name} is {getattr(self, name)}; it must be 3 numbers")
         if self.fps <= 0 or self.sam_size < 1:
             raise CheckpointError(f"fps is {self.fps} and sam_size {self.sam_size}; both must be positive")
+        if self.resize not in ("pillow", "tensor"):
+            raise CheckpointError(f"resize is {self.resize!r}; it must be 'pillow' or 'tensor'")
         if self.target_rule not in ("touched", "nearest"):
             raise CheckpointError(f"target_rule is {self.target_rule!r}; it must be 'touched' or 'nearest'")
 
@@ -220,11 +225,17 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
     return rows, columns
 
 
-def resize_frame(frame: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """A frame, uint8 (H, W, 3), at another size by Pillow's bicubic filter; the frame itself if it has that size."""
+def resize_frame(
+    frame: np.ndarray, size_hw: tuple[int, int], how: Literal["pillow", "tensor"] = "pillow"
+) -> np.ndarray:
+    """A frame, uint8 (H, W, 3), at another size; the frame itself if it has that size. See `ImageSettings.resize`."""
     if frame.shape[:2] == size_hw:
         return frame
     height, width = size_hw
+    if how == "tensor":
+        x = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float()
+        x = F.interpolate(x, size=size_hw, mode="bicubic", align_corners=False, antialias=True)
+        return x[0].clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
@@ -337,7 +348,8 @@ class Visual:
     def pixel_values(self) -> Tensor:
         """Patches of the chosen frames, float32 (t*h*w, 1176); read on first use."""
         size = self.resized_hw
-        frames = [resize_frame(frame, size) for frame in self.media.select(self.llm_frame_indices)]
+        how = self.settings.resize
+        frames = [resize_frame(frame, size, how) for frame in self.media.select(self.llm_frame_indices)]
         return patchify(np.stack(frames), self.settings)[0]
 
     def position_of(self, t: int) -> int:

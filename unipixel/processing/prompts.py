@@ -143,8 +143,8 @@ Wording = Literal["query", "sentence", "explanatory", "question", "description"]
 a question to be answered in words too, or a description."""
 
 QUERIES = (
-    "Please segment the {} in this {}.",
     "Can you segment the {} in this {}?",
+    "Please segment the {} in this {}.",
     "Where is the {} in this {}? Please respond with the segmentation mask.",
     "What is the {} in this {}? Please output the segmentation mask.",
     "Find the {} in this {} and segment it.",
@@ -177,6 +177,8 @@ ANSWERS = (
 )
 """Short answers of the released training data."""
 
+QUERY = QUERIES[1]
+"""What evaluation asks with; of the other kinds it takes the first template."""
 _TEMPLATES: dict[str, tuple[str, ...]] = {
     "query": QUERIES,
     "sentence": SENTENCES,
@@ -190,7 +192,7 @@ def request_text(wording: Wording, text: str, *, is_video: bool, rng: np.random.
     """A request to segment what ``text`` speaks of.
 
     Args:
-        rng: picks among the templates for training; None takes the first, which evaluation uses.
+        rng: picks among the templates for training; None takes the one that evaluation uses.
 
     Raises:
         ValueError: unknown wording.
@@ -200,6 +202,7 @@ def request_text(wording: Wording, text: str, *, is_video: bool, rng: np.random.
         raise ValueError(f"wording is {wording!r}; it must be one of {', '.join(_TEMPLATES)}")
     template = templates[0 if rng is None else int(rng.integers(len(templates)))]
     if wording == "query":
+        template = QUERY if rng is None else template
         return template.format(noun_phrase(text), "video" if is_video else "image")
     return template.format(text.strip())
 
