@@ -1,9 +1,9 @@
 """Training samples as the original's code makes them: every recorded sample, made again by the paper's recipes.
 
-The folder ``protocols`` (see `protocols_dir`) holds, by training set, what the released code makes of small data when all
-that is random takes the first or lowest value; the same draws are made here by a generator that does so. Counts of equal
-samples are printed. Texts are always compared, token ids where ``UNIPIXEL_QWEN_TOKENIZER`` names a folder with Qwen2.5's
-tokenizer and the three added tokens.
+The folder ``protocols`` (see `protocols_dir`) holds, by training set, what the released code makes of small data when
+all that is random takes the first or lowest value; the same draws are made here by a generator that does so. Counts of
+equal samples are printed. Texts are always compared, token ids where ``UNIPIXEL_QWEN_TOKENIZER`` names a folder with
+Qwen2.5's tokenizer and the three added tokens.
 """
 
 from __future__ import annotations

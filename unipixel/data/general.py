@@ -31,7 +31,7 @@ from typing import Any
 
 from unipixel.data.files import entry, read_json
 from unipixel.data.pictures import open_picture
-from unipixel.data.record import DataType, Record
+from unipixel.data.record import DataType, Record, count_words
 from unipixel.data.videorefer_clips import read_clip
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
@@ -61,7 +61,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                 root=root,
                 frame_names=(path,) if data_type == "image" else None,
                 raw=(path, pairs),
-                words=len(pairs[0][1].split()),  # the first answer alone, as the released training counts
+                words=count_words(pairs[0][1]),  # the first answer alone, as the released training counts
             )
         )
     return records
@@ -100,11 +100,11 @@ def _pairs(turns: list[Any], where: str) -> tuple[tuple[str, str], ...]:
     if turns and entry(turns[0], "from", where) == "gpt":
         turns = turns[1:]
     turns = turns[: len(turns) // 2 * 2]
-    texts = [entry(turn, "value", where, str).strip() for turn in turns]
+    texts = [entry(turn, "value", where, str) for turn in turns]
     if any(entry(turn, "from", where) != ("human", "gpt")[k % 2] for k, turn in enumerate(turns)) or not texts:
         return ()
     for tag in ("<image>", "<video>"):
-        texts[0] = texts[0].removeprefix(tag).removesuffix(tag).strip()
-    return tuple(
-        (question, answer) for question, answer in zip(texts[::2], texts[1::2], strict=True) if question and answer
-    )
+        texts[0] = texts[0].removeprefix(f"{tag}\n").removesuffix(f"\n{tag}")
+        texts[0] = texts[0].removeprefix(tag).removesuffix(tag)
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    return tuple((question, answer) for question, answer in pairs if question.strip() and answer.strip())

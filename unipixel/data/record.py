@@ -49,6 +49,11 @@ class Record:
         return f"{self.dataset}/{self.split} {self.id}"
 
 
+def count_words(*texts: str) -> int:
+    """Words as the released training counts them: the pieces between single blanks."""
+    return sum(len(text.split(" ")) for text in texts)
+
+
 Index = Callable[[Path, str, str], list[Record]]
 """``index(root, dataset, split)``: every record of a split; reads annotation files, never media or masks."""
 Read = Callable[[Record, Sequence[int] | None], Sample]

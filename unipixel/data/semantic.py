@@ -21,8 +21,8 @@ Known defects, and what is done about them:
 
 * COCO-Stuff's catch-all classes (``wall-other``, ``floor-stone``: the names with a hyphen) are no names that anyone
   would use; LISA leaves them out. In the released loader that list is shifted by one class, so that it drops
-  ``person``, ``bush``, ``grass`` and others and keeps the catch-alls. Here the names with a hyphen are left out; `original_index` leaves
-  out what the released loader does.
+  ``person``, ``bush``, ``grass`` and others and keeps the catch-alls. Here the names with a hyphen are left out;
+  `original_index` leaves out what the released loader does.
 * Mapillary's last class is "unlabeled": left out.
 """
 

@@ -23,8 +23,8 @@ Such rows (`Record.tracked` is false) are not for the memory form, which tracks.
 Known defects and how they are handled: rows without an object are left out, and, of all but the short captions, those
 with more than 5 or with a ``ratio`` under 0.3 (objects masked on few frames); ``<video>`` before or behind the question
 is taken off; the line that introduces several objects ("There are ...") is kept apart (`Query.introduction`), since the
-objects are often given with the question; tags become ``[id]``, bare ``<region>`` become ``[0]``, ``[1]``, ... Mask
-files are named by the number of the row, not by its id, which is not unique.
+objects are often given with the question; tags become ``[id]``, a lone ``<region>`` becomes ``[0]``. Mask files are
+named by the number of the row, not by its id, which is not unique.
 Differs: the released loader gives a lone object a random id while reading; here that is left to the wording.
 """
 
@@ -37,8 +37,8 @@ from typing import Any
 
 from unipixel.data.encodings import rle_track
 from unipixel.data.files import entry, read_json
-from unipixel.data.record import Record
-from unipixel.data.videorefer_clips import annotated_frames, numbered, read_clip, tagged_ids, with_ids
+from unipixel.data.record import Record, count_words
+from unipixel.data.videorefer_clips import annotated_frames, read_clip, tagged_ids, with_ids
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, QueryKind, Sample
 
@@ -79,6 +79,7 @@ class _Row:
     introduction: str
     question: str
     answer: str
+    words: int
 
 
 def index(root: Path, dataset: str, split: str) -> list[Record]:
@@ -103,7 +104,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                 data_type="region_video",
                 root=root,
                 raw=row,
-                words=len(f"{row.question} {row.answer}".split()),
+                words=row.words,
                 tracked=len(row.frames) > 1,
             )
         )
@@ -149,8 +150,8 @@ def _row(raw: Any, number: int, part: _Part, where: str) -> _Row | None:
         raise DatasetError(f"{where}: the conversation has {len(turns)} entries; it should be a question and an answer")
     question = entry(turns[0], "value", where, str).strip()
     question = question.removeprefix("<video>\n").removesuffix("\n<video>").strip()
-    question = numbered(question)
-    answer = with_ids(entry(turns[1], "value", where, str).strip())
+    answer = entry(turns[1], "value", where, str).strip()
+    words = count_words(question, answer)
     ids = tagged_ids(question, len(objects), where)
     introduction, line, rest = question.partition("\n")
     if line and introduction.startswith("There") and "<region>" in introduction:
@@ -161,7 +162,7 @@ def _row(raw: Any, number: int, part: _Part, where: str) -> _Row | None:
     if not question or not answer:
         raise DatasetError(f"{where}: the question is {question!r:.40} and the answer {answer!r:.40}; give both")
     video = entry(raw, "video", where, str)
-    return _Row(number, video, ids, frames, with_ids(introduction), with_ids(question), answer)
+    return _Row(number, video, ids, frames, with_ids(introduction), with_ids(question), with_ids(answer), words)
 
 
 def _masks(record: Record, file: Path) -> list[Any]:

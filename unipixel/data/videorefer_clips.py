@@ -44,14 +44,6 @@ def tagged_ids(text: str, count: int, where: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def numbered(text: str) -> str:
-    """The text with objects that it does not number, where it introduces several of them, numbered from 0."""
-    if "<object" in text or text.count("<region>") < 2:
-        return text
-    pieces = text.split("<region>")
-    return pieces[0] + "".join(f"<object{n}><region>{piece}" for n, piece in enumerate(pieces[1:]))
-
-
 def with_ids(text: str) -> str:
     """The text with every object written as ``[id]``."""
     return _MENTION.sub(lambda found: f"[{int(found[1])}]", text).replace("<region>", f"[{ONLY_ID}]")

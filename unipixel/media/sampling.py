@@ -66,7 +66,8 @@ def sample_at_rate(total: int, fps: float, num_frames: int, *, rate: float = 2.0
         rate: frames wanted per second; a short video gives more, so that there are at least 4.
 
     Returns:
-        An even number of indices, the first and the last frame included, and how many there are per second of the video.
+        An even number of indices, the first and the last frame included, and how many there are per second of the
+        video.
 
     Raises:
         ValueError: ``total`` below 1, ``num_frames`` below 2, or a rate that is not positive.

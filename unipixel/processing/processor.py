@@ -243,7 +243,7 @@ class Processor:
             return self.visual(sample.media)
         # a video file that the language model is told the rate of is read as Qwen2.5-VL reads it, with one frame's
         # share of the budget at any length
-        settings = replace(self.settings, fps=sample.fps, resize="tensor", share_budget=False)
+        settings = replace(self.settings, fps=sample.fps, frame_resize="tensor", share_budget=False)
         return Visual.of(sample.media, settings)
 
     def _written(
@@ -287,7 +287,7 @@ class Processor:
         for t, frame in enumerate(visual.media):
             squares.append(self.sam_frames(frame[None]))
             if t in seen:
-                resized.append(images.resize_frame(frame, visual.resized_hw, visual.settings.resize))
+                resized.append(images.resize_frame(frame, visual.resized_hw, visual.settings.frame_resize))
         return images.patchify(np.stack(resized), self.settings)[0], torch.cat(squares)
 
 

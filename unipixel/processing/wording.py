@@ -174,8 +174,10 @@ def _objects_of(queries: Sequence[Query]) -> tuple[int, ...]:
 
 
 def _renumbered(sample: Sample, rng: np.random.Generator) -> Sample:
-    """A lone object that is asked about, under a random id."""
+    """A lone object that is asked about, under a random id; one that is introduced keeps its own."""
     if len(sample.objects) != 1 or _objects_of(sample.queries) != tuple(sample.objects):
+        return sample
+    if any(query.introduction for query in sample.queries):
         return sample
     ((old, track),) = sample.objects.items()
     new = int(rng.integers(RANDOM_IDS))
@@ -239,7 +241,7 @@ def _caption_request(query: Query, is_video: bool, rng: np.random.Generator | No
     visual = "video" if is_video else "image"
     if not query.about:
         return f"Please describe this {visual}."
-    templates = SHORT_CAPTIONS if query.category == "short" else DETAILED_CAPTIONS
+    templates: tuple[str, ...] = SHORT_CAPTIONS if query.category == "short" else DETAILED_CAPTIONS
     if rng is not None and not is_video and query.category != "short":
         templates = (PICTURED, *DETAILED_CAPTIONS)
     template = _pick(templates, rng)

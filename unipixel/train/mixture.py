@@ -165,7 +165,7 @@ def _usable(source: Source, record: Record, recipe: MixtureRecipe) -> bool:
 
 
 def halves(sources: Sequence[Source], rng: np.random.Generator) -> list[Pointing]:
-    """What every entry points with: of each source that points, half of the entries with points, half with boxes."""
+    """What every entry points with: of each source that points, half of the entries (rounded down) with points."""
     out: list[Pointing] = ["mixed"] * len(sources)
     members: dict[Source, list[int]] = {}
     for number, source in enumerate(sources):
@@ -174,7 +174,7 @@ def halves(sources: Sequence[Source], rng: np.random.Generator) -> list[Pointing
     for numbers in members.values():
         order = [numbers[int(k)] for k in rng.permutation(len(numbers))]
         for place, number in enumerate(order):
-            out[number] = "points" if 2 * place < len(order) else "boxes"
+            out[number] = "points" if place < len(order) // 2 else "boxes"
     return out
 
 
@@ -189,7 +189,8 @@ def drawn(source: Source, record: Record, recipe: MixtureRecipe, rng: np.random.
     """The sample on frames drawn at random, on which every object that is asked about is seen.
 
     Raises:
-        DatasetError: it is damaged, or a video whose frames are to be taken by time does not say how many it has a second.
+        DatasetError: it is damaged, or a video whose frames are to be taken by time does not say how many it has per
+            second.
     """
     if record.data_type == "video" and source.rate:
         return _timed(source, record, recipe)

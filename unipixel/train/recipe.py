@@ -170,8 +170,8 @@ class Source:
     random_ids: bool = True
     """Whether a lone object that is asked about gets a random id from 0 to 15."""
     rate: float = 0.0
-    """Frames per second that are taken evenly of a video file, up to the recipe's ``num_frames``, with the language model
-    told the time between them; 0: frames are drawn at random and counted as 2 per second."""
+    """Frames per second that are taken evenly of a video file, up to the recipe's ``num_frames``, with the language
+    model told the time between them; 0: frames are drawn at random and counted as 2 per second."""
     as_images: bool = False
     """Whether pictures are written as images; else they are, like everything, videos of one frame."""
 
