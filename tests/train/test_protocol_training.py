@@ -289,3 +289,48 @@ def sums(masks: Tensor, any_order: bool) -> Iterator[str]:
     for order in permutations(range(count)) if any_order else [range(count)]:
         values = masks[:, list(order)].to(torch.uint8).contiguous().numpy()
         yield hashlib.sha1(values.tobytes(), usedforsecurity=False).hexdigest()[:16]
+
+
+ALTERED: dict[str, Any] = {
+    "text": lambda text: text.replace("assistant", "user", 1),
+    "learnt": lambda spans: spans[:-1],
+    "visual_token": lambda kind: f"no {kind}",
+    "video_grid_thw": lambda grids: [[t, h, w + 2] for t, h, w in grids],
+    "second_per_grid_ts": lambda seconds: [one + 0.5 for one in seconds],
+    "pixel_values_sum": lambda total: total * 1.5 + 1e5,
+    "loads": lambda loads: [{**loads[0], "inds": [t + 1 for t in loads[0]["inds"]]}],
+    "sam_frames_shape": lambda shape: [shape[0] + 1, *shape[1:]],
+    "sam_frames_mean": lambda mean: mean + 0.01,
+    "label_mask_shape": lambda shape: [shape[0], shape[1] + 1, *shape[2:]],
+    "label_mask_sha1": lambda digest: digest[::-1],
+    "refer_mask_sha1": lambda digest: digest[::-1],
+    "point_coords": lambda coords: [[[[x + 1, y] for x, y in rows] for rows in one] for one in coords],
+    "point_labels": lambda labels: [[[label + 1 for label in row] for row in one] for one in labels],
+    "point_frames": lambda frames: [[t + 1 for t in row] for row in frames],
+}
+"""Fields of a recorded sample, and what makes another value of each."""
+
+
+@pytest.mark.parametrize("field", ALTERED)
+def test_a_recorded_field_with_another_value_is_found(
+    field: str, protocols_dir: Path, miniatures: Path, reads: Reads
+) -> None:
+    for name in NAMES:
+        path = protocols_dir / f"train_{name}.json"
+        document = json.loads(path.read_bytes()) if path.is_file() else {"parts": {}}
+        samples = document["parts"].get(name, {}).get("samples", [])
+        if not samples or field not in samples[0] or not samples[0]["loads"]:
+            continue
+        root = miniatures if document["inputs"] == "miniatures" else protocols_dir / "inputs" / "data"
+        recipe, wanted = recipe_of(name, document["stage"]), samples[0]
+        if not all((root / file).exists() for s in recipe.sources for file in DATASETS[s.dataset].files[s.split]):
+            continue
+        processor = training_processor(Processor(build_tokenizer([wanted["text"]]), ImageSettings()), recipe.num_frames)
+        made = MixtureTraining(processor, recipe, root, len, First).inputs(wanted["index"], First())  # type: ignore[arg-type]
+        altered = {**wanted, field: ALTERED[field](wanted[field])}
+        for one, differs in ((wanted, False), (altered, True)):
+            compared = Compared(made, one, processor, reads)
+            found = list(compared.differences(with_ids=False, any_order=name.startswith(ANY_ORDER)))
+            assert bool(found) == differs, found
+        return
+    pytest.skip(f"no recorded sample has the field {field}")
