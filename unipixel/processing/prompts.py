@@ -155,18 +155,29 @@ SENTENCES = (
     "{} Please provide the segmentation mask.",
     "{} Segment the target directly.",
     "{} Please answer with the segmentation mask.",
+    "{} Show what is meant as a mask.",
+    "{} Give the mask of what this is about.",
 )
 EXPLANATORY = (
     "{} Please provide the segmentation mask and explain why.",
     "{} Segment the target and give your reasons.",
+    "{} Answer with the mask, then say why it is this one.",
+    "{} Show it as a mask and explain your choice.",
+    "{} Please segment it and tell how you know.",
 )
 QUESTIONS = (
     "{} Please answer the question and provide the segmentation mask.",
     "{} Answer in words and segment what you speak of.",
+    "{} Give your answer together with its mask.",
+    "{} Say who or what it is, and segment it.",
+    "{} Reply in a few words and show the mask.",
 )
 DESCRIPTIONS = (
     "Please segment the object according to the description: {}",
     "Segment what is described here: {}",
+    "Find what fits this description and give its mask: {}",
+    "Which object is this? Please segment it: {}",
+    "Here is a description of an object; show it as a mask: {}",
 )
 ANSWERS = (
     f"The target is {SEG}.",
