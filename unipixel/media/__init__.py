@@ -2,6 +2,15 @@
 
 from unipixel.media.clip import Media, MediaLike, open_media
 from unipixel.media.limits import Limits, Trusted
-from unipixel.media.sampling import sample_indices, sample_random_indices
+from unipixel.media.sampling import sample_at_rate, sample_indices, sample_random_indices
 
-__all__ = ["Limits", "Media", "MediaLike", "Trusted", "open_media", "sample_indices", "sample_random_indices"]
+__all__ = [
+    "Limits",
+    "Media",
+    "MediaLike",
+    "Trusted",
+    "open_media",
+    "sample_at_rate",
+    "sample_indices",
+    "sample_random_indices",
+]

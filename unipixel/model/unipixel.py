@@ -153,7 +153,8 @@ class UniPixel(nn.Module):
         Args:
             input_ids: (B, L), right-padded.
             attention_mask: (B, L), or a full (B, 1, L, L) mask with ``position_ids`` (3, B, L).
-            pixel_values, grid_thw, second_per_grid: visuals of the whole batch.
+            pixel_values, grid_thw, second_per_grid: videos of the whole batch, stills among them.
+            image_pixel_values, image_grid_thw: pictures of the whole batch that are written as images.
             point_coords, point_labels: lists over all `<|ref|>` of the batch; point_frames, point_num_frames: (R,).
             region_masks: list over visuals of bool (t, N, h/2, w/2) or None.
             sam_frames: list over samples of (T, 3, S, S) or None.
@@ -169,14 +170,18 @@ class UniPixel(nn.Module):
             ref = self.encode_points(
                 batch["point_coords"], batch["point_labels"], batch["point_frames"], batch["point_num_frames"]
             )
+        pictures = None
+        if batch.get("image_pixel_values") is not None:
+            pictures = self.encode_vision(batch["image_pixel_values"], batch["image_grid_thw"]).merged
         regions = batch.get("region_masks")
         if vision is not None and regions is not None and any(r is not None for r in regions):
             mem = self.pool_regions(vision, regions)
-        embeds = self.embed(ids, vision.merged if vision else None, ref, mem)
+        embeds = self.embed(ids, vision.merged if vision else None, ref, mem, pictures)
         positions = batch.get("position_ids")
         if positions is None:
             mask = batch["attention_mask"]
-            positions, _ = self.rope_index(ids, mask, batch.get("grid_thw"), batch.get("second_per_grid"))
+            grids = [batch.get(name) for name in ("grid_thw", "second_per_grid", "image_grid_thw")]
+            positions, _ = self.rope_index(ids, mask, *grids)
         hidden = self.decode(embeds, positions, batch["attention_mask"])
         queries = [
             self.seg_tokens(row[:-1][following[1:] == self.config.seg_token_id])

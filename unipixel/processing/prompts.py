@@ -143,8 +143,8 @@ Wording = Literal["query", "sentence", "explanatory", "question", "description"]
 a question to be answered in words too, or a description."""
 
 QUERIES = (
-    "Please segment the {} in this {}.",
     "Can you segment the {} in this {}?",
+    "Please segment the {} in this {}.",
     "Where is the {} in this {}? Please respond with the segmentation mask.",
     "What is the {} in this {}? Please output the segmentation mask.",
     "Find the {} in this {} and segment it.",
@@ -155,18 +155,29 @@ SENTENCES = (
     "{} Please provide the segmentation mask.",
     "{} Segment the target directly.",
     "{} Please answer with the segmentation mask.",
+    "{} Show what is meant as a mask.",
+    "{} Give the mask of what this is about.",
 )
 EXPLANATORY = (
     "{} Please provide the segmentation mask and explain why.",
     "{} Segment the target and give your reasons.",
+    "{} Answer with the mask, then say why it is this one.",
+    "{} Show it as a mask and explain your choice.",
+    "{} Please segment it and tell how you know.",
 )
 QUESTIONS = (
     "{} Please answer the question and provide the segmentation mask.",
     "{} Answer in words and segment what you speak of.",
+    "{} Give your answer together with its mask.",
+    "{} Say who or what it is, and segment it.",
+    "{} Reply in a few words and show the mask.",
 )
 DESCRIPTIONS = (
     "Please segment the object according to the description: {}",
     "Segment what is described here: {}",
+    "Find what fits this description and give its mask: {}",
+    "Which object is this? Please segment it: {}",
+    "Here is a description of an object; show it as a mask: {}",
 )
 ANSWERS = (
     f"The target is {SEG}.",
@@ -177,6 +188,8 @@ ANSWERS = (
 )
 """Short answers of the released training data."""
 
+QUERY = QUERIES[1]
+"""What evaluation asks with; of the other kinds it takes the first template."""
 _TEMPLATES: dict[str, tuple[str, ...]] = {
     "query": QUERIES,
     "sentence": SENTENCES,
@@ -190,7 +203,7 @@ def request_text(wording: Wording, text: str, *, is_video: bool, rng: np.random.
     """A request to segment what ``text`` speaks of.
 
     Args:
-        rng: picks among the templates for training; None takes the first, which evaluation uses.
+        rng: picks among the templates for training; None takes the one that evaluation uses.
 
     Raises:
         ValueError: unknown wording.
@@ -200,6 +213,7 @@ def request_text(wording: Wording, text: str, *, is_video: bool, rng: np.random.
         raise ValueError(f"wording is {wording!r}; it must be one of {', '.join(_TEMPLATES)}")
     template = templates[0 if rng is None else int(rng.integers(len(templates)))]
     if wording == "query":
+        template = QUERY if rng is None else template
         return template.format(noun_phrase(text), "video" if is_video else "image")
     return template.format(text.strip())
 

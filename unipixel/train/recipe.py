@@ -12,7 +12,10 @@ Mix = dict[str, float]
 """Task of a turn -> how often it is drawn."""
 Parts = tuple[str, ...]
 """Prefixes of parameter names; ``""`` is a prefix of all."""
-SourceForm = Literal["regions", "points", "boxes", "mixed", "memory", "prompts"]
+Protocol = Literal["correct", "original"]
+"""correct: as this project thinks best. original: as the released training does, mistakes included; the differences are
+in `train/protocol.py`."""
+SourceForm = Literal["regions", "points", "boxes", "mixed", "bare", "memory", "prompts"]
 """How objects are given: as in `processing.wording`; prompts: a point or box on any object, answered by its mask."""
 
 
@@ -161,15 +164,26 @@ class Source:
     """Longer clips are left out; 0: as the recipe's limit says."""
     one_frame_share: float = 0.0
     """Share of the clips whose objects are given on one frame only."""
+    turns: int = -1
+    """Questions of a record that become one conversation, at most; -1: as the recipe says; 0: all. What is a
+    conversation already is always taken whole."""
+    random_ids: bool = True
+    """Whether a lone object that is asked about gets a random id from 0 to 15."""
+    rate: float = 0.0
+    """Frames per second that are taken evenly of a video file, up to the recipe's ``num_frames``, with the language
+    model told the time between them; 0: frames are drawn at random and counted as 2 per second."""
+    as_images: bool = False
+    """Whether pictures are written as images; else they are, like everything, videos of one frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a record may have; those above are left out of the run and counted."""
+    """What a record may have; those above are left out of the run and counted, or, for tokens, replaced by another."""
 
     frames: int = 500
     words: int = 500
-    """Words of all questions and answers of a sample."""
+    """Words of questions and answers that come with the data, where objects are given as regions or not at all (of a
+    conversation about a whole picture or video, of its first answer)."""
     tokens: int = 40960
 
 
@@ -178,6 +192,7 @@ class MixtureRecipe(Recipe):
     """A run on datasets."""
 
     sources: tuple[Source, ...] = ()
+    protocol: Protocol = "correct"
     num_frames: int = 8
     """Frames drawn at random from a clip, one of each of as many equal segments."""
     turns: int = 3

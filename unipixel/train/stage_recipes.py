@@ -23,8 +23,8 @@ JOINT_PARTS = ("language.embed_tokens.", "lm_head.", "prompt_encoder.", "region_
 """What learns whole in the third stage, beside LoRA."""
 
 REFER_SOURCES = (
-    Source(dataset="videorefer_short_caption", form="mixed"),
-    Source(dataset="inst_it_image_short_caption_raw", form="mixed"),
+    Source(dataset="videorefer_short_caption", form="bare"),
+    Source(dataset="inst_it_image_short_caption_raw", form="bare"),
 )
 SEGMENT_SOURCES = (
     Source(dataset="refcoco", repeat=5),
@@ -54,13 +54,13 @@ JOINT_SOURCES = (
     Source(dataset="refclef", repeat=10),
     Source(dataset="videorefer_detailed_caption", repeat=5),
     Source(dataset="videorefer_qa", repeat=5),
-    Source(dataset="inst_it_video_qa_raw", repeat=5, frames=0, one_frame_share=0.5),
-    Source(dataset="osprey_conversation", repeat=5),
-    Source(dataset="osprey_detail_description", repeat=5),
-    Source(dataset="osprey_pos_neg", repeat=5),
+    Source(dataset="inst_it_video_qa_raw", repeat=5, frames=0, one_frame_share=0.5, random_ids=False),
+    Source(dataset="osprey_conversation", repeat=5, random_ids=False),
+    Source(dataset="osprey_detail_description", repeat=5, turns=0, random_ids=False),
+    Source(dataset="osprey_pos_neg", repeat=5, random_ids=False),
     Source(dataset="videorefer_qa", repeat=3, form="memory"),
-    Source(dataset="inst_it_video_qa_raw", repeat=3, form="memory", frames=0, max_frames=8),
-    Source(dataset="llava_instruct_665k_videogpt_plus_576k"),
+    Source(dataset="inst_it_video_qa_raw", repeat=3, form="memory", frames=0, max_frames=8, random_ids=False),
+    Source(dataset="llava_instruct_665k_videogpt_plus_576k", rate=2.0, as_images=True),
 )
 
 
@@ -83,6 +83,7 @@ def _stage(name: str) -> MixtureRecipe:
         log_steps=10,
         save_steps=500,
         save="adapter",
+        protocol="original",
     )
 
 
@@ -194,6 +195,7 @@ def finetune_lora() -> MixtureRecipe:
         learning_rate=2e-5,
         rates={"segmenter": 5e-6},
         evaluation=Evaluation(every=200, samples=16),
+        protocol="correct",
     )
 
 
