@@ -12,6 +12,7 @@ from typing import Literal
 
 from unipixel.eval.captions import Captions
 from unipixel.eval.choices import Choices
+from unipixel.eval.differences import differences
 from unipixel.eval.image_masks import ImageMasks
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.protocols import Protocol
@@ -210,10 +211,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         splits={
             "val": Split(
                 data="val",
-                protocol=ImageMasks(mean_name="gIoU", ignores=True),
+                protocol=ImageMasks(mean_name="gIoU"),
                 published={"gIoU": Published(64.0, 60.5), "cIoU": Published(56.2, 58.7)},
             ),
-            "test": Split(data="test", protocol=ImageMasks(mean_name="gIoU", ignores=True)),
+            "test": Split(data="test", protocol=ImageMasks(mean_name="gIoU")),
         },
         default=("val",),
     ),
@@ -313,4 +314,4 @@ def protocol_of(name: str, split: str, protocol: str) -> Protocol:
         raise ValueError(f"the protocol is {protocol!r}; it must be 'correct' or 'original'")
     found = BENCHMARKS[name].splits[split].protocol
     # where the two do not differ there is one protocol, and one set of predictions
-    return replace(found, original=protocol == "original" and bool(found.differs))
+    return replace(found, original=protocol == "original" and bool(differences(name, split)))
