@@ -45,7 +45,7 @@ def parity_file(parity_dir: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def protocols_dir() -> Path:
-    """The folder of what the original asks and scores: ``UNIPIXEL_PROTOCOLS_DIR``, else ``protocols`` of the parity folder.
+    """The folder of what the original asks and scores: ``UNIPIXEL_PROTOCOLS_DIR``, else ``parity/protocols`` in shared.
 
     Its records, seeds and files may be others than those of the folder that is usually there.
     """

@@ -1,14 +1,15 @@
 """The tokenizer of Qwen2.5-VL with UniPixel's three tokens, made from the public list of ranks.
 
-The list is a file of the package ``dashscope`` (``resources/qwen.tiktoken``: a token in base 64 and its rank per line).
-In byte-pair encoding a token's rank is that of its merge, so that the merges can be found again: a token's own parts are
-joined, lowest rank first, by the merges before it, until two are left.
+The list is a file of the package ``dashscope`` (``resources/qwen.tiktoken``: per line a token in base 64 and its rank).
+In byte-pair encoding a token's rank is that of its merge, so that the merges can be found again: a token's own parts
+are joined, lowest rank first, by the merges before it, until two are left.
 """
 
 from __future__ import annotations
 
 import base64
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def build(path: Path) -> Any:
 def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        pairs = ((ranks.get(a + b, len(ranks)), place) for place, (a, b) in enumerate(zip(parts, parts[1:], strict=False)))
+        pairs = ((ranks.get(a + b, len(ranks)), place) for place, (a, b) in enumerate(pairwise(parts)))
         _, place = min(pairs)
         parts[place : place + 2] = [parts[place] + parts[place + 1]]
     return parts[0], parts[1]

@@ -27,8 +27,10 @@ from unipixel.eval.protocols import Protocol
 from unipixel.eval.questions import Question, Reply, Unit
 from unipixel.eval.runner import attempt
 from unipixel.masks import MaskTrack, encode_rle
+from unipixel.media import Media
 from unipixel.processing import ImageSettings, Processor, TurnInputs, Visual
 from unipixel.processing.images import sam_frames
+from unipixel.sample import Query
 
 PIXEL_SUM = 0.1
 """How far sums of pixel values may be apart."""
@@ -150,7 +152,13 @@ class Asked:
 
 
 def ask(
-    protocol: Protocol, unit: Unit, read: Any, sample: Sample, recorder: Recorder, predictor: EnginePredictor, exact: bool
+    protocol: Protocol,
+    unit: Unit,
+    read: Any,
+    sample: Sample,
+    recorder: Recorder,
+    predictor: EnginePredictor,
+    exact: bool,
 ) -> Asked:
     """Ask one unit with the replies of its sample."""
     recorder.calls.clear()
@@ -174,14 +182,16 @@ def differing(asked: Asked) -> list[str]:
         parts = [
             (f"frames {place}", _frames(asked, call, loads[place], sample["vision"][place])),
             (f"prompt {place}", _prompt(asked, call, sample["prompts"][place])),
-            (f"call {place}", _call(call, sample["model_calls"][place])),
+            (f"call {place}", _call(asked, call, sample["model_calls"][place])),
         ]
         found += [f"{name}: {one}" for name, problems in parts for one in problems]
     return found + [f"result: {one}" for one in _result(asked)]
 
 
 def _unequal(**pairs: tuple[Any, Any]) -> list[str]:
-    return [f"{name} is {ours!r:.300}, expected {theirs!r:.300}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+    return [
+        f"{name} is {ours!r:.300}, expected {theirs!r:.300}" for name, (ours, theirs) in pairs.items() if ours != theirs
+    ]
 
 
 def _frames(asked: Asked, call: Call, load: Mapping[str, Any] | None, vision: Mapping[str, Any]) -> list[str]:
@@ -235,12 +245,12 @@ def _run(one: int | Sequence[int]) -> list[int]:
     return [one] if isinstance(one, int) else [one[0]] * one[1]
 
 
-def _call(call: Call, made: Mapping[str, Any]) -> list[str]:
+def _call(asked: Asked, call: Call, made: Mapping[str, Any]) -> list[str]:
     """SAM's frames, points, regions and how the reply is written."""
     found: list[str] = []
     media, decoding = call.visual.media, call.ask.decoding
     if "sam_frames_shape" in made:
-        shape, mean = squares(media.frames(range(media.num_frames)), call.visual.settings)
+        shape, mean = squares(asked.record, media, call.visual.settings)
         found += _unequal(sam=(shape, made["sam_frames_shape"]), size=(list(media.size_hw), made["frame_size_hw"]))
         if abs(mean - made["sam_frames_mean"]) > 1e-5:
             found.append(f"the mean of SAM's frames is {mean:.6f}, expected {made['sam_frames_mean']:.6f}")
@@ -273,13 +283,20 @@ def _call(call: Call, made: Mapping[str, Any]) -> list[str]:
     )
 
 
-def squares(frames: np.ndarray, settings: ImageSettings) -> tuple[list[int], float]:
-    """Shape and mean of SAM's frames, a few at a time."""
+_SQUARES: dict[Any, tuple[list[int], float]] = {}
+
+
+def squares(record: Record, media: Media, settings: ImageSettings) -> tuple[list[int], float]:
+    """Shape and mean of SAM's frames, a few at a time; each clip is resized once."""
+    key = (record.root, record.frame_names or str(record.raw[0]), media.frame_indices)
+    if key in _SQUARES:
+        return _SQUARES[key]
     total, count = 0.0, 0
-    for first in range(0, len(frames), 8):
-        part = sam_frames(frames[first : first + 8], settings)
+    for first in range(0, media.num_frames, 8):
+        part = sam_frames(media.frames(range(first, min(first + 8, media.num_frames))), settings)
         total, count = total + float(part.double().sum()), count + part.numel()
-    return [len(frames), *part.shape[1:]], total / count
+    _SQUARES[key] = [media.num_frames, *part.shape[1:]], total / count
+    return _SQUARES[key]
 
 
 def _result(asked: Asked) -> list[str]:
@@ -346,12 +363,43 @@ def fingerprint(masks: np.ndarray) -> str:
     return hashlib.sha1(np.packbits(masks).tobytes()).hexdigest()[:16]
 
 
-def folder_of(protocols: Path, part: Mapping[str, Any], sample: Sample, miniatures: Callable[[], Path]) -> Path:
+# where a sample comes from
+
+
+def root_of(protocols: Path, part: Mapping[str, Any], miniatures: Callable[[], Path]) -> Path:
     """The ``data`` folder that a part was made from."""
-    own = protocols / "inputs" / "data"
-    if str(part.get("source_inputs", "")).startswith("inputs"):
-        return own
-    first = str(sample.get("first_file", ""))
-    if first and (protocols / "inputs" / first).exists():
-        return own
-    return miniatures()
+    own, sample = protocols / "inputs", part["samples"][0]
+    named = str(part.get("source_inputs", "")).startswith("inputs")
+    return own / "data" if named or all((own / path).exists() for path in media_of(sample)) else miniatures()
+
+
+def media_of(sample: Sample) -> list[str]:
+    """Files and folders that a sample is read from, relative to the folder above ``data``."""
+    places = [sample[key] for key in ("first_file", "last_file", "video_path") if key in sample]
+    return [f"{place['dir']}/{name}" if isinstance(place, Mapping) else str(place) for place in places
+            for name in (place["names"] if isinstance(place, Mapping) else [""])]  # fmt: skip
+
+
+def matching(units: Sequence[Unit], sample: Sample, taken: set[str]) -> Unit | None:
+    """The unit of a sample: by its place in the split where that is given, else by what it is about; None: none."""
+    if "index" in sample:
+        return units[sample["index"]] if sample["index"] < len(units) else None
+    for unit in units:
+        if unit.id not in taken and _is_about(unit.records[0], sample):
+            taken.add(unit.id)
+            return unit
+    return None
+
+
+def _is_about(record: Record, sample: Sample) -> bool:
+    video, query = record.raw[0], record.raw[-1]
+    place = sample["video_path"]
+    own = str(place["dir"] if isinstance(place, Mapping) else place)
+    if not own.endswith(f"/{video}"):
+        return False
+    if isinstance(query, Query):
+        return query.text in sample["prompts"][0]["text"] and query.category == sample["task"]
+    if record.raw[3] != sample["frame_idx"]:
+        return False
+    text = query["text"] or query["answer"]
+    return text in (sample["prompts"][-1]["text"], sample.get("caption")) or text in sample["prompts"][-1]["text"]

@@ -1,7 +1,8 @@
 """Every benchmark that can be run: its data, how it is asked and scored, and what UniPixel published.
 
-Published figures are those of the checkpoints UniPixel-3B and UniPixel-7B (arXiv 2509.18094, its repository and its
-tables). ``secondary`` marks numbers that were read from notes on the paper and not from the authors' own files.
+Published figures are of two kinds, and every report says which: those of the released checkpoints, from their
+repository (the 7B is the one released in October 2025), and those of the paper's tables (arXiv 2509.18094), whose
+checkpoints need not be the released ones. The latter were read from notes on the paper, not from the authors' files.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from unipixel.eval.video_masks import ClassicDavis, Davis, Revos, VideoMasks
 ProtocolName = Literal["correct", "original"]
 
 
+RELEASES = {"UniPixel-3B": "released 3B", "UniPixel-7B": "released 7B, October 2025"}
+PAPER = "paper"
+
+
 @dataclass(frozen=True)
 class Published:
     """One published number."""
@@ -31,7 +36,13 @@ class Published:
     large: float | None
     """UniPixel-7B."""
     secondary: bool = False
-    """Read from a secondary source."""
+    """From the paper's tables, read from notes on them; else of the released checkpoints, from their repository."""
+
+    @property
+    def releases(self) -> dict[str, str]:
+        """Which release each of the numbers is of, by the checkpoint's name."""
+        given = {"UniPixel-3B": self.small, "UniPixel-7B": self.large}
+        return {name: PAPER if self.secondary else RELEASES[name] for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

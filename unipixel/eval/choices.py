@@ -96,8 +96,8 @@ class Choices(Protocol):
             return spread(total, max(1, min(most, total, number))), None
         if not fps:
             return list(range(total)), View(share_budget=False, all_frames=True)
-        number = min(max(total / fps * FRAMES_PER_SECOND, LEAST_FRAMES), MOST_FRAMES, total)
-        number = int(number // 2) * 2
+        wanted = min(max(total / fps * FRAMES_PER_SECOND, LEAST_FRAMES), MOST_FRAMES, total)
+        number = int(wanted // 2) * 2
         if number < 2:
             raise DatasetError(f"{sample.source}: the video has {total} frame; the original takes two at least")
         frames = torch.linspace(0, total - 1, number).round().long().tolist()

@@ -1,7 +1,7 @@
 """Where ``--protocol original`` does something else than ``--protocol correct``: the one table that code and docs use.
 
-The original is UniPixel's own evaluation code, mistakes included, since the published figures were made with it. Whatever
-is not listed here is the same in both: words of prompts, frames, sizes of pictures, the order of region lines.
+The original is UniPixel's own evaluation code, mistakes included, since the published figures were made with it.
+Whatever is not listed here is the same in both: words of prompts, frames, sizes of pictures, the order of region lines.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ DIFFERENCES = (
     ),
     Difference(
         LETTERS,
-        "the letter is that of the first word up to a blank, with the commas in it; a reply that is empty or begins with a "
-        "blank, at which the original's scorer stops, is wrong",
+        "the letter is that of the first word up to a blank, with the commas in it; a reply that is empty or begins "
+        "with a blank, at which the original's scorer stops, is wrong",
         "the letter is that of the first word, without its commas, whatever white space stands around it",
     ),
     Difference(
@@ -72,8 +72,8 @@ DIFFERENCES = (
     ),
     Difference(
         GENERAL,
-        "a file gives 2 frames a second, at least 4, at most 16, an even number, spread from its first to its last; a file "
-        "of a single frame fails",
+        "a file gives 2 frames a second, at least 4, at most 16, an even number, spread from its first to its last; "
+        "one of a single frame fails",
         "a file gives 2 frames a second, at least 4, at most as many as the checkpoint sees",
     ),
     Difference(
@@ -113,14 +113,14 @@ DIFFERENCES = (
     ),
     Difference(
         ("pixelqa",),
-        "all objects are pointed at on the question's frame: one that is not there by the point (0, 0), or by a box with the "
-        "corners (768, 768) and (-1, -1)",
+        "all objects are pointed at on the question's frame: one that is not there by the point (0, 0), or by a box "
+        "with the corners (768, 768) and (-1, -1)",
         "an object is pointed at on the frame nearest to the question's on which it is there",
     ),
     Difference(
         ("pixelqa",),
-        "points and boxes are taken from the mask stretched to 768 x 768: its most interior pixel, the first of equals, and "
-        "inclusive pixel indices, without the half pixel to a pixel's centre or outer edge",
+        "points and boxes are taken from the mask stretched to 768 x 768: its most interior pixel, the first of "
+        "equals, and inclusive pixel indices, without the half pixel to a pixel's centre or outer edge",
         "points are centres of the most interior pixel at source size, boxes the outer edges of the mask",
     ),
     Difference(
@@ -179,3 +179,18 @@ def _names(where: Iterable[str]) -> str:
     if tuple(where) == EXPRESSIONS:
         return "all that segment expressions"
     return ", ".join(f"`{name.partition('/')[0]}`" for name in where)
+
+
+def written_into(text: str) -> str:
+    """A page with the table between the two comments that mark its place.
+
+    Raises:
+        ValueError: the comments are missing.
+    """
+    begin, end = text.find("<!-- differences"), text.find("<!-- end of differences")
+    if not 0 <= begin < end:
+        raise ValueError(
+            "the page has no place for the table; it is marked by <!-- differences --> and <!-- end of ... -->"
+        )
+    first = text.index("\n", begin) + 1
+    return f"{text[:first]}{markdown()}\n{text[end:]}"

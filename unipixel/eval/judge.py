@@ -135,8 +135,8 @@ def parse_grades(text: str, *, original: bool = False) -> dict[str, float]:
     """Grades by short name from lines such as "1. Subject Correspondence: 5"; those outside of 0 to 5 are left out.
 
     Args:
-        original: as in the published evaluation of UniPixel: a line with other signs between number, name and grade does
-            not count, and any value does.
+        original: as in the published evaluation of UniPixel: a line with other signs between number, name and grade
+            does not count, and any value does.
     """
     if original:
         names = {full: short for short, full in DIMENSIONS.items()}

@@ -42,9 +42,9 @@ class PixelQA(Protocol):
     frames are reported as well, though not by ``original``.
 
     By default the model writes its own pre-filling answer, an object that it does not find stays without a mask, and
-    the letter is read from whatever it replies. What ``original`` does instead is in `differences.DIFFERENCES`. It draws
-    its mix of points and boxes without a seed; both ways draw it here from one seed and the record's id, so that
-    figures can be repeated.
+    the letter is read from whatever it replies. What ``original`` does instead is in `differences.DIFFERENCES`. The
+    original draws its mix of points and boxes without a seed; both ways draw it here from one seed and the record's id,
+    so that figures can be repeated.
     """
 
     prompts: Literal["point", "box", "mixed"]

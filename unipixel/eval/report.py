@@ -45,6 +45,7 @@ class Row:
             **({} if self.figure is None else self.figure.to_json()),
             "published": {name: value for name, value in published.items() if value is not None},
             "difference": {name: self.difference(value) for name, value in published.items() if value is not None},
+            "release": given.releases if given else {},
             "secondary_source": bool(given and given.secondary),
         }
 
@@ -190,7 +191,7 @@ def markdown(sections: Sequence[Section]) -> str:
     return "\n".join(parts)
 
 
-COLUMNS = ("figure", "ours", "UniPixel-3B", "difference", "UniPixel-7B", "difference", "of")
+COLUMNS = ("figure", "ours", "UniPixel-3B", "difference", "UniPixel-7B", "difference", "of", "published figures")
 SECONDARY = "\\* read from notes on the paper's tables, less certain than the other published figures"
 
 
@@ -205,7 +206,8 @@ def table(one: Section) -> list[tuple[str, ...]]:
             difference = row.difference(value)
             cells.append("" if value is None else f"{value:.{decimals}f}{star}")
             cells.append("" if difference is None else f"{difference:+.{decimals}f}")
-        rows.append((*cells, str(row.figure.count) if row.figure else ""))
+        releases = dict.fromkeys(row.published.releases.values()) if row.published else ()
+        rows.append((*cells, str(row.figure.count) if row.figure else "", "; ".join(releases)))
     return rows
 
 

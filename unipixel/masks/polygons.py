@@ -46,6 +46,7 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     """
     return trace_polygons(as_mask(mask))
 
+
 _FRACTION = 16
 """Bits behind the point in which the sides of a drawn polygon are followed from row to row."""
 
@@ -54,8 +55,8 @@ def drawn_polygon(corners: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """A polygon with its outline, as OpenCV draws both on whole pixels, bool (H, W).
 
     A pixel is on if it lies on the one pixel wide outline, or if its centre lies inside (an odd number of sides away
-    from the outside). Equal to OpenCV for corners inside of the picture; with corners outside, about one in fifty random
-    polygons differs in pixels at the picture's edge.
+    from the outside). Equal to OpenCV for corners inside of the picture; with corners outside, about one in fifty
+    random polygons differs in pixels at the picture's edge.
 
     Args:
         corners: int (P, 2), (x, y) pixels, P at least 1; the last is joined to the first.

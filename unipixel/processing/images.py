@@ -1,8 +1,8 @@
 """Pixels as the two vision towers want them: patches for the language model, squares for SAM.
 
 Both chains reproduce the original's numbers exactly without ``torchvision``: Pillow's bicubic resize per frame (or, as
-for some benchmarks, its counterpart on tensors), a repeated last frame where the count is odd, and one fused rescale-and-normalise for the language model; an antialiased
-bilinear resize of ``x / 255`` for SAM.
+for some benchmarks, its counterpart on tensors), a repeated last frame where the count is odd, and one fused
+rescale-and-normalise for the language model; an antialiased bilinear resize of ``x / 255`` for SAM.
 
 Source: Qwen2.5-VL technical report, section 2.1; UniPixel, appendix on implementation; SAM 2, section C.
 """
@@ -96,8 +96,8 @@ class ImageSettings:
     sam_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Channel deviations of SAM's frames (ImageNet's)."""
     frame_resize: Literal["pillow", "tensor"] = "pillow"
-    """Who resizes the language model's frames by the antialiased bicubic filter: Pillow, or torch on floats, whose result
-    is rounded; the two differ by about one grey level in places."""
+    """Who resizes the language model's frames by the antialiased bicubic filter: Pillow, or torch on floats, whose
+    result is rounded; the two differ by a grey level in places."""
     target_rule: Literal["touched", "nearest"] = "touched"
     """How a ground-truth mask becomes S x S: every pixel that the antialiased resize of the mask touches (released), or
     the nearest source pixel (cheaper, and objects keep their area)."""
