@@ -11,6 +11,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,58 @@ def test_samples_are_asked_seen_and_answered_as_in_the_original(
     assert not problems, "\n".join(problems[:40])
     if not compared:
         pytest.skip(f"nothing of {benchmark} can be compared; absent: {', '.join(gone) or 'samples'}")
+
+
+CHANGED = (
+    ("loads", 0, "frames_tensor", 1), ("loads", 0, "inds", 0), ("loads", 0, "llm_frames"),
+    ("vision", 0, "entries", 0, "min_pixels"), ("vision", 0, "entries", 0, "max_pixels"),
+    ("vision", 0, "resized_num_h_w", 0, 1), ("prompts", 0, "text"), ("prompts", 1, "text"),
+    ("prompts", 0, "video_grid_thw", 0, 0), ("prompts", 0, "second_per_grid_ts", 0), ("prompts", 1, "pixel_values_sum"),
+    ("model_calls", 0, "sam_frames_shape", 0), ("model_calls", 0, "sam_frames_mean"),
+    ("model_calls", 0, "frame_size_hw", 0), ("model_calls", 0, "point_coords", 0, 0, 0, 0),
+    ("model_calls", 0, "point_labels", 0, 0, 0), ("model_calls", 0, "point_frames", 0, 0),
+    ("model_calls", 1, "refer_mask_shape", 0), ("model_calls", 1, "refer_mask_cells_per_step_and_object", 0, 0),
+    ("model_calls", 1, "refer_mask_sha1"), ("model_calls", 1, "generation", "max_new_tokens"),
+    ("dumped", "response"), ("dumped", "j_values", 0), ("dumped", "f_values", 0), ("ans",), ("task",),
+)  # fmt: skip
+"""Every field of a sample of PixelQA that is compared."""
+
+
+def test_a_change_of_any_field_is_found_out(
+    load: Callable[[str], dict[str, Any]],
+    find_data: Callable[[Mapping[str, Any]], Path],
+    processor: Processor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = load("pixelqa")["parts"]
+    name = next((name for name, part in parts.items() if part["samples"] and not name.startswith("mix")), None)
+    if name is None:
+        pytest.skip("pixelqa.json has no part with points or boxes")
+    split, root, sample = split_of("pixelqa", name), find_data(parts[name]), parts[name]["samples"][0]
+    gone = [*absent("pixelqa", split, root), *(path for path in media_of(sample) if not (root.parent / path).exists())]
+    if gone:
+        pytest.skip(f"{gone[0]} is absent")
+    recorder = Recorder(pieces)
+    predictor = recorder.predictor(processor, monkeypatch)
+    run = open_run("pixelqa", split, root, model="recorder", protocol="original")
+    unit = matching(run.units(), sample, set())
+    assert unit is not None
+    asked = ask(run.protocol, unit, read, sample, recorder, predictor, False)
+    predictor.close()
+    assert not differing(asked)
+    unnoticed = [path for path in CHANGED if not differing(replace(asked, sample=changed(sample, path)))]
+    assert not unnoticed
+
+
+def changed(sample: Mapping[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
+    """A copy of a sample in which one value is another."""
+    copy: dict[str, Any] = json.loads(json.dumps(sample))
+    place: Any = copy
+    for key in path[:-1]:
+        place = place[key]
+    old = place[path[-1]]
+    place[path[-1]] = f"{old}x" if isinstance(old, str) else old + 1
+    return copy
 
 
 def original_draws(protocol: Protocol, units: list[Unit]) -> Draws:

@@ -96,8 +96,8 @@ class ImageSettings:
     sam_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Channel deviations of SAM's frames (ImageNet's)."""
     frame_resize: Literal["pillow", "tensor"] = "pillow"
-    """Who resizes the language model's frames by the antialiased bicubic filter: Pillow, or torch on floats, whose
-    result is rounded; the two differ by a grey level in places."""
+    """Who resizes the language model's frames by the antialiased bicubic filter: Pillow, which rounds and clips between
+    columns and rows, or torch on floats, rounded and clipped at the end."""
     target_rule: Literal["touched", "nearest"] = "touched"
     """How a ground-truth mask becomes S x S: every pixel that the antialiased resize of the mask touches (released), or
     the nearest source pixel (cheaper, and objects keep their area)."""
