@@ -23,6 +23,7 @@ from unipixel.masks import MaskTrack
 from unipixel.media import Media, sample_indices
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import Processor, Visual
+from unipixel.processing.chat import SEG
 from unipixel.sample import Box, Mask, Point, Prompt, Turn
 
 __all__ = ["Answer", "MaskPiece", "Session", "TextPiece", "Track", "choose_clip"]
@@ -250,6 +251,9 @@ class Session:
         Raises:
             PromptError: the turn is not usable.
         """
+        chat = self.workspace.processor.chat
+        chat.check_text(prime, "beginning of the answer")
+        chat.check_text(turn.answer, "answer", SEG, len(turn.targets))
         decoding, answer = Decoding(max_new_tokens=max_new_tokens), None
         for piece in self._run(put(self.workspace, turn, objects or {}, decoding, prime)):
             answer = piece

@@ -15,7 +15,6 @@ EXPRESSIONS = (
 )  # fmt: skip
 """Benchmarks (or single splits) whose answers are masks of an expression."""
 GENERAL = ("mvbench", "videomme")
-LETTERS = ("videorefer_bench_q", "pixelqa", *GENERAL)
 
 
 @dataclass(frozen=True)
@@ -55,20 +54,20 @@ DIFFERENCES = (
         "pixels to be ignored count nowhere",
     ),
     Difference(
-        LETTERS,
+        ("videorefer_bench_q", *GENERAL),
         "the letter is that of the first word up to a blank, with the commas in it; a reply that is empty or begins "
         "with a blank, at which the original's scorer stops, is wrong",
         "the letter is that of the first word, without its commas, whatever white space stands around it",
     ),
     Difference(
-        ("videorefer_bench_q", "pixelqa"),
-        "a reply to a choice has up to 512 tokens",
-        "a reply to a choice is cut as soon as its letter is said",
+        ("videorefer_bench_q",),
+        "a reply has up to 512 tokens",
+        "a reply is cut after 8 tokens, since only its first word counts",
     ),
     Difference(
         GENERAL,
-        "a reply to a choice has up to 256 tokens",
-        "a reply to a choice is cut as soon as its letter is said",
+        "a reply has up to 256 tokens",
+        "a reply is cut after 8 tokens, since only its first word counts",
     ),
     Difference(
         GENERAL,
@@ -135,8 +134,9 @@ DIFFERENCES = (
     ),
     Difference(
         ("pixelqa",),
-        'the reply is primed with "The best option is ("',
-        "the reply is free, and its first letter in brackets counts",
+        'the reply is primed with "The best option is (" and has up to 512 tokens; the letter is that of its first '
+        "word up to a blank, and an empty reply, or one that begins with a blank, is wrong",
+        "the reply is free, of up to 32 tokens, and its first letter in brackets counts",
     ),
     Difference(
         ("pixelqa",),
