@@ -104,6 +104,9 @@ class Turn:
     """Ids (keys of ``Sample.objects``) whose masks are injected as object memory."""
     targets: tuple[int | None, ...] = ()
     """Ids of the objects that the answer's ``<|seg|>`` tokens segment; None for an object that is not there."""
+    as_written: bool = False
+    """Take prompts and regions as they are, as released evaluation does: prompts need not fit the frame, and an object
+    that is seen nowhere keeps its region line, with nothing behind it."""
     task: str = ""
     """What the turn measures, such as ``"refer"`` or ``"name"``; only read by evaluation."""
 

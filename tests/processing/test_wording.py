@@ -53,7 +53,7 @@ def clip(*queries: Query) -> Sample:
     [
         (
             Query(kind="query", text="The Red dog.", targets=(1,)),
-            "Please segment the red dog in this video.",
+            "Please segment the Red dog in this video.",
             ANSWERS[0],
         ),
         (Query(kind="part", text="dog:left ear", targets=(1,)), "Please segment the dog left ear in this video.", None),

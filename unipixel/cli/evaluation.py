@@ -100,7 +100,7 @@ def evaluate(
         raise ValueError(f"--out is {out}; name a folder, without a suffix")
     check_folder(out, "--out")
     runs = opened(names, data_root, model=model, protocol=protocol, limit=limit, shard=parse_shard(shard))
-    grader = _judge(judge, judge_model)
+    grader = _judge(judge, judge_model, protocol)
     _run(runs, _predictor(model, device, dtype), out, retry=retry, judge=grader)
     make_report([out], out, data_root=data_root, as_json=as_json)
 
@@ -158,12 +158,12 @@ def _predictor(model: str, device: str, dtype: str | None) -> Predictor:
     return EnginePredictor(load_engine(model, device, dtype))
 
 
-def _judge(url: str | None, model: str) -> Judge | None:
+def _judge(url: str | None, model: str, protocol: str) -> Judge | None:
     if url is None:
         return None
     from unipixel.eval.judge import EndpointJudge
 
-    return EndpointJudge(model=model, base_url=url)
+    return EndpointJudge(model=model, base_url=url, original=protocol == "original")
 
 
 def _run(runs: list[Run], predictor: Predictor, out: Path, *, retry: bool, judge: Judge | None) -> None:

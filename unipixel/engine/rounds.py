@@ -6,7 +6,7 @@ written in front of the question). Here both run freely; the original forces the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -16,11 +16,12 @@ from torch import Tensor
 from unipixel.engine import wording
 from unipixel.engine.answer import Answer, MaskPiece, TextPiece
 from unipixel.engine.dialogue import Ask
-from unipixel.engine.generate import Reply
+from unipixel.engine.generate import Decoding, Reply
 from unipixel.engine.objects import Workspace, placed, pursue, segmented, starts
 from unipixel.engine.requests import Prompted, Request, is_seen
 from unipixel.engine.tracking import legs
 from unipixel.engine.writing import ReplyText
+from unipixel.masks import MaskTrack
 from unipixel.sample import Prompt, Turn
 
 PREFILL_TOKENS = 16
@@ -101,6 +102,32 @@ def rounds(space: Workspace, request: Request) -> Rounds:
         objects=tuple(memory[i] for i in ids if i in memory),
         clip=space.clip,
         question=request.text,
+        tokens=written.tokens,
+        timings=space.clock.take(),
+    )
+
+
+def put(space: Workspace, turn: Turn, objects: Mapping[int, MaskTrack], decoding: Decoding, prime: str) -> Rounds:
+    """One turn exactly as it is written, beside the conversation; see `Session.put`."""
+    space.clock.take()
+    row = _row((yield Ask(turn, decoding, objects, aside=True, answer=turn.answer, prime=prime)))
+    if turn.answer:
+        for _ in row:
+            pass
+        states = row.queries(given=True)
+        named = [i for i in turn.targets if i is not None]
+        written = Written(segments=tuple(Segment(i, q) for i, q in zip(named, states, strict=True)))
+        for i in named:
+            space.memory.reserve(i)
+    else:
+        written = yield from _write(space, row, lambda _: space.memory.reserve(), turn.question)
+    yield from _enter(space, Request(text=turn.question, decoding=decoding), written.segments)
+    yield Answer(
+        text=written.text,
+        raw_text=written.raw_text,
+        objects=tuple(space.memory[one.id] for one in written.segments),
+        clip=space.clip,
+        question=turn.question,
         tokens=written.tokens,
         timings=space.clock.take(),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from unipixel.engine.generate import Decoding
 from unipixel.engine.memory import KnownObject, ObjectMemory
 from unipixel.engine.objects import Workspace, corrected, pursue, retraced, starts
 from unipixel.engine.requests import Force, Request, Start, check_about, check_start, grouped
-from unipixel.engine.rounds import Piece, Rounds, Row, rounds
+from unipixel.engine.rounds import Piece, Rounds, Row, put, rounds
 from unipixel.engine.timing import Clock, Timings
 from unipixel.engine.tracking import legs
 from unipixel.errors import PromptError
@@ -23,7 +23,8 @@ from unipixel.masks import MaskTrack
 from unipixel.media import Media, sample_indices
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import Processor, Visual
-from unipixel.sample import Box, Mask, Point, Prompt
+from unipixel.processing.chat import SEG
+from unipixel.sample import Box, Mask, Point, Prompt, Turn
 
 __all__ = ["Answer", "MaskPiece", "Session", "TextPiece", "Track", "choose_clip"]
 
@@ -232,6 +233,32 @@ class Session:
             prime=prime,
             prefill=prefill,
         )
+
+    def put(
+        self, turn: Turn, objects: Mapping[int, MaskTrack] | None = None, *, prime: str = "", max_new_tokens: int = 256
+    ) -> Answer:
+        """Put a turn to the model exactly as it is written, as the first of a conversation and forgotten afterwards.
+
+        No mention is added, and regions stand in the order of the turn: what evaluation needs that must not depend on
+        the conveniences of `ask`.
+
+        Args:
+            turn: with an answer, that is read and not written; its ``<|seg|>`` become the objects in ``turn.targets``.
+            objects: masks of the objects in ``turn.regions``, which need not be in the memory.
+            prime: words that the reply goes on from.
+            max_new_tokens: longest reply.
+
+        Raises:
+            PromptError: the turn is not usable.
+        """
+        chat = self.workspace.processor.chat
+        chat.check_text(prime, "beginning of the answer")
+        chat.check_text(turn.answer, "answer", SEG, len(turn.targets))
+        decoding, answer = Decoding(max_new_tokens=max_new_tokens), None
+        for piece in self._run(put(self.workspace, turn, objects or {}, decoding, prime)):
+            answer = piece
+        assert isinstance(answer, Answer)  # always the last piece
+        return answer
 
     # objects
 

@@ -1,8 +1,8 @@
 """Pixels as the two vision towers want them: patches for the language model, squares for SAM.
 
-Both chains reproduce the original's numbers exactly without ``torchvision``: Pillow's bicubic resize per frame, a
-repeated last frame where the count is odd, and one fused rescale-and-normalise for the language model; an antialiased
-bilinear resize of ``x / 255`` for SAM.
+Both chains reproduce the original's numbers exactly without ``torchvision``: Pillow's bicubic resize per frame (or, as
+for some benchmarks, its counterpart on tensors), a repeated last frame where the count is odd, and one fused
+rescale-and-normalise for the language model; an antialiased bilinear resize of ``x / 255`` for SAM.
 
 Source: Qwen2.5-VL technical report, section 2.1; UniPixel, appendix on implementation; SAM 2, section C.
 """

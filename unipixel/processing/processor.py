@@ -182,7 +182,8 @@ class Processor:
                 raise PromptError("a turn has points, regions or masks, but the sample has no picture or video")
             return _Question(turn.question, [], None)
         size, num_frames = visual.size_hw, visual.media.num_frames
-        references = [reference(prompts, size, num_frames, self.settings.sam_size) for prompts in turn.references]
+        side, check = self.settings.sam_size, not turn.as_written
+        references = [reference(prompts, size, num_frames, side, check=check) for prompts in turn.references]
         missing = [number for number in turn.regions if number not in objects]
         if missing:
             raise PromptError(f"object {missing[0]} is not known; known are {sorted(objects) or 'none'}")
@@ -190,7 +191,8 @@ class Processor:
             raise PromptError(f"the regions {list(turn.regions)} name an object twice; each may be given once")
         if not turn.regions:
             return _Question(turn.question, references, None)
-        masks = region_masks({number: objects[number] for number in turn.regions}, visual)
+        tracks = {number: objects[number] for number in turn.regions}
+        masks = region_masks(tracks, visual, unseen=turn.as_written)
         step = self.settings.temporal_patch_size
         prefix = region_prefix(turn.regions, masks, len(visual.llm_frame_indices), step=step)
         return _Question(prefix + turn.question, references, masks)

@@ -255,7 +255,7 @@ def _answer(query: Query, rng: np.random.Generator | None, named: bool) -> str:
     if query.kind in ("caption", "qa", "conversation") or not query.targets:
         return query.answer
     if named and query.kind == "query" and None not in query.targets:
-        return listed([f"the {noun_phrase(query.text)} {SEG}"] * len(query.targets))
+        return listed([f"the {noun_phrase(query.text.strip())} {SEG}"] * len(query.targets))
     masks = listed([SEG] * len(query.targets))
     if query.kind == "question" and query.answer:
         return f"{query.answer.rstrip('. ')} {masks}."
