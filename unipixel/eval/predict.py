@@ -49,6 +49,7 @@ class EnginePredictor:
             prefill=question.prefill,
             force="always" if question.forced else False,
             max_new_tokens=question.max_new_tokens,
+            each=False,
         )
         return Reply(answer.raw_text, _found(answer.objects))
 
@@ -93,7 +94,7 @@ class EnginePredictor:
         for one in objects:
             if not one.is_there:
                 session.remember(one.id, whole)
-        answer = session.ask(question.text, prime=question.prime, max_new_tokens=question.max_new_tokens)
+        answer = session.ask(question.text, prime=question.prime, max_new_tokens=question.max_new_tokens, each=False)
         return Reply(answer.raw_text, _found(objects))
 
 
