@@ -92,7 +92,14 @@ def corrected(space: Workspace, known: KnownObject, prompts: Sequence[Prompt]) -
 
 
 def segmented(space: Workspace, queries: Tensor, start: int, prompts: Sequence[Prompt]) -> list[Anchor]:
-    """Anchors of an object that the model has segmented: where tracking starts, or wherever there are extra clicks."""
+    """Anchors of an object that the model has segmented: where tracking starts, or wherever there are extra clicks.
+
+    A model that does not track has one on every frame.
+    """
+    if not space.model.config.pixel.propagate:
+        given = {t: on_frame(prompts, t)[0] if len(prompts) > 1 else [] for t in range(space.num_frames)}
+        plain = {t: Anchor(t, queries) for t in given}
+        return [clicked(space, points, plain[t]) if points else plain[t] for t, points in given.items()]
     if len(prompts) < 2:
         return [Anchor(start, queries)]
     frames = sorted({int(p.frame) for p in prompts})

@@ -19,7 +19,7 @@ from unipixel.engine.answer import Answer, MaskPiece, TextPiece
 from unipixel.engine.dialogue import Ask
 from unipixel.engine.generate import Reply
 from unipixel.engine.objects import Workspace, glimpsed, placed, pursue, segmented, starts
-from unipixel.engine.requests import Prompted, Request, is_seen
+from unipixel.engine.requests import Prompted, Request, clicks, is_seen
 from unipixel.engine.several import Wanted
 from unipixel.engine.tracking import legs
 from unipixel.engine.writing import ReplyText
@@ -164,21 +164,43 @@ def _question(space: Workspace, request: Request) -> Generator[Piece | Ask, Row 
     """The second round: the question over every object that it speaks of.
 
     An object of a point or box that the first round has not found, or that is on none of the frames that the language
-    model sees, cannot be written as a region; the question then points at it once more.
+    model sees, cannot be written as a region; the question then points at it once more. Models of ablations know of
+    objects in other ways, see `Recall`.
     """
-    memory = space.memory
+    memory, recall = space.memory, space.model.config.pixel.recall
     own = {one.id: one for one in request.prompted}
     named = [i for i in memory if wording.mentions(request.text, i)]
     injected = sorted(i for i in {*request.about, *own, *named} if i in memory and is_seen(memory[i], space.visual))
+    clicked = {i: Prompted(i, memory[i].prompts) for i in injected if clicks(memory[i].prompts)}
     lost = {i: one for i, one in own.items() if one.is_pointed and i not in injected}
     text = wording.with_mentions(request.text, [i for i in injected if i in own or i in request.about], list(lost))
+    if recall == "pointing" and clicked:
+        text = wording.with_mentions(text, [], list(clicked))
+        lost |= clicked
+    if recall == "turn" and clicked:
+        before = _prefilling(space, replace(request, prefill=""), list(clicked.values()))
+        answer = wording.forced_answer(wording.referenced(before.question, list(clicked)))
+        for _ in _row((yield Ask(before, request.decoding, answer=answer, one_of_many=True))):
+            pass
+    if recall in ("pointing", "turn"):
+        injected = [i for i in injected if i not in clicked]
+    tracks = memory.tracks(injected)
+    if recall == "frame":
+        tracks |= {i: _on_frame(tracks[i], one.reference.frame) for i, one in clicked.items()}
     turn = Turn(
         question=text,
         regions=tuple(injected),
         references=tuple((lost[i].reference,) for i in wording.referenced(text, list(lost))),
     )
-    row = yield Ask(turn, request.decoding, memory.tracks(injected), prime=request.prime)
+    one_of_many = recall == "turn" and bool(clicked)
+    row = yield Ask(turn, request.decoding, tracks, prime=request.prime, one_of_many=one_of_many)
     return (yield from _write(space, _row(row), lambda _: memory.reserve(), request.text))
+
+
+def _on_frame(track: MaskTrack, frame: int) -> MaskTrack:
+    """The masks with that of one frame alone, if there is one there."""
+    kept = tuple(rle if t == frame else None for t, rle in enumerate(track.rles))
+    return track if kept[frame] is None else MaskTrack(track.size_hw, kept)
 
 
 def _several(space: Workspace, request: Request) -> Generator[Piece | Ask, Row | None, Written]:
