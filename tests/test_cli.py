@@ -20,6 +20,7 @@ from unipixel.cli.commands import Commands
 from unipixel.cli.demo import bundled
 from unipixel.cli.prompts import gather, parse_box, parse_mask, parse_point
 from unipixel.draw import write_mp4, write_png
+from unipixel.engine.engine import load
 from unipixel.errors import MediaError, PromptError
 from unipixel.masks import decode_rle, save_davis_png
 from unipixel.model.weights import save_model
@@ -98,6 +99,18 @@ def test_json_is_all_that_stdout_holds(ask, media: Path) -> None:
     (found,) = answer["objects"]
     assert found["id"] == 1 and len(found["rles"]) == 1
     assert decode_rle(found["rles"][0]).shape == (HEIGHT, WIDTH)
+
+
+def test_things_are_asked_for_one_by_one_if_wanted(ask, checkpoint: Path, media: Path) -> None:
+    text = "Please segment the dog and the ball."
+    engine, picture = load(checkpoint, device="cpu"), media / "picture.png"
+    expected = {each: engine.ask(picture, text, each=each, max_new_tokens=4).raw_text for each in (True, False)}
+    assert expected[True] != expected[False]
+    for each, option in ((True, "--each"), (False, "--no-each")):
+        result = ask(media / "picture.png", text, option, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["raw_text"] == expected[each]
+    assert_refused(ask(media / "picture.png", text, "--each", "--point", "20,14"), "each is for things that a question")
 
 
 def test_answer_about_a_video_is_written_to_a_folder(ask, media: Path, tmp_path: Path) -> None:

@@ -60,6 +60,17 @@ def test_questions_about_one_clip_share_its_features_and_nothing_else(
     assert session.workspace.features.encoded <= asked[0].sample.media.num_frames
 
 
+def test_evaluation_asks_once_whatever_the_question_names(engine: Engine, predictor: EnginePredictor) -> None:
+    (asked,) = questions(VideoMasks(), expressions(1, 1))[:1]
+    asked = replace(asked, text="Please segment the dog and the two cats in this video.")
+    with engine.open(asked.sample.media, track="all") as session:
+        assert session.request(asked.text).wanted  # it would be taken apart elsewhere
+        once = session.ask(asked.text, max_new_tokens=4, each=False)
+    reply = predictor.answer(asked)
+    assert reply.text == once.raw_text
+    assert [one.track for one in reply.objects] == [one.track for one in once.objects]
+
+
 def test_another_clip_is_opened_anew(predictor: EnginePredictor) -> None:
     first, second = questions(VideoMasks(), expressions(2, 1))
     predictor.answer(first)

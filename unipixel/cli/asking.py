@@ -34,6 +34,7 @@ def ask(
     track: options.Track = "sampled",
     start: options.Start = "0",
     max_new_tokens: options.MaxTokens = 256,
+    each: options.Each = None,
     force: Annotated[
         bool, typer.Option("--force", help="Segment what is pointed at even if the model says that nothing is there.")
     ] = False,
@@ -53,6 +54,7 @@ def ask(
             start=parse_start(start),
             max_new_tokens=max_new_tokens,
             force=force,
+            each=each,
         )
         written = save(answer, out) if out is not None else []
     if as_json:

@@ -211,6 +211,7 @@ class Engine:
         track: Track = "sampled",
         start: Start = 0,
         force: bool = False,
+        each: bool | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -226,7 +227,7 @@ class Engine:
             text: the question; one for all of a batch, or one for each.
             prompts: as in `Session.stream`; for a batch, a list of such per source.
             num_frames, track, limits: as in `open`.
-            start, force, max_new_tokens, temperature, top_p, seed: as in `Session.stream`.
+            start, force, each, max_new_tokens, temperature, top_p, seed: as in `Session.stream`.
             batch_size: questions that the language model reads and answers together. Answers do not depend on it.
             on_error: ``"raise"`` the first error, or ``"return"`` each error in the place of its answer.
 
@@ -250,7 +251,9 @@ class Engine:
 
         def prepared(place: int) -> tuple[Session, Any]:
             session = self.open(sources[place], num_frames=num_frames, track=track, limits=limits)
-            request = session.request(texts[place], prompts=given[place], start=start, decoding=decoding, force=force)
+            request = session.request(
+                texts[place], prompts=given[place], start=start, decoding=decoding, force=force, each=each
+            )
             return session, request
 
         answers: list[Answer | UnipixelError] = []

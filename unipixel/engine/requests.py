@@ -11,6 +11,7 @@ import numpy as np
 from unipixel.engine.answer import AnswerObject
 from unipixel.engine.generate import Decoding
 from unipixel.engine.memory import KnownObject, ObjectMemory
+from unipixel.engine.several import Wanted
 from unipixel.errors import PromptError
 from unipixel.processing import Visual
 from unipixel.processing.prompts import check_prompt, sam_points, strongest
@@ -57,6 +58,8 @@ class Request:
     prime: str = ""
     prefill: str = ""
     """Words of the first round's question; empty: the engine's own."""
+    wanted: tuple[Wanted, ...] = ()
+    """Things that are asked for one by one; empty: the question is asked as it is."""
 
 
 def clicks(prompts: Iterable[Prompt]) -> list[Point | Box]:

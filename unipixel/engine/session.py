@@ -16,6 +16,7 @@ from unipixel.engine.memory import KnownObject, ObjectMemory
 from unipixel.engine.objects import Workspace, corrected, pursue, retraced, starts
 from unipixel.engine.requests import Force, Request, Start, check_about, check_start, grouped
 from unipixel.engine.rounds import Piece, Rounds, Row, put, rounds
+from unipixel.engine.several import taken_apart
 from unipixel.engine.timing import Clock, Timings
 from unipixel.engine.tracking import legs
 from unipixel.errors import PromptError
@@ -156,6 +157,7 @@ class Session:
         force: Force = False,
         prime: str = "",
         prefill: str = "",
+        each: bool | None = None,
     ) -> Iterator[Piece]:
         """The answer to a question, piece by piece: words, masks of each frame as it is tracked, the `Answer` last.
 
@@ -175,6 +177,9 @@ class Session:
             prefill: words of the first round's question, which may name the prompted objects by their ids; by default
                 the engine's own.
             prime: words put into the model's mouth, from which its reply goes on; not part of the answer's text.
+            each: ask for each thing of a request by itself ("the dog and the two cats"), for "all" and plurals until
+                nothing new comes; see `several.taken_apart`. All are tracked together, and are one answer. None: where
+                the checkpoint needs it, because it writes one ``<|seg|>`` a reply, as the released ones do.
 
         A question ends what is left of an earlier stream of the session.
 
@@ -191,6 +196,7 @@ class Session:
             force=force,
             prime=prime,
             prefill=prefill,
+            each=each,
         )
         return self._run(rounds(self.workspace, request))
 
@@ -205,6 +211,7 @@ class Session:
         force: Force = False,
         prime: str = "",
         prefill: str = "",
+        each: bool | None = None,
     ) -> Request:
         """A question checked against the session, before anything is computed.
 
@@ -223,6 +230,10 @@ class Session:
             raise PromptError("the question is empty and has no prompts; ask something, or give a point, box or mask")
         if not words and known:
             raise PromptError("about names objects but the question is empty; ask something about them")
+        plain = not (given or known or prime or prefill)
+        if each and not plain:
+            raise PromptError("each is for things that a question names; ask without prompts, about, prime or prefill")
+        asks_each = plain and (not space.processor.chat.named if each is None else each)
         return Request(
             text=words,
             prompted=given,
@@ -232,6 +243,7 @@ class Session:
             force=force,
             prime=prime,
             prefill=prefill,
+            wanted=taken_apart(words) if asks_each else (),
         )
 
     def put(

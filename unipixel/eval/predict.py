@@ -50,6 +50,7 @@ class EnginePredictor:
                 prefill=question.prefill,
                 force="always" if question.forced else False,
                 max_new_tokens=question.max_new_tokens,
+                each=False,
             )
         else:
             answer = self._put(session, question, question.sample.objects)

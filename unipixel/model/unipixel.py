@@ -207,6 +207,7 @@ class UniPixel(nn.Module):
         results: list[list[Decoded] | None] = [None] * len(queries)
         if frames is None:
             return results
+        propagate = propagate and self.config.pixel.propagate
         lengths = {i: len(f) for i, f in enumerate(frames) if f is not None and len(queries[i])}
         for length in sorted(set(lengths.values())):
             group = [i for i, n in lengths.items() if n == length]

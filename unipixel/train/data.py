@@ -17,6 +17,7 @@ from unipixel.sample import Sample, Turn
 from unipixel.stickers import THINGS, Scene, scene, turns, video
 from unipixel.stickers.prompts import box_on, point_on
 from unipixel.train.photos import PhotoTraining
+from unipixel.train.recall import random_prompt, recalled
 from unipixel.train.recipe import StickerRecipe
 
 CLEARLY_SHOWN = 0.3
@@ -53,7 +54,7 @@ class StickerTraining(Dataset[TrainingInputs]):
         # whole batches are clips or stills: the draw depends on the batch's number
         batch = np.random.default_rng((recipe.seed, 0, index // recipe.batch_size))
         is_video = bool(batch.random() < recipe.video_share)
-        together = bool(batch.random() < recipe.conversation_share)
+        together = bool(batch.random() < recipe.conversation_share) or recipe.recall == "turn"
         rng = np.random.default_rng((recipe.seed, 1, index))
         if self._photos is not None and not is_video and rng.random() < recipe.photo_share:
             return self._photo(self._photos.draw(rng, recipe.turns, recipe.mix), together)
@@ -64,7 +65,11 @@ class StickerTraining(Dataset[TrainingInputs]):
             questions = prompt_turns(world, rng, recipe)
         else:
             questions = self.questions(world, rng)
-        out = self._inputs(world.sample(questions), together)
+        sample = world.sample(questions)
+        if recipe.recall != "memory" and recipe.objective == "conversation":
+            prompts = {item.id: random_prompt(world, n, rng) for n, item in enumerate(world.objects)}
+            sample = recalled(sample, prompts, recipe.recall)
+        out = self._inputs(sample, together)
         if recipe.dense_words:
             words = cell_words(world, self._words, *self._cells(out), self._processor.chat.ids[END_OF_TEXT])
             out["cell_words"] = words  # type: ignore[typeddict-unknown-key]

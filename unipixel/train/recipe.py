@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from unipixel.model.config import Recall
 from unipixel.stickers import SceneSettings
 from unipixel.train.loss_weights import LossWeights
 
@@ -98,6 +99,14 @@ class Recipe:
     adam_beta2: float = 0.98
     max_grad_norm: float = 2.0
     losses: LossWeights = field(default_factory=LossWeights)
+    hidden_tokens: int = 0
+    """Mask queries per `<|seg|>`; 0: as many as the start has."""
+    time_code: bool = True
+    """False: the code of a prompt's frame is the same for all frames."""
+    propagate: bool = True
+    """False: masks are made on every frame by itself, in training and after."""
+    recall: Recall = "memory"
+    """How questions know of objects that were pointed at, in training on stickers and after; see `Recall`."""
     bf16: bool = True
     """Run in bfloat16 where that loses nothing; weights stay in fp32."""
     checkpointing: bool = False

@@ -85,6 +85,8 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"the recipe {recipe.name} draws endless scenes and has no epochs; set steps")
     if recipe.save == "adapter" and recipe.start.fresh:
         raise ValueError("save is 'adapter', yet the start is fresh: there is no base to lay it over; use 'whole'")
+    if recipe.recall != "memory" and isinstance(recipe, StickerRecipe) and recipe.photo_share:
+        raise ValueError(f"recall is {recipe.recall!r}, which photos do not know; set photo_share to 0")
     if recipe.batch_size < 1 or recipe.micro_batch < 0:
         raise ValueError(f"batch_size is {recipe.batch_size} and micro_batch {recipe.micro_batch}; use 1 or more")
 
