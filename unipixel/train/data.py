@@ -14,7 +14,7 @@ from unipixel.processing.batch import IGNORED, TrainingInputs
 from unipixel.processing.chat import END_OF_TEXT
 from unipixel.processing.processor import Processor
 from unipixel.sample import Sample, Turn
-from unipixel.stickers import THINGS, Scene, scene, turns, video
+from unipixel.stickers import HARD, THINGS, Scene, scene, turns, video
 from unipixel.stickers.prompts import box_on, point_on
 from unipixel.train.photos import PhotoTraining
 from unipixel.train.recipe import StickerRecipe
@@ -32,7 +32,9 @@ class StickerTraining(Dataset[TrainingInputs]):
             raise ValueError(f"the recipe {recipe.name} draws photos; say where they are: --set photos=DIR")
         self._processor = processor
         self._recipe = recipe
-        self._settings = replace(recipe.world, photos=photos, photo_share=recipe.photo_share)
+        behind: dict[str, Any] = {"photos": photos, "photo_share": recipe.photo_share}
+        self._settings = replace(recipe.world, **behind)
+        self._hard = replace(HARD, num_frames=recipe.world.num_frames, **behind)
         self._photos = None if photos is None else PhotoTraining(photos)
         self._kept: dict[int, TrainingInputs] = {}
         self._words = {name: processor.chat.encode(f" {name}")[-1] for name in THINGS}
@@ -57,10 +59,11 @@ class StickerTraining(Dataset[TrainingInputs]):
         rng = np.random.default_rng((recipe.seed, 1, index))
         if self._photos is not None and not is_video and rng.random() < recipe.photo_share:
             return self._photo(self._photos.draw(rng, recipe.turns, recipe.mix), together)
-        world = (video if is_video else scene)(recipe.seed, index, self._settings)
+        settings = self._hard if rng.random() < recipe.hard_share else self._settings
+        world = (video if is_video else scene)(recipe.seed, index, settings)
         if recipe.objective == "prompt":
             if not world.masks[:, 0].any():  # a clip that opens empty gives nothing to point at
-                world = scene(recipe.seed, index, self._settings)
+                world = scene(recipe.seed, index, settings)
             questions = prompt_turns(world, rng, recipe)
         else:
             questions = self.questions(world, rng)
@@ -129,15 +132,17 @@ def cell_cover(masks: np.ndarray, rows: int, columns: int) -> torch.Tensor:
 
 
 def prompt_turns(world: Scene, rng: np.random.Generator, recipe: StickerRecipe) -> tuple[Turn, ...]:
-    """Points and boxes on random objects, each answered by its mask."""
+    """Points and boxes on random objects, each answered by its mask; in clips on different ones."""
     kinds = list(recipe.mix)
     share = np.array([recipe.mix[k] for k in kinds])
     made = []
     # mask queries speak to the first frame of a clip, and so do these prompts
     opening = replace(world, frames=world.frames[:1], masks=world.masks[:, :1])
     candidates = np.flatnonzero(opening.areas[:, 0])
-    for kind in rng.choice(kinds, recipe.video_turns if world.is_video else recipe.turns, p=share / share.sum()):
-        n = int(rng.choice(candidates))
+    count = min(recipe.video_turns, len(candidates)) if world.is_video else recipe.turns
+    objects = rng.choice(candidates, count, replace=not world.is_video)
+    for kind, n in zip(rng.choice(kinds, count, p=share / share.sum()), objects, strict=True):
+        n = int(n)
         prompt = point_on(opening, n, rng) if kind == "point" else box_on(opening, n, rng)
         made.append(
             Turn(

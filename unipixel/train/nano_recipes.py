@@ -94,7 +94,8 @@ def nano_names() -> StickerRecipe:
         muon=2.0,
         warmup_steps=20,
         photo_share=0.12,
-        world=SceneSettings(num_objects=(4, 6), scale=(0.17, 0.45), repaint=0.3, twins=0.05),
+        world=SceneSettings(num_objects=(3, 5), scale=(0.2, 0.5), repaint=0.3, twins=0.05),
+        hard_share=0.15,
     )
 
 
@@ -125,12 +126,16 @@ def nano_track() -> StickerRecipe:
         steps=3000,
         learning_rate=5e-4,
         decay_share=0.3,
+        muon=2.0,
         turns=8,
-        video_share=0.35,
-        video_turns=4,
+        video_share=0.5,
+        video_turns=3,
+        given_masks=0.5,
         corrections=0.25,
         photo_share=0.25,
-        world=SceneSettings(num_frames=(4, 4)),
+        hard_share=0.15,
+        losses=replace(EASY, presence=0.5),
+        world=SceneSettings(num_frames=(4, 4), pace=(0.01, 0.1)),
     )
 
 

@@ -133,6 +133,8 @@ class StickerRecipe(Recipe):
     """Share of the stills that are photos, and of the sticker scenes that lie on one."""
     world: SceneSettings = field(default_factory=SceneSettings)
     """What the sticker scenes look like."""
+    hard_share: float = 0.0
+    """Share of the sticker scenes that are of the `HARD` world instead, with as many frames as the others."""
     distinct: int = 0
     """Only so many different scenes, again and again; 0: every scene is new."""
     dense_words: float = 0.0
@@ -143,6 +145,8 @@ class StickerRecipe(Recipe):
     """Weight of the helper loss that draws mask queries towards SAM's own tokens of the object's box."""
     corrections: float = 0.0
     """Share of the "prompt" batches that are decoded again with a correcting click."""
+    given_masks: float = 0.0
+    """Share of the "prompt" clips that are followed from the true masks of their first frame, not from the model's."""
 
 
 @dataclass(frozen=True, kw_only=True)
