@@ -169,8 +169,9 @@ def _unhurried(
         x, y, out_x, out_y = _outside(rng, p, size_hw)
         way = max(step * gone, out)
         room = np.hypot(out_x - x, out_y - y)
-        x, y = _clamped(out_x + (x - out_x) * way / room, p, size_hw[1], x != out_x), _clamped(
-            out_y + (y - out_y) * way / room, p, size_hw[0], y != out_y
+        x, y = (
+            _clamped(out_x + (x - out_x) * way / room, p, size_hw[1], x != out_x),
+            _clamped(out_y + (y - out_y) * way / room, p, size_hw[0], y != out_y),
         )
         share = np.minimum(np.arange(num_frames) / gone, 1.0)
         path = [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
@@ -190,9 +191,11 @@ def _unhurried(
     if kind == "resize":
         most = min(2.0, 1.08**last)
         factor = float(rng.uniform(1 + 0.5 * (most - 1), most))
-        return _resizing(factor, factor)(rng, p, size_hw, num_frames) if rng.random() < 0.5 else _resizing(
-            1 / factor, 1 / factor
-        )(rng, p, size_hw, num_frames)
+        return (
+            _resizing(factor, factor)(rng, p, size_hw, num_frames)
+            if rng.random() < 0.5
+            else _resizing(1 / factor, 1 / factor)(rng, p, size_hw, num_frames)
+        )
     return _strolling(rng, p, size_hw, num_frames, step, bends=kind == "curve")
 
 

@@ -106,6 +106,8 @@ class StickerTraining(Dataset[TrainingInputs]):
             sam_masks=self._recipe.objective != "words",
             independent_turns=not together,
         )
+        if not self._recipe.masks:
+            out["sam_frames"] = None
         out["seg_tasks"] = [turn.task for turn in sample.turns for _ in turn.targets]  # type: ignore[typeddict-unknown-key]
         return out
 

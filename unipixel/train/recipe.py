@@ -147,6 +147,11 @@ class StickerRecipe(Recipe):
     """Share of the "prompt" batches that are decoded again with a correcting click."""
     given_masks: float = 0.0
     """Share of the "prompt" clips that are followed from the true masks of their first frame, not from the model's."""
+    masks: bool = True
+    """Run the segmenter in conversations. Without it mask queries learn by ``pointing`` alone, at little more than half
+    the cost: they come to say where the object's box is, in the words of SAM's own prompts."""
+    compiled: bool = False
+    """Compile the blocks of the vision tower and the decoder. This needs a C++ compiler, and minutes to begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
