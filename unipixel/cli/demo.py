@@ -83,18 +83,15 @@ def demo(
     device: options.Device = "auto",
     max_new_tokens: options.MaxTokens = 64,
 ) -> None:
-    """Ask about a picture and a clip of stickers that were held out, score the answers, and draw them in one picture."""
+    """Ask about a picture and a clip of stickers that were held out, score and draw the answers."""
     check_folder(out, "--out")
     engine = load_engine(model, device)
     from unipixel.draw import contact_sheet, write_mp4, write_png
 
     still, clip = still_scene(), clip_scene()
-    shown = []
-    for made in _about_picture(engine, still, max_new_tokens):
-        shown.append(_told(made))
+    rows = [_told(one) for one in _about_picture(engine, still, max_new_tokens)]
     followed, frames = _about_clip(engine, clip, max_new_tokens)
-    shown.append(_told(followed))
-    rows = [one for one in shown[:-1]]
+    _told(followed)
     captions = [f"{one.asked}\n{one.answered}\n{one.score}" for one in rows]
     top = contact_sheet([one.pictures[0] for one in rows], captions, columns=len(rows), cell_width=224)
     notes = [f"{followed.asked}\n{followed.answered}\n{followed.score}"] + [""] * (len(followed.pictures) - 1)

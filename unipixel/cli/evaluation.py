@@ -108,7 +108,8 @@ def evaluate(
         return
     if only or sprites or style or (count, videos, world) != (200, 40, "default"):
         raise ValueError(
-            "--only, --count, --videos, --sprites, --world and --style are for `unipixel eval stickers` without a folder OUT"
+            "--only, --count, --videos, --sprites, --world and --style are for `unipixel eval stickers` without a "
+            "folder OUT"
         )
     if out is None:
         raise ValueError("there is no -o; name a folder for the predictions, in which a stopped run is taken up again")

@@ -157,31 +157,25 @@ def _unhurried(
     last, side = max(num_frames - 1, 1), min(size_hw)
     step = float(rng.uniform(*pace)) * side  # pixels per frame
     reach = 1.5 * pace[1] * side * last  # the farthest that anything may go
-    if wall is not None and p.size < 1.1 * (wall[1] - wall[0]) and wall[1] - wall[0] + 1.1 * p.size < reach:
-        if rng.random() < 0.35:
-            return _behind(rng, p, size_hw, num_frames, wall, ease=1.0)
+    if (
+        wall is not None
+        and p.size < 1.1 * (wall[1] - wall[0])
+        and wall[1] - wall[0] + 1.1 * p.size < reach
+        and rng.random() < 0.35
+    ):
+        return _behind(rng, p, size_hw, num_frames, wall, ease=1.0)
     kinds = ["across", "curve", "still", "turn", "resize", "leave", "enter", "return"]
     weights = np.array([5.0, 3.0, 1.5, 1.2, 2.4, 1.8, 1.5, 1.2])
     kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
     out = 1.25 * p.size  # from wholly inside, at the edge, to out of sight
     gone = round(last * float(rng.uniform(0.6, 0.85)))
     if kind in ("leave", "enter") and out < reach * gone / last:
-        x, y, out_x, out_y = _outside(rng, p, size_hw)
-        way = max(step * gone, out)
-        room = np.hypot(out_x - x, out_y - y)
-        x, y = (
-            _clamped(out_x + (x - out_x) * way / room, p, size_hw[1], x != out_x),
-            _clamped(out_y + (y - out_y) * way / room, p, size_hw[0], y != out_y),
-        )
         share = np.minimum(np.arange(num_frames) / gone, 1.0)
-        path = [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
+        path = _outwards(rng, p, size_hw, max(step * gone, out), share)
         return path[::-1] if kind == "enter" else path
     if kind == "return" and 2.2 * out < reach:
-        x, y, out_x, out_y = _outside(rng, p, size_hw)
-        room = np.hypot(out_x - x, out_y - y)
-        x, y = out_x + (x - out_x) * out / room, out_y + (y - out_y) * out / room
         share = np.minimum(1.1 * (1 - np.abs(np.linspace(-1, 1, num_frames))), 1.0)
-        return [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
+        return _outwards(rng, p, size_hw, out, share)
     if kind == "still":
         return _still(rng, p, size_hw, num_frames)
     if kind == "turn":
@@ -191,15 +185,21 @@ def _unhurried(
     if kind == "resize":
         most = min(2.0, 1.08**last)
         factor = float(rng.uniform(1 + 0.5 * (most - 1), most))
-        return (
-            _resizing(factor, factor)(rng, p, size_hw, num_frames)
-            if rng.random() < 0.5
-            else _resizing(1 / factor, 1 / factor)(rng, p, size_hw, num_frames)
-        )
+        factor = factor if rng.random() < 0.5 else 1 / factor
+        return _resizing(factor, factor)(rng, p, size_hw, num_frames)
     return _strolling(rng, p, size_hw, num_frames, step, bends=kind == "curve")
 
 
-def _clamped(value: float, p: Placement, length: int, moves: bool) -> float:
+def _outwards(rng: np.random.Generator, p: Placement, size_hw: Size, way: float, share: np.ndarray) -> Path:
+    """So much of a way of that many pixels, which ends out of sight, on each frame; it begins inside."""
+    x, y, out_x, out_y = _outside(rng, p, size_hw)
+    room = float(np.hypot(out_x - x, out_y - y))
+    x = _clamped(out_x + (x - out_x) * way / room, p, size_hw[1], moves=x != out_x)
+    y = _clamped(out_y + (y - out_y) * way / room, p, size_hw[0], moves=y != out_y)
+    return [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
+
+
+def _clamped(value: float, p: Placement, length: int, *, moves: bool) -> float:
     """A starting coordinate inside the picture; one that does not move stays."""
     margin = min(p.size / 2, length / 2)
     return float(min(max(value, margin), length - margin)) if moves else value
