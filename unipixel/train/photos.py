@@ -9,15 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from unipixel.data import photos
+from unipixel.data.cutouts import clean_crops, cutouts
 from unipixel.data.record import Record
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Box, Point, Query, Sample, Turn
+from unipixel.stickers import SceneSettings
 from unipixel.stickers.facts import tight_box
 from unipixel.stickers.language import POINT_AT, SEGMENT, pick
 from unipixel.stickers.prompts import noisy_box, random_point
 from unipixel.train.recipe import Mix
 
+ON_PHOTOS = 0.9
+"""Share of the scenes of cut-outs that lie on a piece of a photo; the others lie on a pattern."""
 MAX_OBJECTS = 9
 """Objects of one picture have ids from 1 to 9, as on stickers."""
 _PLACE = re.compile(r"\b(left|right|top|bottom|upper|lower|middle|highest|lowest|largest|smallest|biggest)", re.I)
@@ -36,6 +40,13 @@ ceiling fence pole bridge building roof stairs tower field net railing paper car
 suitcase traffic light stop sign parking meter hydrant fireplug tennis skis ski snowboard surfboard frisbee sports
 tripod trailer wheel tire seat gray beige tan dark bright striped plain leftmost rightmost topmost lowest upper lower
 front behind next near beside background foreground standing sitting holding wearing riding walking running looking
+bumper trunk tailgate rear date fig hazelnut deer statue lizard motorcyclist cyclist unicyclist golf cart mug pepper
+canoe cucumber pan frying limousine perfume pitcher plastic pretzel race daffodil lily fritillary daisy snowdrop
+coltsfoot dandelion buttercup windflower pansy crocus iris bluebell artichoke cabbage fan harmonica hippo rhino pencil
+sharpener pomegranate soap dispenser waffle iron punching cradle crib filing polar ruler snowplow stove strainer washing
+radio bagel burrito dumbbell hamster case stingray goose swan dryer puck spatula starfish tape salt shaker hut otter
+pigeon lemur leopard lobster jar pot dragonfly antelope soldier flamingo dancer hiker hockey skater surfer kite
+paraglider windsurfer stroller parachute
 """
 """Everyday words of photos that stickers have no name for; each is a token of `nano`'s vocabulary."""
 
@@ -54,6 +65,22 @@ class PhotoTraining:
             turns = _turns(made, rng, count, mix)
             if turns:
                 return replace(made, turns=turns)
+
+
+def cut_out_world(world: SceneSettings, folder: Path) -> SceneSettings:
+    """The same world with things cut out of photos, mostly on pieces of photos that show nothing labelled."""
+    sprites = cutouts(folder)
+    low, high = world.num_objects
+    return replace(
+        world,
+        sprites=sprites,
+        names=(),
+        num_objects=(min(low, len(sprites.names)), min(high, len(sprites.names))),
+        photos=clean_crops(folder),
+        photo_share=ON_PHOTOS,
+        repaint=0.0,
+        turn_degrees=min(world.turn_degrees, 20.0),
+    )
 
 
 def _augmented(sample: Sample, rng: np.random.Generator) -> Sample:
