@@ -17,7 +17,7 @@ from unipixel.processing.processor import Processor
 from unipixel.sample import Sample, Turn
 from unipixel.stickers import HARD, THINGS, Scene, scene, turns, video
 from unipixel.stickers.prompts import box_on, point_on
-from unipixel.train.photos import PhotoTraining, cut_out_world
+from unipixel.train.photos import ClipTraining, PhotoTraining, cut_out_world
 from unipixel.train.recipe import StickerRecipe
 
 CLEARLY_SHOWN = 0.3
@@ -38,6 +38,9 @@ class StickerTraining(Dataset[TrainingInputs]):
         self._settings = replace(recipe.world, **behind)
         self._hard = replace(HARD, num_frames=recipe.world.num_frames, **behind)
         self._photos = None if photos is None else PhotoTraining(photos)
+        if recipe.clip_share and not recipe.clips:
+            raise ValueError(f"the recipe {recipe.name} draws real clips; say where they are: --set clips=DIR")
+        self._clips = ClipTraining(Path(recipe.clips)) if recipe.clips else None
         self._cut_out = None if photos is None or not recipe.cutout_share else cut_out_world(recipe.world, photos)
         self._kept: dict[int, TrainingInputs] = {}
         names = THINGS if self._cut_out is None else [*THINGS, *self._cut_out.sprite_set().names]
@@ -63,6 +66,10 @@ class StickerTraining(Dataset[TrainingInputs]):
         rng = np.random.default_rng((recipe.seed, 1, index))
         if self._photos is not None and not is_video and rng.random() < recipe.photo_share:
             return self._photo(self._photos.draw(rng, recipe.turns, recipe.mix), together)
+        if self._clips is not None and is_video and rng.random() < recipe.clip_share:
+            length = int(rng.integers(recipe.world.num_frames[0], recipe.world.num_frames[1] + 1))
+            count = 1 if recipe.objective == "prompt" else recipe.video_turns  # clips have one object
+            return self._photo(self._clips.draw(rng, length, count, recipe.mix), together)
         settings = self._hard if rng.random() < recipe.hard_share else self._settings
         if self._cut_out is not None and rng.random() < recipe.cutout_share:
             settings = self._cut_out
@@ -90,15 +97,15 @@ class StickerTraining(Dataset[TrainingInputs]):
         return tokens[0] if len(tokens) == 1 else IGNORED
 
     def _photo(self, sample: Sample, together: bool) -> TrainingInputs:
-        """A photo teaches the dense words of its regions; the rest of what it shows is unlabelled."""
+        """A photo or real clip teaches the dense words of its regions; the rest of what it shows is unlabelled."""
         out = self._inputs(sample, together)
         if self._recipe.dense_words:
             # parts lie on wholes: the smaller region is what a cell is called after
             regions = sorted(sample.objects, key=lambda number: -int(sample.objects[number].areas[0]))
             names = {q.about[0]: q.answer for q in sample.queries if q.kind == "caption"}
             tokens = [self._word(names[number]) for number in regions]
-            masks = np.stack([sample.objects[number].mask(0) for number in regions])
-            cover = cell_cover(masks[:, None], *self._cells(out))
+            masks = np.stack([sample.objects[number].masks for number in regions])
+            cover = cell_cover(masks, *self._cells(out))
             labels = torch.full((cover.shape[1],), IGNORED)
             for token, share in zip(tokens, cover, strict=True):
                 labels[share > CLEARLY_SHOWN] = token
