@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from unipixel.masks import MaskTrack
+from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
@@ -189,3 +191,58 @@ def test_cells_of_photos_are_named_after_the_smallest_region_on_them(processor: 
     assert (labels[:, :2] == -100).all()
     assert (labels[2:4, 2:4] == hats).all()
     assert (labels[:2, 2:] == persons).all() and (labels[4:, 2:] == persons).all()
+
+
+def test_scenes_of_cut_outs_are_drawn_as_often_as_the_recipe_says(processor: Processor, tmp_path: Path) -> None:
+    photo = tmp_path / "duts_objects" / "images"
+    photo.mkdir(parents=True)
+    lines = []
+    for n, name in enumerate(["deer", "zyxogram"] * 2):
+        mask = np.zeros((200, 260), bool)
+        mask[20 + n : 110, 20:110] = True
+        Image.fromarray(np.full((200, 260, 3), 40 * n, np.uint8)).save(photo / f"{n}.jpg")
+        one = {"category": name, "bbox": [20, 20 + n, 90, 90 - n], "area": int(mask.sum()), "rle": encode_rle(mask)}
+        lines.append({"image": f"images/{n}.jpg", "width": 260, "height": 200, "instances": [one]})
+    (tmp_path / "duts_objects" / "labels.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    recipe = replace(NANO_RECIPES["nano_names"](), photo_share=0.0, cutout_share=0.5)
+    with pytest.raises(ValueError, match="--set photos=DIR"):
+        StickerTraining(processor, recipe)
+    data = StickerTraining(processor, recipe, tmp_path)
+    known, unknown = processor.chat.encode(" deer")[0], data._word("zyxogram")
+    assert unknown == -100
+    drawn: list[bool] = []
+    for index in range(24):
+        labels = data[index]["cell_words"]  # type: ignore[typeddict-item]
+        drawn.append(bool((labels == known).any() or not (labels > 0).any()))
+    assert 6 <= sum(drawn) <= 18
+    assert not any(
+        (StickerTraining(processor, replace(recipe, cutout_share=0.0))[i]["cell_words"] == known).any()
+        for i in range(6)
+    )  # type: ignore[typeddict-item]
+
+
+def test_real_clips_train_the_segmenter_and_language(processor: Processor, tmp_path: Path) -> None:
+    for name in ("one", "two", "three", "four"):
+        (tmp_path / name).mkdir()
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        for t in range(4):
+            ids = np.zeros((40, 60), np.uint8)
+            ids[10:30, 10 + t : 30 + t] = 1
+            Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / name / f"{t:05d}.jpg")
+            save_davis_png(ids, tmp_path / "masks" / name / f"{t:05d}.png")
+        label = {"id": 1, "category": "duck", "expressions": ["the duck"]}
+        (tmp_path / name / "labels.jsonl").write_text(json.dumps(label))
+    lines = [json.dumps({"sequence": name}) for name in ("one", "two", "three", "four")]
+    (tmp_path / "sequences.jsonl").write_text("\n".join(lines))
+    track = replace(NANO_RECIPES["nano_track"](), photo_share=0.0, video_share=1.0, clip_share=1.0)
+    with pytest.raises(ValueError, match="--set clips=DIR"):
+        StickerTraining(processor, track)
+    data = StickerTraining(processor, replace(track, clips=str(tmp_path)))
+    for index in range(4):
+        made = data[index]
+        assert made["target_masks"] is not None and made["target_masks"].shape[:2] == (4, 1)
+        assert made["target_masks"][0].any()
+    world = replace(NANO_RECIPES["nano_world"]().world, num_frames=(2, 2))
+    talk = replace(NANO_RECIPES["nano_world"](), photo_share=0.0, video_share=1.0, clip_share=1.0, world=world)
+    labels = StickerTraining(processor, replace(talk, clips=str(tmp_path), dense_words=1.0))[0]["cell_words"]  # type: ignore[typeddict-item]
+    assert set(labels.tolist()) <= {-100, processor.chat.encode(" duck")[0]}

@@ -11,7 +11,7 @@ import numpy as np
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Sample, Turn
-from unipixel.stickers.backgrounds import background
+from unipixel.stickers.backgrounds import Crop, background
 from unipixel.stickers.colours import PAINTS, colour_name, colour_shares
 from unipixel.stickers.render import Patch, Placement, draw, paste
 from unipixel.stickers.sprites import TRAINING_FAMILIES, SpriteSet, built_in, from_folder
@@ -45,12 +45,12 @@ class SceneSettings:
     """Only these things are used; empty for all. None: the `FAMILIAR` ones of the built-in sprites, all of a folder."""
     families: tuple[str, ...] = TRAINING_FAMILIES
     """Drawing styles; the held-out one is `HELD_OUT_FAMILY`."""
-    sprites: Path | None = None
-    """Folder of PNG files with a ``labels.json`` that replaces the built-in sprites."""
+    sprites: Path | SpriteSet | None = None
+    """Folder of PNG files with a ``labels.json``, or a set made elsewhere, that replaces the built-in sprites."""
     patterns: tuple[str, ...] = ()
     """Procedural backgrounds that are used, keys of `backgrounds.PATTERNS`; empty for all."""
-    photos: Path | None = None
-    """Folder of photos whose crops serve as backgrounds."""
+    photos: Path | tuple[Crop, ...] | None = None
+    """Folder of photos, or pieces of some, whose crops serve as backgrounds."""
     photo_share: float = 0.5
     """Share of backgrounds that are photo crops when ``photos`` is given."""
     noise: float = 0.3
@@ -63,6 +63,8 @@ class SceneSettings:
 
     def sprite_set(self) -> SpriteSet:
         """The sprites that these settings draw with."""
+        if isinstance(self.sprites, SpriteSet):
+            return self.sprites
         return built_in(self.families) if self.sprites is None else from_folder(self.sprites)
 
     def pool(self, sprites: SpriteSet) -> tuple[str, ...]:
@@ -218,7 +220,8 @@ def choose_names(rng: np.random.Generator, settings: SceneSettings, sprites: Spr
     count = int(rng.integers(settings.num_objects[0], settings.num_objects[1] + 1))
     twins = int(rng.integers(1, 3)) if count > 1 and rng.random() < settings.twins else 0
     distinct = max(1, min(count - twins, len(pool)))
-    picked = [pool[int(n)] for n in rng.choice(len(pool), distinct, replace=False)]
+    weights = None if settings.names else sprites.weights
+    picked = [pool[int(n)] for n in rng.choice(len(pool), distinct, replace=False, p=weights)]
     return picked + picked[:1] * (count - distinct if twins else 0)
 
 

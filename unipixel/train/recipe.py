@@ -135,6 +135,12 @@ class StickerRecipe(Recipe):
     """What the sticker scenes look like."""
     hard_share: float = 0.0
     """Share of the sticker scenes that are of the `HARD` world instead, with as many frames as the others."""
+    cutout_share: float = 0.0
+    """Share of the scenes, still or moving, whose things are cut out of ``photos`` and lie on pieces of others."""
+    clips: str = ""
+    """Folder of real clips as `unipixel.data.davis_clips` reads it."""
+    clip_share: float = 0.0
+    """Share of the moving samples that are real clips, with as many frames as sticker clips."""
     distinct: int = 0
     """Only so many different scenes, again and again; 0: every scene is new."""
     dense_words: float = 0.0
