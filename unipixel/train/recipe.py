@@ -156,8 +156,6 @@ class StickerRecipe(Recipe):
     masks: bool = True
     """Run the segmenter in conversations. Without it mask queries learn by ``pointing`` alone, at little more than half
     the cost: they come to say where the object's box is, in the words of SAM's own prompts."""
-    compiled: bool = False
-    """Compile the blocks of the vision tower and the decoder. This needs a C++ compiler, and minutes to begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)

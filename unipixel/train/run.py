@@ -15,7 +15,6 @@ from transformers import TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from unipixel.errors import DatasetError
-from unipixel.model import language
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing.processor import Processor
 from unipixel.train.arguments import arguments, is_first
@@ -123,8 +122,6 @@ def train(begun: Begun, recipe: Recipe, dataset: Any, folder: Path, look: Look |
     choose_learning(model, recipe)
     if recipe.checkpointing:
         keep_less(model)
-    if isinstance(recipe, StickerRecipe) and recipe.compiled:
-        compile_blocks(model)
     found = checkpoints(folder)
     if found:
         take_up(model, found[-1], recipe)
@@ -192,13 +189,6 @@ def keep_less(model: UniPixel) -> None:
             if isinstance(module, GradientCheckpointingLayer):
                 module.gradient_checkpointing = True
                 module._gradient_checkpointing_func = again
-
-
-def compile_blocks(model: UniPixel) -> None:
-    """Have torch compile the blocks of vision tower and decoder; the first batches take minutes."""
-    language._vision_block = torch.compile(language._vision_block, dynamic=None)
-    for layer in model.language.layers:
-        layer.forward = torch.compile(layer.forward, dynamic=True)  # type: ignore[method-assign]
 
 
 def sentence(error: Exception) -> str:
