@@ -34,7 +34,7 @@ MIN_SHARE = 0.02
 def chosen(found: list[Any], count: int, spread: bool) -> list[Any]:
     """The first ``count`` of a list, or as many evenly from all of it."""
     if not spread or len(found) <= count:
-        return chosen(found, count, spread)
+        return found[:count]
     return [found[int(n)] for n in np.linspace(0, len(found) - 1, count)]
 
 
