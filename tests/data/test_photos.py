@@ -16,6 +16,7 @@ from unipixel.data.cutouts import LEVELS, VARIANTS, clean_crops, cutouts, whole_
 from unipixel.errors import DatasetError
 from unipixel.masks import encode_rle
 from unipixel.stickers import SceneSettings, scene, turns, video
+from unipixel.train.photos import PhotoTraining
 
 SIZE_HW = (200, 260)
 BEHIND, OBJECT = (10, 200, 30), (220, 20, 160)
@@ -207,3 +208,32 @@ def test_a_crop_larger_than_its_photo_is_refused(collection: Path) -> None:
     settings = SceneSettings(photos=((path, (0, 0, 500, 500)),), photo_share=1.0)
     with pytest.raises(DatasetError, match="fetch photo and labels again"):
         scene(0, 0, settings)
+
+
+def test_only_what_a_photo_is_known_not_to_show_is_asked_for_in_vain(tmp_path: Path) -> None:
+    dog, crowd = instance(disc(60, 100, 40), "dog"), instance(disc(200, 100, 40), "mouse", iscrowd=1)
+    add(tmp_path, "coco_subset", stem(False, 0), [dog, crowd])
+    add(tmp_path, "coco_subset", stem(False, 100), [instance(disc(60, 100, 40), "tv")])
+    add(tmp_path, "coco_subset", stem(False, 200), [instance(disc(60, 100, 40), "sky", isthing=False)])
+    add(tmp_path, "lvis_val100_subset", stem(False, 300), [dog], neg_categories=["shower_head"])
+    add(tmp_path, "duts_objects", stem(False, 400), [dog])
+    records = photos.index(tmp_path, "photos", "train")
+    names = photos.things_of_coco(records)
+    assert names == ["computer mouse", "dog", "television"]
+    absent = {record.id: photos.sure_to_be_absent(record, names) for record in records}
+    assert absent == {
+        f"coco_subset/{stem(False, 0)}": ["television"],
+        f"coco_subset/{stem(False, 100)}": ["computer mouse", "dog"],
+        f"coco_subset/{stem(False, 200)}": names,
+        f"lvis_val100_subset/{stem(False, 300)}": ["shower head"],
+        f"duts_objects/{stem(False, 400)}": [],
+    }
+    training = PhotoTraining(tmp_path)
+    asked = set()
+    for seed in range(60):
+        sample = training.draw(np.random.default_rng(seed), 2, {"absent": 1.0, "box": 1.0})
+        for turn in sample.turns:
+            if turn.task == "absent":
+                assert turn.targets == () and turn.answer.startswith("There is no ")
+                asked.add((sample.source.split()[-1], turn.answer.removeprefix("There is no ").rstrip(".")))
+    assert asked and all(name in absent[source] for source, name in asked)

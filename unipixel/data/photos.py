@@ -159,6 +159,32 @@ def regions(record: Record) -> list[Region]:
     return _regions(record.raw, record.id.split("/")[0], record.source)
 
 
+def sure_to_be_absent(record: Record, names: Sequence[str]) -> list[str]:
+    """Those of the names of COCO's things that a photo does not show for sure, by the rules of its set.
+
+    COCO labels all its things throughout, LVIS says which names it has looked for in vain; nothing is known elsewhere.
+    """
+    name_of_set = record.id.split("/")[0]
+    if name_of_set == "lvis_val100_subset":
+        return [_name(str(one), name_of_set) for one in record.raw.get("neg_categories", ())]
+    if name_of_set != "coco_subset":
+        return []
+    shown = {_name(one["category"], name_of_set) for one in record.raw["instances"]}
+    return [name for name in names if name not in shown]
+
+
+def things_of_coco(records: Sequence[Record]) -> list[str]:
+    """Names of the things that ``coco_subset`` labels in some photo."""
+    found = {
+        _name(one["category"], "coco_subset")
+        for record in records
+        if record.id.startswith("coco_subset/")
+        for one in record.raw["instances"]
+        if one.get("isthing", True)
+    }
+    return sorted(found)
+
+
 def _regions(raw: dict[str, Any], name_of_set: str, where: str) -> list[Region]:
     least = MIN_SHARE * entry(raw, "width", where, int) * entry(raw, "height", where, int)
     instances = entry(raw, "instances", where, list)

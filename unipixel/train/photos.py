@@ -4,6 +4,7 @@ scenes."""
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from unipixel.stickers import SceneSettings
 from unipixel.stickers.facts import tight_box
 from unipixel.stickers.language import POINT_AT, SEGMENT, pick, seen_in
 from unipixel.stickers.prompts import noisy_box, random_point
+from unipixel.stickers.things import PLURAL_NAMES
 from unipixel.train.recipe import Mix
 
 ON_PHOTOS = 0.9
@@ -60,13 +62,14 @@ class PhotoTraining:
 
     def __init__(self, folder: Path) -> None:
         self._records: list[Record] = photos.index(folder, "photos", "train")
+        self._names = photos.things_of_coco(self._records)
 
     def draw(self, rng: np.random.Generator, count: int, mix: Mix) -> Sample:
         """A random photo with ``count`` questions of the tasks in ``mix``; some tasks are not asked of photos."""
         while True:
             record = self._records[int(rng.integers(len(self._records)))]
             made = _augmented(photos.sample(record), rng)
-            turns = _turns(made, rng, count, mix)
+            turns = _turns(made, rng, count, mix, photos.sure_to_be_absent(record, self._names))
             if turns:
                 return replace(made, turns=turns)
 
@@ -170,15 +173,24 @@ def _prompt(mask: np.ndarray, rng: np.random.Generator, kind: str) -> Point | Bo
     return noisy_box(box, mask.shape, rng)
 
 
-def _turns(sample: Sample, rng: np.random.Generator, count: int, mix: Mix) -> tuple[Turn, ...]:
-    """Questions of the tasks refer, point, box, name and name_mem; the rest of the mix is not asked of photos."""
+def _turns(
+    sample: Sample, rng: np.random.Generator, count: int, mix: Mix, absent: Sequence[str] = ()
+) -> tuple[Turn, ...]:
+    """Questions of the tasks refer, point, box, name, name_mem and absent; the rest of the mix is not asked of photos.
+
+    Args:
+        absent: names of things that are not there for sure.
+    """
     expressions = [q for q in sample.queries if q.kind == "query"]
     names = {q.about[0]: q.answer for q in sample.queries if q.kind == "caption"}
     numbers = list(sample.objects)
     is_video = sample.media.num_frames > 1
     if not numbers:
         return ()
-    known = [k for k in ("refer", "point", "box", "name", "name_mem") if mix.get(k) and (k != "refer" or expressions)]
+    possible = {"refer": expressions, "point": True, "box": True, "name": True, "name_mem": True, "absent": absent}
+    known = [kind for kind, there in possible.items() if there and mix.get(kind)]
+    if not known:
+        return ()
     share = np.array([mix[k] for k in known])
     made = []
     for kind in rng.choice(known, count, p=share / share.sum()):
@@ -205,6 +217,11 @@ def _turns(sample: Sample, rng: np.random.Generator, count: int, mix: Mix) -> tu
                     task=str(kind),
                 )
             )
+        elif kind == "absent":
+            noun = absent[int(rng.integers(len(absent)))]
+            question = seen_in(pick(rng, SEGMENT, False).format(noun), is_video)
+            verb = "are" if noun in PLURAL_NAMES else "is"
+            made.append(Turn(question=question, answer=f"There {verb} no {noun}.", task="absent"))
         elif kind == "name_mem":
             made.append(Turn(question=f"What is [{n}]?", answer=names[n], regions=(n,), task="name_mem"))
         else:
