@@ -168,7 +168,10 @@ def test_lightings_differ_and_keep_the_outline(collection: Path) -> None:
 
 def test_clean_pieces_show_nothing_labelled_and_whole_photos_nothing_held_out(collection: Path) -> None:
     held_out = {f"{record.id.split('/')[1]}.jpg" for record in photos.index(collection, "photos", "val")}
+    add(collection, "car_parts", stem(False, 8000), [instance(disc(40, 40, 30), "wheel")])  # most of the car is unnamed
     pieces, wholes = clean_crops(collection), whole_photos(collection)
+    assert any("car_parts" in path.parts for path, _ in wholes)
+    assert not any("car_parts" in path.parts for path, _ in pieces)
     assert pieces and not held_out & {path.name for path, _ in (*pieces, *wholes)}
     for path, (x1, y1, x2, y2) in pieces:
         crop = np.asarray(Image.open(path).convert("RGB"))[y1:y2, x1:x2].astype(int)

@@ -43,6 +43,16 @@ WHOLE_OBJECTS = (
     "ccp_fashion",
 )
 """Sets whose outlines are exact enough; polygons show a rim of the old background. Of garments only the person."""
+LITTLE_LABELLED = (
+    "coco_single_person",
+    "lvis_val100_subset",
+    "penn_fudan",
+    "feral_cats",
+    "car_parts",
+    "flowers17",
+    "nuts_dates_figs",
+)
+"""Sets with much that has no label, whose photos are no clean background."""
 LONGEST, SHORTEST = 72, 24
 """Pixels that the longer and the shorter side of an object must have."""
 BORDER = 2
@@ -245,6 +255,8 @@ def clean_crops(folder: Path) -> tuple[Crop, ...]:
     found: list[Crop] = []
     for record in _training_photos(folder):
         assert record.frame_names is not None
+        if record.id.split("/")[0] in LITTLE_LABELLED:
+            continue
         boxes = [one["bbox"] for one in record.raw["instances"] if one.get("isthing", True)]
         rng = np.random.default_rng(zlib.crc32(record.id.encode()))
         piece = _clean_piece(np.array(boxes, float).reshape(-1, 4), record.raw["height"], record.raw["width"], rng)

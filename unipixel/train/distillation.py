@@ -168,8 +168,8 @@ class FeatureLoss(nn.Module):
             stride = name.split("_")[1]
             with torch.no_grad():
                 goal = self.norms[stride](maps[int(stride)].float())
-                if goal.shape[-2:] != own[name].shape[-2:]:
-                    goal = F.adaptive_avg_pool2d(goal, own[name].shape[-2:])
+                height, width = own[name].shape[-2:]
+                goal = F.adaptive_avg_pool2d(goal, (height, width))  # the same where sizes agree
             terms[name] = F.mse_loss(head(own[name]).float(), goal)
         terms["loss"] = torch.stack(list(terms.values())).sum()
         return terms
