@@ -78,6 +78,13 @@ def evaluate(
         Path | None,
         typer.Option("--sprites", metavar="DIR", help="Stickers: draw with the PNGs and labels.json of this folder."),
     ] = None,
+    world: Annotated[
+        str,
+        typer.Option("--world", help="Stickers: 'default', or 'hard' for small and crowded pictures of all things."),
+    ] = "default",
+    style: Annotated[
+        str | None, typer.Option("--style", help="Stickers: one drawing style, such as 'fxemoji', never trained on.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
 ) -> None:
     """Measure a checkpoint on benchmarks, each figure beside the published one.
@@ -87,12 +94,22 @@ def evaluate(
     """
     if names == ["stickers"] and (out is None or out.suffix.lower() == ".json"):
         measure_stickers(
-            model=model, device=device, only=only, count=count, videos=videos, sprites=sprites, as_json=as_json, out=out
+            model=model,
+            device=device,
+            only=only,
+            count=count,
+            videos=videos,
+            sprites=sprites,
+            world=world,
+            style=style,
+            as_json=as_json,
+            out=out,
         )
         return
-    if only or sprites or (count, videos) != (200, 40):
+    if only or sprites or style or (count, videos, world) != (200, 40, "default"):
         raise ValueError(
-            "--only, --count, --videos and --sprites are for `unipixel eval stickers` without a folder OUT"
+            "--only, --count, --videos, --sprites, --world and --style are for `unipixel eval stickers` without a "
+            "folder OUT"
         )
     if out is None:
         raise ValueError("there is no -o; name a folder for the predictions, in which a stopped run is taken up again")

@@ -195,7 +195,12 @@ class UniPixel(nn.Module):
         return TrainingOutput(self.logits(learning), hidden, queries, decoded, vision)
 
     def segment(
-        self, queries: list[Tensor], frames: list[Tensor | None] | None, *, propagate: bool = True
+        self,
+        queries: list[Tensor],
+        frames: list[Tensor | None] | None,
+        *,
+        propagate: bool = True,
+        given: list[Tensor] | None = None,
     ) -> list[list[Decoded] | None]:
         """Masks of every sample's objects on all its frames, differentiable; clips of one length share a batch.
 
@@ -203,6 +208,7 @@ class UniPixel(nn.Module):
             queries: per sample (O, Q, C).
             frames: per sample (T, 3, S, S), or None for a sample without masks.
             propagate: prompt the first frame and track; otherwise prompt every frame on its own.
+            given: per sample (O, S, S) bool, masks of the first frame that are followed instead of the model's own.
         """
         results: list[list[Decoded] | None] = [None] * len(queries)
         if frames is None:
@@ -215,7 +221,8 @@ class UniPixel(nn.Module):
             features = self.segmenter.encode(torch.cat(clips))  # (G * T, ...)
             owner = torch.cat([torch.full((len(queries[i]),), g * length) for g, i in enumerate(group)])
             owner = owner.to(features.embed.device)
-            steps = self._follow(features, owner, torch.cat([queries[i] for i in group]), length, propagate)
+            known = None if given is None else torch.cat([given[i] for i in group])
+            steps = self._follow(features, owner, torch.cat([queries[i] for i in group]), length, propagate, known)
             sizes = [len(queries[i]) for i in group]
             split = [_split(step, sizes) for step in steps]
             for g, i in enumerate(group):
@@ -223,7 +230,13 @@ class UniPixel(nn.Module):
         return results
 
     def _follow(
-        self, features: FrameFeatures, owner: Tensor, queries: Tensor, length: int, propagate: bool
+        self,
+        features: FrameFeatures,
+        owner: Tensor,
+        queries: Tensor,
+        length: int,
+        propagate: bool,
+        given: Tensor | None = None,
     ) -> list[Decoded]:
         """One `Decoded` of all objects per frame; object n sees frames ``owner[n] + t``."""
         segmenter = self.segmenter
@@ -231,7 +244,7 @@ class UniPixel(nn.Module):
         steps = [segmenter.decode(segmenter.unconditioned(first), first, queries, mark_absent=False)]
         cohort = Cohort(segmenter, length)
         if propagate and length > 1:
-            cohort.begin(first, steps[0])
+            cohort.begin(first, steps[0] if given is None else segmenter.adopt(first, given))
         for t in range(1, length):
             now = features[owner + t]
             if propagate:

@@ -145,6 +145,14 @@ class StickerRecipe(Recipe):
     """Share of the stills that are photos, and of the sticker scenes that lie on one."""
     world: SceneSettings = field(default_factory=SceneSettings)
     """What the sticker scenes look like."""
+    hard_share: float = 0.0
+    """Share of the sticker scenes that are of the `HARD` world instead, with as many frames as the others."""
+    cutout_share: float = 0.0
+    """Share of the scenes, still or moving, whose things are cut out of ``photos`` and lie on pieces of others."""
+    clips: str = ""
+    """Folder of real clips as `unipixel.data.davis_clips` reads it."""
+    clip_share: float = 0.0
+    """Share of the moving samples that are real clips, with as many frames as sticker clips."""
     distinct: int = 0
     """Only so many different scenes, again and again; 0: every scene is new."""
     dense_words: float = 0.0
@@ -155,6 +163,11 @@ class StickerRecipe(Recipe):
     """Weight of the helper loss that draws mask queries towards SAM's own tokens of the object's box."""
     corrections: float = 0.0
     """Share of the "prompt" batches that are decoded again with a correcting click."""
+    given_masks: float = 0.0
+    """Share of the "prompt" clips that are followed from the true masks of their first frame, not from the model's."""
+    masks: bool = True
+    """Run the segmenter in conversations. Without it mask queries learn by ``pointing`` alone, at little more than half
+    the cost: they come to say where the object's box is, in the words of SAM's own prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)

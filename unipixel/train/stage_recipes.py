@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unipixel.train.nano_recipes import EASY, nano_settle
+from unipixel.stickers import SceneSettings
+from unipixel.train.nano_recipes import EASY, nano_bind
 from unipixel.train.recipe import Evaluation, Limits, Lora, MixtureRecipe, Source, Start, StickerRecipe
 
 QWEN_3B = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -136,7 +137,7 @@ def joint_7b() -> MixtureRecipe:
 
 def _nano_stage(name: str) -> StickerRecipe:
     return replace(
-        nano_settle(),
+        nano_bind(),
         name=name,
         start=Start(model="nano"),
         seed=100,
@@ -144,6 +145,7 @@ def _nano_stage(name: str) -> StickerRecipe:
         schedule="cosine",
         warmup_steps=30,
         video_share=0.2,
+        world=SceneSettings(),
         dense_words=0.0,
         binding=0.0,
         losses=EASY,
