@@ -109,6 +109,7 @@ def _told(one: Shown) -> Shown:
 def _about_picture(engine: Engine, made: Scene, most: int) -> list[Shown]:
     """By text, by a point, something that is not there, a name from memory, and a choice; each in a session anew."""
     from unipixel.draw import mark_prompts, overlay
+    from unipixel.errors import PromptError
     from unipixel.masks import interior_point
     from unipixel.sample import Point
     from unipixel.stickers import Facts
@@ -148,14 +149,14 @@ def _about_picture(engine: Engine, made: Scene, most: int) -> list[Shown]:
         right = not any(one.masks.any() for one in answer.objects)
         verdict = "right: nothing is marked" if right else "wrong: it is not there"
         shown.append(Shown(text, answer.text, verdict, (drawn(answer, picture),)))
-        answer = ask("What is [1]?", [2])
-        said = answer.text.strip().rstrip(".").removeprefix("the ")
-        verdict = "right" if said == names[2] else f"wrong: it is the {names[2]}"
-        shown.append(Shown("(a click, then) What is [1]?", answer.text, verdict, (drawn(None, marked[2]),)))
-        text, right_letter = choose_name(facts, 3, 1, rng)
-        answer = ask(text, [3])
-        verdict = "right" if answer.text.strip() == right_letter else f"wrong: it is {right_letter}"
-        shown.append(Shown(f"(a click, then) {text}", answer.text, verdict, (drawn(None, marked[3]),)))
+        text, letter = choose_name(facts, 3, 1, rng)
+        for n, asked, expected in ((2, "What is [1]?", f"the {names[2]}"), (3, text, letter)):
+            try:
+                said = ask(asked, [n]).text.strip()
+            except PromptError:  # there is nothing to ask about
+                said = "(nothing was found under the click)"
+            verdict = "right" if said.rstrip(".") == expected else f"wrong: it is {expected}"
+            shown.append(Shown(f"(a click, then) {asked}", said, verdict, (drawn(None, marked[n]),)))
     return shown
 
 
