@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -19,19 +20,51 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def find_file(folder: Path, name: str) -> Path | None:
+def find_file(folder: Path, name: str, *, strip: bool = True) -> Path | None:
     """The file that a name in some annotation means; None if it is not there.
 
-    Tried in turn: the name as it is; with ``\\`` as separator; without the drive or folders in front of it, one after
-    the other; and each of these in another Unicode form, or with an ending in other letters (``.JPG``).
+    Tried in turn: the name as it is; with ``\\`` as separator; each in another Unicode form or with an ending in other
+    letters (``.JPG``).
+
+    Args:
+        strip: try it without the drive and folders in front, one after the other, as well. Whoever asks so for several
+            names must see to it that no two lead to one file.
     """
-    for one in _spellings(name):
+    spellings = _spellings(name)
+    for one in spellings if strip else spellings[: 2 if "\\" in name else 1]:
         if (folder / one).is_file():
             return folder / one
         found = _names_in((folder / one).parent).get(_key(one.name))
         if found is not None and (folder / one).with_name(found).is_file():
             return (folder / one).with_name(found)
     return None
+
+
+class Aliases:
+    """Names by whatever else they may be called in a file beside them.
+
+    Args:
+        names: without doubles.
+        endings: what each may be called with in addition, such as the file's own name for a picture's stem.
+    """
+
+    def __init__(self, names: Iterable[str], endings: Mapping[str, str] | None = None) -> None:
+        self._names = {normal(name): name for name in names}
+        others: dict[str, set[str]] = {}
+        for name in self._names.values():
+            full = (endings or {}).get(name, name)
+            for other in (full, PurePosixPath(name).with_suffix("").as_posix() if PurePosixPath(name).suffix else name):
+                others.setdefault(normal(other), set()).add(name)
+        self._others = {other: next(iter(found)) for other, found in others.items() if len(found) == 1}
+
+    def find(self, name: str) -> str | None:
+        """The name that is meant, with or without its ending; None if there is none, or several could be."""
+        for one in (normal(name), normal(name.replace("\\", "/"))):
+            if one in self._names:
+                return self._names[one]
+            if one in self._others:
+                return self._others[one]
+        return None
 
 
 def _spellings(name: str) -> list[PurePosixPath]:
