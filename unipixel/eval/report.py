@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unipixel.data.bad_records import named
 from unipixel.errors import DatasetError
 from unipixel.eval.benchmarks import BENCHMARKS, Published, protocol_of
 from unipixel.eval.judge import with_grades
@@ -70,6 +71,11 @@ class Section:
         """Units that failed, with the reason."""
         return [(line["id"], line["error"]) for line in self.lines if "error" in line]
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Units whose data cannot be read, with the reason."""
+        return {line["id"]: line["left_out"] for line in self.lines if "left_out" in line}
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
@@ -83,6 +89,7 @@ class Section:
             "questions": self.questions,
             "failed": self.failed,
             "failures": [{"id": unit, "error": error} for unit, error in self.failures],
+            "left_out": [{"id": unit, "reason": reason} for unit, reason in self.left_out.items()],
             "figures": [row.to_json() for row in self.rows],
             "notes": list(self.notes),
         }
@@ -116,7 +123,7 @@ def collect(folders: Iterable[Path], renew: Callable[[Header, list[Line]], list[
             notes += [remark for remark in remarks if remark not in notes]
             for line in graded:
                 # a unit that two shards have asked: an answer is worth more than a failure
-                if line["id"] not in merged or "error" in merged[line["id"]]:
+                if line["id"] not in merged or {"error", "left_out"} & set(merged[line["id"]]):
                     merged[line["id"]] = line
     sections = []
     for header, merged, notes in runs.values():
@@ -150,6 +157,9 @@ def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) 
         notes.append(f"the published figures are of the original's protocol (--protocol original): {protocol.differs}")
     if failed:
         notes.append(f"failed: {failed} ({EMPTY_RULE if protocol.original else protocol.failure_rule})")
+    bad = {line["id"]: line["left_out"] for line in lines if "left_out" in line}
+    if bad:
+        notes.append(f"left out: {len(bad)} of {len(lines)}, whose data cannot be read: {named(bad)}")
     if len(lines) < header.units:
         notes.append(f"not complete: {len(lines)} of {header.units} done")
     if header.limit is not None:
@@ -164,7 +174,9 @@ def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) 
 
 def uploadable(header: Header, lines: Sequence[Line]) -> bool:
     """Whether there is everything that a server wants: no limit, nothing missing, nothing failed."""
-    return header.limit is None and len(lines) == header.units and not any("error" in line for line in lines)
+    return header.limit is None and len(lines) == header.units and not any(
+        "error" in line or "left_out" in line for line in lines
+    )
 
 
 def markdown(sections: Sequence[Section]) -> str:

@@ -57,7 +57,7 @@ def write_zip(lines: Iterable[Line], layout: str, path: Path) -> int:
 
 def _files(line: Line, root: str) -> Iterable[tuple[str, bytes]]:
     """Names and contents of the PNGs of one expression, whose id is ``video/expression``."""
-    if "error" in line:
+    if "error" in line or "left_out" in line:
         raise DatasetError(
             f"{line['id']} failed ({line['error']}), so there is nothing to upload for it; run again with --retry"
         )

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from unipixel import data
 from unipixel.data import Record
+from unipixel.data.bad_records import BadRecords, told_annotations
 from unipixel.errors import DatasetError, UnipixelError
 from unipixel.media import sample_random_indices
 from unipixel.processing.batch import TrainingInputs
@@ -37,7 +38,12 @@ class MixtureTraining(Dataset[TrainingInputs]):
     """The sources of a recipe, cut to the length of a run."""
 
     def __init__(
-        self, processor: Processor, recipe: MixtureRecipe, root: Path | None, count: Callable[[Plan], int]
+        self,
+        processor: Processor,
+        recipe: MixtureRecipe,
+        root: Path | None,
+        count: Callable[[Plan], int],
+        bad_file: Path | None = None,
     ) -> None:
         """Read the annotation files of all sources.
 
@@ -45,12 +51,14 @@ class MixtureTraining(Dataset[TrainingInputs]):
             processor: with the pixel budget of training, see `starting.training_processor`.
             root: the folder with the datasets.
             count: samples of the run, given the plan.
+            bad_file: where loader processes write down records that cannot be read; they are left out of the run.
 
         Raises:
             DatasetError: a source is missing or damaged, or holds no usable record.
         """
         self._processor, self._recipe = processor, recipe
-        self.entries, self.left_out = entries_of(recipe, root)
+        self.entries, self.left_out, self.notes = entries_of(recipe, root)
+        self.bad = BadRecords(len({record.source for _, record in self.entries}), recipe.max_bad, bad_file)
         self.plan = Plan(
             [record.data_type for _, record in self.entries],
             [_length(source, record, recipe) for source, record in self.entries],
@@ -69,12 +77,18 @@ class MixtureTraining(Dataset[TrainingInputs]):
         for attempt in range(REPLACED):
             source, record = self.entries[number]
             rng = np.random.default_rng((self._recipe.seed, 11, epoch, index, attempt))
-            made = self._inputs(source, record, rng)
-            if not isinstance(made, str):
-                return made
-            LOG.warning("%s is left out: %s", record.source, made)
+            try:
+                made = self._inputs(source, record, rng)
+            except DatasetError as error:
+                made = str(error)
+                if self.bad.add(record.source, made):
+                    LOG.warning("left out: %s", made)
+            else:
+                if not isinstance(made, str):
+                    return made
+                LOG.warning("%s is left out: %s", record.source, made)
             number = self._next(number, kind)
-        raise DatasetError(f"{record.source} and {REPLACED - 1} records before it are over the limits, {made}")
+        raise DatasetError(f"{record.source} and {REPLACED - 1} records before it cannot be used: {made}")
 
     def _next(self, number: int, kind: str) -> int:
         """The next record of the same type, so that a batch stays one of its kind."""
@@ -109,8 +123,8 @@ class MixtureTraining(Dataset[TrainingInputs]):
         return _with_some_objects(out, tasks, recipe.objects, rng)
 
 
-def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], Counter[str]]:
-    """Every record of every source, and how many were left out, by dataset.
+def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], Counter[str], list[str]]:
+    """Every record of every source, how many were left out, by dataset, and sentences about annotations that were.
 
     Raises:
         DatasetError: a source is missing or damaged; names all that are missing.
@@ -120,10 +134,12 @@ def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], C
     entries: list[Entry] = []
     left_out: Counter[str] = Counter()
     indexed: dict[tuple[str, str], list[Record]] = {}
+    notes: list[str] = []
     for source in recipe.sources:
         key = (source.dataset, source.split)
         if key not in indexed:
             indexed[key] = data.open_index(source.dataset, root, source.split)
+            notes += told_annotations(getattr(indexed[key], "left_out", ()))
         longest = source.max_frames or recipe.limits.frames
         kept = [
             (source, record)
@@ -136,7 +152,7 @@ def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], C
                 f"{source.dataset}/{source.split} has {len(indexed[key])} records, none of which can be used"
             )
         entries += kept
-    return entries, +left_out
+    return entries, +left_out, notes
 
 
 def _length(source: Source, record: Record, recipe: MixtureRecipe) -> int:
@@ -171,14 +187,16 @@ def asked(
     Args:
         named: as `wording.worded`; to be taken from the checkpoint.
     """
-    if source.form == "prompts":
+    is_pointed = source.form == "prompts" or not (sample.queries or sample.turns)
+    # of a picture with nothing on it only words can be learnt, of one with nothing to ask for only pointing
+    if is_pointed and (not sample.queries or any(track.visible.any() for track in sample.objects.values())):
         return prompted(sample, rng, recipe.turns)
     if sample.turns and not sample.queries:
         return replace(sample, turns=sample.turns[: recipe.turns])
     return worded(
         sample,
         rng,
-        form=source.form,
+        form="regions" if source.form == "prompts" else source.form,
         max_turns=recipe.turns,
         one_frame_share=source.one_frame_share,
         named=named,
