@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from unipixel.cli.chatting import chat
 from unipixel.cli.data import data
 from unipixel.cli.demo import demo
 from unipixel.cli.evaluation import evaluate, report
-from unipixel.cli.output import complain
+from unipixel.cli.output import complain, write_any_sign
 from unipixel.cli.samples import stickers
 from unipixel.cli.serving import serve
 from unipixel.cli.training import train
@@ -102,4 +103,17 @@ app.add_typer(data, name="data")
 
 def main() -> None:
     """Run the command line of this process."""
+    write_any_sign()
+    warnings.showwarning = _warned
     app()
+
+
+def _warned(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """What the package warns of is one sentence; other packages' warnings are shown as ever."""
+    if category is UserWarning and "unipixel" in str(place[0] if place else ""):
+        complain(str(message))
+    else:
+        _shown(message, category, *place, **more)
+
+
+_shown = warnings.showwarning

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _POINT = re.compile(rf"(?:(?P<id>\d+)=)?(?P<beside>-)?(?P<x>{_NUMBER}),(?P<y>{_NUMBER})(?:@(?P<frame>\d+))?")
-_BOX = re.compile(rf"(?:(?P<id>\d+)=)?(?P<corners>{_NUMBER}(?:,{_NUMBER}){{3}})(?:@(?P<frame>\d+))?")
+_BOX = re.compile(rf"(?:(?P<id>\d+)=)?(?P<corners>-?{_NUMBER}(?:,-?{_NUMBER}){{3}})(?:@(?P<frame>\d+))?")
 _MASK = re.compile(r"(?:(?P<id>\d+)=)?(?P<file>.+?)(?:@(?P<frame>\d+))?")
 MOST_OBJECTS = 50
 """Ids in one mask file; more say that it is a grey picture and no index of objects."""

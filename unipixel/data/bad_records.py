@@ -101,5 +101,5 @@ def told_annotations(left_out: Iterable[tuple[str, str]]) -> list[str]:
         places = reasons[reason]
         some = ", ".join([places[0], *(place.rpartition(", ")[2] for place in places[1:NAMED])])
         more = f", and {count - NAMED} more" if count > NAMED else ""
-        told.append(f"left out: {count} annotation{'s' if count > 1 else ''}, because {reason}: {some}{more}")
+        told.append(f"left out: {count} annotation{'s' if count > 1 else ''} {reason}: {some}{more}")
     return told

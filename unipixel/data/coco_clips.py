@@ -170,7 +170,7 @@ def _whole_videos(document: Mapping[str, Any], where: str) -> _Read:
                 continue
             regions[t], fault = region_of(one, f"{place}, frame {t}")
             faults += [fault] if fault else []
-        return clip, regions, None, f"{faults[0]} on a frame that shows it" if faults else ""
+        return clip, regions, None, f"{faults[0]} on a frame that shows the object" if faults else ""
 
     return clips, _add_objects(document, where, locate)
 

@@ -23,19 +23,19 @@ def region_of(segmentation: Any, place: str) -> tuple[Any, str]:
         DatasetError: neither polygons nor run lengths.
     """
     if segmentation is None or segmentation == []:
-        return None, "it has no mask"
+        return None, "without a mask"
     if isinstance(segmentation, list):
         if all(isinstance(number, (int, float)) for number in segmentation):
             segmentation = [segmentation]  # one polygon without the list around it
         kept = [part for part in segmentation if not _is_line(part)]
         if not kept:
-            return None, f"its polygons have fewer than {CORNERS} corners"
+            return None, f"of polygons with fewer than {CORNERS} corners"
         region = pack_region(kept, place)
         if all(isinstance(part, dict) and _is_empty(part) for part in kept):
-            return None, "its run lengths hold no pixel"
+            return None, "with run lengths that hold no pixel"
         return region, ""
     region = pack_region(segmentation, place)
-    return (None, "its run lengths hold no pixel") if _is_empty(region) else (region, "")
+    return (None, "with run lengths that hold no pixel") if _is_empty(region) else (region, "")
 
 
 def _is_line(part: Any) -> bool:

@@ -49,7 +49,7 @@ class Records(list[Record]):
     def __init__(self, records: Iterable[Record] = (), left_out: Iterable[tuple[str, str]] = ()) -> None:
         super().__init__(records)
         self.left_out = tuple(left_out)
-        """Reason and place of each annotation that cannot be taught, such as ("it has no mask", "annotation 4")."""
+        """Reason and place of each annotation that cannot be taught, such as ("without a mask", "annotation 4")."""
 
 
 Index = Callable[[Path, str, str], list[Record]]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -33,7 +35,20 @@ HEADERS = {
 
 
 class PageFiles(StaticFiles):
-    """Files of the page. A script that someone smuggles in does not run, and what is read cannot be sent elsewhere."""
+    """Files of the page. A script that someone smuggles in does not run, and what is read cannot be sent elsewhere.
+
+    They stand behind all other routes, so what comes here is for none of them, or by a method that it does not take.
+    """
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """A file, or that there is none, or that the route there wants another method."""
+        near = [route for route in scope["app"].routes if route.matches(scope)[0] == Match.PARTIAL]
+        allowed = sorted({method for route in near for method in getattr(route, "methods", None) or ()})
+        if allowed:
+            raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
+        if scope["method"] not in ("GET", "HEAD") and self.lookup_path(path)[1] is None:
+            raise HTTPException(404)
+        return await super().get_response(path, scope)
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
