@@ -3,8 +3,8 @@
     python tools/build_fonts.py NOTO DROID NANUM EMOJI -o unipixel/draw/fonts.zip
 
 NOTO is the folder of Debian's package fonts-noto-core, DROID the file of fonts-droid-fallback, NANUM NanumGothic.ttf of
-fonts-nanum, EMOJI the folder of the npm package @fontsource/noto-emoji. Needs fontTools and brotli. Glyphs are cut to what labels are likely to hold, hinting
-is dropped, shaping is kept. ``coverage.json`` in the archive says which code points each font has.
+fonts-nanum, EMOJI the folder of the npm package @fontsource/noto-emoji. Needs fontTools and brotli. Glyphs are cut to
+what labels are likely to hold, hinting is dropped, shaping is kept. ``coverage.json`` in the archive says which code points each font has.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def cut(path: Path, codes: Iterable[int] | None, *, shaped: bool) -> tuple[bytes
     kept = have - PRESENTATION_FORMS if codes is None else have & set(codes)
     options = subset.Options(
         hinting=False, notdef_outline=True, glyph_names=False, name_IDs=[0, 1, 2, 13, 14], legacy_kern=False,
-        layout_features=["*"] if shaped else [], desubroutinize=True, drop_tables=["DSIG", "GDEF"] if not shaped else [],
+        layout_features=["*"] if shaped else [], drop_tables=[] if shaped else ["DSIG", "GDEF"],
     )  # fmt: skip
     options.flavor = None
     cutter = subset.Subsetter(options)

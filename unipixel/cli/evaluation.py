@@ -169,9 +169,7 @@ def _judge(url: str | None, model: str) -> Judge | None:
     return EndpointJudge(model=model, base_url=url)
 
 
-def _run(
-    runs: list[Run], predictor: Predictor, out: Path, *, retry: bool, max_bad: float, judge: Judge | None
-) -> None:
+def _run(runs: list[Run], predictor: Predictor, out: Path, *, retry: bool, max_bad: float, judge: Judge | None) -> None:
     from unipixel.eval.benchmarks import BENCHMARKS
     from unipixel.eval.captions import Captions
     from unipixel.eval.judge import judge_lines

@@ -21,7 +21,10 @@ _KINDS = (
     ("a malformed mask", r"polygon|\bRLE\b|run length|corner|mask image"),
     ("labels that do not fit", r"labels\.json|label"),
     ("a file that is missing", r"does not exist|no such file|is in none of|missing"),
-    ("a damaged picture or video", r"damaged|cut off|not a picture|cannot be decoded|neither an image|is empty|cannot be"),
+    (
+        "a damaged picture or video",
+        r"damaged|cut off|not a picture|cannot be decoded|neither an image|is empty|cannot be",
+    ),
     ("nothing to ask or to point at", r"no query|no object is seen|is seen on none"),
 )
 

@@ -2,9 +2,9 @@
 
 Layout: the JSON file (in a folder: ``annotations.json``; or the only JSON file there, in ``annotations``, or one folder
 further down; or one per split, told by "train" and "val" in their names, such as ``instances_train2017.json``) and the
-pictures, named by ``file_name`` relative to a folder ``images`` beside the file, to the file's own folder, to one called
-as the end of the file's name (``train2017``, ``images/default``), or to the same places one folder further up. Names
-with ``\\`` or with folders that are not there are understood as well. Three kinds of annotations are read:
+pictures, named by ``file_name`` relative to a folder ``images`` beside the file, to the file's own folder, to one that
+is called as the end of the file's name (``train2017``, ``images/default``), or to the same places one folder further
+up. Names with ``\\`` or with folders that are not there are understood as well. Three kinds of annotations are read:
 
 * pictures, as in COCO: ``images``, ``annotations``, ``categories``;
 * videos frame by frame, as in COCO-VID and BDD100K: every entry of ``images`` has a ``video_id`` (and ``frame_id`` or
@@ -13,9 +13,9 @@ with ``\\`` or with folders that are not there are understood as well. Three kin
   ``segmentations``, one per frame, null where the object is not seen.
 
 A mask is a list of polygons or an RLE. What has none (``"segmentation": []``, polygons of two corners, run lengths
-without a pixel) is left out and counted: what is asked for by its name or expressions is not asked in ``train``, and its
-box is the area ``"ignore"``. An object of less than a pixel is not there. Any annotation may have ``"expressions": ["the dog on the left", ...]``; of a
-track, those of all its annotations count. ``iscrowd`` annotations are the area ``"ignore"``. One annotation::
+without a pixel) is left out and counted: what is asked for by its name or expressions is not asked in ``train``, and
+its box is the area ``"ignore"``. An object of less than a pixel is not there. Any annotation may have ``"expressions":
+["the dog on the left", ...]``; of a track, those of all its annotations count. ``iscrowd`` annotations are the area ``"ignore"``. One annotation::
 
     {"id": 5, "image_id": 1, "category_id": 3, "segmentation": [[10, 10, 40, 10, 40, 30]], "bbox": [10, 10, 30, 20],
      "expressions": ["the dog on the left"]}
@@ -46,9 +46,8 @@ from unipixel.data.pictures import check_size, open_picture
 from unipixel.data.record import Record, Records
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
-from unipixel.media.names import find_file, is_junk
+from unipixel.media.names import Aliases, find_file, is_junk
 from unipixel.sample import Query, Sample
-
 
 TRIED = 25
 """Pictures that are looked for to find the folder they lie in."""
@@ -78,10 +77,12 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     for path, is_of_split in _files(root, split, dataset):
         found = read_clips(path, dataset)
         clips, left_out = found.by_name, [*left_out, *found.left_out]
-        names = list(clips) if is_of_split else names_of_split(clips, split, path.parent, dataset)
+        names = list(clips) if is_of_split else names_of_split(clips, split, path.parent, dataset, Aliases(found.names))
         twice = next((name for name in names if name in seen), None)
         if twice is not None:
-            raise DatasetError(f"{dataset}: {twice!r} is in {seen[twice].name} and in {path.name}; a name has one split")
+            raise DatasetError(
+                f"{dataset}: {twice!r} is in {seen[twice].name} and in {path.name}; a name has one split"
+            )
         seen.update(dict.fromkeys(names, path))
         folder = picture_folder(path, [frame for name in names for frame in clips[name].frames], dataset)
         files = _files_of(folder, {frame for name in names for frame in clips[name].frames}, dataset)
@@ -128,9 +129,7 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return Sample(media=media, objects=objects, areas=areas, boxes=boxes, queries=queries, source=record.source)
 
 
-def _seen(
-    objects: dict[int, MaskTrack], queries: tuple[Query, ...]
-) -> tuple[dict[int, MaskTrack], tuple[Query, ...]]:
+def _seen(objects: dict[int, MaskTrack], queries: tuple[Query, ...]) -> tuple[dict[int, MaskTrack], tuple[Query, ...]]:
     """The objects of a picture without those of less than a pixel, which nobody sees on it; who asks is told so."""
     kept = {n: one for n, one in objects.items() if one.visible.any()}
     if len(kept) == len(objects):
@@ -167,9 +166,7 @@ def _files(root: Path, split: str, dataset: str) -> list[tuple[Path, bool]]:
             return [(path, True) for path in chosen]
         if found:
             break
-    raise DatasetError(
-        f"{dataset}: {root} should be a COCO JSON file or a folder with one; it holds {_listed(found)}"
-    )
+    raise DatasetError(f"{dataset}: {root} should be a COCO JSON file or a folder with one; it holds {_listed(found)}")
 
 
 def _listed(paths: Sequence[Path]) -> str:
@@ -197,7 +194,9 @@ def picture_folder(path: Path, names: Sequence[str], dataset: str) -> Path:
     folders = [base / one for base in (path.parent, path.parent.parent) for one in inner]
     some = [names[int(place)] for place in np.unique(np.linspace(0, len(names) - 1, TRIED).astype(int))]
     for is_stripped in (False, True):
-        held = {folder: sum(find_file(folder, name, strip=is_stripped) is not None for name in some) for folder in folders}
+        held = {
+            folder: sum(find_file(folder, name, strip=is_stripped) is not None for name in some) for folder in folders
+        }
         best = max(folders, key=lambda folder: held[folder])
         if held[best]:
             return best
@@ -222,8 +221,8 @@ def _files_of(folder: Path, names: set[str], dataset: str) -> dict[str, str]:
             continue
         if meant.setdefault(path, name) != name:
             raise DatasetError(
-                f"{dataset}: {meant[path]!r} and {name!r} both lead to {path}, which is one picture; keep the folders that "
-                "the names speak of"
+                f"{dataset}: {meant[path]!r} and {name!r} both lead to {path}, which is one picture; keep the folders "
+                "that the names speak of"
             )
         files[name] = path.relative_to(folder).as_posix()
     return files

@@ -53,6 +53,8 @@ class Clips:
 
     by_name: dict[str, Clip]
     """Pictures and videos that have an annotated object."""
+    names: tuple[str, ...]
+    """All of them, those with nothing on them as well."""
     left_out: tuple[tuple[str, str], ...]
     """Reason and place of the annotations without a mask."""
 
@@ -75,7 +77,7 @@ def read_clips(path: Path, dataset: str) -> Clips:
     if not annotated:
         why = f" with a mask; {len(left_out)} have none" if left_out else ""
         raise DatasetError(f"{where}: no picture and no video in it has an annotated object{why}")
-    return Clips(annotated, tuple(left_out))
+    return Clips(annotated, tuple(clips), tuple(left_out))
 
 
 _Read = tuple[dict[str, Clip], list[tuple[str, str]]]
@@ -118,7 +120,9 @@ def _frame_by_frame(document: Mapping[str, Any], where: str) -> _Read:
         twice = next((pair for pair in pairwise(images) if pair[0][0] == pair[1][0]), None)
         if twice is not None:
             both = " and ".join(repr(image["file_name"]) for _, image in twice)
-            raise DatasetError(f"{where}: {both} are the same frame of video {video_id!r}; which comes first is unknown")
+            raise DatasetError(
+                f"{where}: {both} are the same frame of video {video_id!r}; which comes first is unknown"
+            )
         name = titles.get(video_id, str(video_id))
         if name in clips:
             raise DatasetError(f"{where}: two videos are named {name!r}; give each a name of its own")

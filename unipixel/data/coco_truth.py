@@ -78,7 +78,7 @@ class Ids:
         before = self._meant.setdefault(value, meant)
         if before != meant:
             raise DatasetError(
-                f"{self._where}: the {self._what} id {value!r} stands for {before!r} and for {meant!r}; give each its own, "
-                "or masks and names land on the wrong one"
+                f"{self._where}: the {self._what} id {value!r} stands for {before!r} and for {meant!r}; give each its "
+                "own, or masks and names land on the wrong one"
             )
         return value

@@ -188,7 +188,9 @@ def _labels(path: Path, items: Mapping[str, Any], aliases: Aliases, dataset: str
         if name is not None:
             written[name] = key
         if name is None:
-            raise DatasetError(f"{where}: there is no such picture or video; there is for example {next(iter(items))!r}")
+            raise DatasetError(
+                f"{where}: there is no such picture or video; there is for example {next(iter(items))!r}"
+            )
         if not isinstance(objects, dict) or not objects:
             raise DatasetError(f"{where}: the labels are {objects!r:.60}; they should be an object, number: label")
         labels[name] = {
@@ -207,7 +209,8 @@ def _numbers(record: Record, name: str, size_hw: tuple[int, int]) -> tuple[np.nd
     """One mask picture, uint8 or uint16 (H, W), and whether it is one object that was cut out of grey."""
     if not (record.root / name).is_file():
         raise DatasetError(
-            f"{record.source}: the mask {record.root / name} does not exist; add it, all black if nothing is on the picture"
+            f"{record.source}: the mask {record.root / name} does not exist; add it, all black if nothing is on "
+            "the picture"
         )
     try:
         values, is_cut = load_drawn_ids(record.root / name)

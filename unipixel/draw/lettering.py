@@ -25,6 +25,8 @@ _SYSTEM_NAMES = ("NotoSansCJK", "NotoSans", "DejaVuSans", "Unifont", "unifont", 
 _MOST_SYSTEM_FONTS = 40
 _INVISIBLE = {"Mn", "Me", "Cf"}
 _EMOJI_SIZE = 0.9
+_VARIANTS = {chr(code) for code in (*range(0xFE00, 0xFE10), *range(0x1F3FB, 0x1F400))}
+"""Signs that only choose among the looks of the one before: here there is one look."""
 
 Font = ImageFont.FreeTypeFont
 
@@ -97,7 +99,7 @@ def _runs(text: str) -> list[Run]:
         if sign == " " or _is_silent(sign):
             if before in _coverage() and _has(before, sign):
                 signs.append((before, sign))
-            elif not _is_silent(sign) or unicodedata.category(sign) in ("Mn", "Me") and not 0xFE00 <= ord(sign) < 0xFE10:
+            elif sign == " " or not (unicodedata.category(sign) == "Cf" or sign in _VARIANTS):
                 signs.append((_font_of(sign) or "sans", sign))
             continue
         font = _font_of(sign)

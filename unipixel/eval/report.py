@@ -174,8 +174,10 @@ def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) 
 
 def uploadable(header: Header, lines: Sequence[Line]) -> bool:
     """Whether there is everything that a server wants: no limit, nothing missing, nothing failed."""
-    return header.limit is None and len(lines) == header.units and not any(
-        "error" in line or "left_out" in line for line in lines
+    return (
+        header.limit is None
+        and len(lines) == header.units
+        and not any("error" in line or "left_out" in line for line in lines)
     )
 
 

@@ -57,7 +57,7 @@ def load_drawn_ids(path: str | Path, *, of_one: bool = False) -> tuple[np.ndarra
     values, kind = _read(path)
     top = 255 if values.dtype == np.uint8 else 65535
     levels = np.unique(values)
-    if kind == "exact" or levels[levels > 0].size <= 1 and kind != "lossy":
+    if kind == "exact" or (levels[levels > 0].size <= 1 and kind != "lossy"):
         return values, False
     if kind == "lossy" and levels[-1] == 0:
         return values, False

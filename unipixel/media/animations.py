@@ -277,5 +277,3 @@ def _exactly(file: BinaryIO, size: int, name: str) -> bytes:
     if len(data) < size:
         raise MediaError(f"{name} is damaged: it ends in the middle")
     return data
-
-

@@ -275,6 +275,7 @@ def _open_file(data: Path | bytes, name: str, limits: Limits) -> FrameSource:
 
 
 def _open_url(url: str, limits: Limits) -> FrameSource:
+    url = url.lstrip()
     if url[:5].lower() == "data:":
         return _open_file(urls.decode_data_url(url, limits), urls.shown(url), limits)
     folder = urls.download(url, limits)

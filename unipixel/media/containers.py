@@ -34,9 +34,7 @@ def still_brand(head: bytes) -> tuple[Literal["avif", "heif", "heif sequence", "
     major = head[8:12].decode("latin1")
     others = [head[place : place + 4].decode("latin1") for place in range(16, end - 3, 4)]
     brands = [major]
-    if major not in _VIDEO_BRANDS and not _VIDEO_BRANDS & set(others):
-        brands += others
-    elif major in {"mif1", "msf1", "miaf"}:  # general ones, which leave the coding to the others
+    if (major not in _VIDEO_BRANDS and not _VIDEO_BRANDS & set(others)) or major in {"mif1", "msf1", "miaf"}:
         brands += others
     found = set(brands)
     if found & _AVIF_BRANDS and not major.startswith("he"):

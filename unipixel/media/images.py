@@ -263,8 +263,8 @@ class PagedSource:
         self._data, self._name, self._limits = data, name, limits
         durations_s = []
         with opened(data, name, limits) as image:
-            self._pages = _pages(image, name) if image.format == "TIFF" else list(range(image.n_frames))
             is_timed = image.format != "TIFF"
+            self._pages = list(range(int(getattr(image, "n_frames", 1)))) if is_timed else _pages(image, name)
             self.size_hw = image_size_hw(image)
             self.num_frames = len(self._pages)
             limits.check_frames(self.num_frames, name)

@@ -59,7 +59,9 @@ class Limits:
         if size == 0:
             raise MediaError(f"{name} is empty: it holds 0 bytes")
         if size > self.max_bytes:
-            raise MediaError(f"{name} is {size} bytes, more than the limit of {self.max_bytes}{self._told('max_bytes')}")
+            raise MediaError(
+                f"{name} is {size} bytes, more than the limit of {self.max_bytes}{self._told('max_bytes')}"
+            )
 
     def check_size(self, size_hw: tuple[int, int], name: str) -> None:
         """Raises MediaError when a frame has a side of 0 or too many pixels."""
@@ -77,9 +79,7 @@ class Limits:
         if num_frames < 1:
             raise MediaError(f"{name} holds no frame, but needs at least one")
         if num_frames > self.max_frames:
-            raise MediaError(
-                f"{name} holds more frames than the limit of {self.max_frames}{self._told('max_frames')}"
-            )
+            raise MediaError(f"{name} holds more frames than the limit of {self.max_frames}{self._told('max_frames')}")
 
     def check_work(self, num_frames: int, size_hw: tuple[int, int], name: str, *, animated: bool = False) -> None:
         """Raises MediaError when all frames together have too many pixels."""
@@ -106,10 +106,16 @@ LOCAL = Limits(
     max_animation_pixels=1 << 36,
     max_spool_bytes=1 << 38,
 )
-"""What the user's own files, arrays and cameras may cost: what a machine can work on. A mask has no more pixels either."""
+"""What the user's own files, arrays and cameras may cost: what a machine can work on, and a mask can hold."""
 
+_ANY = 1 << 62
 UNLIMITED = Limits(
-    **{one.name: 1 << 62 for one in fields(Limits) if one.name.startswith("max_")},
+    max_bytes=_ANY,
+    max_pixels=_ANY,
+    max_frames=_ANY,
+    max_video_pixels=_ANY,
+    max_animation_pixels=_ANY,
+    max_spool_bytes=_ANY,
     url_timeout_s=float(1 << 20),
 )
 """Everything is opened, and fetched for as long as it takes."""

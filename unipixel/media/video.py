@@ -66,7 +66,7 @@ class _Look:
     @classmethod
     def of(cls, frame: av.VideoFrame) -> _Look:
         """What a stream's first frame says."""
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
         orientation = UPRIGHT if matrix is None else matrix_orientation(struct.unpack("=9i", bytes(matrix)[:36]))
         return cls((frame.height, frame.width), orientation)
 

@@ -63,8 +63,8 @@ def fitted(prompt: Prompt, size_hw: tuple[int, int]) -> Prompt:
     if not isinstance(prompt, Box):
         return prompt
     height, width = size_hw
-    corners = (prompt.x1, prompt.y1, prompt.x2, prompt.y2)
-    if not all(isinstance(value, Real) and not isinstance(value, bool) for value in corners):
+    corners: tuple[Any, ...] = (prompt.x1, prompt.y1, prompt.x2, prompt.y2)
+    if any(isinstance(value, bool) or not isinstance(value, Real) for value in corners):
         return prompt
     sides = (width, height, width, height)
     cut = [

@@ -52,7 +52,9 @@ def export(session: Session, objects: Sequence[AnswerObject], name: str, kind: F
 
 
 def yolo_files(answer: Answer) -> Iterator[tuple[str, bytes]]:
-    """``data.yaml`` with the classes, and ``labels/FRAME.txt``, of a still ``labels/ITS NAME.txt``: a line per object, ``class x1 y1 x2 y2 ...`` in 0..1.
+    """``data.yaml`` with the classes, and ``labels/FRAME.txt``, of a still ``labels/NAME.txt``.
+
+    Each has a line per object, ``class x1 y1 x2 y2 ...`` in 0..1.
 
     An object of several parts stays one line: its outlines are joined by cuts of no width.
     """

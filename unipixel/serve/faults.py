@@ -152,7 +152,9 @@ def _invalid(error: RequestValidationError) -> Fault:
         return Fault(400, "bad_request", f"{where}: the {field} is {tag!r}; it must be one of {known}", where or None)
     if first.get("type") == "union_tag_not_found":
         field = str(context.get("discriminator", "")).strip("'")
-        return Fault(400, "bad_request", f"{where}: the field {field!r} is missing, which says what it is", where or None)
+        return Fault(
+            400, "bad_request", f"{where}: the field {field!r} is missing, which says what it is", where or None
+        )
     reason = str(first.get("msg", "it is not valid"))
     given = first.get("input")
     value = f", not {given!r}" if isinstance(given, str | int | float | None) and len(repr(given)) <= 60 else ""

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from unipixel import data
 from unipixel.data import DATASETS, Record
-from unipixel.errors import UnipixelError
 from unipixel.draw import contact_sheet, overlay, write_png
+from unipixel.errors import UnipixelError
 from unipixel.media import sample_indices
 from unipixel.model.unipixel import TrainingOutput
 from unipixel.processing.batch import TrainingInputs
