@@ -79,7 +79,7 @@ def test_palettes_bits_and_deep_pictures_are_taken_as_they_are(tmp_path: Path) -
     deep[:4], deep[5:] = 300, 7
     Image.fromarray(deep).save(tmp_path / "deep.png")
     np.testing.assert_array_equal(load_drawn_ids(tmp_path / "deep.png")[0], deep)
-    Image.fromarray((values.astype(np.uint16) * 257)).save(tmp_path / "deep_soft.png")
+    Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "deep_soft.png")
     ids, is_cut = load_drawn_ids(tmp_path / "deep_soft.png")
     assert is_cut
     np.testing.assert_array_equal(ids > 0, values > 127)

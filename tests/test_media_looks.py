@@ -305,10 +305,8 @@ def test_frames_come_in_order_where_packets_do_not_tell_it(name: str, tmp_path: 
             container.mux(packet)
     media = open_media(tmp_path / name)
     numbers = [number_of(frame) for frame in media]
-    assert (
-        len(numbers) == media.num_frames
-        and numbers == list(range(30 - len(numbers), 30))
-        or numbers == list(range(len(numbers)))
+    assert (len(numbers) == media.num_frames and numbers == list(range(30 - len(numbers), 30))) or numbers == list(
+        range(len(numbers))
     )
     assert number_of(media.frame(7)) == numbers[7]
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from unipixel import data
-from unipixel.data.record import Records
 from unipixel.data.bad_records import BadRecords, kind_of
 from unipixel.data.checking import check_records
+from unipixel.data.record import Records
 from unipixel.errors import DatasetError
 from unipixel.masks import encode_rle, save_davis_png
 

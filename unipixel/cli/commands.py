@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
+            refuse_empty([*getattr(ctx, "_protected_args", ()), *ctx.args])
             return super().invoke(ctx)
         except KeyboardInterrupt:
             complain("interrupted; what was written before is kept")
@@ -47,6 +49,22 @@ class Commands(TyperGroup):
             code, sentence = verdict(error)
             complain(sentence)
             raise typer.Exit(code) from None
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse empty text where a name belongs: an unset variable would stand for the current folder.
+
+    Only the question of ``ask``, behind the media, may be empty.
+
+    Raises:
+        ValueError: says which argument.
+    """
+    for place, text in enumerate(arguments):
+        before = arguments[place - 1] if place else ""
+        if text.strip() or (arguments[0] == "ask" and place > 1 and not before.startswith("-")):
+            continue
+        what = before if before.startswith("-") else f"argument {place} of `unipixel {arguments[0]}`"
+        raise ValueError(f"{what} is empty; give it a value (is a variable unset?)")
 
 
 def verdict(error: Exception) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -34,6 +34,9 @@ HEADERS = {
 }
 
 
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
 class PageFiles(StaticFiles):
     """Files of the page. A script that someone smuggles in does not run, and what is read cannot be sent elsewhere.
 
@@ -42,8 +45,9 @@ class PageFiles(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file, or that there is none, or that the route there wants another method."""
-        near = [route for route in scope["app"].routes if route.matches(scope)[0] == Match.PARTIAL]
-        allowed = sorted({method for route in near for method in getattr(route, "methods", None) or ()})
+        routes = [route for route in scope["app"].routes if not isinstance(route, Mount)]
+        asked = {method: {**scope, "method": method} for method in METHODS}
+        allowed = [m for m, one in asked.items() if any(route.matches(one)[0] == Match.FULL for route in routes)]
         if allowed:
             raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
         if scope["method"] not in ("GET", "HEAD") and self.lookup_path(path)[1] is None:
