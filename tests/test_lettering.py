@@ -55,7 +55,7 @@ def test_words_of_many_scripts_have_glyphs_of_their_own(word: str) -> None:
     assert not np.array_equal(drawn, written("?" * len(word)))
     # different signs look different, which boxes would not
     looks = {written(sign).tobytes() for sign in set(signs)}
-    assert len(looks) >= len({sign for sign in set(signs)}) * 0.9
+    assert len(looks) >= len(set(signs)) * 0.9
     assert Lettering(24).width(word) == pytest.approx(np.flatnonzero(drawn.any(0)).max() - 4, abs=14)
 
 

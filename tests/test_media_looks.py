@@ -208,7 +208,7 @@ def test_the_default_image_of_a_png_is_no_frame(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_pngs_dispose_of_frames_to_transparent(mode: str) -> None:
-    """A small second frame after one that is cleared: what it does not cover is white, also without an alpha channel."""
+    """What a small frame does not cover of one that was cleared is white, also without an alpha channel."""
     data = apng(mode, 1, 0, default=False)
     at = [place for place in range(len(data)) if data.startswith(b"fcTL", place)]
     control = bytearray(data[at[1] : at[1] + 30])
@@ -350,7 +350,7 @@ def test_large_pictures_open_where_they_are_the_users_own(tmp_path: Path) -> Non
 def test_empty_names_are_refused(source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MediaError, match="is empty|empty text"):
+    with pytest.raises(MediaError, match=r"is empty|empty text"):
         open_media(source)
 
 

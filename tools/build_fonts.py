@@ -2,9 +2,10 @@
 
     python tools/build_fonts.py NOTO DROID NANUM EMOJI -o unipixel/draw/fonts.zip
 
-NOTO is the folder of Debian's package fonts-noto-core, DROID the file of fonts-droid-fallback, NANUM NanumGothic.ttf of
-fonts-nanum, EMOJI the folder of the npm package @fontsource/noto-emoji. Needs fontTools and brotli. Glyphs are cut to
-what labels are likely to hold, hinting is dropped, shaping is kept. ``coverage.json`` in the archive says which code points each font has.
+NOTO is the folder of Debian's package fonts-noto-core, DROID the file of fonts-droid-fallback, NANUM NanumGothic.ttf
+of fonts-nanum, EMOJI the folder of the npm package @fontsource/noto-emoji. Needs fontTools and brotli. Glyphs are cut
+to what labels are likely to hold, hinting is dropped, shaping is kept. ``coverage.json`` in the archive says which
+code points each font has.
 """
 
 from __future__ import annotations

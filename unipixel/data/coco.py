@@ -14,8 +14,9 @@ up. Names with ``\\`` or with folders that are not there are understood as well.
 
 A mask is a list of polygons or an RLE. What has none (``"segmentation": []``, polygons of two corners, run lengths
 without a pixel) is left out and counted: what is asked for by its name or expressions is not asked in ``train``, and
-its box is the area ``"ignore"``. An object of less than a pixel is not there. Any annotation may have ``"expressions":
-["the dog on the left", ...]``; of a track, those of all its annotations count. ``iscrowd`` annotations are the area ``"ignore"``. One annotation::
+its box is the area ``"ignore"``. An object of less than a pixel is not there. Any annotation may have
+``"expressions": ["the dog on the left", ...]``; of a track, those of all its annotations count. ``iscrowd``
+annotations are the area ``"ignore"``. One annotation::
 
     {"id": 5, "image_id": 1, "category_id": 3, "segmentation": [[10, 10, 40, 10, 40, 30]], "bbox": [10, 10, 30, 20],
      "expressions": ["the dog on the left"]}
