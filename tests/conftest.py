@@ -44,6 +44,24 @@ def parity_file(parity_dir: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def protocols_dir() -> Path:
+    """The folder of what the original asks and scores: ``UNIPIXEL_PROTOCOLS_DIR``, else ``parity/protocols`` in shared.
+
+    Its records, seeds and files may be others than those of the folder that is usually there.
+    """
+    named = os.environ.get("UNIPIXEL_PROTOCOLS_DIR")
+    if named:
+        folder = Path(named).expanduser()
+        if not folder.is_dir():
+            pytest.fail(f"UNIPIXEL_PROTOCOLS_DIR is {named}, which is not a folder")
+        return folder
+    folder = ROOT.parent / "shared" / "parity" / "protocols"
+    if not folder.is_dir():
+        pytest.skip("there is no folder of protocols: neither UNIPIXEL_PROTOCOLS_DIR nor ../shared/parity/protocols")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder ``../shared`` with media and training photos; tests that need it are skipped where it is absent."""
     folder = ROOT.parent / "shared"

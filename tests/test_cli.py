@@ -17,9 +17,10 @@ from unipixel import __version__
 from unipixel.bench.subject import QUICK_SAM, moving_blobs, random_engine
 from unipixel.cli import app
 from unipixel.cli.commands import Commands
-from unipixel.cli.demo import bundled
+from unipixel.cli.demo import bundled, clip_scene, still_scene
 from unipixel.cli.prompts import gather, parse_box, parse_mask, parse_point
 from unipixel.draw import write_mp4, write_png
+from unipixel.engine.engine import load
 from unipixel.errors import MediaError, PromptError
 from unipixel.masks import decode_rle, save_davis_png
 from unipixel.model.weights import save_model
@@ -98,6 +99,18 @@ def test_json_is_all_that_stdout_holds(ask, media: Path) -> None:
     (found,) = answer["objects"]
     assert found["id"] == 1 and len(found["rles"]) == 1
     assert decode_rle(found["rles"][0]).shape == (HEIGHT, WIDTH)
+
+
+def test_things_are_asked_for_one_by_one_if_wanted(ask, checkpoint: Path, media: Path) -> None:
+    text = "Please segment the dog and the ball."
+    engine, picture = load(checkpoint, device="cpu"), media / "picture.png"
+    expected = {each: engine.ask(picture, text, each=each, max_new_tokens=4).raw_text for each in (True, False)}
+    assert expected[True] != expected[False]
+    for each, option in ((True, "--each"), (False, "--no-each")):
+        result = ask(media / "picture.png", text, option, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["raw_text"] == expected[each]
+    assert_refused(ask(media / "picture.png", text, "--each", "--point", "20,14"), "each is for things that a question")
 
 
 def test_answer_about_a_video_is_written_to_a_folder(ask, media: Path, tmp_path: Path) -> None:
@@ -207,13 +220,24 @@ def test_chat_ends_with_its_input(checkpoint: Path, media: Path) -> None:
     assert result.exit_code == 0 and "/segment" in result.stdout
 
 
-def test_demo_asks_about_the_bundled_files_and_writes_what_it_names(checkpoint: Path, tmp_path: Path) -> None:
+def test_demo_asks_scores_and_writes_what_it_names(checkpoint: Path, tmp_path: Path) -> None:
     options = ["--model", checkpoint, "--device", "cpu", "--max-new-tokens", "3"]
     result = invoke("demo", "-o", tmp_path / "demo", *options)
     assert result.exit_code == 0, result.output
     named = [Path(line.removeprefix("wrote ")) for line in result.stdout.splitlines() if line.startswith("wrote ")]
-    assert {path.suffix for path in named} == {".png", ".mp4", ".json"}
+    assert {path.name for path in named} == {"demo.png", "demo.mp4"}
     assert all(path.stat().st_size > 0 for path in named)
+    for asked in ("Please segment the", "(a click on the", "What is [1]?", "Options:", "in this video."):
+        assert asked in result.stdout
+    assert "IoU 0." in result.stdout and result.stdout.count("J&F 0.") == 2
+
+
+def test_demo_scenes_hold_what_is_shown() -> None:
+    still, clip = still_scene(), clip_scene()
+    assert still.held_out and clip.held_out and len(still.objects) == 4
+    leaving = [n for n, item in enumerate(clip.objects) if "leave" in item.does]
+    assert len(leaving) == 1 and clip.areas[leaving[0], 0] and not clip.areas[leaving[0], -1]
+    assert any(clip.areas[n].all() for n in range(len(clip.objects)))
 
 
 def test_bundled_files_are_small() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unipixel.media import sample_indices, sample_random_indices
+from unipixel.media import sample_at_rate, sample_indices, sample_random_indices
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,27 @@ def test_a_senseless_number_of_frames_is_refused(num_frames: int) -> None:
 def test_a_video_without_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one frame, not 0"):
         sample_indices(0, 4)
+
+
+@pytest.mark.parametrize(
+    ("total", "fps", "most", "frames", "rate"),
+    [
+        (100, 10.0, 8, [0, 14, 28, 42, 57, 71, 85, 99], 0.8),  # 10 s at 2 per second are 20: as many as are wanted
+        (24, 8.0, 16, [0, 5, 9, 14, 18, 23], 2.0),  # 3 s give 6
+        (7, 7.0, 16, [0, 2, 4, 6], 4.0),  # 1 s gives the least, 4
+        (9, 2.0, 16, [0, 1, 2, 3, 5, 6, 7, 8], 8 / 9 * 2),  # 9, cut down to an even number
+        (3, 30.0, 8, [0, 2], 20.0),
+        (1, 30.0, 8, [0], 2.0),
+    ],
+)
+def test_a_rate_gives_an_even_number_of_frames_from_the_first_to_the_last(
+    total: int, fps: float, most: int, frames: list[int], rate: float
+) -> None:
+    assert sample_at_rate(total, fps, most) == (frames, pytest.approx(rate))
+
+
+def test_a_rate_must_be_positive() -> None:
+    with pytest.raises(ValueError, match=r"fps 0\.0"):
+        sample_at_rate(10, 0.0, 8)
+    with pytest.raises(ValueError, match="num_frames is 1"):
+        sample_at_rate(10, 5.0, 1)

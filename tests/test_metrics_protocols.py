@@ -215,6 +215,20 @@ def test_choice_accuracy_counts_unreadable_replies_as_wrong_and_splits_by_catego
     assert metrics.choice_accuracy(["a"], ["a"]).per_category == {"all": 1.0}
 
 
+def test_the_original_reads_letters_to_the_first_blank_and_none_of_what_begins_with_one() -> None:
+    for text, letter in {"B) x": "b", "(c).": "c", "a\nb": "a", " a": None, "": None, ",a": None, "z": None}.items():
+        assert metrics.parse_choice(text, 4, rule="original") == letter, text
+    assert metrics.parse_choice(",a", 4) == metrics.parse_choice(" a", 4) == "a"
+
+
+def test_the_original_gives_nothing_for_two_empty_volumes() -> None:
+    empty, full = np.zeros((2, 4, 6), dtype=bool), np.ones((2, 4, 6), dtype=bool)
+    assert metrics.volume_scores(empty, empty) == metrics.VolumeScores(1.0, 1.0)
+    assert metrics.volume_scores(empty, empty, original=True) == metrics.VolumeScores(0.0, 0.0)
+    scores = metrics.volume_scores(full, full, original=True)
+    assert scores.J == 1.0 and scores.F == pytest.approx(1.0, abs=1e-6)
+
+
 def test_choice_accuracy_refuses_lists_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="1 predicted, 2 expected"):
         metrics.choice_accuracy(["a"], ["a", "b"])

@@ -40,6 +40,7 @@ FLOORS = {
     "serve": 7,
     "scale": 7,
     "bench": 7,
+    "ablation": 7,
     "cli": 8,
     "__main__": 9,
 }

@@ -1,30 +1,44 @@
-"""Box -> mask, point -> mask and "the person" on photos that nano was not trained on.
+"""Box -> mask, point -> mask and "the person" on photos that nano was not trained on, and clips followed from a mask.
 
-    python tools/eval_photos.py PHOTOS [--model nano] [-n 100]
+    python tools/eval_photos.py [PHOTOS] [--clips CLIPS] [--model nano] [-n 100] [--spread] [--frames 0]
 
 PHOTOS is a folder as `unipixel.data.photos` reads it; its split ``val`` is used. One region per photo is drawn for the
 box and the point (at least 2 % of the picture, from a generator seeded with the photo's place); "the person" is asked
-wherever exactly one person is labelled. Beside each figure stands that of the filled box, a disc of average area, and
-the whole picture.
+wherever exactly one person is labelled. The first photos of the collection are asked about, those of COCO; --spread
+takes as many evenly from all sets. Beside each figure stands that of the filled box, a disc of average area, and the
+whole picture.
+
+CLIPS is a folder as `unipixel.data.davis_clips` reads it; its split ``val`` is used. Each sequence is followed from the
+true mask of the first frame that shows the object, which is not scored itself; beside it stands that mask, unmoved.
+The same clips are asked for by their first expression, with all frames scored.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import unipixel
-from unipixel.data import photos
+from unipixel.data import davis_clips, photos
 from unipixel.masks import box_xyxy, interior_point
-from unipixel.metrics import overlap, overlap_scores
-from unipixel.sample import Box, Point, Prompt
+from unipixel.metrics import frame_scores, overlap, overlap_scores
+from unipixel.sample import Box, Mask, Point, Prompt
 
 MIN_SHARE = 0.02
 
 
-def regions(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def chosen(found: list[Any], count: int, spread: bool) -> list[Any]:
+    """The first ``count`` of a list, or as many evenly from all of it."""
+    if not spread or len(found) <= count:
+        return found[:count]
+    return [found[int(n)] for n in np.linspace(0, len(found) - 1, count)]
+
+
+def regions(folder: Path, count: int, spread: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Picture and mask of one region of each photo."""
     found = []
     for place, record in enumerate(photos.index(folder, "photos", "val")):
@@ -33,10 +47,10 @@ def regions(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         large = [mask for mask in masks if mask.mean() >= MIN_SHARE]
         if large:
             found.append((sample.media.frame(0), large[int(np.random.default_rng(place).integers(len(large)))]))
-    return found[:count]
+    return chosen(found, count, spread)
 
 
-def persons(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def persons(folder: Path, count: int, spread: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Picture and mask of each photo with exactly one person."""
     found = []
     for record in photos.index(folder, "photos", "val"):
@@ -44,7 +58,7 @@ def persons(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         own = [query.about[0] for query in sample.queries if query.answer == "the person"]
         if len(own) == 1:
             found.append((sample.media.frame(0), sample.objects[own[0]].mask(0)))
-    return found[:count]
+    return chosen(found, count, spread)
 
 
 def masks_of(
@@ -79,15 +93,48 @@ def disc(mask: np.ndarray, area: float) -> tuple[Point, np.ndarray]:
     return Point(px, py), (x + 0.5 - px) ** 2 + (y + 0.5 - py) ** 2 <= area / np.pi
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--model", default="nano")
-    parser.add_argument("-n", type=int, default=100)
-    options = parser.parse_args()
-    engine = unipixel.load(options.model)
-    drawn = regions(options.photos, options.n)
+def given_and_asked(engine: unipixel.Engine, folder: Path, most: int) -> Iterator[tuple[str, float, float, float]]:
+    """Name of each held-out clip, and J&F: of the object followed from its mask, of that mask unmoved, and by text."""
+    for record in davis_clips.index(folder, "clips", "val"):
+        whole = davis_clips.sample(record)
+        number, track = next(iter(whole.objects.items()))
+        first = int(np.flatnonzero(track.visible)[0])
+        frames = list(range(first, track.num_frames))[: most or None]
+        sample = davis_clips.sample(record, frames)
+        truth = sample.objects[number].masks
+        expression = next(query.text for query in sample.queries if query.kind == "query")
+        with engine.open(sample.media, track="all") as session:
+            known = session.segment(Mask(truth[0]))[0]
+            ours = mean_jf(known.track.masks[1:], truth[1:])
+        still = mean_jf(np.broadcast_to(truth[:1], truth.shape)[1:].copy(), truth[1:])
+        with engine.open(sample.media, track="all") as session:
+            answer = session.ask(f"Please segment {expression} in this video.", max_new_tokens=24)
+            found = np.zeros_like(truth)
+            for one in answer.objects:
+                found |= one.masks
+        yield record.id, ours, still, mean_jf(found, truth)
+
+
+def mean_jf(masks: np.ndarray, truth: np.ndarray) -> float:
+    """Mean of J and F over frames, bool (T, H, W)."""
+    return float(frame_scores(masks, truth).means()["J&F"])
+
+
+def measure_clips(engine: unipixel.Engine, folder: Path, most: int) -> None:
+    """Measure and print every clip, and the means."""
+    rows = []
+    for name, *figures in given_and_asked(engine, folder, most):
+        rows.append(figures)
+        print(f"  {name:20s} " + "  ".join(f"{figure:.3f}" for figure in figures), flush=True)
+    given, still, asked = np.mean(rows, 0)
+    print(
+        f"clips, true first mask given: J&F {given:.3f} (unmoved {still:.3f}); by text {asked:.3f}; {len(rows)} clips"
+    )
+
+
+def measure_photos(engine: unipixel.Engine, folder: Path, count: int, spread: bool) -> None:
+    """Measure and print box, point and "the person"."""
+    drawn = regions(folder, count, spread)
     pictures, truths = [p for p, _ in drawn], [m for _, m in drawn]
     share = float(np.mean([m.mean() for m in truths]))
     boxes = [filled(m) for m in truths]
@@ -97,13 +144,32 @@ def main() -> None:
         value = np.mean([overlap(a, b).iou for a, b in zip(ours, truths, strict=True)])
         trivial = np.mean([overlap(a, b).iou for (_, a), b in zip(made, truths, strict=True)])
         print(f"{name} -> mask IoU {value:.3f} (trivial {trivial:.3f}), {len(truths)} regions")
-    asked = persons(options.photos, options.n)
+    asked = persons(folder, count, spread)
     ours = masks_of(
         engine, [p for p, _ in asked], ["Please segment the person in this image."] * len(asked), [[]] * len(asked)
     )
     scores = overlap_scores([overlap(a, m) for a, (_, m) in zip(ours, asked, strict=True)])
     whole = overlap_scores([overlap(np.ones_like(m), m) for _, m in asked])
     print(f"the person: cIoU {scores.cIoU:.3f}, mIoU {scores.gIoU:.3f} (trivial {whole.cIoU:.3f}), {len(asked)} photos")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, nargs="?")
+    parser.add_argument("--clips", type=Path)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("-n", type=int, default=100)
+    parser.add_argument("--spread", action="store_true")
+    parser.add_argument("--frames", type=int, default=0, help="of each clip at most so many; 0: all")
+    options = parser.parse_args()
+    if options.photos is None and options.clips is None:
+        parser.error("give a folder of photos, or --clips, or both")
+    engine = unipixel.load(options.model)
+    if options.photos is not None:
+        measure_photos(engine, options.photos, options.n, options.spread)
+    if options.clips is not None:
+        measure_clips(engine, options.clips, options.frames)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,9 @@ class Query:
     """Texts of the options of a choice, without their letters."""
     frame: int | None = None
     """Frame t of the clip on which the objects in ``about`` are pointed at; None: any."""
+    introduction: str = ""
+    """A line that presents the objects in ``about`` as ``[id]``, in front of ``text`` where their masks are asked for;
+    without use where those are given."""
     category: str = ""
     """Group in which a benchmark reports it, such as ``"reasoning"``."""
 
@@ -101,6 +104,9 @@ class Turn:
     """Ids (keys of ``Sample.objects``) whose masks are injected as object memory."""
     targets: tuple[int | None, ...] = ()
     """Ids of the objects that the answer's ``<|seg|>`` tokens segment; None for an object that is not there."""
+    as_written: bool = False
+    """Take prompts and regions as they are, as released evaluation does: prompts need not fit the frame, and an object
+    that is seen nowhere keeps its region line, with nothing behind it."""
     task: str = ""
     """What the turn measures, such as ``"refer"`` or ``"name"``; only read by evaluation."""
 
@@ -109,7 +115,8 @@ class Turn:
 class Sample:
     """One image or clip with a conversation about it, and the masks the conversation speaks of."""
 
-    media: Media
+    media: Media = None  # type: ignore[assignment]  # so that all that is about pixels need not ask
+    """None for a conversation of words alone, see `words_only`; only training takes those."""
     objects: dict[int, MaskTrack] = field(default_factory=dict)
     """Ground-truth (or known) masks by object id, at source size over the clip's frames."""
     turns: tuple[Turn, ...] = ()
@@ -121,3 +128,13 @@ class Sample:
     """Annotated boxes (x1, y1, x2, y2) by object id, where a dataset has them beside the masks."""
     source: str = ""
     """Dataset and record, named when the sample turns out to be bad."""
+    as_image: bool = False
+    """Whether a picture is written as ``<|image_pad|>`` and not, like everything else, as a video."""
+    fps: float | None = None
+    """Frames per second of the clip, where it was taken evenly from a video file and the language model is told; None:
+    what the processor assumes of all clips."""
+
+    @property
+    def words_only(self) -> bool:
+        """Whether there is neither picture nor video."""
+        return self.media is None

@@ -92,6 +92,18 @@ def test_questions_of_a_clip_are_cleaned_up_and_frames_without_objects_count(
     assert inst_it.sample(record, [2]).objects[1].rles == (rle(2),)
 
 
+def test_objects_of_a_question_stand_behind_those_of_the_clip_s_earlier_ones(
+    tmp_path: Path, write_json: Json, write_picture: Picture
+) -> None:
+    write_picture(f"{INST_IT}/videos_raw/c/f2.jpg", SIZE)
+    masks = {"f2.jpg": {str(number): {"mask": rle(number)} for number in (1, 2, 3, 4)}}
+    pairs = [("Is [4] near [2]?", "No."), ("[1] or [3]?", "[2]."), ("[7]?", "It is [8].")]
+    write_json(VIDEOS, [clip(pairs, segmentations=masks)])
+    records = inst_it.index(tmp_path, "inst_it_video_qa_raw", "train")
+    assert [inst_it.sample(record).queries[0].about for record in records] == [(2, 4), (2, 1, 3)]
+    assert {record.clip_objects for record in records} == {6} and [record.words for record in records] == [5, 4]
+
+
 def test_a_clip_of_more_than_ten_frames_is_left_out_and_one_without_any_is_refused(
     tmp_path: Path, write_json: Json, write_picture: Picture
 ) -> None:
@@ -172,6 +184,7 @@ def test_descriptions_are_one_query_per_region(tmp_path: Path, write_json: Json,
     (record,) = osprey.index(tmp_path, "osprey_detail_description", "train")
     answers = [(query.about, query.answer, query.category) for query in osprey.sample(record).queries]
     assert answers == [((1,), "A wall.", "detailed"), ((2,), "A door: it is open.", "detailed")]
+    assert record.words == 2 + 5 - 200
 
 
 def test_positive_and_negative_questions_have_their_own_pictures(
@@ -227,8 +240,16 @@ def test_instructions_about_pictures_videos_and_neither(
     assert [(query.text, query.answer) for query in image.queries] == [("What is it?", "A dog."), ("Sure?", "Yes.")]
     assert video.queries == (Query(kind="conversation", text="What happens?", answer="Much."),)
     assert general.sample(records[1], [0, 2]).media.frame_indices == (0, 2)
-    with pytest.raises(DatasetError, match=r"neither picture nor video"):
-        general.sample(records[2])
+    alone = general.sample(records[2])
+    assert alone.words_only and not image.words_only
+    assert [(query.text, query.answer) for query in alone.queries] == [("Write.", "Done.")]
+
+
+def test_words_are_those_of_the_first_answer_between_single_blanks(tmp_path: Path, write_json: Json) -> None:
+    talk = [dialogue("a b c", "one two", "d", "e f g"), dialogue("a", "one  two\nthree four ")]
+    write_json(general.FILE, [{"id": k, "conversations": one} for k, one in enumerate(talk)])
+    records = general.index(tmp_path, "llava_instruct_665k_videogpt_plus_576k", "train")
+    assert [record.words for record in records] == [2, 5]
 
 
 def test_damaged_instructions_are_refused(tmp_path: Path, write_json: Json) -> None:

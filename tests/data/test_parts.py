@@ -23,7 +23,7 @@ FILES = {
 @pytest.mark.parametrize(("dataset", "photos", "names"), [("paco_lvis", 62, 209), ("pascal_part", 60, 503)])
 def test_every_name_of_a_photo_is_one_query(miniatures: Path, dataset: str, photos: int, names: int) -> None:
     records = parts.index(miniatures, dataset, "train")
-    assert (len(records), sum(len(record.raw.names) for record in records)) == (photos, names)
+    assert (len(records), sum(len(record.raw.queries) for record in records)) == (photos, names)
     assert len({record.id for record in records}) == photos
 
 
@@ -42,6 +42,18 @@ def test_masks_are_the_union_of_the_annotations_of_a_name(miniatures: Path, data
         assert len(sample.queries) == len(unions) == len(sample.objects)
         for query, union in zip(sample.queries, unions.values(), strict=True):
             assert np.array_equal(sample.objects[query.targets[0]].mask(0), union)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("dataset", FILES)
+def test_the_original_asks_for_every_annotation_by_itself(miniatures: Path, dataset: str) -> None:
+    document = json.loads((miniatures / FILES[dataset]).read_bytes())
+    for record in parts.original_index(miniatures, dataset, "train")[:10]:
+        own = [one for one in document["annotations"] if one["image_id"] == int(record.id)]
+        sample = parts.sample(record)
+        assert len(sample.queries) == len(own)
+        for query, annotation in zip(sample.queries, own, strict=True):
+            mask = coco.decode(annotation["segmentation"]).astype(bool)
+            assert np.array_equal(sample.objects[query.targets[0]].mask(0), mask)  # type: ignore[index]
 
 
 def test_parts_are_told_from_wholes_by_the_colon(miniatures: Path) -> None:

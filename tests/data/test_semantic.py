@@ -12,6 +12,7 @@ from PIL import Image
 
 from unipixel.data import semantic
 from unipixel.data.class_names import ADE20K, COCO_STUFF, MAPILLARY
+from unipixel.data.record import Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Sample
 
@@ -35,7 +36,7 @@ def test_every_class_of_a_coco_stuff_photo_is_one_object(miniatures: Path, split
     assert len(records) == count
     for record in records[:8]:
         sample = semantic.sample(record)
-        values = np.asarray(Image.open(miniatures / record.raw))
+        values = np.asarray(Image.open(miniatures / record.raw.labels))
         wanted = [v for v in np.unique(values).tolist() if v != 255 and "-" not in COCO_STUFF[v]]
         assert list(sample.objects) == [value + 1 for value in wanted]
         assert [query.text for query in sample.queries] == [COCO_STUFF[value] for value in wanted]
@@ -118,3 +119,20 @@ def test_wrong_trees_are_named(tmp_path: Path, write_picture: Write, write_label
     path.unlink()
     with pytest.raises(DatasetError, match="holds no PNG of classes"):
         semantic.index(tmp_path, "ade20k", "val")
+
+
+def test_the_original_s_list_of_what_is_left_out_is_shifted_by_one(miniatures: Path) -> None:
+    names = semantic._SOURCES["cocostuff"].names
+    for split in ("train", "val"):
+        for ours, theirs in zip(
+            *(make(miniatures, "cocostuff", split) for make in (semantic.index, semantic.original_index)), strict=True
+        ):
+            present = set(np.unique(np.asarray(Image.open(miniatures / ours.raw.labels))).tolist()) - {255}
+            catch_alls = {value for value in present if "-" in names[value]}
+            assert _values(ours, names) == present - catch_alls
+            shifted = {0} | {value + 1 for value, name in enumerate(names) if "-" in name}
+            assert _values(theirs, names) == present - shifted
+
+
+def _values(record: Record, names: tuple[str, ...]) -> set[int]:
+    return {names.index(query.text) for query in semantic.sample(record).queries}

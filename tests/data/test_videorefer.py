@@ -167,9 +167,13 @@ def test_a_row_of_the_training_set_is_a_clip_of_its_annotated_frames(tmp_path: P
     write_json(QA, [row("<region>", "left out", []), annotated])
     write_json(f"{TRAIN}/masks_qa/1.json", [[[rle(0)], [None], [rle(2)]], [[None], [rle(6)], [None]]])
     (record,) = videorefer.index(tmp_path, "videorefer_qa", "train")
-    assert (record.id, record.data_type) == ("1", "region_video")
+    assert (record.id, record.data_type, record.tracked) == ("1", "region_video", True)
+    # the introduction and its line break are counted as the released training does
+    assert record.words == 10 + 2
     sample = videorefer.sample(record)
-    assert sample.queries == (Query(kind="qa", text="Is [2] near [0]?", answer="[2] is.", about=(0, 2)),)
+    (query,) = sample.queries
+    assert (query.kind, query.text, query.answer, query.about) == ("qa", "Is [2] near [0]?", "[2] is.", (0, 2))
+    assert query.introduction == "There are 2 objects: [0] and [2]."
     assert sample.media.frame_indices == (1, 4, 8)
     assert sample.objects[0].visible.tolist() == [True, False, True]
     assert np.array_equal(sample.objects[2].mask(1), decode_rle(rle(6)))
@@ -182,6 +186,7 @@ def test_a_row_annotated_on_one_frame_is_about_the_whole_video(tmp_path: Path, w
     write_json(f"{TRAIN}/videorefer-short-caption-500k-wo-masks.json", [short])
     write_json(f"{TRAIN}/masks_short_caption/0.json", [[[rle(3)]]])
     (record,) = videorefer.index(tmp_path, "videorefer_short_caption", "train")
+    assert not record.tracked
     sample = videorefer.sample(record)
     expected = Query(
         kind="caption", text="Briefly describe [0].", answer="A dog.", about=(0,), frame=6, category="short"
@@ -198,6 +203,12 @@ def test_rows_with_too_many_objects_or_too_few_masks_are_left_out(tmp_path: Path
     six = row("<video>\n" + "<region>" * 6, "x", [{"0": None}] * 6)
     write_json(QA, [six, kept, row("<video>\nDescribe <region>.", "x", [{"0": None}], ratio=0.29)])
     assert [record.id for record in videorefer.index(tmp_path, "videorefer_qa", "train")] == ["1"]
+
+
+def test_short_captions_need_no_share_of_masks(tmp_path: Path, write_json: Json) -> None:
+    rows = [row("<video>\nDescribe <region>.", "x", [{"0": None}], ratio=ratio) for ratio in (0.9, 0.01)]
+    write_json(f"{TRAIN}/videorefer-short-caption-500k-wo-masks.json", [*rows, row("<region>", "x", [])])
+    assert [record.id for record in videorefer.index(tmp_path, "videorefer_short_caption", "train")] == ["0", "1"]
 
 
 @pytest.mark.usefixtures("video")

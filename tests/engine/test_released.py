@@ -23,11 +23,15 @@ from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.media import Media
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.model.lora_weights import partial_names
+from unipixel.model.tensor_names import module_name, official_name
 from unipixel.model.tracker import Tracker
 from unipixel.model.weights import disk_name, empty_model, expected_shapes, load_model, save_model
 from unipixel.processing import Visual
 from unipixel.processing.images import sam_frames
 from unipixel.sample import Turn
+from unipixel.train.recipe import Start
+from unipixel.train.recipes import RECIPES
+from unipixel.train.starting import begin
 
 LM = 1e-4  # absolute tolerance of the fixtures' README
 Find = Callable[[str], Path]
@@ -212,8 +216,6 @@ def test_layouts_of_the_untied_twins_are_understood(released_file: Find) -> None
             stored = {key: tuple(entry[1]) for file in files.values() for key, entry in file.items()}
             assert stored == shapes
         elif name == "untied_stage3_adapter":
-            from unipixel.model.tensor_names import official_name
-
             for key, entry in files["pytorch_model.safetensors"].items():
                 assert shapes[official_name(key)] == tuple(entry[1]), key
 
@@ -292,6 +294,22 @@ def test_parts_find_their_base_where_the_original_would(
     (zoo / named["sam2_checkpoint"]).unlink()
     with pytest.raises(CheckpointError, match="pass their path as sam=FILE"):
         load_model(inside, fresh=True)
+
+
+def test_training_goes_on_from_the_originals_stages(released_file: Find, base: dict[str, Path]) -> None:
+    stages = tuple(str(released_file(name)) for name in PARTS[:2])
+    recipe = replace(RECIPES["joint"](), start=Start(qwen=str(base["base"]), sam=str(base["sam"]), stages=stages))
+    with pytest.warns(CheckpointWarning, match="drawn anew"):
+        begun = begin(recipe)
+    state = begun.model.state_dict()
+    for stage in stages:
+        for name, tensor in load_file(Path(stage) / "pytorch_model.safetensors").items():
+            key = module_name(official_name(name))
+            assert torch.equal(state[key], tensor.float()), name
+            assert key in begun.changed
+    merger, pool = begun.model.visual.merger.mlp, begun.model.region_pool.project
+    assert all(torch.equal(a, b) for a, b in zip(merger.parameters(), pool.parameters(), strict=True))
+    assert {module_name(name) for name in DRAWN} <= begun.changed
 
 
 class PixelConfig(Qwen2_5_VLConfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from unipixel.engine.session import Session
 from unipixel.engine.timing import STAGES
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack
-from unipixel.sample import Box, Mask, Point
+from unipixel.sample import Box, Mask, Point, Turn
 
 Clips = Callable[..., np.ndarray]
 QUESTION = "Please segment the dog in this video."
@@ -224,6 +225,37 @@ def test_a_new_question_ends_a_stream_that_is_still_open(tiny_engine: Engine, cl
     assert list(stream) == []
     transcript, unread = session.workspace.dialogue.transcript()
     assert [*transcript.ids, *unread][-len(answer.tokens) :] == list(answer.tokens)
+
+
+def test_a_turn_is_put_as_it_is_written_beside_the_conversation(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip()) as session:
+        plain = session.ask("What is this?", **SHORT)
+        put = session.put(Turn(question="What is this?"), **SHORT)
+        assert put.tokens == plain.tokens
+        again = session.ask("What is this?", **SHORT)
+        with tiny_engine.open(clip()) as other:
+            other.ask("What is this?", **SHORT)
+            assert other.ask("What is this?", **SHORT).tokens == again.tokens  # nothing stood in between
+
+
+def test_a_dictated_answer_gives_the_masks_that_forcing_gives(tiny_engine: Engine, clip: Clips) -> None:
+    points = [Point(20, 30, object_id=2), Point(60, 40, object_id=1)]
+    words = "Where are [2] <|ref|> and [1] <|ref|>?"
+    with tiny_engine.open(clip()) as session:
+        forced = session.segment(points, prefill="Where are [2] and [1]?", force="always")
+    turn = Turn(
+        question=words, answer="[2] <|seg|> [1] <|seg|>", references=tuple((p,) for p in points), targets=(2, 1)
+    )
+    with tiny_engine.open(clip()) as session:
+        put = session.put(turn)
+        assert (put.text, [one.id for one in put.objects]) == ("", [2, 1])
+        assert {one.id: one.track for one in put.objects} == {one.id: one.track for one in forced}
+        with pytest.raises(PromptError, match=r"the answer has 2 <\|seg\|>, expected 1"):
+            session.put(replace(turn, targets=(2,)))
+        outside = replace(turn, references=((Box(96, 96, -1, -1),), (points[1],)))
+        with pytest.raises(PromptError, match="is empty"):
+            session.put(outside)
+        assert len(session.put(replace(outside, as_written=True)).objects) == 2
 
 
 def test_a_primed_reply_goes_on_from_its_beginning(tiny_engine: Engine, clip: Clips) -> None:

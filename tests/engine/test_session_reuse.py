@@ -77,7 +77,7 @@ def test_the_first_round_can_be_worded_by_the_caller(tiny_engine: Engine, clip: 
 def test_forced_masks_can_be_taken_without_asking_the_model(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(2)) as session:
         asked = first_ask(session, force="always")
-        assert asked.answer == "[3] <|seg|> [1] <|seg|>"
+        assert asked.answer == "[1] <|seg|> [3] <|seg|>"  # in the order of the question
         session.forget()
         objects = session.segment(POINTS, force="always")
         assert [one.id for one in objects] == [3, 1]

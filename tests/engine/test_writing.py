@@ -90,7 +90,7 @@ def test_questions_speak_of_every_object_by_id(
 
 
 def test_the_first_round_asks_for_all_prompts_at_once() -> None:
-    assert wording.prefilling([4]) == "Please segment [4] <|ref|>."
-    assert wording.prefilling([1, 2, 3]) == "Please segment [1] <|ref|>, [2] <|ref|> and [3] <|ref|>."
+    assert wording.prefilling([4], named=True) == "Please segment [4] <|ref|>."
+    assert wording.prefilling([1, 2, 3], named=True) == "Please segment [1] <|ref|>, [2] <|ref|> and [3] <|ref|>."
     assert wording.forced_answer([1, 2]) == "[1] <|seg|> [2] <|seg|>"
     assert wording.referenced("is [2] <|ref|> like [1] <|ref|>?", [1, 2]) == [2, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +12,17 @@ from worlds import choices, expressions, read
 
 from unipixel.bench.subject import QUICK_SAM, random_engine
 from unipixel.engine.engine import Engine
+from unipixel.engine.session import Session
 from unipixel.errors import PromptError
 from unipixel.eval.choices import Choices
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.predict import RELEASED, EnginePredictor, Perfect
 from unipixel.eval.protocols import Protocol
-from unipixel.eval.questions import Question, Reply
+from unipixel.eval.questions import Question, Reply, View
 from unipixel.eval.video_masks import VideoMasks
+from unipixel.masks import MaskTrack
 from unipixel.processing import Processor
+from unipixel.sample import Turn
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,17 @@ def test_questions_about_one_clip_share_its_features_and_nothing_else(
     assert session.workspace.features.encoded <= asked[0].sample.media.num_frames
 
 
+def test_evaluation_asks_once_whatever_the_question_names(engine: Engine, predictor: EnginePredictor) -> None:
+    (asked,) = questions(VideoMasks(), expressions(1, 1))[:1]
+    asked = replace(asked, text="Please segment the dog and the two cats in this video.")
+    with engine.open(asked.sample.media, track="all") as session:
+        assert session.request(asked.text).wanted  # it would be taken apart elsewhere
+        once = session.ask(asked.text, max_new_tokens=4, each=False)
+    reply = predictor.answer(asked)
+    assert reply.text == once.raw_text
+    assert [one.track for one in reply.objects] == [one.track for one in once.objects]
+
+
 def test_another_clip_is_opened_anew(predictor: EnginePredictor) -> None:
     first, second = questions(VideoMasks(), expressions(2, 1))
     predictor.answer(first)
@@ -67,13 +82,15 @@ def test_another_clip_is_opened_anew(predictor: EnginePredictor) -> None:
     assert predictor._session is not again
 
 
-def test_given_masks_reach_the_model_as_they_are(predictor: EnginePredictor) -> None:
+def test_given_masks_reach_the_model_as_they_are(predictor: EnginePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     (asked, *_) = questions(Choices(style="videorefer", regions="single"), choices())
+    given, opening = [], Processor.first_turn
+    monkeypatch.setattr(
+        Processor, "first_turn", lambda self, *all_of: given.append(all_of[2]) or opening(self, *all_of)
+    )
     predictor.answer(asked)
-    session = predictor._session
-    assert session is not None
-    assert session.objects[0].track == asked.sample.objects[0]
-    assert not session.objects[0].visible[0]
+    assert given[-1] == asked.sample.objects
+    assert not asked.sample.objects[0].visible[0]
 
 
 def test_prompts_become_objects_under_their_own_ids(predictor: EnginePredictor) -> None:
@@ -87,26 +104,61 @@ def test_prompts_become_objects_under_their_own_ids(predictor: EnginePredictor) 
 
 
 def test_an_object_that_was_not_found_becomes_the_whole_frame_only_where_the_original_is_followed(
-    predictor: EnginePredictor,
+    predictor: EnginePredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (free, *_) = questions(PixelQA(prompts="point"), choices())
     # random weights write no <|seg|> by themselves
     reply = predictor.answer(free)
     assert all(not one.track.visible.any() for one in reply.objects)
-    filled = predictor.answer(replace(free, fill_empty=True))
-    session = predictor._session
-    assert session is not None
-    assert all(session.objects[i].masks.all() for i in (1, 4))
+    seen = []
+
+    def nothing_found(self: Session, turn: Turn, objects: Any = None, **options: Any) -> Any:
+        answer = given(self, turn, objects, **options)
+        if turn.answer:
+            empty = tuple(
+                replace(one, track=MaskTrack(one.track.size_hw, (None,) * one.track.num_frames))
+                for one in answer.objects
+            )
+            return replace(answer, objects=empty)
+        seen.append(objects)
+        return answer
+
+    given = Session.put
+    monkeypatch.setattr(Session, "put", nothing_found)
+    (original, *_) = questions(PixelQA(prompts="point", original=True), choices())
+    filled = predictor.answer(original)
+    assert [one.id for one in filled.objects] == [0, 3]
     assert all(not one.track.visible.any() for one in filled.objects)  # what was found is still nothing
+    assert list(seen[0]) == [0, 3] and all(track.masks.all() for track in seen[0].values())
 
 
 def test_picture_sizes_of_a_protocol_are_for_released_checkpoints_only(engine: Engine) -> None:
     (asked, *_) = questions(Choices(style="videorefer", regions="single"), choices())
-    assert EnginePredictor(engine)._engine(asked) is engine
+    assert EnginePredictor(engine)._engine(asked.view) is engine
     released = Engine(engine.model, Processor(engine.processor.tokenizer, RELEASED))
-    settings = EnginePredictor(released)._engine(asked).processor.settings
+    settings = EnginePredictor(released)._engine(asked.view).processor.settings
     assert (settings.min_pixels, settings.max_pixels) == (100 * 28 * 28, 144 * 28 * 28)
-    assert EnginePredictor(released)._engine(replace(asked, visual_tokens=None)) is released
+    assert EnginePredictor(released)._engine(None) is released
+    view = View(share_budget=False, fps=0.5, frame_resize="tensor")
+    settings = EnginePredictor(released)._engine(view).processor.settings
+    assert (settings.largest_area(1), settings.fps, settings.frame_resize) == (256 * 28 * 28, 0.5, "tensor")
+
+
+def test_objects_that_are_given_stand_in_the_order_of_the_question_and_one_that_is_unseen_keeps_its_line(
+    predictor: EnginePredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (asked, *_) = questions(Choices(style="videorefer", regions="multiple"), choices())
+    sample = asked.sample
+    unseen = MaskTrack(sample.media.size_hw, (None,) * sample.media.num_frames)
+    turns = []
+    opening = Processor.first_turn
+    monkeypatch.setattr(Processor, "first_turn", lambda self, *given: turns.append(opening(self, *given)) or turns[-1])
+    predictor.answer(replace(asked, regions=(3, 0), sample=replace(sample, objects={**sample.objects, 0: unseen})))
+    text = predictor.engine.processor.answer_text(turns[-1].input_ids.tolist())
+    lines = text.split("highlighted regions are as follows:\n")[1].split("\n")
+    assert lines[0] == "[3]: <1>-<2> <|mem|> <3>-<4> <|mem|>" and lines[1] == "[0]: "
+    alone = replace(asked, regions=(0,), sample=replace(sample, objects={0: unseen}))
+    assert isinstance(predictor.answer(alone), Reply)
 
 
 def test_a_question_with_markup_is_an_error_and_the_next_one_is_answered(predictor: EnginePredictor) -> None:

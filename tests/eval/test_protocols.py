@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,12 @@ from worlds import FRAMES, SIZE_HW, choices, expressions, media, read, record, s
 from unipixel.errors import DatasetError
 from unipixel.eval.choices import Choices, accuracy_figures
 from unipixel.eval.image_masks import ImageMasks
-from unipixel.eval.pixelqa import PRIMER, PixelQA, counted_from_one
+from unipixel.eval.pixelqa import PRIMER, PixelQA, counted_from_one, original_kinds
 from unipixel.eval.protocols import Protocol, narrowed, spread
 from unipixel.eval.questions import Found, Question, Reply
 from unipixel.eval.video_masks import ClassicDavis, Davis, Revos, VideoMasks
 from unipixel.masks import MaskTrack
+from unipixel.media import Media
 from unipixel.sample import Box, Point, Query, Sample
 
 
@@ -266,10 +268,10 @@ def pixel_question(original: bool = False, prompts: str = "mixed", number: int =
 
 def test_pixelqa_lets_the_model_write_its_own_prefilling_and_the_original_forces_it() -> None:
     free, forced = pixel_question(), pixel_question(original=True)
-    assert (free.forced, free.fill_empty, free.prime) == (False, False, "")
-    assert (forced.forced, forced.fill_empty, forced.prime) == (True, True, PRIMER)
+    assert (free.forced, free.as_written, free.prime) == (False, False, "")
+    assert (forced.as_written, forced.prime) == (True, PRIMER)
     between = asked(PixelQA(prompts="point", forced=True), records=choices())
-    assert (between.forced, between.fill_empty, between.prime) == (True, False, "")
+    assert (between.forced, between.as_written, between.prime) == (True, False, "")
 
 
 def test_pixelqa_counts_objects_from_one_in_texts_and_masks() -> None:
@@ -310,3 +312,98 @@ def test_pixelqa_scores_volumes_of_every_object_and_reads_unprimed_replies() -> 
     assert figures(protocol, [measures])["J&F"] == pytest.approx(100 * (0.25 + 1 / 3) / 2)
     assert "objects without a pixel in common with their mask: 1" in protocol.notes([measures])
     assert protocol.failures([question])[0]["J"] == [0.0, 0.0]
+
+
+def test_pixelqa_reports_frames_too_but_not_in_the_original() -> None:
+    question, protocol = pixel_question(), PixelQA(prompts="mixed")
+    half = np.zeros((FRAMES, *SIZE_HW), dtype=bool)
+    half[:3] = square(1, 1).masks[:3]
+    measures = protocol.measure(question, Reply("(B)", (Found(1, MaskTrack.from_masks(half)),)))
+    assert measures["J of frames"] == [0.5, 0.0] and measures["boundary F"] == [0.5, 0.0]
+    assert figures(protocol, [measures])["J&F of frames"] == 25.0
+    original = PixelQA(prompts="mixed", original=True)
+    told = figures(original, [original.measure(pixel_question(original=True), Reply("B"))])
+    assert "J of frames" not in told and told["accuracy"] == 100.0
+
+
+def test_the_original_pixelqa_points_on_a_grid_of_768_pixels_and_at_nothing_where_nothing_is() -> None:
+    records = choices()
+    sample = read(records[0])
+    hidden = replace(sample, objects={0: sample.objects[0], 3: square(14, 10, hidden=[2])})
+    records[0] = record("0", lambda: hidden)
+    first, second = asked(PixelQA(prompts="box", original=True), records=records).prompts
+    height, width = SIZE_HW
+    # the square covers columns 3 to 10 of 32 and rows 1 to 8 of 24; half a source pixel around it is touched
+    corners = [first.x1 * 768 / width, first.y1 * 768 / height, first.x2 * 768 / width, first.y2 * 768 / height]
+    assert corners == pytest.approx([60, 16, 275, 303]) and first.frame == 2 and first.object_id == 0
+    assert (second.x1, second.y1) == (width, height) and (second.x2, second.y2) == (-width / 768, -height / 768)
+    first, second = asked(PixelQA(prompts="point", original=True), records=records).prompts
+    # the deepest pixels are 108 from the sides; the first of them lies as far below the upper edge
+    assert (first.x * 768 / width, first.y * 768 / height) == pytest.approx((60 + 107, 16 + 107))
+    assert (second.x, second.y, second.frame) == (0, 0, 2)
+
+
+def test_the_original_pixelqa_words_its_prefilling_with_the_ids_of_the_data() -> None:
+    question = pixel_question(original=True)
+    assert question.prefill.startswith("What does [0] <|ref|> do to [3] <|ref|>?\nOptions:\n(A) it pushes [3]\n")
+    assert question.prefill.endswith("(D) it leaves. Please localize the relevant objects with IDs.")
+    assert question.query.about == (0, 3)
+
+
+def test_the_original_mix_draws_a_rounded_half_of_the_points() -> None:
+    counts = {
+        n: {original_kinds("mixed", n, random.Random(seed)).count("point") for seed in range(20)} for n in range(1, 6)
+    }
+    assert counts == {1: {0, 1}, 2: {1}, 3: {2}, 4: {2}, 5: {2}}
+    assert original_kinds("box", 2, random.Random(0)) == ["box", "box"]
+
+
+# whole videos
+
+
+def film(total: int, fps: float | None) -> list:
+    query = Query(kind="choice", text="When?", answer="A", options=("now", "then"))
+    pixels = np.zeros((total, *SIZE_HW, 3), dtype=np.uint8)
+    return [record("0", lambda: Sample(media=Media.from_array(pixels, fps), queries=(query,), source="film"), total)]
+
+
+@pytest.mark.parametrize(
+    ("total", "fps", "frames"),
+    [
+        (47, 12.0, [0, 9, 18, 28, 37, 46]),  # 7.8 at 2 per second, an even number of them
+        (300, 10.0, 16),  # no more than 16
+        (10, 10.0, 4),  # no fewer than 4
+        (3, 10.0, [0, 2]),  # unless there are not so many
+        (40, None, 40),  # all of a folder
+    ],
+)
+def test_the_original_takes_even_numbers_of_frames_and_folders_whole(
+    total: int, fps: float | None, frames: object
+) -> None:
+    protocol = Choices(style="mvbench", original=True)
+    question = asked(protocol, records=film(total, fps))
+    assert question.view is not None and question.view.all_frames and not question.view.share_budget
+    own = list(question.sample.media.frame_indices)
+    assert (own == frames) if isinstance(frames, list) else (len(own) == frames)
+    if fps is None:
+        assert question.view.fps is None and question.view.frame_resize == "pillow"
+    else:
+        assert question.view.fps == pytest.approx(len(own) / total * fps) and question.view.frame_resize == "tensor"
+    assert asked(Choices(style="mvbench"), records=film(total, fps)).view is None
+
+
+def test_the_original_cannot_read_a_file_of_one_frame() -> None:
+    with pytest.raises(DatasetError, match="has 1 frame; the original takes two at least"):
+        asked(Choices(style="mvbench", original=True), records=film(1, 10.0))
+
+
+def test_replies_at_which_the_original_stops_are_wrong_and_counted_apart() -> None:
+    protocol = Choices(style="mvbench", original=True)
+    question = asked(protocol, records=choices())
+    measures = [protocol.measure(question, Reply(text)) for text in ("", " b", "b", "?")]
+    assert [m["letter"] for m in measures] == [None, None, "b", None]
+    assert protocol.notes(measures) == [
+        "replies that name no valid option, counted as wrong: 1",
+        "replies that are empty or begin with a blank, at which the original's scorer stops, counted as wrong: 2",
+    ]
+    assert Choices(style="mvbench").measure(question, Reply(" b"))["letter"] == "b"

@@ -90,10 +90,13 @@ def test_a_report_has_figures_published_ones_differences_counts_and_failures(
         "best": 100.0,
         "published": {"UniPixel-3B": 59.7},
         "difference": {"UniPixel-3B": 15.3},
+        "release": {"UniPixel-3B": "paper"},
         "secondary_source": True,
     }
     text = markdown(sections)
-    assert "| J&F | 75.0 | 59.7* | +15.3 |  |  | 4 |" in text
+    assert "| J&F | 75.0 | 59.7* | +15.3 |  |  | 4 | paper |" in text
+    (accuracy,) = [line for line in text.splitlines() if line.startswith("| accuracy ") and "72.2" in line]
+    assert accuracy.endswith("| released 3B; released 7B, October 2025 |")
     assert "* failed: 1 (a failed question counts as 0)" in text
     assert "* failed: v0/1: RuntimeError: out of memory" in text
     assert "read from notes on the paper's tables" in text

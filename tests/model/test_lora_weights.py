@@ -203,6 +203,6 @@ def test_a_pickle_that_carries_code_is_refused_and_not_run(base: Path, tmp_path:
     with pytest.raises(CheckpointError, match="file of tensors only"):
         load_model(folder, base=base)
     torch.save({"seg_head.1.bias": "text"}, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"not floating-point tensors: seg_head\.1\.bias"):
+    with pytest.raises(CheckpointError, match=r"entries that are not tensors: seg_head\.1\.bias"):
         load_model(folder, base=base)
     assert not (tmp_path / "harm").exists()

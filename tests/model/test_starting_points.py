@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,14 @@ from safetensors.torch import load_file, save_file
 from tiny_models import disk_tensors, tiny_config, tiny_model, write_qwen, write_sam
 
 from unipixel.errors import CheckpointError
-from unipixel.model.config import PixelConfig
+from unipixel.model.config import PixelConfig, UniPixelConfig, read_json
+from unipixel.model.fresh_modules import JOINTS, draw_joints
 from unipixel.model.starting_points import load_starting_point, starting_config
+from unipixel.model.tensor_files import StoredTensor
+from unipixel.model.tensor_names import official_name
+from unipixel.model.weights import empty_model, expected_shapes
 
-JOINTS = ("seg_head.", "ref_encoder.", "ref_proj", "tem_", "msk_proj.")
+MATRICES = ("ref_encoder.pe_layer.positional_encoding_gaussian_matrix", "tem_pe.positional_encoding_gaussian_matrix")
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -57,6 +63,95 @@ def test_earlier_stages_are_laid_over_released_parts(tmp_path: Path) -> None:
     assert "seg_head.3.bias" not in start.fresh and "seg_head.3.weight" in start.fresh
     assert torch.equal(start.model.seg_head[3].bias, torch.full((64,), 7.0, dtype=torch.bfloat16))
     assert any(name.startswith("sam2.") for name in start.fresh)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def read_all(tensors: dict[str, StoredTensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.read() for name, tensor in tensors.items()}
+
+
+def test_first_values_follow_the_laws_of_the_originals(released_file: Callable[[str], Path]) -> None:
+    laws = {entry["name"]: entry for entry in read_json(released_file("init.json"))["tensors"]}
+    stored = load_file(released_file("init.safetensors"))
+    before, after = (
+        {official_name(k.removeprefix(side)): v for k, v in stored.items() if k.startswith(side)}
+        for side in ("before/", "after/")
+    )
+    released = {name: StoredTensor.of(tensor) for name, tensor in before.items() if not name.startswith(JOINTS)}
+    shapes = {name: tuple(entry["shape"]) for name, entry in laws.items()}
+    made = read_all(draw_joints(shapes, released, generator()))
+    assert made.keys() == laws.keys()
+    for name, entry in laws.items():
+        ours, theirs = made[name], after[name]
+        assert ours.shape == theirs.shape, name
+        kind, law = entry["kind"], entry.get("law", "")
+        if kind == "copy":
+            origin = official_name(entry["copied_from"])
+            assert torch.equal(ours, before[origin]) and torch.equal(ours, theirs), name
+        elif law == "ones" or law == "zeros":
+            assert torch.equal(ours, theirs), name
+        elif law.startswith("xavier uniform"):
+            assert abs(math.sqrt(6 / sum(ours.shape)) - entry["bound"]) < 1e-6
+            assert 0.9 * entry["bound"] < ours.abs().max() <= entry["bound"], name
+        else:
+            assert law.startswith("normal"), name
+            assert not any(torch.equal(ours, other) for other in before.values()), name
+    assert not torch.equal(made[MATRICES[0]], before["sam2.sam_prompt_encoder." + MATRICES[0].split(".", 1)[1]])
+
+
+def moments(values: torch.Tensor, deviation: float) -> None:
+    """Mean and deviation within 5 standard errors."""
+    count = values.numel()
+    assert abs(values.mean().item()) < 5 * deviation / math.sqrt(count)
+    assert abs(values.std().item() / deviation - 1) < 5 / math.sqrt(count)
+
+
+def test_what_is_drawn_has_the_moments_of_its_law() -> None:
+    made = read_all(draw_joints({"seg_head.1.weight": (700, 500), "ref_proj.1.weight": (400, 900)}, {}, generator()))
+    for weight in made.values():
+        bound = math.sqrt(6 / sum(weight.shape))
+        assert 0.999 * bound < weight.abs().max() <= bound
+        moments(weight.double(), bound / math.sqrt(3))
+        inside = (weight.abs() < bound / 2).double().mean().item()
+        assert abs(inside - 0.5) < 5 * 0.5 / math.sqrt(weight.numel())
+    normal = {"tem_emb.weight": (1, 200_000), MATRICES[0]: (2, 100_000), MATRICES[1]: (1, 200_000)}
+    made = read_all(draw_joints(normal, {}, generator(), deviation=0.03))
+    moments(made["tem_emb.weight"].double(), 0.03)
+    moments(read_all(draw_joints({"tem_emb.weight": (1, 200_000)}, {}, generator()))["tem_emb.weight"].double(), 0.02)
+    for name in MATRICES:
+        moments(made[name].double(), 1.0)
+        kurtosis = (made[name].double() ** 4).mean().item()
+        assert abs(kurtosis - 3) < 5 * math.sqrt(96 / made[name].numel())
+
+
+def test_a_start_copies_from_the_released_parts_and_draws_by_its_seed(tmp_path: Path) -> None:
+    qwen = write_qwen(tmp_path / "qwen", tiny_model(seed=1))
+    sam = write_sam(tmp_path / "sam.pt", tiny_model(seed=2))
+    start = load_starting_point(tiny_config(), qwen=qwen, sam=sam, seed=3)
+    found = disk_tensors(start.model)
+    pairs = {"ref_encoder.": "sam2.sam_prompt_encoder.", "msk_proj.": "visual.merger.mlp."}
+    copied = {name: name.replace(a, b) for name in found for a, b in pairs.items() if name.startswith(a)}
+    copied.pop(MATRICES[0])
+    assert len(copied) == 20
+    assert all(torch.equal(found[name], found[origin]) for name, origin in copied.items())
+    same = disk_tensors(load_starting_point(tiny_config(), qwen=qwen, sam=sam, seed=3).model)
+    other = disk_tensors(load_starting_point(tiny_config(), qwen=qwen, sam=sam, seed=4).model)
+    drawn = [n for n in start.fresh if n not in copied and not n.endswith(".bias") and n != "seg_head.0.weight"]
+    assert all(torch.equal(found[name], same[name]) for name in found)
+    assert drawn and not any(torch.equal(found[name], other[name]) for name in drawn)
+    assert torch.equal(found["seg_head.0.weight"], torch.ones(32))
+    assert not any(found[name].any() for name in start.fresh if name.endswith(".bias") and name not in copied)
+
+
+def test_every_module_between_the_released_parts_has_a_law(released_file: Callable[[str], Path]) -> None:
+    for name in ("unipixel_3b", "unipixel_7b"):
+        shapes = expected_shapes(empty_model(UniPixelConfig.from_folder(released_file(name))))
+        ours = {key for key in shapes if key.startswith(JOINTS)}
+        laws = {official_name(entry["name"]) for entry in read_json(released_file("init.json"))["tensors"]}
+        assert ours == laws
 
 
 def test_the_config_of_a_new_model_follows_its_language_model(tmp_path: Path) -> None:

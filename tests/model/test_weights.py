@@ -168,7 +168,8 @@ def test_shards_stay_below_the_limit_and_replace_what_was_there(tmp_path: Path) 
     assert all(sum(x.nbytes for x in load_file(shard).values()) <= 600_000 for shard in shards)
     save_model(model, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.json", "sam2_config.json", "model.safetensors", "tokenizer.json"}
+    configs = {"config.json", "generation_config.json", "sam2_config.json"}
+    assert names == {*configs, "model.safetensors", "tokenizer.json"}
 
 
 def test_a_model_can_be_saved_over_the_folder_it_was_loaded_from(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def test_a_released_folder_has_the_pixel_limits_of_the_release_and_not_those_it_
         ('{"unipixel": {"max_frames": "many"}}', "malformed"),
         ('{"unipixel": {"min_pixels": 100, "max_pixels": 50}}', "max_pixels is 50"),
         ('{"unipixel": {"target_rule": "soft"}}', "target_rule is 'soft'"),
+        ('{"unipixel": {"frame_resize": "opencv"}}', "frame_resize is 'opencv'"),
         ('{"unipixel": 3}', "malformed"),
         ('{"image_mean": [0.5]}', "image_mean is"),
     ],
@@ -148,3 +149,15 @@ def test_malformed_settings_are_refused_with_the_reason(text: str, message: str,
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(CheckpointError, match=message):
         ImageSettings.from_folder(tmp_path)
+
+
+def test_frames_resized_as_tensors_are_nearly_those_of_pillow() -> None:
+    rows, columns = np.mgrid[:60, :90]
+    frame = np.stack([128 + 90 * np.sin(rows / 7), 128 + 90 * np.cos(columns / 9), rows + columns], axis=-1)
+    frame = frame.astype(np.uint8)
+    ours, pillow = (resize_frame(frame, (112, 56), rule) for rule in ("tensor", "pillow"))
+    assert ours.shape == (112, 56, 3) and ours.dtype == np.uint8
+    assert 0 < np.abs(ours.astype(int) - pillow).max() <= 1
+    assert resize_frame(frame, (60, 90), "tensor") is frame
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    assert np.abs(resize_frame(noise, (112, 56), "tensor").astype(int) - resize_frame(noise, (112, 56))).max() > 1

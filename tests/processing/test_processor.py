@@ -14,7 +14,8 @@ from unipixel.errors import CheckpointError, DatasetError, PromptError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.model.unipixel import UniPixel
-from unipixel.processing import Processor, collate
+from unipixel.processing import ImageSettings, Processor, collate
+from unipixel.processing.images import resize_frame
 from unipixel.sample import Box, Point, Sample, Turn
 
 TURNS = (
@@ -254,3 +255,86 @@ def test_a_training_forward_equals_an_inference_forward(processor: Processor, sa
     embeds = model.embed(ids, vision.merged, ref, model.pool_regions(vision, [later.region_masks]))
     positions, _ = model.rope_index(ids, None, visual.grid_thw, visual.second_per_grid)
     torch.testing.assert_close(model.decode(embeds, positions), trained.hidden, atol=1e-5, rtol=1e-4)
+
+
+TALK = (Turn(question="What is the dog?", answer="It is the dog."), Turn(question="Where?", answer="On the red apple."))
+
+
+def talk(processor: Processor, media: Media | None, **more: Any) -> Any:
+    return processor.training(Sample(media=media, turns=TALK, source="talk", **more))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_a_picture_written_as_an_image_is_computed_as_a_video_of_one_frame(
+    processor: Processor, clip: Media, model: UniPixel
+) -> None:
+    still = clip.select([1])
+    image, video = talk(processor, still, as_image=True), talk(processor, still)
+    pads = [processor.chat.ids[pad] for pad in ("<|image_pad|>", "<|video_pad|>")]
+    assert torch.equal(torch.where(image["input_ids"] == pads[0], pads[1], image["input_ids"]), video["input_ids"])
+    assert pads[1] not in image["input_ids"] and torch.equal(image["pixel_values"], video["pixel_values"])
+    batches = [processor.collate([one]) for one in (image, video)]
+    assert batches[0]["pixel_values"] is None and batches[1]["image_pixel_values"] is None
+    found, expected = (model(**batch) for batch in batches)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_pictures_videos_and_words_in_one_batch_are_each_computed_as_if_alone(
+    processor: Processor, clip: Media, sample: Sample, model: UniPixel
+) -> None:
+    other = Media.from_array(np.full((1, 40, 60, 3), 200, dtype=np.uint8))
+    samples = [
+        talk(processor, clip.select([0]), as_image=True),
+        processor.training(sample, sam_masks=False),
+        talk(processor, None),
+        talk(processor, other, as_image=True),
+        talk(processor, clip),
+    ]
+    together = model(**processor.collate(samples))
+    for row, one in enumerate(samples):
+        alone = model(**processor.collate([one]))
+        length = len(one["input_ids"])
+        torch.testing.assert_close(together.hidden[row, :length], alone.hidden[0], atol=1e-5, rtol=1e-4)
+
+
+def test_words_alone_are_a_conversation_without_a_visual(processor: Processor) -> None:
+    made = talk(processor, None)
+    learnt = made["labels"] != -100
+    assert processor.tokenizer.decode(made["input_ids"]) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nWhat is the dog?<|im_end|>\n<|im_start|>assistant\nIt is the dog.<|im_end|>\n"
+        "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\nOn the red apple.<|im_end|>"
+    )
+    assert processor.tokenizer.decode(made["labels"][learnt]) == "It is the dog.<|im_end|>On the red apple.<|im_end|>"
+    assert made["target_masks"] is None and not len(made["pixel_values"])
+
+
+def test_what_words_alone_or_an_image_cannot_have_is_refused(processor: Processor, clip: Media) -> None:
+    pointed = Turn(question="What is [1] <|ref|>?", answer="x", references=((Point(1, 1),),))
+    with pytest.raises(DatasetError, match="nothing: a turn has points, regions or masks, but the sample has no pict"):
+        processor.training(Sample(turns=(pointed,), source="nothing"))
+    with pytest.raises(DatasetError, match="independent turns share a visual"):
+        processor.training(Sample(turns=TALK), independent_turns=True)
+    with pytest.raises(DatasetError, match="3 frames; one can be written as an image"):
+        talk(processor, clip, as_image=True)
+
+
+def test_a_timed_clip_tells_its_seconds_and_has_one_frame_s_share_of_the_budget(tokenizer: Any) -> None:
+    shared = Processor(tokenizer, ImageSettings(min_pixels=4500, max_pixels=20000, budget_frames=8, sam_size=64))
+    clip = Media.from_array(np.zeros((3, 200, 300, 3), dtype=np.uint8))
+    timed, plain = talk(shared, clip, fps=0.8), talk(shared, clip)
+    assert timed["second_per_grid"].tolist() == [2.5] and plain["second_per_grid"].tolist() == [1.0]
+    rows, columns = timed["grid_thw"][0, 1:].tolist()
+    assert rows * columns * 14**2 <= 20000 < plain["grid_thw"][0, 1:].prod() * 14**2
+
+
+def test_frames_resized_as_tensors_differ_from_pillow_s_by_little() -> None:
+    frame = np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    for size in ((28, 56), (112, 84)):
+        ours, pillow = (resize_frame(frame, size, rule).astype(int) for rule in ("tensor", "pillow"))
+        assert ours.shape == pillow.shape == (*size, 3)
+        assert 0 < np.abs(ours - pillow).mean() < 0.5
+    assert resize_frame(frame, (50, 70), "tensor") is frame
+    with pytest.raises(CheckpointError, match="frame_resize is 'other'"):
+        ImageSettings(frame_resize="other")  # type: ignore[arg-type]

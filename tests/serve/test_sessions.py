@@ -123,6 +123,18 @@ def test_question_streams_words_masks_and_the_answer(quick: Live, session: str, 
     assert second["text"] == twin.ask("And [1]?", max_new_tokens=4).text
 
 
+def test_things_are_asked_for_one_by_one_if_wanted(quick: Live, session: str, twin: Session) -> None:
+    text = "Please segment the dog and the ball."
+    expected = {each: twin.ask(text, each=each, max_new_tokens=12) for each in (True, False)}
+    assert expected[True].raw_text != expected[False].raw_text
+    for each, answer in expected.items():
+        given = quick.post(f"{session}/ask", {"text": text, "each": each, "max_tokens": 12})
+        assert given["text"] == answer.text
+        assert rles(given["objects"]) == {one.id: one.to_json()["rles"] for one in answer.objects}
+    refused = quick.http.post(f"{session}/ask", json={"text": text, "each": True, "prompts": [BOX]})
+    assert refused.status_code == 400 and "each is for things that a question names" in refused.text
+
+
 def test_session_that_cooled_down_goes_on_as_if_nothing_was(quick: Live, session: str, twin: Session) -> None:
     for question in ("Where is it?", "Here is the ball."):
         quick.post(f"{session}/ask", {"text": question, "max_tokens": 3})

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from unipixel.masks import load_index_png
-from unipixel.stickers import Scene, SceneSettings, drawn, sample, turns, video, write_samples
+from unipixel.stickers import FAMILIAR, HARD, THINGS, Scene, SceneSettings, drawn, sample, turns, video, write_samples
 from unipixel.stickers.language import MOTIONS
 from unipixel.stickers.render import draw
 
@@ -29,11 +30,38 @@ def track_centre(made: Scene, n: int, t: int) -> np.ndarray:
 def test_a_clip_has_frames_masks_and_placements_of_one_length() -> None:
     for made in CLIPS:
         num_frames, height, width = made.frames.shape[:3]
-        assert 4 <= num_frames <= 8
+        assert 8 <= num_frames <= 16
         assert made.masks.shape == (len(made.objects), num_frames, height, width)
         assert all(len(item.placements) == num_frames for item in made.objects)
         assert made.masks.sum(0).max() <= 1
         assert len(made.objects) >= 2
+
+
+def test_nothing_hurries_and_everything_that_can_happen_happens() -> None:
+    seen: set[str] = set()
+    for made in CLIPS:
+        side = min(made.frames.shape[1:3])
+        for item in made.objects:
+            seen |= item.does
+            steps = [(a, b) for a, b in zip(item.placements, item.placements[1:], strict=False) if a and b]
+            for a, b in steps:
+                assert np.hypot(b.x - a.x, b.y - a.y) <= 1.5 * 0.05 * side * 1.1
+                assert abs(b.angle - a.angle) <= 12.01 and 1 / 1.1 < b.size / a.size < 1.1
+    assert seen >= {"left", "right", "up", "down", "still", "leave", "enter", "grow", "shrink"}
+
+
+def test_the_hard_world_is_small_crowded_and_quick() -> None:
+    clips = [video(21, index, replace(HARD, noise=0.0)) for index in range(10)]
+    assert all(4 <= len(made.frames) <= 8 and made.frames.shape[1:3] == (168, 168) for made in clips)
+    jumps = [
+        np.hypot(b.x - a.x, b.y - a.y) / 168
+        for made in clips
+        for item in made.objects
+        for a, b in zip(item.placements, item.placements[1:], strict=False)
+        if a and b
+    ]
+    assert max(jumps) > 0.15
+    assert len(clips[0].names) == len(THINGS) and len(CLIPS[0].names) == len(FAMILIAR) == 100
 
 
 def test_on_every_frame_an_uncovered_sticker_shows_its_own_pixels() -> None:
@@ -117,7 +145,7 @@ def test_a_sample_holds_tracks_with_none_where_an_object_is_unseen() -> None:
         record = sample(21, index, video=True, settings=CLEAN)
         assert record.turns == questions
         assert record.media.num_frames == len(made.frames)
-        assert record.media.size_hw == (168, 168)
+        assert record.media.size_hw == (224, 224)
         for n, item in enumerate(made.objects):
             track = record.objects[item.id]
             assert [rle is None for rle in track.rles] == [not mask.any() for mask in made.masks[n]]
@@ -144,7 +172,7 @@ def test_written_samples_hold_pictures_masks_and_questions(tmp_path: Path, clip:
     for n, item in enumerate(made.objects):
         assert np.array_equal(pixels == item.id, made.masks[n, 0])
     with Image.open(tmp_path / ("0001.gif" if clip else "0001.png")) as picture:
-        assert picture.size == (168, 168)
+        assert picture.size == (224, 224)
     assert (tmp_path / "contact_sheet.png").is_file()
 
 

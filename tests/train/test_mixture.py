@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from unipixel import data
+from unipixel.draw import write_mp4
 from unipixel.errors import DatasetError
 from unipixel.processing.processor import Processor
-from unipixel.train.mixture import MixtureTraining
+from unipixel.train.mixture import MixtureTraining, entries_of, halves
 from unipixel.train.plan import Plan
 from unipixel.train.recipe import Limits, MixtureRecipe, Source, SourceForm
+from unipixel.train.stage_recipes import joint
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +85,84 @@ def test_clicks_teach_every_object_under_ids_from_one_on(processor: Processor, o
 
 
 def test_records_over_a_limit_are_replaced_and_none_left_is_an_error(processor: Processor, own: Path) -> None:
-    with pytest.raises(DatasetError, match=r"words, at most 3"):
-        MixtureTraining(processor, recipe_of(own, limits=Limits(words=3)), None, eight)[0]
+    with pytest.raises(DatasetError, match=r"tokens, at most 3"):
+        MixtureTraining(processor, recipe_of(own, limits=Limits(tokens=3)), None, eight)[0]
     labels = json.loads((own / "labels.json").read_text())
     labels["b"] = {"1": " ".join(["long"] * 200)}
     (own / "labels.json").write_text(json.dumps(labels))
-    made = MixtureTraining(processor, recipe_of(own, limits=Limits(words=150)), None, eight)
+    made = MixtureTraining(processor, recipe_of(own, limits=Limits(tokens=400)), None, eight)
     texts = [processor.tokenizer.decode(made[k]["input_ids"]) for k in range(4)]
     assert all("long" not in text and "square" in text for text in texts)
+
+
+def test_the_word_limit_holds_where_objects_are_regions_and_for_whole_conversations(
+    processor: Processor, stage_data: Path
+) -> None:
+    def count(**source: Any) -> int:
+        recipe = MixtureRecipe(name="test", sources=(Source(**source),), limits=Limits(words=1))
+        try:
+            return len(entries_of(recipe, stage_data)[0])
+        except DatasetError as error:
+            assert "none of which can be used" in str(error)
+            return 0
+
+    assert count(dataset="videorefer_qa") == count(dataset="osprey_conversation") == 0
+    assert count(dataset="llava_instruct_665k_videogpt_plus_576k") == 2  # answers of one word
+    assert count(dataset="videorefer_qa", form="memory") == count(dataset="videorefer_short_caption", form="bare") == 1
+    assert count(dataset="refcoco") > 0
+
+
+def test_clips_with_many_objects_are_left_out_as_the_original_does(
+    stage_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = data.open_index("inst_it_video_qa_raw", stage_data, "train")
+    many = [replace(record, clip_objects=6) for record in records]
+    monkeypatch.setattr(data, "open_index", lambda *_, **__: [*records, *many])
+    counts = {}
+    for protocol in ("correct", "original"):
+        for form in ("regions", "memory"):
+            source = Source(dataset="inst_it_video_qa_raw", form=form)  # type: ignore[arg-type]
+            recipe = MixtureRecipe(name="test", sources=(source,), protocol=protocol)  # type: ignore[arg-type]
+            counts[protocol, form] = len(entries_of(recipe, stage_data)[0])
+    whole = 2 * len(records)
+    assert counts.pop(("original", "regions")) == len(records) and set(counts.values()) == {whole}
+
+
+def test_half_of_what_is_pointed_at_has_points_throughout_the_run() -> None:
+    bare, memory = Source(dataset="a", form="bare"), Source(dataset="b", form="memory")
+    sources = [bare] * 9 + [Source(dataset="c")] * 3 + [memory] * 4
+    drawn = {tuple(halves(sources, np.random.default_rng(seed))) for seed in range(8)}
+    assert len(drawn) > 4
+    for one in drawn:
+        assert one[:9].count("points") == 4 and one[:9].count("boxes") == 5
+        assert one[9:12] == ("mixed",) * 3 and one[12:].count("points") == one[12:].count("boxes") == 2
+
+
+def test_words_alone_pictures_and_timed_videos_are_learnt_side_by_side(
+    processor: Processor, stage_data: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(stage_data / "general", root / "general")
+    shutil.copytree(stage_data / "llava_instruct", root / "llava_instruct")
+    (root / "videogpt_plus").mkdir()
+    frames = [np.full((24, 32, 3), 10 * k, dtype=np.uint8) for k in range(20)]
+    write_mp4(frames, root / "videogpt_plus/v.mp4", fps=5)
+    file = next((root / "general").iterdir())
+    turns = [{"from": "human", "value": "<video>\nWhat happens?"}, {"from": "gpt", "value": "It grows light."}]
+    file.write_text(json.dumps([*json.loads(file.read_text()), {"id": 3, "video": "v.mp4", "conversations": turns}]))
+    recipe = replace(
+        MixtureRecipe(name="test", batch_size=1),
+        sources=tuple(source for source in joint().sources if source.dataset.startswith("llava")),
+    )
+    made = MixtureTraining(processor, recipe, root, len)
+    pads = {name: processor.chat.ids[f"<|{name}_pad|>"] for name in ("image", "video")}
+    picture, words, video = (made.inputs(number, np.random.default_rng(0)) for number in range(3))
+    assert not isinstance(picture, str) and not isinstance(words, str) and not isinstance(video, str)
+    has = [[pads[name] in one["input_ids"].tolist() for name in pads] for one in (picture, words, video)]
+    assert has == [[True, False], [False, False], [False, True]]
+    # 4 s at 2 per second are 8 of 20 frames
+    assert video["grid_thw"][0, 0] == 4 and video["second_per_grid"].tolist() == pytest.approx([1.0])
+    assert len(words["grid_thw"]) == 0 and words["target_masks"] is None
 
 
 @pytest.mark.parametrize("place", ["images", "masks"])
@@ -102,8 +177,8 @@ def test_one_bad_record_is_left_out_and_named(
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     else:
         Image.new("L", (9, 9)).save(path)
-    made = MixtureTraining(processor, recipe_of(own), None, eight, tmp_path / "bad.jsonl")
-    again = MixtureTraining(processor, recipe_of(own), None, eight, tmp_path / "bad.jsonl")
+    made = MixtureTraining(processor, recipe_of(own), None, eight, bad_file=tmp_path / "bad.jsonl")
+    again = MixtureTraining(processor, recipe_of(own), None, eight, bad_file=tmp_path / "bad.jsonl")
     assert [len(made[k]["input_ids"]) for k in range(8)]
     assert list(again.bad.found()) == ["folder/train b"]  # as another process finds it
     assert "left out: 1 of 2 records, which cannot be read: " in made.bad.told() and "folder/train b" in made.bad.told()

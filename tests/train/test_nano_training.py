@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from unipixel.masks import MaskTrack
+from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
@@ -22,7 +24,7 @@ from unipixel.train.loss_weights import LossWeights
 from unipixel.train.losses import frame_loss
 from unipixel.train.nano import initialise, nano_config
 from unipixel.train.nano_recipes import NANO_RECIPES
-from unipixel.train.objective import correction_clicks
+from unipixel.train.objective import TrainingStep, correction_clicks
 from unipixel.train.run import train
 from unipixel.train.starting import Begun, begin, by_token, load_into
 
@@ -85,6 +87,30 @@ def test_clips_train_the_memory(processor: Processor, tmp_path: Path) -> None:
     assert not torch.equal(model.segmenter.memory_attention.layers[0].cross_attn_image.q_proj.weight, before)
 
 
+def test_clips_are_followed_from_given_masks_where_the_recipe_says_so(processor: Processor) -> None:
+    recipe = replace(NANO_RECIPES["nano_track"](), batch_size=2, video_share=1.0, photo_share=0.0, given_masks=1.0)
+    model, dataset = fresh(processor), StickerTraining(processor, recipe)
+    batch = Collator(processor, model.config)([dataset[k] for k in range(2)])
+    queries = [torch.zeros(t.shape[1], 2, model.config.sam.hidden_size) for t in batch["target_masks"]]
+    given = [t[0] for t in batch["target_masks"]]
+    with torch.inference_mode():
+        own, known = (
+            model.segment(queries, batch["sam_frames"], given=masks) for masks in (None, [~mask for mask in given])
+        )
+        assert torch.equal(own[0][0].low_res_masks, known[0][0].low_res_masks)  # the first frame is still predicted
+        assert not torch.equal(own[0][1].low_res_masks, known[0][1].low_res_masks)
+        assert "last_iou_given" in TrainingStep(model, recipe)(**batch)
+
+
+def test_talking_leaves_the_segmenter_out(processor: Processor) -> None:
+    recipe = replace(NANO_RECIPES["nano_talk"](), batch_size=2, video_share=0.0, photo_share=0.0)
+    model, dataset = fresh(processor), StickerTraining(processor, recipe)
+    batch = Collator(processor, model.config)([dataset[k] for k in range(2)])
+    assert all(frames is None for frames in batch["sam_frames"]) and batch["target_masks"][0] is not None
+    terms = TrainingStep(model, recipe)(**batch)
+    assert terms["segment"] == 0 and terms["pointing"] > 0
+
+
 def test_a_sample_depends_on_its_number_alone(processor: Processor) -> None:
     recipe = NANO_RECIPES["nano_bind"]()
     one, other = StickerTraining(processor, recipe)[5], StickerTraining(processor, recipe)
@@ -113,11 +139,11 @@ def test_a_fresh_segmenter_hears_the_prompt_as_loudly_as_the_picture(processor: 
 def test_cells_are_named_after_what_they_show() -> None:
     world = scene(3, 1)
     words = {name: 100 + i for i, name in enumerate(THINGS)}
-    labels = cell_words(world, words, 6, 6, nothing=7).view(6, 6)
+    labels = cell_words(world, words, 7, 7, nothing=7).view(7, 7)
     height, width = world.masks.shape[2:]
-    for row, column in np.ndindex(6, 6):
-        y, x = row * height // 6, column * width // 6
-        cell = world.masks[:, 0, y : y + height // 6, x : x + width // 6].mean((1, 2))
+    for row, column in np.ndindex(7, 7):
+        y, x = row * height // 7, column * width // 7
+        cell = world.masks[:, 0, y : y + height // 7, x : x + width // 7].mean((1, 2))
         expected = words[world.objects[int(cell.argmax())].thing.name] if cell.max() > 0.3 else None
         if expected is not None:
             assert labels[row, column] == expected
@@ -173,10 +199,10 @@ def test_word_tables_of_another_vocabulary_are_taken_over_token_by_token(process
 
 def test_cells_of_photos_are_named_after_the_smallest_region_on_them(processor: Processor) -> None:
     recipe = replace(NANO_RECIPES["nano_names"](), photo_share=0.0)
-    person, hat = np.zeros((2, 1, 96, 96), bool)
+    person, hat = np.zeros((2, 1, 128, 128), bool)
     person[:, :, 32:], hat[:, 32:64, 32:64] = True, True
     sample = Sample(
-        media=Media.from_array(np.zeros((96, 96, 3), np.uint8)),
+        media=Media.from_array(np.zeros((128, 128, 3), np.uint8)),
         objects={1: MaskTrack.from_masks(hat), 2: MaskTrack.from_masks(person)},
         queries=tuple(
             Query(kind="caption", text=f"What is [{n}]?", answer=f"the {name}", about=(n,))
@@ -184,8 +210,63 @@ def test_cells_of_photos_are_named_after_the_smallest_region_on_them(processor: 
         ),
         turns=(Turn(question="What is [1]?", answer="the hat", regions=(1,)),),
     )
-    labels = StickerTraining(processor, recipe)._photo(sample, False)["cell_words"].view(6, 6)  # type: ignore[typeddict-item]
+    labels = StickerTraining(processor, recipe)._photo(sample, False)["cell_words"].view(8, 8)  # type: ignore[typeddict-item]
     hats, persons = (processor.chat.encode(f" {name}")[-1] for name in ("hat", "person"))
     assert (labels[:, :2] == -100).all()
     assert (labels[2:4, 2:4] == hats).all()
     assert (labels[:2, 2:] == persons).all() and (labels[4:, 2:] == persons).all()
+
+
+def test_scenes_of_cut_outs_are_drawn_as_often_as_the_recipe_says(processor: Processor, tmp_path: Path) -> None:
+    photo = tmp_path / "duts_objects" / "images"
+    photo.mkdir(parents=True)
+    lines = []
+    for n, name in enumerate(["deer", "zyxogram"] * 2):
+        mask = np.zeros((200, 260), bool)
+        mask[20 + n : 110, 20:110] = True
+        Image.fromarray(np.full((200, 260, 3), 40 * n, np.uint8)).save(photo / f"{n}.jpg")
+        one = {"category": name, "bbox": [20, 20 + n, 90, 90 - n], "area": int(mask.sum()), "rle": encode_rle(mask)}
+        lines.append({"image": f"images/{n}.jpg", "width": 260, "height": 200, "instances": [one]})
+    (tmp_path / "duts_objects" / "labels.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    recipe = replace(NANO_RECIPES["nano_names"](), photo_share=0.0, cutout_share=0.5)
+    with pytest.raises(ValueError, match="--set photos=DIR"):
+        StickerTraining(processor, recipe)
+    data = StickerTraining(processor, recipe, tmp_path)
+    known, unknown = processor.chat.encode(" deer")[0], data._word("zyxogram")
+    assert unknown == -100
+    drawn: list[bool] = []
+    for index in range(24):
+        labels = data[index]["cell_words"]  # type: ignore[typeddict-item]
+        drawn.append(bool((labels == known).any() or not (labels > 0).any()))
+    assert 6 <= sum(drawn) <= 18
+    assert not any(
+        (StickerTraining(processor, replace(recipe, cutout_share=0.0))[i]["cell_words"] == known).any()
+        for i in range(6)
+    )  # type: ignore[typeddict-item]
+
+
+def test_real_clips_train_the_segmenter_and_language(processor: Processor, tmp_path: Path) -> None:
+    for name in ("one", "two", "three", "four"):
+        (tmp_path / name).mkdir()
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        for t in range(4):
+            ids = np.zeros((40, 60), np.uint8)
+            ids[10:30, 10 + t : 30 + t] = 1
+            Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / name / f"{t:05d}.jpg")
+            save_davis_png(ids, tmp_path / "masks" / name / f"{t:05d}.png")
+        label = {"id": 1, "category": "duck", "expressions": ["the duck"]}
+        (tmp_path / name / "labels.jsonl").write_text(json.dumps(label))
+    lines = [json.dumps({"sequence": name}) for name in ("one", "two", "three", "four")]
+    (tmp_path / "sequences.jsonl").write_text("\n".join(lines))
+    track = replace(NANO_RECIPES["nano_track"](), photo_share=0.0, video_share=1.0, clip_share=1.0)
+    with pytest.raises(ValueError, match="--set clips=DIR"):
+        StickerTraining(processor, track)
+    data = StickerTraining(processor, replace(track, clips=str(tmp_path)))
+    for index in range(4):
+        made = data[index]
+        assert made["target_masks"] is not None and made["target_masks"].shape[:2] == (4, 1)
+        assert made["target_masks"][0].any()
+    world = replace(NANO_RECIPES["nano_talk"]().world, num_frames=(2, 2))
+    talk = replace(NANO_RECIPES["nano_talk"](), photo_share=0.0, video_share=1.0, clip_share=1.0, world=world)
+    labels = StickerTraining(processor, replace(talk, clips=str(tmp_path), dense_words=1.0))[0]["cell_words"]  # type: ignore[typeddict-item]
+    assert set(labels.tolist()) <= {-100, processor.chat.encode(" duck")[0]}

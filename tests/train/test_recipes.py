@@ -41,7 +41,7 @@ def mixture(name: str) -> MixtureRecipe:
 def test_a_stage_has_the_published_mixture(name: str) -> None:
     written = []
     for source in mixture(name).sources:
-        form = {"mixed": "_ref", "memory": "_mem"}.get(source.form, "")
+        form = {"bare": "_ref", "memory": "_mem"}.get(source.form, "")
         written.append(f"{source.dataset}{form}:{source.repeat:g}")
     assert written == [text if ":" in text else f"{text}:1" for text in PUBLISHED[name].split()]
 

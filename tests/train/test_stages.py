@@ -37,6 +37,18 @@ def small(name: str, model: Path) -> MixtureRecipe:
     )
 
 
+def test_words_alone_and_pictures_as_images_take_steps_too(tiny: Path, stage_data: Path, tmp_path: Path) -> None:
+    recipe = small("joint", tiny)
+    sources = tuple(source for source in recipe.sources if source.as_images)
+    recipe = replace(recipe, sources=sources, batch_size=1, steps=4)
+    run(recipe, tmp_path, data_root=stage_data, workers=0, report=("none",))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 4 and all(0 < loss < 100 for loss in losses)
+    # an epoch is one batch of either kind
+    assert json.loads((tmp_path / "recipe.json").read_text())["left_out"] == {}
+
+
 TAUGHT = {
     "refer": ("prompt_encoder.project.", "prompt_encoder.time_project."),
     "segment": ("seg_head.",),

@@ -1,4 +1,4 @@
-"""The command line: ``unipixel ask``, ``chat``, ``demo``, ``stickers``, ``eval``, ``train``, ``data`` and ``bench``.
+"""The command line: ``unipixel ask``, ``chat``, ``demo``, ``stickers``, ``eval``, ``train``, ``data``, ``bench``...
 
 Every command is one function; deep learning is imported only when a command needs it, so that help is instant.
 """

@@ -35,6 +35,7 @@ def ask(
     start: options.Start = "0",
     no_limits: options.NoLimits = False,
     max_new_tokens: options.MaxTokens = 256,
+    each: options.Each = None,
     force: Annotated[
         bool, typer.Option("--force", help="Segment what is pointed at even if the model says that nothing is there.")
     ] = False,
@@ -54,6 +55,7 @@ def ask(
             start=parse_start(start),
             max_new_tokens=max_new_tokens,
             force=force,
+            each=each,
         )
         written = save(answer, out) if out is not None else []
     if as_json:

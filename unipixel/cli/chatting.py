@@ -45,6 +45,7 @@ def chat(
     start: options.Start = "0",
     no_limits: options.NoLimits = False,
     max_new_tokens: options.MaxTokens = 256,
+    each: options.Each = None,
 ) -> None:
     """Ask many questions about one image or video; what was found before stays known."""
     check_folder(out, "--out")
@@ -53,7 +54,7 @@ def chat(
     engine = load_engine(model, device, dtype)
     with engine.open(opened, num_frames=num_frames, track=parse_track(track)) as session:
         typer.echo(f"{media}: {session.num_frames} frame(s). /help lists the commands, /quit ends.")
-        Chat(session, out, {"start": frame, "max_new_tokens": max_new_tokens}).run()
+        Chat(session, out, {"start": frame, "max_new_tokens": max_new_tokens, "each": each}).run()
 
 
 class Chat:
@@ -110,7 +111,8 @@ class Chat:
         prompts = gather(self._waiting["point"], None, self._waiting["box"], self._waiting["mask"])
         for words in self._waiting.values():
             words.clear()
-        answer = follow(self._session, text, prompts=prompts, **self._asking)
+        asking = self._asking | ({"each": None} if prompts else {})
+        answer = follow(self._session, text, prompts=prompts, **asking)
         self._turn += 1
         show_objects(answer.objects, self._session.num_frames)
         if answer.objects:

@@ -16,12 +16,13 @@ from unipixel.cli.bench import bench
 from unipixel.cli.chatting import chat
 from unipixel.cli.data import data
 from unipixel.cli.demo import demo
+from unipixel.cli.doctor import doctor
 from unipixel.cli.evaluation import evaluate, report
 from unipixel.cli.output import complain, write_any_sign
 from unipixel.cli.samples import stickers
 from unipixel.cli.serving import serve
 from unipixel.cli.training import train
-from unipixel.errors import UnipixelError
+from unipixel.errors import CheckpointWarning, UnipixelError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes."""
@@ -113,6 +114,7 @@ app.command()(demo)
 app.command()(stickers)
 app.command()(bench)
 app.command()(serve)
+app.command()(doctor)
 app.command("eval")(evaluate)
 app.command()(train)
 app.command()(report)
@@ -122,16 +124,15 @@ app.add_typer(data, name="data")
 def main() -> None:
     """Run the command line of this process."""
     write_any_sign()
-    warnings.showwarning = _warned
+    show = warnings.showwarning
+
+    def say(message: Any, category: Any, *rest: Any, **options: Any) -> None:
+        # what the package warns of is one sentence; other packages' warnings are shown as ever
+        own = category is UserWarning and "unipixel" in str(rest[0] if rest else "")
+        if own or issubclass(category, CheckpointWarning):
+            complain(str(message))
+        else:
+            show(message, category, *rest, **options)
+
+    warnings.showwarning = say
     app()
-
-
-def _warned(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-    """What the package warns of is one sentence; other packages' warnings are shown as ever."""
-    if category is UserWarning and "unipixel" in str(place[0] if place else ""):
-        complain(str(message))
-    else:
-        _shown(message, category, *place, **more)
-
-
-_shown = warnings.showwarning

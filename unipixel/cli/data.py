@@ -192,10 +192,13 @@ def _missing(name: str, split: str, root: Path) -> list[Path]:
 
 
 def _described(sample: Sample) -> str:
-    height, width = sample.media.size_hw
-    frames = sample.media.num_frames
-    parts = [f"{width} x {height}" + (f", {frames} frames" if sample.media.is_video else "")]
-    parts.append(f"{len(sample.objects)} object(s)")
+    if sample.words_only:
+        parts = ["words alone"]
+    else:
+        height, width = sample.media.size_hw
+        frames = sample.media.num_frames
+        parts = [f"{width} x {height}" + (f", {frames} frames" if sample.media.is_video else "")]
+        parts.append(f"{len(sample.objects)} object(s)")
     texts = [query.text for query in sample.queries] + [turn.question for turn in sample.turns]
     if texts:
         parts.append(f"{len(texts)} text(s): {_short(texts[0], 40)!r}")

@@ -1,25 +1,45 @@
-"""``unipixel demo``: the bundled picture and video, asked about and drawn over."""
+"""``unipixel demo``: a picture and a clip that the model was never trained on, asked about, scored and drawn.
+
+The scenes are the first of two held-out seeds that hold what is to be shown; see `still_scene` and `clip_scene`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib.resources import as_file, files
+from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from unipixel.cli import options
 from unipixel.cli.asking import load_engine
-from unipixel.cli.output import check_folder, follow, save, show_objects, show_written
+from unipixel.cli.output import check_folder, show_written
 
-EXAMPLES = (
-    ("picture.png", "picture.png", "Please segment the dog in this image."),
-    ("picture.png", "picture-rocket.png", "Please segment the rocket in this image."),
-    ("clip.mp4", "video.mp4", "Please segment the rocket and the butterfly in this video."),
-    ("clip.mp4", "video-pizza.mp4", "Please segment the pizza in this video."),
-)
-"""Bundled file, name of the overlay, question. Both are scenes of stickers with a held-out seed."""
+if TYPE_CHECKING:
+    from unipixel.engine.answer import Answer
+    from unipixel.engine.engine import Engine
+    from unipixel.stickers import Scene
+
+STILL_SEED, CLIP_SEED = 100, 101
+"""Above `stickers.EVAL_SEED`; no figure and no training draws from them."""
+SHOWN_FRAMES = 5
+"""Frames of the clip in the picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One question of the demo."""
+
+    asked: str
+    answered: str
+    score: str
+    pictures: tuple[np.ndarray, ...]
+    """Overlays, uint8 (H, W, 3)."""
 
 
 def bundled(name: str) -> AbstractContextManager[Path]:
@@ -27,18 +47,154 @@ def bundled(name: str) -> AbstractContextManager[Path]:
     return as_file(files("unipixel") / "examples" / name)
 
 
+def still_scene() -> Scene:
+    """The first held-out picture with exactly four things of four names."""
+    from unipixel.stickers import EVAL_SEED, scene
+
+    made = (scene(EVAL_SEED + STILL_SEED, index) for index in count())
+    return next(one for one in made if len(one.objects) == 4 == len({item.thing.name for item in one.objects}))
+
+
+def clip_scene() -> Scene:
+    """The first held-out clip that opens with at least two things, of different names, of which exactly one leaves."""
+    from unipixel.stickers import EVAL_SEED, video
+
+    for index in count():
+        made = video(EVAL_SEED + CLIP_SEED, index)
+        staying, leaving = _pair(made)
+        names = [item.thing.name for item in made.objects]
+        if len(leaving) == 1 and staying and len(set(names)) == len(names):
+            return made
+    raise AssertionError("there is always one")
+
+
+def _pair(made: Scene) -> tuple[list[int], list[int]]:
+    """Objects that are seen from the first frame to the last, and those that are seen first and then leave."""
+    staying = [n for n in range(len(made.objects)) if made.areas[n].all()]
+    leaving = [n for n, item in enumerate(made.objects) if "leave" in item.does and made.areas[n, 0]]
+    return staying, leaving
+
+
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the overlays.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the picture and the clip.")
+    ] = Path("demo"),
     model: options.Model = "nano",
     device: options.Device = "auto",
     max_new_tokens: options.MaxTokens = 64,
 ) -> None:
-    """Ask about a bundled picture and a bundled video of several moving objects, and write overlays to look at."""
+    """Ask about a picture and a clip of stickers that were held out, score and draw the answers."""
     check_folder(out, "--out")
     engine = load_engine(model, device)
-    for name, result, question in EXAMPLES:
-        with bundled(name) as path, engine.open(str(path)) as session:
-            typer.echo(f"\n{name}: {question}")
-            answer = follow(session, question, max_new_tokens=max_new_tokens)
-            show_objects(answer.objects, session.num_frames)
-            show_written(save(answer, out / result))
+    from unipixel.draw import contact_sheet, write_mp4, write_png
+
+    still, clip = still_scene(), clip_scene()
+    rows = [_told(one) for one in _about_picture(engine, still, max_new_tokens)]
+    followed, frames = _about_clip(engine, clip, max_new_tokens)
+    _told(followed)
+    captions = [f"{one.asked}\n{one.answered}\n{one.score}" for one in rows]
+    top = contact_sheet([one.pictures[0] for one in rows], captions, columns=len(rows), cell_width=224)
+    notes = [f"{followed.asked}\n{followed.answered}\n{followed.score}"] + [""] * (len(followed.pictures) - 1)
+    bottom = contact_sheet(list(followed.pictures), notes, columns=len(followed.pictures), cell_width=224)
+    out.mkdir(parents=True, exist_ok=True)
+    show_written([write_png(_stacked([top, bottom]), out / "demo.png"), write_mp4(frames, out / "demo.mp4", fps=4)])
+
+
+def _told(one: Shown) -> Shown:
+    """Print what was asked, answered and scored."""
+    typer.echo(f"\n{one.asked}\n  {one.answered}\n  {one.score}")
+    return one
+
+
+def _about_picture(engine: Engine, made: Scene, most: int) -> list[Shown]:
+    """By text, by a point, something that is not there, a name from memory, and a choice; each in a session anew."""
+    from unipixel.draw import mark_prompts, overlay
+    from unipixel.masks import interior_point
+    from unipixel.sample import Point
+    from unipixel.stickers import Facts
+    from unipixel.stickers.choice_tasks import choose_name
+    from unipixel.stickers.segment_tasks import absent_name
+
+    names = [item.thing.name for item in made.objects]
+    rng = np.random.default_rng((made.seed, made.index, 3))
+    facts, picture, truth = Facts(made), made.image, made.masks[:, 0]
+    places = [interior_point(mask) for mask in truth]
+    clicks = [Point(float(x), float(y)) for x, y in places]
+    marked = [mark_prompts(picture, [(click.x, click.y, True)]) for click in clicks]
+    shown = []
+    with engine.open(picture) as session:
+
+        def ask(text: str | None, at: Sequence[int] = ()) -> Answer:
+            session.forget()
+            if text is not None and at:
+                for place, n in enumerate(at, 1):
+                    session.segment([Point(clicks[n].x, clicks[n].y, object_id=place)], max_new_tokens=most)
+                return session.ask(text, about=list(session.objects), max_new_tokens=most)
+            return session.ask(text, prompts=[clicks[n] for n in at], max_new_tokens=most)
+
+        def drawn(answer: Answer | None, under: np.ndarray) -> np.ndarray:
+            masks = [one.masks[0] for one in (answer.objects if answer else session.objects.values())]
+            return overlay(under, np.array(masks).reshape(-1, *picture.shape[:2]))
+
+        text = f"Please segment the {names[0]} in this image."
+        answer = ask(text)
+        shown.append(Shown(text, answer.text, _score(answer, truth[0]), (drawn(answer, picture),)))
+        answer = ask(None, [1])
+        text = f"(a click on the {names[1]})"
+        shown.append(Shown(text, answer.text, _score(answer, truth[1]), (drawn(answer, marked[1]),)))
+        missing = absent_name(facts, rng)
+        text = f"Please segment the {missing} in this image."
+        answer = ask(text)
+        right = not any(one.masks.any() for one in answer.objects)
+        verdict = "right: nothing is marked" if right else "wrong: it is not there"
+        shown.append(Shown(text, answer.text, verdict, (drawn(answer, picture),)))
+        answer = ask("What is [1]?", [2])
+        said = answer.text.strip().rstrip(".").removeprefix("the ")
+        verdict = "right" if said == names[2] else f"wrong: it is the {names[2]}"
+        shown.append(Shown("(a click, then) What is [1]?", answer.text, verdict, (drawn(None, marked[2]),)))
+        text, right_letter = choose_name(facts, 3, 1, rng)
+        answer = ask(text, [3])
+        verdict = "right" if answer.text.strip() == right_letter else f"wrong: it is {right_letter}"
+        shown.append(Shown(f"(a click, then) {text}", answer.text, verdict, (drawn(None, marked[3]),)))
+    return shown
+
+
+def _about_clip(engine: Engine, made: Scene, most: int) -> tuple[Shown, list[np.ndarray]]:
+    """Two things followed to the end of a clip, one of which leaves; with all frames drawn."""
+    from unipixel.draw import overlay
+    from unipixel.metrics import volume_scores
+
+    staying, leaving = _pair(made)
+    wanted = [staying[0], leaving[0]]
+    names = [made.objects[n].thing.name for n in wanted]
+    text = f"Please segment the {names[0]} and the {names[1]} in this video."
+    with engine.open(made.frames) as session:
+        answer = session.ask(text, max_new_tokens=most)
+    masks = [one.masks for one in answer.objects]
+    frames = [
+        overlay(frame, np.array([m[t] for m in masks]).reshape(-1, *frame.shape[:2]))
+        for t, frame in enumerate(made.frames)
+    ]
+    nothing = np.zeros_like(made.masks[0])
+    scores = [
+        f"{name} J&F {volume_scores(masks[k] if k < len(masks) else nothing, made.masks[n]).JF:.2f}"
+        for k, (n, name) in enumerate(zip(wanted, names, strict=True))
+    ]
+    chosen = np.linspace(0, len(frames) - 1, SHOWN_FRAMES).round().astype(int)
+    return Shown(text, answer.text, ", ".join(scores), tuple(frames[t] for t in chosen)), frames
+
+
+def _score(answer: Answer, truth: np.ndarray) -> str:
+    """IoU of everything that an answer segments."""
+    from unipixel.metrics import overlap
+
+    mask = np.zeros_like(truth)
+    for one in answer.objects:
+        mask |= one.masks[0]
+    return f"IoU {overlap(mask, truth).iou:.2f}"
+
+
+def _stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures below each other, white where one is narrower."""
+    width = max(picture.shape[1] for picture in pictures)
+    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures])

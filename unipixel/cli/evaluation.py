@@ -81,6 +81,13 @@ def evaluate(
         Path | None,
         typer.Option("--sprites", metavar="DIR", help="Stickers: draw with the PNGs and labels.json of this folder."),
     ] = None,
+    world: Annotated[
+        str,
+        typer.Option("--world", help="Stickers: 'default', or 'hard' for small and crowded pictures of all things."),
+    ] = "default",
+    style: Annotated[
+        str | None, typer.Option("--style", help="Stickers: one drawing style, such as 'fxemoji', never trained on.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
 ) -> None:
     """Measure a checkpoint on benchmarks, each figure beside the published one.
@@ -90,12 +97,22 @@ def evaluate(
     """
     if names == ["stickers"] and (out is None or out.suffix.lower() == ".json"):
         measure_stickers(
-            model=model, device=device, only=only, count=count, videos=videos, sprites=sprites, as_json=as_json, out=out
+            model=model,
+            device=device,
+            only=only,
+            count=count,
+            videos=videos,
+            sprites=sprites,
+            world=world,
+            style=style,
+            as_json=as_json,
+            out=out,
         )
         return
-    if only or sprites or (count, videos) != (200, 40):
+    if only or sprites or style or (count, videos, world) != (200, 40, "default"):
         raise ValueError(
-            "--only, --count, --videos and --sprites are for `unipixel eval stickers` without a folder OUT"
+            "--only, --count, --videos, --sprites, --world and --style are for `unipixel eval stickers` without a "
+            "folder OUT"
         )
     if out is None:
         raise ValueError("there is no -o; name a folder for the predictions, in which a stopped run is taken up again")
@@ -103,7 +120,7 @@ def evaluate(
         raise ValueError(f"--out is {out}; name a folder, without a suffix")
     check_folder(out, "--out")
     runs = opened(names, data_root, model=model, protocol=protocol, limit=limit, shard=parse_shard(shard))
-    grader = _judge(judge, judge_model)
+    grader = _judge(judge, judge_model, protocol)
     _run(runs, _predictor(model, device, dtype), out, retry=retry, max_bad=max_bad, judge=grader)
     make_report([out], out, data_root=data_root, as_json=as_json)
 
@@ -161,12 +178,12 @@ def _predictor(model: str, device: str, dtype: str | None) -> Predictor:
     return EnginePredictor(load_engine(model, device, dtype))
 
 
-def _judge(url: str | None, model: str) -> Judge | None:
+def _judge(url: str | None, model: str, protocol: str) -> Judge | None:
     if url is None:
         return None
     from unipixel.eval.judge import EndpointJudge
 
-    return EndpointJudge(model=model, base_url=url)
+    return EndpointJudge(model=model, base_url=url, original=protocol == "original")
 
 
 def _run(runs: list[Run], predictor: Predictor, out: Path, *, retry: bool, max_bad: float, judge: Judge | None) -> None:

@@ -28,6 +28,14 @@ Start = Annotated[
         "--start", metavar="FRAME", help="Frame of the clip on which objects start, or 'best': where each is clearest."
     ),
 ]
+Each = Annotated[
+    bool | None,
+    typer.Option(
+        "--each/--no-each",
+        help="Ask for each thing of a request by itself, and for 'all' and plurals until nothing new comes; by default "
+        "where the checkpoint needs it.",
+    ),
+]
 MaxTokens = Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest reply, in tokens.")]
 Points = Annotated[
     list[str] | None,

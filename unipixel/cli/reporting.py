@@ -70,7 +70,7 @@ def _upload(one: Section, out: Path) -> Path | None:
     if not layout or not uploadable(one.header, one.lines):
         return None
     path = out / f"{one.header.benchmark}-{one.header.split}-{one.header.protocol}.zip"
-    write_zip(one.lines, layout, path)
+    write_zip(one.lines, layout, path, original=one.header.protocol == "original")
     return path
 
 

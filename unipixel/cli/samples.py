@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +20,16 @@ def stickers(
         Path | None,
         typer.Option("--sprites", metavar="DIR", help="Draw with the PNGs and labels.json of this folder instead."),
     ] = None,
+    world: Annotated[
+        str, typer.Option("--world", help="'default', or 'hard' for small and crowded pictures of all things.")
+    ] = "default",
     photos: Annotated[
         Path | None, typer.Option("--photos", metavar="DIR", help="Photos whose crops serve as backgrounds.")
     ] = None,
 ) -> None:
     """Write samples of the built-in world: pictures or clips, exact masks, questions and answers, a contact sheet."""
-    from unipixel.stickers import SceneSettings, write_samples
+    from unipixel.cli.sticker_evaluation import world_settings
+    from unipixel.stickers import write_samples
 
     if seed < 0:
         raise ValueError(f"--seed is {seed}; it must be 0 or more")
@@ -32,6 +37,7 @@ def stickers(
         if folder is not None and not folder.is_dir():
             raise ValueError(f"{name} is {folder}, which is not a folder")
     check_folder(out, "--out")
+    settings = replace(world_settings(world, sprites), photos=photos)
     with stderr().status(f"drawing {count} samples"):
-        files = write_samples(count, out, seed, video=video, settings=SceneSettings(sprites=sprites, photos=photos))
+        files = write_samples(count, out, seed, video=video, settings=settings)
     typer.echo(f"wrote {len(files)} files to {out}; start with {files[-1]}")

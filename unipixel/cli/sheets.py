@@ -32,14 +32,16 @@ def sheet(records: Sequence[Record]) -> np.ndarray:
         sample = read(record, ts)
         pictures.append(_picture(sample))
         captions.append("\n".join([record.id, *_texts(sample)]))
-        is_video |= sample.media.num_frames > 1
+        is_video |= not sample.words_only and sample.media.num_frames > 1
     if is_video:
         return contact_sheet(pictures, captions, columns=2, cell_width=800)
     return contact_sheet(pictures, captions, cell_width=400)
 
 
 def _picture(sample: Sample) -> np.ndarray:
-    """Up to four frames side by side with the masks of all objects."""
+    """Up to four frames side by side with the masks of all objects; a grey field for words alone."""
+    if sample.words_only:
+        return np.full((100, 160, 3), 128, dtype=np.uint8)
     tracks: list[tuple[int, str, MaskTrack]] = []
     if "ignore" in sample.areas:
         tracks.append((0, "ignored", sample.areas["ignore"]))

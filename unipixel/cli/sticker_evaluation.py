@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from unipixel.cli.output import check_out, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from unipixel.eval.stickers import Figure
+    from unipixel.stickers import SceneSettings
 
 
 def measure_stickers(
@@ -27,14 +29,16 @@ def measure_stickers(
     count: int,
     videos: int,
     sprites: Path | None,
+    world: str,
+    style: str | None,
     as_json: bool,
     out: Path | None,
 ) -> None:
     """Measure a checkpoint on held-out scenes of the built-in world."""
     _check(count, videos, sprites, out)
+    settings = world_settings(world, sprites, style)
     engine = load_engine(model, device)
     from unipixel.eval.stickers import Evaluation, ask_engine
-    from unipixel.stickers import SceneSettings
 
     bar = Progress(
         TextColumn("{task.description}"),
@@ -53,14 +57,14 @@ def measure_stickers(
 
     measure = Evaluation(
         lambda questions: ask_engine(engine, questions),
-        SceneSettings(sprites=sprites),
+        settings,
         count=count,
         video_count=videos,
         progress=progress,
     )
     with bar:
         figures = measure.run(tuple(only or ()))
-    values = {"model": model, "figures": [figure.to_json() for figure in figures]}
+    values = {"model": model, "world": world, "style": style, "figures": [figure.to_json() for figure in figures]}
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -70,6 +74,23 @@ def measure_stickers(
     _show(figures)
     if out is not None:
         typer.echo(f"wrote {out}")
+
+
+def world_settings(world: str, sprites: Path | None, style: str | None = None) -> SceneSettings:
+    """The settings called ``world``, drawn with the sprites of a folder or in one built-in style.
+
+    Raises:
+        ValueError: there is no world or style of that name.
+    """
+    from unipixel.stickers import HELD_OUT_FAMILY, TRAINING_FAMILIES, WORLDS
+
+    if world not in WORLDS:
+        raise ValueError(f"--world is {world!r}; there are {', '.join(WORLDS)}")
+    settings = replace(WORLDS[world], sprites=sprites)
+    styles = (*TRAINING_FAMILIES, HELD_OUT_FAMILY)
+    if style is not None and style not in styles:
+        raise ValueError(f"--style is {style!r}; there are {', '.join(styles)}, of which the last is never trained on")
+    return settings if style is None else replace(settings, families=(style,))
 
 
 def _check(count: int, videos: int, sprites: Path | None, out: Path | None) -> None:

@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from unipixel.cli.ablating import ablate
 from unipixel.cli.output import check_folder, stderr, stdout
 
 if TYPE_CHECKING:
     from unipixel.train.recipe import Recipe
 
-LIST = "list"
+LIST, ABLATION = "list", "ablation"
 
 
 def train(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"A recipe; '{LIST}' names them all.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help=f"A recipe; '{LIST}' names them all; '{ABLATION}' NAME: an ablation."),
+    ],
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="The ablation: stages, unify, memory, tokens, time or propagation."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run; taken up where it stopped.")
     ] = None,
@@ -57,18 +65,47 @@ def train(
         list[str] | None,
         typer.Option("--report", help="Also report to 'wandb' or 'trackio'; 'none': not even TensorBoard."),
     ] = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="N,N", help="Ablations: seeds, over which the table has means.")
+    ] = "0",
+    count: Annotated[
+        int | None,
+        typer.Option("-n", "--count", metavar="N", help="Ablations: held-out pictures, or questions of a benchmark."),
+    ] = None,
 ) -> None:
     """Train by a recipe, from the newest checkpoint in RUN if there is one; the result is RUN/final.
+
+    `ablation NAME` trains and measures every condition of one of the paper's ablations, in the built-in world or, with
+    --data-root, on the paper's data, and prints one table; OUT takes it as JSON and Markdown.
 
     Several processes: torchrun --nproc-per-node N -m -- unipixel train RECIPE -o RUN.
     """
     if name == LIST:
         _list()
         return
-    if out is None:
-        raise ValueError("no folder was given for the run; add -o RUN")
     if workers < 0:
         raise ValueError(f"--workers is {workers}; it must be 0 or more")
+    if name == ABLATION:
+        if data or start or parallel != "ddp" or report:
+            raise ValueError(
+                "an ablation chooses its data and starts; --data, --start, --parallel, --report are not for it"
+            )
+        ablate(
+            study,
+            out,
+            model=model,
+            settings=settings or [],
+            data_root=data_root,
+            skip_absent=skip_absent,
+            workers=workers,
+            seeds=seeds,
+            count=count,
+        )
+        return
+    if study is not None or seeds != "0" or count is not None:
+        raise ValueError(f"a second name, --seeds and --count are for `unipixel train {ABLATION} NAME`")
+    if out is None:
+        raise ValueError("no folder was given for the run; add -o RUN")
     check_folder(out, "-o")
     from unipixel.train.choices import with_data, with_present, with_start
     from unipixel.train.overrides import override

@@ -61,6 +61,7 @@ PICTURES: dict[str, Dataset] = {
             "val": ("lisa/coco/val2017", "lisa/cocostuff/val2017"),
         },
         index=semantic.index,
+        original=semantic.original_index,
         sample=semantic.sample,
     ),
     "mapillary": Dataset(
@@ -87,6 +88,7 @@ PICTURES: dict[str, Dataset] = {
             "val": ("lisa/vlpart/paco/annotations/paco_lvis_v1_val.json", "lisa/coco"),
         },
         index=parts.index,
+        original=parts.original_index,
         sample=parts.sample,
     ),
     "pascal_part": Dataset(
@@ -97,6 +99,7 @@ PICTURES: dict[str, Dataset] = {
         splits=("train",),
         files={"train": ("lisa/vlpart/pascal_part/train.json", _VOC_PHOTOS)},
         index=parts.index,
+        original=parts.original_index,
         sample=parts.sample,
     ),
     "refcoco": Dataset(

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from unipixel.data.files import entry, read_json
 from unipixel.errors import DatasetError, MediaError
@@ -34,6 +33,7 @@ from unipixel.masks import (
     Rle,
     area_rle,
     decode_rle,
+    drawn_polygon,
     encode_rle,
     load_index_png,
     parse_rle,
@@ -118,8 +118,9 @@ def object_mask(path: Path, where: str) -> np.ndarray:
 def lisa_masks(shapes: Sequence[Any], size_hw: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Target and region to ignore of a ReasonSeg annotation, two bool (H, W) that do not overlap.
 
-    Outlines are filled, their edge pixels included, the largest first, so that a small shape lies above the large one
-    it is part of, whichever of the two is to be ignored. Shapes labelled ``flag`` are skipped.
+    Outlines are drawn and filled as OpenCV does, corners cut down to whole pixels, the largest first, so that a small
+    shape lies above the large one it is part of, whichever of the two is to be ignored; of equals, the last first.
+    Shapes labelled ``flag`` are skipped.
 
     Args:
         shapes: each ``{"label": "target" or "ignore" or "flag", "points": [[x, y], ...]}``.
@@ -140,7 +141,7 @@ def lisa_masks(shapes: Sequence[Any], size_hw: tuple[int, int], where: str) -> t
         if label != "flag":
             drawn.append((label, _filled(entry(shape, "points", place, list), size_hw, place)))
     target, ignore = np.zeros(size_hw, dtype=bool), np.zeros(size_hw, dtype=bool)
-    for label, mask in sorted(drawn, key=lambda item: -int(item[1].sum())):
+    for label, mask in sorted(drawn, key=lambda item: int(item[1].sum()))[::-1]:
         target[mask], ignore[mask] = label == "target", label == "ignore"
     return target, ignore
 
@@ -298,12 +299,7 @@ def _filled(points: list[Any], size_hw: tuple[int, int], where: str) -> np.ndarr
         raise DatasetError(f"{where}: the points are {points!r:.60}; they should be a list of [x, y]")
     if not (np.abs(corners) <= 1000 + 10 * max(size_hw)).all():  # also refuses what is no number
         raise DatasetError(f"{where}: a point is not finite or far outside of the {size_hw[1]} x {size_hw[0]} picture")
-    canvas = Image.new("L", (size_hw[1], size_hw[0]))
-    outline, pen = [(int(x), int(y)) for x, y in corners], ImageDraw.Draw(canvas)
-    if len(outline) > 1:
-        pen.polygon(outline, fill=1)
-    pen.line([*outline, outline[0]], fill=1)  # polygon() leaves out some of the pixels under its edges
-    return np.asarray(canvas, dtype=bool)
+    return drawn_polygon(corners.astype(np.int64), size_hw)
 
 
 def _at(values: Sequence[Any], index: int, what: str, where: str) -> Any:

@@ -20,7 +20,7 @@ Rows; one record each, whose queries are to be asked in order::
 Known defects and how they are handled: ids are not unique, so records are named by row; ``<image>`` and ``<video>``
 before or behind the first question are taken off; a conversation that an assistant opens loses that line; pairs with
 an empty side are left out, and rows without any pair or whose speakers do not alternate. Rows of text only have the
-type ``text``; they are listed, but `sample` refuses them, since a `Sample` is about a picture or a video.
+type ``text`` and become samples without media (`Sample.words_only`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 
 from unipixel.data.files import entry, read_json
 from unipixel.data.pictures import open_picture
-from unipixel.data.record import DataType, Record
+from unipixel.data.record import DataType, Record, count_words
 from unipixel.data.videorefer_clips import read_clip
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
@@ -61,28 +61,26 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                 root=root,
                 frame_names=(path,) if data_type == "image" else None,
                 raw=(path, pairs),
+                words=count_words(pairs[0][1]),  # the first answer alone, as the released training counts
             )
         )
     return records
 
 
 def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
-    """One conversation about a picture or a video.
+    """One conversation about a picture, a video, or neither.
 
     Raises:
-        DatasetError: the file is missing or damaged, or the row is about neither.
+        DatasetError: the file is missing or damaged.
     """
     path, pairs = record.raw
+    queries = tuple(Query(kind="conversation", text=question, answer=answer) for question, answer in pairs)
     if record.data_type == "text":
-        raise DatasetError(
-            f"{record.source}: the row has neither picture nor video, and a sample needs one; "
-            "leave out records of the type 'text'"
-        )
+        return Sample(queries=queries, source=record.source)
     if record.data_type == "image":
         media = open_picture(record, frames)
     else:
         media, _ = read_clip(record, record.root / path, None, frames, None)
-    queries = tuple(Query(kind="conversation", text=question, answer=answer) for question, answer in pairs)
     return Sample(media=media, queries=queries, source=record.source)
 
 
@@ -102,11 +100,11 @@ def _pairs(turns: list[Any], where: str) -> tuple[tuple[str, str], ...]:
     if turns and entry(turns[0], "from", where) == "gpt":
         turns = turns[1:]
     turns = turns[: len(turns) // 2 * 2]
-    texts = [entry(turn, "value", where, str).strip() for turn in turns]
+    texts = [entry(turn, "value", where, str) for turn in turns]
     if any(entry(turn, "from", where) != ("human", "gpt")[k % 2] for k, turn in enumerate(turns)) or not texts:
         return ()
     for tag in ("<image>", "<video>"):
-        texts[0] = texts[0].removeprefix(tag).removesuffix(tag).strip()
-    return tuple(
-        (question, answer) for question, answer in zip(texts[::2], texts[1::2], strict=True) if question and answer
-    )
+        texts[0] = texts[0].removeprefix(f"{tag}\n").removesuffix(f"\n{tag}")
+        texts[0] = texts[0].removeprefix(tag).removesuffix(tag)
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    return tuple((question, answer) for question, answer in pairs if question.strip() and answer.strip())

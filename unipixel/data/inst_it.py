@@ -24,7 +24,8 @@ Known defects and how they are handled: times are sometimes counted from 0 (``<0
 zero (``[03]`` becomes ``[3]``); questions that mention no object, one without a mask, or more than 5 objects are left
 out, and so are clips of more than 10 frames. The frames of a clip are those in its folder, not those that have masks:
 a frame without any object has no entry, and the times in the texts count it.
-Differs: the released loader counts to 5 over all questions of a clip where objects are given as regions.
+Differs: the released loader counts to 5 over all questions of a clip where objects are given as regions;
+`Record.clip_objects` lets training do the same.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from unipixel.data.clips import chosen_frames, open_clip
 from unipixel.data.encodings import rle_mask, rle_track
 from unipixel.data.files import entry, read_json, require
 from unipixel.data.pictures import open_picture, still_track
-from unipixel.data.record import Record
+from unipixel.data.record import Record, count_words
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -62,6 +63,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     for number, row in enumerate(read_json(root / FOLDER / name, f"{dataset}/{split}", list)):
         where = f"{dataset}/{split} row {number} of {name}"
         found = _captions(row, _LENGTHS[dataset], where) if images else _questions(row, root, where)
+        clip_objects = 0 if images else _clip_objects(row, where)
         for number_within, (frame_names, raw) in found:
             records.append(
                 Record(
@@ -72,6 +74,8 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                     root=root,
                     frame_names=frame_names,
                     raw=raw,
+                    words=0 if images else count_words(raw[0], raw[1]),
+                    clip_objects=0 if images else clip_objects,
                 )
             )
     return records
@@ -112,11 +116,11 @@ def _captions(row: Any, length: str, where: str) -> list[tuple[str, _Found]]:
     masks = entry(row, "segmentations", where, dict)
     found: list[tuple[str, _Found]] = []
     for object_id, captions in entry(row, "instance_level_caption", where, dict).items():
-        caption = entry(captions, length, where, str).strip()
+        caption = entry(captions, length, where, str)
         mask = entry(entry(masks, object_id, where, dict), "mask", where, dict)
         if not object_id.isdigit():
             raise DatasetError(f"{where}: an object has the id {object_id!r}; it should be a number")
-        if caption:
+        if caption.strip():
             found.append((object_id, (names, (int(object_id), mask, caption))))
     return found
 
@@ -134,18 +138,29 @@ def _questions(row: Any, root: Path, where: str) -> list[tuple[str, _Found]]:
     masks = {name: entry(by_frame, name, where, dict) for name in names if name in by_frame}
     seen = {object_id for objects in masks.values() for object_id in objects}
     found: list[tuple[str, _Found]] = []
+    order: dict[int, None] = {}
     for number, pair in enumerate(entry(row, "question_answer_pairs", where, list)):
         question, answer = (_repaired(entry(pair, key, where, str)) for key in ("question", "answer"))
-        about = tuple(dict.fromkeys(int(object_id) for object_id in _ID.findall(f"{question} {answer}")))
+        # As they come up in the clip's questions; those of one question are in any order in the released loader.
+        ids = sorted({int(object_id) for object_id in _ID.findall(f"{question} {answer}")})
+        order |= dict.fromkeys(ids)
+        about = tuple(object_id for object_id in order if object_id in ids)
         usable = 1 <= len(about) <= MAX_OBJECTS and all(str(object_id) in seen for object_id in about)
-        if usable and question and answer:
+        if usable and question.strip() and answer.strip():
             paths = tuple(f"{folder}/{name}" for name in names)
             found.append((str(number), (paths, (question, answer, about, masks))))
     return found
 
 
+def _clip_objects(row: Any, where: str) -> int:
+    """Objects that all questions about a clip mention, with their answers."""
+    pairs = entry(row, "question_answer_pairs", where, list)
+    texts = (str(entry(pair, key, where)) for pair in pairs for key in ("question", "answer"))
+    return len({number for text in texts for number in _ID.findall(text)})
+
+
 def _repaired(text: str) -> str:
-    return _ID.sub(lambda number: f"[{int(number[1])}]", text.strip()).replace("<0>", "<1>")
+    return _ID.sub(lambda number: f"[{int(number[1])}]", text).replace("<0>", "<1>")
 
 
 def _mask_of(masks: Mapping[str, Any], name: str, object_id: int, where: str) -> list[Any]:

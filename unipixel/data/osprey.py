@@ -34,7 +34,7 @@ from typing import Any
 from unipixel.data.encodings import regions_mask
 from unipixel.data.files import entry, read_json
 from unipixel.data.pictures import open_picture, still_track
-from unipixel.data.record import Record
+from unipixel.data.record import Record, count_words
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -72,6 +72,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                     root=root,
                     frame_names=(picture,),
                     raw=row,
+                    words=_words(dataset, texts),
                 )
             )
     return records
@@ -108,7 +109,7 @@ def _texts(row: Any, key: str, where: str) -> list[str]:
     items = items[: len(items) // 2 * 2]
     if any(entry(turn, "from", where) != ("human", "gpt")[k % 2] for k, turn in enumerate(items)):
         return []
-    return [entry(turn, "value", where, str).strip() for turn in items]
+    return [entry(turn, "value", where, str) for turn in items]
 
 
 def _usable(dataset: str, texts: list[str], mentioned: list[list[str]], count: int) -> bool:
@@ -117,12 +118,21 @@ def _usable(dataset: str, texts: list[str], mentioned: list[list[str]], count: i
     if not numbers or not all(number and 1 <= int(number) <= count for number in numbers):
         return False
     if dataset != "osprey_detail_description":
-        return any(question and answer for question, answer in zip(texts[::2], texts[1::2], strict=True))
+        return any(
+            question.strip() and answer.strip() for question, answer in zip(texts[::2], texts[1::2], strict=True)
+        )
     # a second tag in a text means that two descriptions have run into each other
     return all(
         len(found) == 1 and _DESCRIPTION.fullmatch(_with_ids(text))
         for text, found in zip(texts, mentioned, strict=True)
     )
+
+
+def _words(dataset: str, texts: list[str]) -> int:
+    """Words of a row, for limits; the released training takes off 100 for every request that it words itself."""
+    if dataset != "osprey_detail_description":
+        return count_words(*texts)
+    return sum(count_words(query.answer) - 100 for query in _descriptions(texts))
 
 
 def _conversation(texts: list[str]) -> tuple[Query, ...]:
@@ -135,7 +145,7 @@ def _conversation(texts: list[str]) -> tuple[Query, ...]:
             about=tuple(dict.fromkeys(int(number) for number in _TAG.findall(f"{question} {answer}"))),
         )
         for question, answer in zip(texts[::2], texts[1::2], strict=True)
-        if question and answer
+        if question.strip() and answer.strip()
     )
 
 

@@ -20,7 +20,7 @@ Known defects, and what is done about them:
 
 * A photo often has several objects of one name, and a name says nothing about which is meant. The released loader asks
   for each annotation alone, so that one question has several right answers in its training data; here the annotations
-  of one name are one object, their union.
+  of one name are one object, their union. `original_index` asks as the released loader does.
 * Names carry the senses of LVIS (``glass_(drink_container)``) and underscores: the sense is cut off, underscores
   become spaces.
 """
@@ -51,8 +51,8 @@ class _Raw(NamedTuple):
     """What a record keeps."""
 
     size_hw: tuple[int, int]
-    names: dict[str, list[Instance]]
-    """Annotations by the text of their query."""
+    queries: list[tuple[str, list[Instance]]]
+    """Text and annotations of each query."""
 
 
 def index(root: Path, dataset: str, split: str) -> list[Record]:
@@ -61,18 +61,36 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     Raises:
         DatasetError: the annotation file is missing, damaged or not in COCO's layout.
     """
+    return _records(root, dataset, split, by_name=True)
+
+
+def original_index(root: Path, dataset: str, split: str) -> list[Record]:
+    """The records with a query for every annotation, as in the released loader.
+
+    Raises:
+        DatasetError: as `index`.
+    """
+    return _records(root, dataset, split, by_name=False)
+
+
+def _records(root: Path, dataset: str, split: str, *, by_name: bool) -> list[Record]:
     annotations, photos = _FILES[dataset]
     path = root / annotations.format(split)
     file = read_instances(path, dataset)
     texts = {key: _query_text(name) for key, name in file.categories.items()}
-    names: dict[object, dict[str, list[Instance]]] = {}
+    queries: dict[object, list[tuple[str, list[Instance]]]] = {}
     for number, annotation in enumerate(file.annotations):
         where = f"{dataset}: {path}, annotation {number}"
         image_id = entry(annotation, "image_id", where)
         if image_id not in file.pictures:
             raise DatasetError(f"{where}: image {image_id!r} is not among the file's {len(file.pictures)} images")
         one = instance(annotation, texts, where)
-        names.setdefault(image_id, {}).setdefault(one.category, []).append(one)
+        found = queries.setdefault(image_id, [])
+        same = next((members for text, members in found if text == one.category), None) if by_name else None
+        if same is None:
+            found.append((one.category, [one]))
+        else:
+            same.append(one)
     return [
         Record(
             dataset=dataset,
@@ -81,10 +99,10 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
             data_type="seg_image",
             root=root,
             frame_names=(f"{photos}/{picture.file_name}",),
-            raw=_Raw(picture.size_hw, names[image_id]),
+            raw=_Raw(picture.size_hw, queries[image_id]),
         )
         for image_id, picture in file.pictures.items()
-        if image_id in names
+        if image_id in queries
     ]
 
 
@@ -97,7 +115,7 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     raw: _Raw = record.raw
     media = open_picture(record, frames, raw.size_hw)
     objects, queries = {}, []
-    for object_id, (text, instances) in enumerate(raw.names.items(), start=1):
+    for object_id, (text, instances) in enumerate(raw.queries, start=1):
         mask = np.zeros(raw.size_hw, dtype=bool)
         for one in instances:
             mask |= instance_mask(one.region, raw.size_hw, f"{record.source}, annotation {one.id}")

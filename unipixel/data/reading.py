@@ -50,13 +50,14 @@ def split_name(text: str) -> tuple[str, str | None]:
     return name, split
 
 
-def open_index(name: str, root: str | Path | None, split: str) -> list[Record]:
+def open_index(name: str, root: str | Path | None, split: str, *, protocol: str = "correct") -> list[Record]:
     """Every record of a split of a dataset.
 
     Args:
         name: as in `DATASETS`, or ``folder:PATH`` or ``coco:PATH``.
         root: the folder with the datasets, or the one above its ``data``; not looked at for own data and stickers.
         split: one of the dataset's splits.
+        protocol: ``"original"`` for the records as the released training code makes them, see `Dataset.original`.
 
     Raises:
         DatasetError: there is no such dataset or split, or its files are missing or damaged.
@@ -64,7 +65,8 @@ def open_index(name: str, root: str | Path | None, split: str) -> list[Record]:
     dataset = find(name)
     _check_split(name, dataset, split)
     key, _, path = name.partition(":")
-    return dataset.index(_place(name, path, root), key, split)
+    index = dataset.original if protocol == "original" and dataset.original is not None else dataset.index
+    return index(_place(name, path, root), key, split)
 
 
 def read(record: Record, frames: Sequence[int] | None = None) -> Sample:

@@ -107,7 +107,7 @@ def _queries(path: Path, dataset: str) -> list[tuple[str, Query]]:
     if not texts or not all(isinstance(text, str) for text in texts):
         raise DatasetError(f"{where}: the field 'text' is {texts!r:.60}; it should be a list of at least one text")
     kind: QueryKind = "sentence" if is_sentence else "query"
-    return [(str(n), Query(kind=kind, text=text.strip(), targets=(1,))) for n, text in enumerate(texts)]
+    return [(str(n), Query(kind=kind, text=text, targets=(1,))) for n, text in enumerate(texts)]
 
 
 def _add_explanations(root: Path, dataset: str, queries: dict[str, list[tuple[str, Query]]]) -> None:

@@ -31,6 +31,12 @@ class Record:
     """Paths of the clip's frames relative to ``root``, in order; None where the media are a video file."""
     raw: Any = None
     """The annotation as its reader wants it."""
+    words: int = 0
+    """Words that a limit of training counts, where questions and answers come with the data; 0: it counts none."""
+    tracked: bool = True
+    """Whether the objects' masks go through the clip; False where one frame of it is annotated."""
+    clip_objects: int = 0
+    """Objects in all questions about the clip together; 0 where that is not known."""
 
     @property
     def num_frames(self) -> int | None:
@@ -50,6 +56,11 @@ class Records(list[Record]):
         super().__init__(records)
         self.left_out = tuple(left_out)
         """Reason and place of each annotation that cannot be taught, such as ("without a mask", "annotation 4")."""
+
+
+def count_words(*texts: str) -> int:
+    """Words as the released training counts them: the pieces between single blanks."""
+    return sum(len(text.split(" ")) for text in texts)
 
 
 Index = Callable[[Path, str, str], list[Record]]
@@ -73,3 +84,5 @@ class Dataset:
     """Split -> files and folders that must exist, relative to the ``data`` folder."""
     index: Index
     sample: Read
+    original: Index | None = None
+    """The index as the released training code has it, mistakes included, where that is another one."""

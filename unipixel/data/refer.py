@@ -139,7 +139,7 @@ class _Photos:
 
 def _sentences(reference: Any, where: str) -> list[str]:
     found = entry(reference, "sentences", where, list)
-    return [entry(sentence, "sent", where, str).strip() for sentence in found]
+    return [entry(sentence, "sent", where, str) for sentence in found]
 
 
 def _by_sentence(root: Path, dataset: str, split: str, chosen: list[tuple[Any, str]]) -> list[Record]:
@@ -177,7 +177,7 @@ def _by_photo(root: Path, dataset: str, chosen: list[tuple[Any, str]]) -> list[R
             if one.id not in numbers:
                 instances.append(one)
                 numbers[one.id] = len(instances)
-            sentences += [(text, numbers[one.id]) for text in _sentences(reference, where) if text]
+            sentences += [(text, numbers[one.id]) for text in _sentences(reference, where) if text.strip()]
         if sentences:
             records.append(
                 Record(

@@ -21,7 +21,8 @@ Known defects, and what is done about them:
 
 * COCO-Stuff's catch-all classes (``wall-other``, ``floor-stone``: the names with a hyphen) are no names that anyone
   would use; LISA leaves them out. In the released loader that list is shifted by one class, so that it drops
-  ``person``, ``bush``, ``grass`` and others and keeps the catch-alls. Here the names with a hyphen are left out.
+  ``person``, ``bush``, ``grass`` and others and keeps the catch-alls. Here the names with a hyphen are left out;
+  `original_index` leaves out what the released loader does.
 * Mapillary's last class is "unlabeled": left out.
 """
 
@@ -31,6 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,8 +60,12 @@ class _Source:
     first_id: int
     """Object id of the first name."""
     nothing: tuple[int, ...]
-    """Pixel values without a class."""
+    """Pixel values without a class, or with one that is not asked for."""
+    originally_nothing: tuple[int, ...] | None = None
+    """The same in the released loader, where it differs."""
 
+
+_CATCH_ALLS = tuple(value for value, name in enumerate(COCO_STUFF) if "-" in name)
 
 _SOURCES = {
     "ade20k": _Source(
@@ -78,7 +84,8 @@ _SOURCES = {
         names=COCO_STUFF,
         first_value=0,
         first_id=1,
-        nothing=(255, *(value for value, name in enumerate(COCO_STUFF) if "-" in name)),
+        nothing=(255, *_CATCH_ALLS),
+        originally_nothing=(255, 0, *(value + 1 for value in _CATCH_ALLS)),
     ),
     "mapillary": _Source(
         images="lisa/mapillary/{}/images",
@@ -92,12 +99,35 @@ _SOURCES = {
 }
 
 
+class _Raw(NamedTuple):
+    """What a record keeps."""
+
+    labels: str
+    """The label picture, relative to the root."""
+    nothing: tuple[int, ...]
+    """Pixel values that are not asked for."""
+
+
 def index(root: Path, dataset: str, split: str) -> list[Record]:
     """The records of a split: one per label picture.
 
     Raises:
         DatasetError: a folder is missing or empty, or a photo is missing.
     """
+    return _records(root, dataset, split, _SOURCES[dataset].nothing)
+
+
+def original_index(root: Path, dataset: str, split: str) -> list[Record]:
+    """The records without the classes that the released loader leaves out.
+
+    Raises:
+        DatasetError: as `index`.
+    """
+    source = _SOURCES[dataset]
+    return _records(root, dataset, split, source.originally_nothing or source.nothing)
+
+
+def _records(root: Path, dataset: str, split: str, nothing: tuple[int, ...]) -> list[Record]:
     source = _SOURCES[dataset]
     images, labels = (where.format(source.splits[split]) for where in (source.images, source.labels))
     stems = sorted(path.stem for path in require(root / labels, dataset, "folder").iterdir() if path.suffix == ".png")
@@ -122,7 +152,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
             data_type="seg_image",
             root=root,
             frame_names=(f"{images}/{photos[stem]}",),
-            raw=f"{labels}/{stem}.png",
+            raw=_Raw(f"{labels}/{stem}.png", nothing),
         )
         for stem in stems
     ]
@@ -134,18 +164,19 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     Raises:
         DatasetError: photo or labels are missing, damaged or of two sizes, or a pixel value has no class.
     """
+    raw: _Raw = record.raw
     source, names = _SOURCES[record.dataset], _class_names(record.root, record.dataset)
     media = open_picture(record, frames)
-    labels = index_picture(record.root / record.raw, record.source)
-    check_size((labels.shape[0], labels.shape[1]), media.size_hw, record, record.raw)
+    labels = index_picture(record.root / raw.labels, record.source)
+    check_size((labels.shape[0], labels.shape[1]), media.size_hw, record, raw.labels)
     objects, queries = {}, []
     for value in np.flatnonzero(np.bincount(labels.reshape(-1))).tolist():
-        if value in source.nothing:
+        if value in raw.nothing:
             continue
         place = value - source.first_value
         if not 0 <= place < len(names):
             raise DatasetError(
-                f"{record.source}: {record.raw} holds the value {value}, but there are {len(names)} classes; "
+                f"{record.source}: {raw.labels} holds the value {value}, but there are {len(names)} classes; "
                 "the labels are of another version"
             )
         object_id = source.first_id + place

@@ -18,13 +18,13 @@ A row, and its mask file (per object, per frame of the union of all objects' fra
 
 The clip of a row is what has masks: its annotated frames. A row that is annotated on one frame only is about the
 whole video, with `Query.frame` the annotated one; of frames chosen for it, the nearest makes room for that frame.
-Rows with `Query.frame` are therefore not for the memory form, which tracks.
+Such rows (`Record.tracked` is false) are not for the memory form, which tracks.
 
-Known defects and how they are handled: rows without an object, with more than 5, or with a ``ratio`` under 0.3 (objects
-masked on few frames) are left out; ``<video>`` before or behind the question is taken off; the line that
-introduces several objects ("There are ...") is taken off, since the objects are given with the question; tags become
-``[id]``, a lone ``<region>`` becomes ``[0]``. Mask files are named by the number of the row, not by its id, which is
-not unique.
+Known defects and how they are handled: rows without an object are left out, and, of all but the short captions, those
+with more than 5 or with a ``ratio`` under 0.3 (objects masked on few frames); ``<video>`` before or behind the question
+is taken off; the line that introduces several objects ("There are ...") is kept apart (`Query.introduction`), since the
+objects are often given with the question; tags become ``[id]``, a lone ``<region>`` becomes ``[0]``. Mask files are
+named by the number of the row, not by its id, which is not unique.
 Differs: the released loader gives a lone object a random id while reading; here that is left to the wording.
 """
 
@@ -37,7 +37,7 @@ from typing import Any
 
 from unipixel.data.encodings import rle_track
 from unipixel.data.files import entry, read_json
-from unipixel.data.record import Record
+from unipixel.data.record import Record, count_words
 from unipixel.data.videorefer_clips import annotated_frames, read_clip, tagged_ids, with_ids
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, QueryKind, Sample
@@ -53,11 +53,13 @@ class _Part:
     masks: str
     kind: QueryKind
     category: str
+    filtered: bool = True
+    """Whether `MAX_OBJECTS` and `MIN_RATIO` apply; short captions are for pointing, which needs one frame alone."""
 
 
 _PARTS = {
     "videorefer_short_caption": _Part(
-        "videorefer-short-caption-500k-wo-masks.json", "masks_short_caption", "caption", "short"
+        "videorefer-short-caption-500k-wo-masks.json", "masks_short_caption", "caption", "short", filtered=False
     ),
     "videorefer_detailed_caption": _Part(
         "videorefer-detailed-caption-125k-wo-masks.json", "masks_detailed_caption", "caption", "detailed"
@@ -74,8 +76,10 @@ class _Row:
     video: str
     ids: tuple[int, ...]
     frames: tuple[int, ...]
+    introduction: str
     question: str
     answer: str
+    words: int
 
 
 def index(root: Path, dataset: str, split: str) -> list[Record]:
@@ -84,15 +88,26 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     Raises:
         DatasetError: the annotation file is missing, damaged, or not in its documented layout.
     """
-    file = root / FOLDER / _PARTS[dataset].file
+    part = _PARTS[dataset]
+    file = root / FOLDER / part.file
     rows = read_json(file, f"{dataset}/{split}", list)
     records = []
     for number, raw in enumerate(rows):
-        row = _row(raw, number, f"{dataset}/{split} row {number} of {file.name}")
-        if row is not None:
-            records.append(
-                Record(dataset=dataset, split=split, id=str(number), data_type="region_video", root=root, raw=row)
+        row = _row(raw, number, part, f"{dataset}/{split} row {number} of {file.name}")
+        if row is None:
+            continue
+        records.append(
+            Record(
+                dataset=dataset,
+                split=split,
+                id=str(number),
+                data_type="region_video",
+                root=root,
+                raw=row,
+                words=row.words,
+                tracked=len(row.frames) > 1,
             )
+        )
     return records
 
 
@@ -115,6 +130,7 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
         kind=part.kind,
         text=row.question,
         answer=row.answer,
+        introduction=row.introduction,
         about=row.ids,
         frame=None if only is None else chosen.index(only),
         category=part.category,
@@ -122,25 +138,31 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return Sample(media=media, objects=objects, queries=(query,), source=record.source)
 
 
-def _row(raw: Any, number: int, where: str) -> _Row | None:
+def _row(raw: Any, number: int, part: _Part, where: str) -> _Row | None:
     """The row as the index keeps it; None for one that is left out."""
     objects = entry(raw, "annotation", where, list)
-    if not 1 <= len(objects) <= MAX_OBJECTS or entry(raw, "ratio", where, (int, float)) < MIN_RATIO:
+    if not objects:
+        return None
+    if part.filtered and (len(objects) > MAX_OBJECTS or entry(raw, "ratio", where, (int, float)) < MIN_RATIO):
         return None
     turns = entry(raw, "conversations", where, list)
     if len(turns) != 2:
         raise DatasetError(f"{where}: the conversation has {len(turns)} entries; it should be a question and an answer")
     question = entry(turns[0], "value", where, str).strip()
     question = question.removeprefix("<video>\n").removesuffix("\n<video>").strip()
-    answer = with_ids(entry(turns[1], "value", where, str).strip())
+    answer = entry(turns[1], "value", where, str).strip()
+    words = count_words(question, answer)
     ids = tagged_ids(question, len(objects), where)
     introduction, line, rest = question.partition("\n")
     if line and introduction.startswith("There") and "<region>" in introduction:
         question = rest.strip()
+    else:
+        introduction = ""
     frames = annotated_frames(objects, where)
     if not question or not answer:
         raise DatasetError(f"{where}: the question is {question!r:.40} and the answer {answer!r:.40}; give both")
-    return _Row(number, entry(raw, "video", where, str), ids, frames, with_ids(question), answer)
+    video = entry(raw, "video", where, str)
+    return _Row(number, video, ids, frames, with_ids(introduction), with_ids(question), with_ids(answer), words)
 
 
 def _masks(record: Record, file: Path) -> list[Any]:

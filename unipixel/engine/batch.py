@@ -42,6 +42,16 @@ class _Member:
         if self.result is not None:
             self.session.close(media=False)  # features of a whole batch would add up
 
+    def ask_alone(self, ask: Ask) -> None:
+        """Go on with a reply of its own, on the member's visual, which is read only once."""
+        try:
+            reply = self.space.dialogue.reply(ask)
+        except UnipixelError as error:
+            self.waiting, self.result = None, error
+            self.session.close(media=False)
+            return
+        self.proceed(Row(reply))
+
     def passage(self) -> Passage | None:
         """What the language model has to read for the question that is waiting; None if that fails."""
         assert self.waiting is not None
@@ -96,7 +106,9 @@ def _one_round(model: UniPixel, waiting: list[_Member]) -> None:
     groups: dict[tuple[Decoding, bool], list[_Member]] = {}
     for member in waiting:
         ask = member.waiting
-        if ask is not None:
+        if ask is not None and ask.one_of_many:
+            member.ask_alone(ask)
+        elif ask is not None:
             groups.setdefault((ask.decoding, not ask.answer), []).append(member)
     for (decoding, write), group in groups.items():
         read = [(member, passage) for member in group if (passage := member.passage()) is not None]

@@ -32,6 +32,10 @@ class Ask:
     """If given, the reply is not written but read: this text."""
     prime: str = ""
     """Words that the reply begins with; what is written goes on from them."""
+    hidden: Tensor | None = None
+    """Of a question aside: bool (tokens of the visual,), True for those that it must not see."""
+    one_of_many: bool = False
+    """One of several questions about one visual, for which it is read once even in a batch."""
 
 
 @dataclass
@@ -109,9 +113,11 @@ class Dialogue:
             ids = [*self._own(self._closing(conversation.unread)), *inputs.input_ids.tolist()]
         else:
             conversation = seen.fork()
+            if ask.hidden is not None:
+                conversation.padding_mask = self._seen_without(ask.hidden)
             inputs = self._processor.first_turn(ask.turn, self.visual, ask.objects)
             ids = inputs.input_ids.tolist()[len(self._opening_ids) :]
-        ids += self._given(ask)
+        ids += self._own(self._given(ask))
         decoding = self._within_reach(conversation.length + len(ids), ask.decoding)
         passage = self._continued(conversation, ids, inputs)
         reply = Reply(self._model, conversation, [passage], decoding, self._clock, write=not ask.answer)
@@ -190,6 +196,13 @@ class Dialogue:
 
     def _given(self, ask: Ask) -> list[int]:
         return self._processor.chat.encode(ask.answer or ask.prime) if ask.answer or ask.prime else []
+
+    def _seen_without(self, hidden: Tensor) -> Tensor:
+        """(1, opening) bool: everything up to the visual but the hidden part of it."""
+        mask = torch.ones(1, len(self._opening_ids), dtype=torch.bool)
+        start = self._opening_ids.index(self._model.config.video_token_id)
+        mask[0, start : start + len(hidden)] = ~hidden
+        return mask.to(self._model.device)
 
     def _within_reach(self, length: int, decoding: Decoding) -> Decoding:
         longest = self._model.config.language.max_position_embeddings

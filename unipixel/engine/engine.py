@@ -68,22 +68,28 @@ def choose_dtype(
         return found
     if device.type == "cuda":
         return torch.float32 if str(name) == "nano" else torch.bfloat16
+    chosen, why = suitable_dtype(parameters, device)
+    if why:
+        words = (name, parameters / 1e9, str(chosen).removeprefix("torch."), why)
+        LOG.warning("%s: %.1f billion parameters are loaded in %s, %s. Pass dtype to choose another.", *words)
+    return chosen
+
+
+def suitable_dtype(parameters: int, device: torch.device) -> tuple[torch.dtype, str]:
+    """The type that suits a model off CUDA, and the reason, which is empty where nothing had to be weighed.
+
+    Args:
+        parameters: numbers in the model.
+    """
     if parameters < LARGE:
-        return torch.float32
-    full = f"{4 * parameters / 1e9:.1f} GB"
+        return torch.float32, ""
+    full = f"float32 takes {4 * parameters / 1e9:.1f} GB"
     memory = available_memory()
     if device.type != "cpu" or computes_in_bf16():
-        chosen, why = torch.bfloat16, "which this machine computes in"
-    elif memory is not None and 4 * parameters > memory:
-        chosen, why = torch.bfloat16, f"because {memory / 1e9:.1f} GB are free; this processor computes in it slowly"
-    else:
-        chosen, why = torch.float32, "because this processor computes in bfloat16 slowly"
-    half = "float32 would take" if chosen is torch.bfloat16 else "it takes"
-    LOG.warning(
-        "%s: %.1f billion parameters are loaded in %s, %s; %s %s. Pass dtype to choose another.",
-        *(name, parameters / 1e9, str(chosen).removeprefix("torch."), why, half, full),
-    )
-    return chosen
+        return torch.bfloat16, f"which this machine computes in; {full}"
+    if memory is not None and 4 * parameters > memory:
+        return torch.bfloat16, f"slowly on this processor, because {full} and {memory / 1e9:.1f} GB are free"
+    return torch.float32, f"because this processor computes in bfloat16 slowly; {full}"
 
 
 def computes_in_bf16() -> bool:
@@ -205,6 +211,7 @@ class Engine:
         track: Track = "sampled",
         start: Start = 0,
         force: bool = False,
+        each: bool | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -220,7 +227,7 @@ class Engine:
             text: the question; one for all of a batch, or one for each.
             prompts: as in `Session.stream`; for a batch, a list of such per source.
             num_frames, track, limits: as in `open`.
-            start, force, max_new_tokens, temperature, top_p, seed: as in `Session.stream`.
+            start, force, each, max_new_tokens, temperature, top_p, seed: as in `Session.stream`.
             batch_size: questions that the language model reads and answers together. Answers do not depend on it.
             on_error: ``"raise"`` the first error, or ``"return"`` each error in the place of its answer.
 
@@ -244,7 +251,9 @@ class Engine:
 
         def prepared(place: int) -> tuple[Session, Any]:
             session = self.open(sources[place], num_frames=num_frames, track=track, limits=limits)
-            request = session.request(texts[place], prompts=given[place], start=start, decoding=decoding, force=force)
+            request = session.request(
+                texts[place], prompts=given[place], start=start, decoding=decoding, force=force, each=each
+            )
             return session, request
 
         answers: list[Answer | UnipixelError] = []

@@ -14,9 +14,9 @@ from unipixel.engine.features import FrameFeatureCache
 from unipixel.engine.memory import KnownObject, ObjectMemory, Recording, unseen
 from unipixel.engine.requests import Prompted, Start, clicks
 from unipixel.engine.timing import Clock
-from unipixel.engine.tracking import Anchor, Leg, best_frames, follow, legs
+from unipixel.engine.tracking import Anchor, Leg, best_frames, decode, follow, legs, to_rles
 from unipixel.errors import PromptError
-from unipixel.masks import encode_rle
+from unipixel.masks import MaskTrack, Rle, encode_rle
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import Processor, Visual
 from unipixel.processing.prompts import sam_points
@@ -92,7 +92,14 @@ def corrected(space: Workspace, known: KnownObject, prompts: Sequence[Prompt]) -
 
 
 def segmented(space: Workspace, queries: Tensor, start: int, prompts: Sequence[Prompt]) -> list[Anchor]:
-    """Anchors of an object that the model has segmented: where tracking starts, or wherever there are extra clicks."""
+    """Anchors of an object that the model has segmented: where tracking starts, or wherever there are extra clicks.
+
+    A model that does not track has one on every frame.
+    """
+    if not space.model.config.pixel.propagate:
+        given = {t: on_frame(prompts, t)[0] if len(prompts) > 1 else [] for t in range(space.num_frames)}
+        plain = {t: Anchor(t, queries) for t in given}
+        return [clicked(space, points, plain[t]) if points else plain[t] for t, points in given.items()]
     if len(prompts) < 2:
         return [Anchor(start, queries)]
     frames = sorted({int(p.frame) for p in prompts})
@@ -106,6 +113,25 @@ def starts(space: Workspace, queries: Tensor, start: Start) -> list[int]:
     if not len(queries) or space.num_frames == 1:
         return [0] * len(queries)
     return best_frames(space.model.segmenter, space.features, queries, range(space.num_frames), space.clock)
+
+
+@torch.no_grad()
+def glimpsed(space: Workspace, queries: Tensor, start: Start) -> list[MaskTrack]:
+    """Masks of N objects with queries (N, Q, C) on the frames that count before anything is tracked.
+
+    Those are the frames that the language model sees and those on which the objects start, each decoded by itself.
+    """
+    segmenter, size_hw = space.model.segmenter, space.clip.media.size_hw
+    rles: list[list[Rle | None]] = [[None] * space.num_frames for _ in queries]
+    frames = sorted({*space.visual.llm_frame_indices, *starts(space, queries, start)}) if len(queries) else []
+    for place, t in enumerate(frames):
+        frame = space.features.get(t, frames[place + 1 : place + 4])
+        with space.clock.stage("track"):
+            decoded = decode(segmenter, frame, [Anchor(t, query) for query in queries])
+            for one, rle in zip(rles, to_rles(decoded.low_res_masks, size_hw), strict=True):
+                one[t] = rle
+        space.clock.count("track", len(queries))
+    return [MaskTrack(size_hw, tuple(one)) for one in rles]
 
 
 def placed(space: Workspace, given: Sequence[Prompted]) -> tuple[list[KnownObject], list[Leg]]:

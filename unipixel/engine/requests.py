@@ -12,6 +12,7 @@ import numpy as np
 from unipixel.engine.answer import AnswerObject
 from unipixel.engine.generate import Decoding
 from unipixel.engine.memory import KnownObject, ObjectMemory
+from unipixel.engine.several import Wanted
 from unipixel.errors import PromptError
 from unipixel.processing import Visual
 from unipixel.processing.prompts import check_prompt, fitted, sam_points, strongest
@@ -58,6 +59,8 @@ class Request:
     prime: str = ""
     prefill: str = ""
     """Words of the first round's question; empty: the engine's own."""
+    wanted: tuple[Wanted, ...] = ()
+    """Things that are asked for one by one; empty: the question is asked as it is."""
 
 
 def clicks(prompts: Iterable[Prompt]) -> list[Point | Box]:

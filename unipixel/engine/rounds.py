@@ -6,8 +6,9 @@ written in front of the question). Here both run freely; the original forces the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TypeAlias
 
 import torch
@@ -16,11 +17,14 @@ from torch import Tensor
 from unipixel.engine import wording
 from unipixel.engine.answer import Answer, MaskPiece, TextPiece
 from unipixel.engine.dialogue import Ask
-from unipixel.engine.generate import Reply
-from unipixel.engine.objects import Workspace, placed, pursue, segmented, starts
-from unipixel.engine.requests import Prompted, Request, is_seen
+from unipixel.engine.generate import Decoding, Reply
+from unipixel.engine.objects import Workspace, glimpsed, placed, pursue, segmented, starts
+from unipixel.engine.requests import Prompted, Request, clicks, is_seen
+from unipixel.engine.several import Wanted
 from unipixel.engine.tracking import legs
 from unipixel.engine.writing import ReplyText
+from unipixel.masks import MaskTrack
+from unipixel.processing.regions import region_masks
 from unipixel.sample import Prompt, Turn
 
 PREFILL_TOKENS = 16
@@ -91,7 +95,10 @@ def rounds(space: Workspace, request: Request) -> Rounds:
     written = Written()
     if pointed:
         written = yield from _prefill(space, request, pointed)
-    if request.text:
+    if request.wanted:
+        written = yield from _several(space, request)
+        yield from _enter(space, request, written.segments)
+    elif request.text:
         written = yield from _question(space, request)
         yield from _enter(space, request, written.segments)
     ids = dict.fromkeys([*prompted, *(one.id for one in written.segments)])
@@ -101,6 +108,32 @@ def rounds(space: Workspace, request: Request) -> Rounds:
         objects=tuple(memory[i] for i in ids if i in memory),
         clip=space.clip,
         question=request.text,
+        tokens=written.tokens,
+        timings=space.clock.take(),
+    )
+
+
+def put(space: Workspace, turn: Turn, objects: Mapping[int, MaskTrack], decoding: Decoding, prime: str) -> Rounds:
+    """One turn exactly as it is written, beside the conversation; see `Session.put`."""
+    space.clock.take()
+    row = _row((yield Ask(turn, decoding, objects, aside=True, answer=turn.answer, prime=prime)))
+    if turn.answer:
+        for _ in row:
+            pass
+        states = row.queries(given=True)
+        named = [i for i in turn.targets if i is not None]
+        written = Written(segments=tuple(Segment(i, q) for i, q in zip(named, states, strict=True)))
+        for i in named:
+            space.memory.reserve(i)
+    else:
+        written = yield from _write(space, row, lambda _: space.memory.reserve(), turn.question)
+    yield from _enter(space, Request(text=turn.question, decoding=decoding), written.segments)
+    yield Answer(
+        text=written.text,
+        raw_text=written.raw_text,
+        objects=tuple(space.memory[one.id] for one in written.segments),
+        clip=space.clip,
+        question=turn.question,
         tokens=written.tokens,
         timings=space.clock.take(),
     )
@@ -123,28 +156,32 @@ def _prefill(
     decoding = replace(request.decoding, max_new_tokens=longest)
     written, segments = Written(), dict[int, Segment]()
     if request.force != "always":
-        row = yield Ask(_prefilling(pointed, request.prefill), decoding, aside=True)
+        row = yield Ask(_prefilling(space, request, pointed), decoding, aside=True)
         written = yield from _write(space, _row(row), name, "", show=not request.text)
         # what it segments beyond the prompts is of interest only where its reply is the answer
         segments = {one.id: one for one in written.segments if one.id in expected or not request.text}
     missing = [one for one in pointed if one.id not in segments]
     if missing and request.force:
-        answer = wording.forced_answer([one.id for one in missing])
-        turn = _prefilling(missing, request.prefill if len(missing) == len(pointed) else "")
-        forced = _row((yield Ask(turn, decoding, aside=True, answer=answer)))
+        turn = _prefilling(space, request, missing, whole=len(missing) == len(pointed))
+        order = wording.referenced(turn.question, [one.id for one in missing])
+        forced = _row((yield Ask(turn, decoding, aside=True, answer=wording.forced_answer(order))))
         for _ in forced:
             pass
         states = forced.queries(given=True)
-        segments.update({one.id: Segment(one.id, q) for one, q in zip(missing, states, strict=True)})
+        segments.update({i: Segment(i, q) for i, q in zip(order, states, strict=True)})
     for one in pointed:
         segments[one.id] = replace(segments.get(one.id, Segment(one.id, None)), prompts=one.prompts, label="")
     yield from _enter(space, request, list(segments.values()))
     return written
 
 
-def _prefilling(pointed: Sequence[Prompted], words: str = "") -> Turn:
+def _prefilling(space: Workspace, request: Request, pointed: Sequence[Prompted], *, whole: bool = True) -> Turn:
+    """The question of the first round; not ``whole``: about some of the prompted objects only."""
     given = {one.id: one.reference for one in pointed}
-    question = wording.with_mentions(words, [], list(given)) if words else wording.prefilling(list(given))
+    if request.prefill and whole:
+        question = wording.with_mentions(request.prefill, [], list(given))
+    else:
+        question = wording.prefilling(list(given), request.text, named=space.processor.chat.named)
     order = wording.referenced(question, list(given))
     return Turn(question=question, references=tuple((given[i],) for i in order))
 
@@ -153,32 +190,157 @@ def _question(space: Workspace, request: Request) -> Generator[Piece | Ask, Row 
     """The second round: the question over every object that it speaks of.
 
     An object of a point or box that the first round has not found, or that is on none of the frames that the language
-    model sees, cannot be written as a region; the question then points at it once more.
+    model sees, cannot be written as a region; the question then points at it once more. Models of ablations know of
+    objects in other ways, see `Recall`.
     """
-    memory = space.memory
+    memory, recall = space.memory, space.model.config.pixel.recall
     own = {one.id: one for one in request.prompted}
     named = [i for i in memory if wording.mentions(request.text, i)]
     injected = sorted(i for i in {*request.about, *own, *named} if i in memory and is_seen(memory[i], space.visual))
+    clicked = {i: Prompted(i, memory[i].prompts) for i in injected if clicks(memory[i].prompts)}
     lost = {i: one for i, one in own.items() if one.is_pointed and i not in injected}
     text = wording.with_mentions(request.text, [i for i in injected if i in own or i in request.about], list(lost))
+    if recall == "pointing" and clicked:
+        text = wording.with_mentions(text, [], list(clicked))
+        lost |= clicked
+    if recall == "turn" and clicked:
+        before = _prefilling(space, replace(request, prefill=""), list(clicked.values()))
+        answer = wording.forced_answer(wording.referenced(before.question, list(clicked)))
+        for _ in _row((yield Ask(before, request.decoding, answer=answer, one_of_many=True))):
+            pass
+    if recall in ("pointing", "turn"):
+        injected = [i for i in injected if i not in clicked]
+    tracks = memory.tracks(injected)
+    if recall == "frame":
+        tracks |= {i: _on_frame(tracks[i], one.reference.frame) for i, one in clicked.items()}
     turn = Turn(
         question=text,
         regions=tuple(injected),
         references=tuple((lost[i].reference,) for i in wording.referenced(text, list(lost))),
     )
-    row = yield Ask(turn, request.decoding, memory.tracks(injected), prime=request.prime)
+    one_of_many = recall == "turn" and bool(clicked)
+    row = yield Ask(turn, request.decoding, tracks, prime=request.prime, one_of_many=one_of_many)
     return (yield from _write(space, _row(row), lambda _: memory.reserve(), request.text))
 
 
-def _write(
-    space: Workspace, row: Row, name: Callable[[int | None], int], question: str, *, show: bool = True
-) -> Generator[Piece, None, Written]:
-    """Write a reply, yielding its words."""
-    segments: list[Segment] = []
+def _on_frame(track: MaskTrack, frame: int) -> MaskTrack:
+    """The masks with that of one frame alone, if there is one there."""
+    kept = tuple(rle if t == frame else None for t, rle in enumerate(track.rles))
+    return track if kept[frame] is None else MaskTrack(track.size_hw, kept)
 
-    def named(before: str, own: int | None) -> int:
-        segments.append(Segment(name(own), None, wording.label(before, question)))
-        return segments[-1].id
+
+def _several(space: Workspace, request: Request) -> Generator[Piece | Ask, Row | None, Written]:
+    """Every wanted thing by a question of its own, beside the conversation; within it, all of them as one answer.
+
+    Differs: the original asks once, whatever the question, and a released checkpoint then gives one mask.
+    """
+    parts: list[Written] = []
+    for wanted in request.wanted:
+        if wanted.most > 1:
+            yield from _repeatedly(space, request, wanted, parts)
+        else:
+            row = _row((yield _single(request, wanted)))
+            name = _numbering(space.memory.reserve() for _ in count())
+            parts.append((yield from _write(space, row, name, wanted.question, lead=_gap(parts))))
+    raw_text = " ".join(part.raw_text for part in parts if part.raw_text)
+    if raw_text:
+        for _ in _row((yield Ask(Turn(question=request.text), request.decoding, answer=raw_text, one_of_many=True))):
+            pass
+    return Written(
+        "".join(part.text for part in parts),
+        raw_text,
+        tuple(token for part in parts for token in part.tokens),
+        tuple(segment for part in parts for segment in part.segments),
+    )
+
+
+def _repeatedly(
+    space: Workspace, request: Request, wanted: Wanted, parts: list[Written]
+) -> Generator[Piece | Ask, Row | None, None]:
+    """Ask for a thing again and again, what was found hidden, and add to the parts whatever finds something new.
+
+    The language model does not see the visual tokens on which what was found lies; a mask that mostly covers, or is
+    covered by, one of those found is not new.
+    """
+    found: list[MaskTrack] = []
+    while len(found) < wanted.most:
+        hidden = _tokens_of(space, found)
+        if hidden is not None and hidden.all():
+            return
+        row = _row((yield _single(request, wanted, hidden)))
+        for _ in row:
+            pass  # its words are given out only if it finds something
+        shapes = glimpsed(space, row.queries(), request.start)
+        fresh: list[int] = []
+        for place, shape in enumerate(shapes):
+            if len(found) + len(fresh) < wanted.most and _is_new(shape, [*found, *(shapes[k] for k in fresh)]):
+                fresh.append(place)
+        if found and not fresh:
+            return
+        # what is found nowhere is an object too, one that is not there
+        named = fresh or [0]
+        name = _numbering(space.memory.reserve() if k in named else None for k in range(len(shapes)))
+        parts.append((yield from _write(space, row, name, wanted.question, lead=_gap(parts))))
+        if not fresh:
+            return
+        found += [shapes[k] for k in fresh]
+
+
+def _gap(parts: Sequence[Written]) -> str:
+    """What stands between the words so far and further ones."""
+    return " " if any(part.text for part in parts) else ""
+
+
+def _single(request: Request, wanted: Wanted, hidden: Tensor | None = None) -> Ask:
+    return Ask(Turn(question=wanted.question), request.decoding, aside=True, hidden=hidden, one_of_many=True)
+
+
+def _numbering(numbers: Iterator[int | None]) -> Callable[[int | None], int | None]:
+    """Names objects by the numbers in turn, whatever the model calls them."""
+    return lambda _: next(numbers)
+
+
+def _tokens_of(space: Workspace, tracks: Sequence[MaskTrack]) -> Tensor | None:
+    """bool (visual tokens,): those on which any of the masks lies; None if there is none."""
+    seen = space.visual.llm_frame_indices
+    shown = {n: track for n, track in enumerate(tracks) if any(track.rles[t] is not None for t in seen)}
+    return region_masks(shown, space.visual).any(1).flatten() if shown else None
+
+
+def _is_new(track: MaskTrack, others: Sequence[MaskTrack]) -> bool:
+    """Whether a mask shows something, and nothing of the others: it shares no half of the smaller of the two."""
+    shown = [t for t, rle in enumerate(track.rles) if rle is not None]
+    for other in others:
+        shared = sum(int((track.mask(t) & other.mask(t)).sum()) for t in shown if other.rles[t] is not None)
+        if 2 * shared > min(int(track.areas.sum()), int(other.areas.sum())):
+            return False
+    return bool(shown)
+
+
+def _write(
+    space: Workspace,
+    row: Row,
+    name: Callable[[int | None], int | None],
+    question: str,
+    *,
+    show: bool = True,
+    lead: str = "",
+) -> Generator[Piece, None, Written]:
+    """Write a reply, yielding its words.
+
+    Args:
+        name: the id of an object for which the model wrote its own number; None: it is left out.
+        question: from which objects take their labels.
+        show: whether the words are given out.
+        lead: what is put in front of them.
+    """
+    segments: list[Segment | None] = []
+    before = lead
+
+    def named(words: str, own: int | None) -> int | None:
+        number = name(own)
+        segments.append(None if number is None else Segment(number, None, wording.label(words, question)))
+        return number
 
     processor, config = space.processor, space.model.config
     silent = {processor.turn_end_id, *config.eos_token_ids}
@@ -186,12 +348,15 @@ def _write(
     for token in row:
         shown = text.push(token)
         if shown and show:
-            yield TextPiece(shown)
+            yield TextPiece(lead + shown)
+            lead = ""
     shown = text.finish()
     if shown and show:
-        yield TextPiece(shown)
-    complete = tuple(replace(one, queries=q) for one, q in zip(segments, row.queries(), strict=True))
-    return Written(text.text, processor.answer_text(row.ids), tuple(row.ids), complete)
+        yield TextPiece(lead + shown)
+    complete = [replace(one, queries=q) for one, q in zip(segments, row.queries(), strict=True) if one is not None]
+    return Written(
+        before + text.text if text.text else "", processor.answer_text(row.ids), tuple(row.ids), tuple(complete)
+    )
 
 
 def _enter(space: Workspace, request: Request, segments: Sequence[Segment]) -> Iterator[MaskPiece]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,8 @@ from unipixel.engine.generate import Decoding
 from unipixel.engine.memory import KnownObject, ObjectMemory
 from unipixel.engine.objects import Workspace, corrected, pursue, retraced, starts
 from unipixel.engine.requests import Force, Request, Start, check_about, check_named, check_start, grouped
-from unipixel.engine.rounds import Piece, Rounds, Row, rounds
+from unipixel.engine.rounds import Piece, Rounds, Row, put, rounds
+from unipixel.engine.several import taken_apart
 from unipixel.engine.timing import Clock, Timings
 from unipixel.engine.tracking import legs
 from unipixel.errors import PromptError
@@ -23,7 +24,8 @@ from unipixel.masks import MaskTrack
 from unipixel.media import Media, sample_indices
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import Processor, Visual
-from unipixel.sample import Box, Mask, Point, Prompt
+from unipixel.processing.chat import SEG
+from unipixel.sample import Box, Mask, Point, Prompt, Turn
 
 __all__ = ["Answer", "MaskPiece", "Session", "TextPiece", "Track", "choose_clip"]
 
@@ -155,6 +157,7 @@ class Session:
         force: Force = False,
         prime: str = "",
         prefill: str = "",
+        each: bool | None = None,
     ) -> Iterator[Piece]:
         """The answer to a question, piece by piece: words, masks of each frame as it is tracked, the `Answer` last.
 
@@ -174,6 +177,9 @@ class Session:
             prefill: words of the first round's question, which may name the prompted objects by their ids; by default
                 the engine's own.
             prime: words put into the model's mouth, from which its reply goes on; not part of the answer's text.
+            each: ask for each thing of a request by itself ("the dog and the two cats"), for "all" and plurals until
+                nothing new comes; see `several.taken_apart`. All are tracked together, and are one answer. None: where
+                the checkpoint needs it, because it writes one ``<|seg|>`` a reply, as the released ones do.
 
         A question ends what is left of an earlier stream of the session.
 
@@ -190,6 +196,7 @@ class Session:
             force=force,
             prime=prime,
             prefill=prefill,
+            each=each,
         )
         return self._run(rounds(self.workspace, request))
 
@@ -204,6 +211,7 @@ class Session:
         force: Force = False,
         prime: str = "",
         prefill: str = "",
+        each: bool | None = None,
     ) -> Request:
         """A question checked against the session, before anything is computed.
 
@@ -223,6 +231,10 @@ class Session:
             raise PromptError("the question is empty and has no prompts; ask something, or give a point, box or mask")
         if not words and known:
             raise PromptError("about names objects but the question is empty; ask something about them")
+        plain = not (given or known or prime or prefill)
+        if each and not plain:
+            raise PromptError("each is for things that a question names; ask without prompts, about, prime or prefill")
+        asks_each = plain and (not space.processor.chat.named if each is None else each)
         return Request(
             text=words,
             prompted=given,
@@ -232,7 +244,34 @@ class Session:
             force=force,
             prime=prime,
             prefill=prefill,
+            wanted=taken_apart(words) if asks_each else (),
         )
+
+    def put(
+        self, turn: Turn, objects: Mapping[int, MaskTrack] | None = None, *, prime: str = "", max_new_tokens: int = 256
+    ) -> Answer:
+        """Put a turn to the model exactly as it is written, as the first of a conversation and forgotten afterwards.
+
+        No mention is added, and regions stand in the order of the turn: what evaluation needs that must not depend on
+        the conveniences of `ask`.
+
+        Args:
+            turn: with an answer, that is read and not written; its ``<|seg|>`` become the objects in ``turn.targets``.
+            objects: masks of the objects in ``turn.regions``, which need not be in the memory.
+            prime: words that the reply goes on from.
+            max_new_tokens: longest reply.
+
+        Raises:
+            PromptError: the turn is not usable.
+        """
+        chat = self.workspace.processor.chat
+        chat.check_text(prime, "beginning of the answer")
+        chat.check_text(turn.answer, "answer", SEG, len(turn.targets))
+        decoding, answer = Decoding(max_new_tokens=max_new_tokens), None
+        for piece in self._run(put(self.workspace, turn, objects or {}, decoding, prime)):
+            answer = piece
+        assert isinstance(answer, Answer)  # always the last piece
+        return answer
 
     # objects
 

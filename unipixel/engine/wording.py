@@ -8,29 +8,43 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from unipixel.engine.several import REQUEST
 from unipixel.processing.chat import REF, SEG
 from unipixel.processing.prompts import ANSWERS, noun_phrase
-from unipixel.processing.wording import listed
+from unipixel.processing.wording import CHOOSE, MEMORY_REQUESTS, listed
 
 MAX_LABEL = 80
 """Characters of a label."""
+_MENTION = re.compile(r"\[(\d{1,6})\]")
 _STOCK = sorted((answer.split(SEG)[0].strip() for answer in ANSWERS), key=len, reverse=True)
-_REQUEST = re.compile(
-    r"^(?:please |can you |could you )?(?:segment|find|track|show|locate|mask) (?P<what>[^.?!\n]+?)"
-    r"(?: in (?:this|the) (?:image|video|picture|photo|clip))?[.?!]?$",
-    re.IGNORECASE,
-)
 _DEMONSTRATIVE = re.compile(
     r"\bth(?:is|ese)(?: (?:objects?|things?|regions?|ones?))?(?=\s*(?:[.,?!]|$))", re.IGNORECASE
 )
 
 
-def prefilling(object_ids: Sequence[int]) -> str:
+def prefilling(object_ids: Sequence[int], question: str = "", *, named: bool = False) -> str:
     """The question of the first round: which pixels are these prompts about?
 
-    Source: UniPixel, section 3.3 (memory pre-filling); the answer is ``[id] <|seg|>`` per object.
+    Args:
+        object_ids: the prompted objects.
+        question: what the user asks about them; empty if nothing.
+        named: whether the checkpoint learnt the short form, see `unipixel.processing.chat.NAMED_SEG`. The released
+            ones learnt to localise the objects of a question: "What colour is [1] <|ref|>? Please localize the relevant
+            objects with IDs."
+
+    Source: UniPixel, section 3.3 (memory pre-filling); the answer is ``[id] <|seg|>`` per object, in order.
     """
-    return f"Please segment {listed([f'[{i}] {REF}' for i in object_ids])}."
+    if named:
+        return f"Please segment {listed([f'[{i}] {REF}' for i in object_ids])}."
+    question = question.removesuffix(CHOOSE).strip()
+    others = [int(number) for number in _MENTION.findall(question) if int(number) not in object_ids]
+    if not question or others:
+        # what is known already has no <|ref|>, and a question that speaks of it was not learnt in this place
+        mentions = listed([f"[{i}]" for i in object_ids])
+        question = f"What {'is' if len(object_ids) == 1 else 'are'} {mentions}?"
+    if question[-1] not in ".?!":
+        question += "."
+    return MEMORY_REQUESTS[0].format(with_mentions(question, [], object_ids))
 
 
 def forced_answer(object_ids: Sequence[int]) -> str:
@@ -80,6 +94,6 @@ def label(before: str, question: str) -> str:
             clause = clause[len(stock) :].strip(" ,")
     clause = re.sub(r"^(?:and|or)\b", "", clause).strip(" ,")
     if not clause:
-        asked = _REQUEST.match(question.strip())
-        clause = asked["what"] if asked and "<|" not in asked["what"] and "[" not in asked["what"] else ""
+        asked = REQUEST.match(question.strip())
+        clause = asked["what"] if asked else ""
     return noun_phrase(clause)[:MAX_LABEL] if clause else ""

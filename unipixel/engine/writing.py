@@ -20,11 +20,15 @@ class ReplyText:
         seg_token_id: of `<|seg|>`.
         silent_ids: tokens that end a reply and are not part of its text.
         name: gives the id of the object that a `<|seg|>` stands for; called with the text since the object before it
-            and the number that the model itself wrote for it, if any.
+            and the number that the model itself wrote for it, if any. None: it is not mentioned.
     """
 
     def __init__(
-        self, tokenizer: Any, seg_token_id: int, silent_ids: Iterable[int], name: Callable[[str, int | None], int]
+        self,
+        tokenizer: Any,
+        seg_token_id: int,
+        silent_ids: Iterable[int],
+        name: Callable[[str, int | None], int | None],
     ) -> None:
         self.text = ""
         """Everything given out so far."""
@@ -68,7 +72,7 @@ class ReplyText:
         object_id = self._name(before, int(own[1]) if own else None)
         # a model may write its token right behind the word; the reader gets a space
         gap = " " if (self.text + self._held)[-1:].isalnum() else ""
-        shown, self._held = f"{self._held}{gap}[{object_id}]", ""
+        shown, self._held = self._held if object_id is None else f"{self._held}{gap}[{object_id}]", ""
         shown = self._show(shown)
         self._since = ""
         return shown

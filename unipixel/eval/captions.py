@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from unipixel.eval.choices import REGION_TOKENS, only_frame
-from unipixel.eval.protocols import Measures, Protocol, mean, narrowed, only_query, spread
+from unipixel.eval.choices import only_frame
+from unipixel.eval.protocols import SEGMENT_TOKENS, Measures, Protocol, mean, narrowed, only_query, spread
 from unipixel.eval.questions import Figure, Question, Read, Reply, Unit
 from unipixel.metrics.captions import cider_d, token_f1
 from unipixel.processing.wording import query_text
@@ -48,8 +48,7 @@ class Captions(Protocol):
                 query=query,
                 text=query_text(query, True),
                 regions=query.about,
-                visual_tokens=REGION_TOKENS,
-                max_new_tokens=512,
+                max_new_tokens=SEGMENT_TOKENS,
                 clip=(unit.clip, tuple(frames)),
             )
         ]

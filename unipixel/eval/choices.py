@@ -10,18 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
+from unipixel.errors import DatasetError
 from unipixel.eval.protocols import Measures, Protocol, narrowed, only_query, spread
-from unipixel.eval.questions import Figure, Question, Read, Reply, Unit
+from unipixel.eval.questions import Figure, Question, Read, Reply, Unit, View
 from unipixel.metrics import choice_accuracy, parse_choice
 from unipixel.processing.wording import CHOICE_PRIMERS, ChoiceStyle, choice_text
 from unipixel.sample import Query, Sample
 
 LETTER_TOKENS = 8
-"""Longest reply to a primed question."""
-REGION_TOKENS = (100, 144)
-"""Least and most visual tokens per frame in UniPixel's evaluation of VideoRefer-Bench-Q."""
+"""Longest reply to a primed question; its first word is all that counts."""
+REGION_VIEW = View(tokens=(100, 144))
+"""How VideoRefer-Bench-Q is seen."""
 FRAMES_PER_SECOND = 2
 """Rate at which clips are sampled before they are cut to the frames that the model sees."""
+LEAST_FRAMES, MOST_FRAMES = 4, 16
+"""Of a file, in the original."""
+ORIGINAL_TOKENS = {"videorefer": 512, "mvbench": 256}
+"""Longest replies of the original."""
+STOPS = "replies that are empty or begin with a blank, at which the original's scorer stops, counted as wrong"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +46,10 @@ class Choices(Protocol):
     def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """One question over evenly spread frames, the query's own among them."""
         sample = read(unit.records[0])
-        query = only_query(sample)
-        frames = spread(sample.media.num_frames, self._number(sample, num_frames), query.frame)
+        query, view = only_query(sample), REGION_VIEW if self.regions != "none" else None
+        frames = spread(sample.media.num_frames, num_frames, query.frame)
+        if self.regions == "none":
+            frames, view = self._taken(sample, num_frames)
         sample = narrowed(sample, frames)
         if self.regions == "single":
             sample = only_frame(sample)
@@ -50,15 +60,15 @@ class Choices(Protocol):
                 text=choice_text(query, self.style),
                 regions=query.about if self.regions != "none" else (),
                 prime=CHOICE_PRIMERS[self.style],
-                visual_tokens=REGION_TOKENS if self.regions != "none" else None,
-                max_new_tokens=LETTER_TOKENS,
+                view=view,
+                max_new_tokens=ORIGINAL_TOKENS[self.style] if self.original else LETTER_TOKENS,
                 clip=(unit.clip, tuple(frames)),
             )
         ]
 
     def measure(self, question: Question, reply: Reply) -> Measures:
         """The letter chosen beside the right one."""
-        return letters(question.query, reply.text, primed=True)
+        return letters(question.query, reply.text, rule="original" if self.original else "first_word")
 
     def failed(self, question: Question | None) -> Measures:
         """A wrong answer."""
@@ -66,21 +76,32 @@ class Choices(Protocol):
 
     def figures(self, measures: Sequence[Measures]) -> list[Figure]:
         """Accuracy, then by category."""
-        return accuracy_figures(measures, mean_of_categories=self.mean_of_categories)
+        return accuracy_figures(measures, mean_of_categories=self.mean_of_categories and not self.original)
 
     def notes(self, measures: Sequence[Measures]) -> list[str]:
         """How many replies named no option."""
         return unreadable_note(measures)
 
-    def _number(self, sample: Sample, most: int) -> int:
-        """Frames of the clip that are asked about.
+    def _taken(self, sample: Sample, most: int) -> tuple[list[int], View | None]:
+        """Frames of a whole video that are asked about, and how they are seen.
 
-        Source: UniPixel: 2 frames per second, at most as many as the model sees.
+        Raises:
+            DatasetError: the original cannot read a file of one frame.
+
+        Source: UniPixel and qwen-vl-utils: 2 frames per second of a file, all frames of a folder.
         """
         fps, total = sample.media.fps, sample.media.num_frames
-        if self.regions != "none" or not fps:
-            return most
-        return max(1, min(most, total, max(4, round(FRAMES_PER_SECOND * total / fps))))
+        if not self.original:
+            number = max(LEAST_FRAMES, round(FRAMES_PER_SECOND * total / fps)) if fps else most
+            return spread(total, max(1, min(most, total, number))), None
+        if not fps:
+            return list(range(total)), View(share_budget=False, all_frames=True)
+        wanted = min(max(total / fps * FRAMES_PER_SECOND, LEAST_FRAMES), MOST_FRAMES, total)
+        number = int(wanted // 2) * 2
+        if number < 2:
+            raise DatasetError(f"{sample.source}: the video has {total} frame; the original takes two at least")
+        frames = torch.linspace(0, total - 1, number).round().long().tolist()
+        return frames, View(share_budget=False, fps=number / total * fps, frame_resize="tensor", all_frames=True)
 
 
 def only_frame(sample: Sample) -> Sample:
@@ -98,10 +119,16 @@ def right_letter(query: Query | None) -> Measures:
     return {"expected": query.answer if query else "-", "category": (query.category if query else "") or "all"}
 
 
-def letters(query: Query, text: str, *, primed: bool) -> Measures:
-    """The letter that a reply names beside the right one."""
-    rule = "first_word" if primed else "bracketed"
-    return {"letter": parse_choice(text, len(query.options), rule=rule), **right_letter(query)}
+def letters(query: Query, text: str, *, rule: str) -> Measures:
+    """The letter that a reply names beside the right one.
+
+    Args:
+        rule: see `parse_choice`.
+    """
+    measures = {"letter": parse_choice(text, len(query.options), rule=rule), **right_letter(query)}
+    if rule == "original" and (not text or text.startswith(" ")):
+        measures["stops"] = True
+    return measures
 
 
 def accuracy_figures(measures: Sequence[Measures], *, mean_of_categories: bool = False) -> list[Figure]:
@@ -122,5 +149,7 @@ def accuracy_figures(measures: Sequence[Measures], *, mean_of_categories: bool =
 
 def unreadable_note(measures: Sequence[Measures]) -> list[str]:
     """How many replies named no valid option, which counts as wrong."""
-    count = sum(m["letter"] is None and not m.get("error") for m in measures)
-    return [f"replies that name no valid option, counted as wrong: {count}"] if count else []
+    stops = sum(bool(m.get("stops")) for m in measures)
+    count = sum(m["letter"] is None and not m.get("error") for m in measures) - stops
+    notes = [f"replies that name no valid option, counted as wrong: {count}"] if count else []
+    return notes + ([f"{STOPS}: {stops}"] if stops else [])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from unipixel.errors import DatasetError
-from unipixel.eval.protocols import FIRST_AND_EMPTY, Measures, Protocol, mean, only_query, predicted, target
+from unipixel.eval.protocols import SEGMENT_TOKENS, Measures, Protocol, mean, only_query, predicted, target
 from unipixel.eval.questions import Figure, Question, Read, Reply, Unit
 from unipixel.metrics import Overlap, overlap, overlap_scores, rec_hit
 from unipixel.processing.wording import query_text
@@ -29,15 +29,7 @@ class ImageMasks(Protocol):
     mean_name: str = "mIoU"
     """What the mean over expressions is called: mIoU in referring, gIoU in reasoning segmentation."""
 
-    ignores: bool = False
-    """Whether the set has areas to be ignored."""
-
     failure_rule: ClassVar[str] = "a failed question counts as IoU 0, with the whole target in the union of cIoU"
-
-    @property
-    def differs(self) -> str:
-        """What ``original`` changes."""
-        return f"{'pixels to be ignored are background; ' if self.ignores else ''}{FIRST_AND_EMPTY}"
 
     def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """One question.
@@ -50,7 +42,8 @@ class ImageMasks(Protocol):
         missing = [i for i in query.targets if i is not None and i not in sample.boxes]
         if self.boxes and missing:
             raise DatasetError(f"{sample.source}: object {missing[0]} has no annotated box, which REC needs")
-        return [Question(sample=sample, query=query, text=query_text(query, False), clip=unit.clip)]
+        text = query_text(query, False)
+        return [Question(sample=sample, query=query, text=text, clip=unit.clip, max_new_tokens=SEGMENT_TOKENS)]
 
     def measure(self, question: Question, reply: Reply) -> Measures:
         """Shared and covered pixels, and whether the box is hit."""

@@ -76,6 +76,8 @@ class EndpointJudge:
     timeout_s: float = 60.0
     wait_s: float = 2.0
     """Before the second try; doubled before each further one."""
+    original: bool = False
+    """Read grades as the original does, see `parse_grades`."""
 
     @property
     def name(self) -> str:
@@ -93,7 +95,7 @@ class EndpointJudge:
             if number:
                 time.sleep(self.wait_s * 2 ** (number - 1))
             try:
-                grades = parse_grades(self._reply(QUESTION.format(caption, prediction)))
+                grades = parse_grades(self._reply(QUESTION.format(caption, prediction)), original=self.original)
             except urllib.error.HTTPError as error:
                 reason = f"it answered {error.code} {error.reason}"
                 if error.code < 500 and error.code not in (408, 409, 429):
@@ -129,8 +131,17 @@ class EndpointJudge:
         return text
 
 
-def parse_grades(text: str) -> dict[str, float]:
-    """Grades by short name from lines such as "1. Subject Correspondence: 5"; those outside of 0 to 5 are left out."""
+def parse_grades(text: str, *, original: bool = False) -> dict[str, float]:
+    """Grades by short name from lines such as "1. Subject Correspondence: 5"; those outside of 0 to 5 are left out.
+
+    Args:
+        original: as in the published evaluation of UniPixel: a line with other signs between number, name and grade
+            does not count, and any value does.
+    """
+    if original:
+        names = {full: short for short, full in DIMENSIONS.items()}
+        lines = re.findall(r"\d+\. ([^:\n]+): (\d+(?:\.\d+)?)", text)
+        return {names[full]: float(value) for full, value in lines if full in names}
     grades = {}
     for number, (short, full) in enumerate(DIMENSIONS.items(), start=1):
         found = re.search(rf"{number}\.\s*\**{full}\**\s*:\s*\**\s*(\d+(?:\.\d+)?)", text, re.IGNORECASE)

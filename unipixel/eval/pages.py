@@ -105,7 +105,7 @@ def _telling_frame(tracks: Sequence[MaskTrack], question: Question) -> int:
 
 def _marked(frame: np.ndarray, question: Question, t: int) -> np.ndarray:
     points = [(p.x, p.y, p.positive) for p in question.prompts if isinstance(p, Point) and p.frame == t]
-    boxes = [(p.x1, p.y1, p.x2, p.y2) for p in question.prompts if isinstance(p, Box) and p.frame == t]
+    boxes = [(p.x1, p.y1, p.x2, p.y2) for p in question.prompts if isinstance(p, Box) and p.frame == t and p.x1 <= p.x2]
     return draw.mark_prompts(frame, points, boxes) if points or boxes else frame
 
 

@@ -5,6 +5,7 @@ The questions are those of VideoRefer-Bench-Q without its masks. Source: UniPixe
 
 from __future__ import annotations
 
+import random
 import re
 import zlib
 from collections.abc import Sequence
@@ -13,15 +14,23 @@ from typing import Literal
 
 import numpy as np
 
-from unipixel.eval.choices import REGION_TOKENS, accuracy_figures, letters, right_letter, unreadable_note
+from unipixel.eval.choices import ORIGINAL_TOKENS, accuracy_figures, letters, right_letter, unreadable_note
 from unipixel.eval.protocols import Measures, Protocol, mean, narrowed, only_query, spread
 from unipixel.eval.questions import Figure, Question, Read, Reply, Unit
-from unipixel.masks import MaskTrack, interior_point
-from unipixel.metrics import volume_scores
+from unipixel.masks import MaskTrack, box_xyxy, interior_point
+from unipixel.metrics import frame_scores, volume_scores
+from unipixel.processing import ImageSettings
+from unipixel.processing.chat import REF
+from unipixel.processing.regions import target_masks
 from unipixel.processing.wording import CHOICE_PRIMERS, CHOOSE, MEMORY_REQUESTS, choice_text
 from unipixel.sample import Box, Point, Sample
 
 SEED = 0
+ANSWER_TOKENS = 32
+"""Longest reply by default, which is not primed with a letter."""
+FRAME_FIGURES = {"J of frames": "J", "boundary F": "F", "J&F of frames": "J&F"}
+"""Means over the frames of an object, by what they are called here and by `FrameScores.means`."""
+RELEASED = ImageSettings()
 PRIMER = CHOICE_PRIMERS["videorefer"]
 
 
@@ -29,33 +38,28 @@ PRIMER = CHOICE_PRIMERS["videorefer"]
 class PixelQA(Protocol):
     """Accuracy of the answers, and J&F of the masks that the model makes of the prompts.
 
-    Volumes of all frames are compared; "F" is their Dice coefficient, no boundary measure.
+    Volumes of all frames are compared; "F" is their Dice coefficient, no boundary measure. J and boundary F of single
+    frames are reported as well, though not by ``original``.
 
     By default the model writes its own pre-filling answer, an object that it does not find stays without a mask, and
-    the letter is read from whatever it replies. ``original``: the pre-filling answer is built from the question's own
-    ids and only its states are used; an object without a mask gets the whole frame as its memory; the reply is primed
-    with "The best option is (". The original draws its mix of points and boxes without a seed; both ways draw it here
-    from one seed and the record's id, so that figures can be repeated.
+    the letter is read from whatever it replies. What ``original`` does instead is in `differences.DIFFERENCES`. The
+    original draws its mix of points and boxes without a seed; both ways draw it here from one seed and the record's id,
+    so that figures can be repeated.
     """
 
     prompts: Literal["point", "box", "mixed"]
     forced: bool = False
     """Only the pre-filling answer as in the original, everything else as by default."""
 
-    @property
-    def differs(self) -> str:
-        """What ``original`` changes."""
-        return (
-            "the pre-filling answer is forced, an empty mask becomes the whole frame before the question, "
-            f'the reply is primed with "{PRIMER}"'
-        )
-
     def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """One question with a point or box for each of its objects."""
         sample = read(unit.records[0])
         frames = spread(sample.media.num_frames, num_frames, only_query(sample).frame)
-        sample = counted_from_one(narrowed(sample, frames))
+        sample = narrowed(sample, frames)
+        if not self.original:
+            sample = counted_from_one(sample)
         query = only_query(sample)
+        asked = choice_text(query).removesuffix(f"\n{CHOOSE}")
         return [
             Question(
                 sample=sample,
@@ -63,11 +67,10 @@ class PixelQA(Protocol):
                 text=choice_text(query),
                 prompts=self._prompts(sample, unit.id),
                 prime=PRIMER if self.original else "",
-                prefill=MEMORY_REQUESTS[0].format(choice_text(query).removesuffix(f"\n{CHOOSE}")),
-                forced=self.original or self.forced,
-                fill_empty=self.original,
-                visual_tokens=REGION_TOKENS,
-                max_new_tokens=32,
+                prefill=MEMORY_REQUESTS[0].format(f"{referred(asked, query.about)}." if self.original else asked),
+                forced=self.forced,
+                as_written=self.original,
+                max_new_tokens=ORIGINAL_TOKENS["videorefer"] if self.original else ANSWER_TOKENS,
                 clip=(unit.clip, tuple(frames)),
             )
         ]
@@ -75,13 +78,16 @@ class PixelQA(Protocol):
     def measure(self, question: Question, reply: Reply) -> Measures:
         """The letter, and J and Dice of every object; one that was not found has an empty mask."""
         found = {one.id: one.track for one in reply.objects}
-        scores = []
+        scores, frames = [], []
         for i in question.query.about:
             truth = question.sample.objects[i]
             track = found.get(i, MaskTrack(truth.size_hw, (None,) * truth.num_frames))
-            scores.append(volume_scores(track.masks, truth.masks))
-        chosen = letters(question.query, reply.text, primed=bool(question.prime))
-        return {**chosen, "J": [s.J for s in scores], "F": [s.F for s in scores]}
+            scores.append(volume_scores(track.masks, truth.masks, original=self.original))
+            if not self.original:
+                frames.append(frame_scores(track.masks, truth.masks).means())
+        chosen = letters(question.query, reply.text, rule="original" if self.original else "bracketed")
+        measures: Measures = {**chosen, "J": [s.J for s in scores], "F": [s.F for s in scores]}
+        return measures | {name: [one[key] for one in frames] for name, key in FRAME_FIGURES.items() if frames}
 
     def failed(self, question: Question | None) -> Measures:
         """A wrong answer, and no object found."""
@@ -89,8 +95,7 @@ class PixelQA(Protocol):
         return {
             "letter": None,
             **right_letter(question.query if question else None),
-            "J": zeros,
-            "F": zeros,
+            **dict.fromkeys(("J", "F") if self.original else ("J", "F", *FRAME_FIGURES), zeros),
             "error": True,
         }
 
@@ -98,10 +103,13 @@ class PixelQA(Protocol):
         """J, F and J&F over objects; accuracy over questions."""
         if not measures:
             return []
-        J, F = ([value for m in measures for value in m[name]] for name in ("J", "F"))
-        masks = {"J": mean(J), "F": mean(F), "J&F": (mean(J) + mean(F)) / 2}
+        names = [name for name in ("J", "F", *FRAME_FIGURES) if all(name in m for m in measures)]
+        masks = {name: mean([value for m in measures for value in m[name]]) for name in names}
+        masks["J&F"] = (masks["J"] + masks["F"]) / 2
+        objects = sum(len(m["J"]) for m in measures)
+        order = ("J", "F", "J&F", *names[2:])
         return [
-            *(Figure(name=name, value=value, count=len(J)) for name, value in masks.items()),
+            *(Figure(name=name, value=masks[name], count=objects) for name in order),
             *accuracy_figures(measures),
         ]
 
@@ -112,12 +120,20 @@ class PixelQA(Protocol):
         return unreadable_note(measures) + note
 
     def _prompts(self, sample: Sample, unit_id: str) -> tuple[Point | Box, ...]:
-        query = only_query(sample)
-        rng = np.random.default_rng((SEED, zlib.crc32(unit_id.encode())))
-        kinds = _kinds(self.prompts, len(query.about), rng)
-        return tuple(
-            prompt(sample.objects[i], i, kind, query.frame) for i, kind in zip(query.about, kinds, strict=True)
-        )
+        query, about = only_query(sample), only_query(sample).about
+        if self.original:
+            kinds = original_kinds(self.prompts, len(about), drawing(unit_id))
+            pairs = zip(about, kinds, strict=True)
+            return tuple(original_prompt(sample.objects[i], i, kind, query.frame or 0) for i, kind in pairs)
+        kinds = _kinds(self.prompts, len(about), np.random.default_rng((SEED, zlib.crc32(unit_id.encode()))))
+        return tuple(prompt(sample.objects[i], i, kind, query.frame) for i, kind in zip(about, kinds, strict=True))
+
+
+def referred(text: str, ids: Sequence[int]) -> str:
+    """The text with a ``<|ref|>`` behind the first mention of each object."""
+    for i in ids:
+        text = text.replace(f"[{i}]", f"[{i}] {REF}", 1)
+    return text
 
 
 def _kinds(prompts: str, number: int, rng: np.random.Generator) -> list[str]:
@@ -127,6 +143,37 @@ def _kinds(prompts: str, number: int, rng: np.random.Generator) -> list[str]:
     points = number // 2 + (int(rng.integers(2)) if number % 2 else 0)
     kinds = ["point"] * points + ["box"] * (number - points)
     return [kinds[i] for i in rng.permutation(number)]
+
+
+def drawing(unit_id: str) -> random.Random:
+    """What the original way draws a record's mix from."""
+    return random.Random(f"{SEED} {unit_id}")
+
+
+def original_kinds(prompts: str, number: int, rng: random.Random) -> list[str]:
+    """Kinds of prompts as the original draws them: some objects get points, a lone one gets either."""
+    if prompts != "mixed":
+        return [prompts] * number
+    if number == 1:
+        return [rng.choice(["point", "box"])]
+    points = rng.sample(range(number), round(number / 2))
+    return ["point" if i in points else "box" for i in range(number)]
+
+
+def original_prompt(track: MaskTrack, object_id: int, kind: str, frame: int) -> Point | Box:
+    """A point or box as the original takes it, in source pixels; of an object that is not on the frame, nonsense.
+
+    The mask is stretched to the square that SAM sees, as masks are for training, and pixel indices count there.
+    """
+    side, (height, width) = RELEASED.sam_size, track.size_hw
+    across, down = width / side, height / side
+    mask = target_masks([MaskTrack(track.size_hw, (track.rles[frame],))], 1, side, "touched")[0, 0].numpy()
+    box = box_xyxy(mask)
+    if kind == "box":
+        x1, y1, x2, y2 = (side, side, 0, 0) if box is None else box
+        return Box(x1 * across, y1 * down, (x2 - 1) * across, (y2 - 1) * down, frame=frame, object_id=object_id)
+    x, y = (0.5, 0.5) if box is None else interior_point(mask, exact=True)
+    return Point((x - 0.5) * across, (y - 0.5) * down, frame=frame, object_id=object_id)
 
 
 def prompt(track: MaskTrack, object_id: int, kind: str, frame: int | None) -> Point | Box:

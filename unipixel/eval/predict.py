@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +10,14 @@ import numpy as np
 from unipixel.engine.answer import Answer, AnswerObject, Clip
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
+from unipixel.engine.wording import forced_answer
 from unipixel.errors import UnipixelError
 from unipixel.eval import stickers
-from unipixel.eval.questions import Found, Question, Reply
+from unipixel.eval.questions import Found, Question, Reply, View
 from unipixel.masks import MaskTrack, encode_rle
 from unipixel.media import open_media
 from unipixel.processing import ImageSettings, Processor
+from unipixel.sample import Turn
 
 RELEASED = ImageSettings()
 FEATURE_FRAMES = 128
@@ -38,18 +40,20 @@ class EnginePredictor:
             UnipixelError: the clip cannot be read, or the question does not fit it.
         """
         session = self._opened(question)
-        for object_id in question.regions:
-            session.remember(object_id, question.sample.objects[object_id])
-        if question.prompts and question.fill_empty:
-            return self._filled(session, question)
-        answer = session.ask(
-            question.text,
-            prompts=question.prompts,
-            prime=question.prime,
-            prefill=question.prefill,
-            force="always" if question.forced else False,
-            max_new_tokens=question.max_new_tokens,
-        )
+        if question.prompts and question.as_written:
+            return self._dictated(session, question)
+        if question.prompts:
+            answer = session.ask(
+                question.text,
+                prompts=question.prompts,
+                prime=question.prime,
+                prefill=question.prefill,
+                force="always" if question.forced else False,
+                max_new_tokens=question.max_new_tokens,
+                each=False,
+            )
+        else:
+            answer = self._put(session, question, question.sample.objects)
         return Reply(answer.raw_text, _found(answer.objects))
 
     def answer_stickers(self, questions: Sequence[stickers.Question]) -> list[Answer | UnipixelError]:
@@ -63,37 +67,55 @@ class EnginePredictor:
         self._session, self._clip = None, None
 
     def _opened(self, question: Question) -> Session:
-        key = None if question.clip is None else (question.clip, question.visual_tokens)
+        key = None if question.clip is None else (question.clip, question.view)
         if self._session is not None and key is not None and key == self._clip:
             self._session.forget()
             return self._session
         self.close()
         # all frames of the sample are asked about; the model sees as many of them as it can
-        self._session = self._engine(question).open(question.sample.media, track="all", feature_frames=FEATURE_FRAMES)
+        media, view = question.sample.media, question.view
+        engine = self._engine(view)
+        seen = media.num_frames if view is not None and view.all_frames and engine is not self.engine else None
+        self._session = engine.open(media, num_frames=seen, track="all", feature_frames=FEATURE_FRAMES)
         self._clip = key
         return self._session
 
-    def _engine(self, question: Question) -> Engine:
-        """The engine with the protocol's picture size, which is meant for checkpoints of the released size only."""
+    def _engine(self, view: View | None) -> Engine:
+        """The engine with the protocol's view, which is meant for checkpoints of the released size only."""
         settings = self.engine.processor.settings
         limits = (settings.min_pixels, settings.max_pixels)
-        if question.visual_tokens is None or limits != (RELEASED.min_pixels, RELEASED.max_pixels):
+        if view is None or limits != (RELEASED.min_pixels, RELEASED.max_pixels):
             return self.engine
-        least, most = (tokens * settings.token_side**2 for tokens in question.visual_tokens)
-        resized = replace(settings, min_pixels=least, max_pixels=most)
-        return Engine(self.engine.model, Processor(self.engine.processor.tokenizer, resized))
-
-    def _filled(self, session: Session, question: Question) -> Reply:
-        """The prompts' masks first, whole frames for those that are empty, then the question over them."""
-        objects = session.segment(
-            question.prompts, prefill=question.prefill, force="always" if question.forced else False
+        least, most = (tokens * settings.token_side**2 for tokens in view.tokens)
+        seen = replace(
+            settings,
+            min_pixels=least,
+            max_pixels=most,
+            share_budget=view.share_budget,
+            fps=view.fps or settings.fps,
+            frame_resize=view.frame_resize,
         )
+        return Engine(self.engine.model, Processor(self.engine.processor.tokenizer, seen))
+
+    def _put(self, session: Session, question: Question, objects: Mapping[int, MaskTrack]) -> Answer:
+        turn = Turn(question=question.text, regions=question.regions, as_written=True)
+        return session.put(turn, objects, prime=question.prime, max_new_tokens=question.max_new_tokens)
+
+    def _dictated(self, session: Session, question: Question) -> Reply:
+        """The prompts' masks by a dictated answer, whole frames for those that are empty, then the question."""
+        ids = tuple(p.object_id for p in question.prompts if p.object_id is not None)
+        turn = Turn(
+            question=question.prefill,
+            answer=forced_answer(ids),
+            references=tuple((p,) for p in question.prompts),
+            targets=ids,
+            as_written=True,
+        )
+        objects = session.put(turn).objects
         size_hw = session.media.size_hw
         whole = MaskTrack(size_hw, (encode_rle(np.ones(size_hw, dtype=bool)),) * session.num_frames)
-        for one in objects:
-            if not one.is_there:
-                session.remember(one.id, whole)
-        answer = session.ask(question.text, prime=question.prime, max_new_tokens=question.max_new_tokens)
+        known = {one.id: one.track if one.track.visible.any() else whole for one in objects}
+        answer = self._put(session, replace(question, regions=ids), known)
         return Reply(answer.raw_text, _found(objects))
 
 

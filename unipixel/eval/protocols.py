@@ -12,14 +12,15 @@ import numpy as np
 from unipixel.data.record import Record
 from unipixel.eval.questions import Figure, Predictor, Question, Read, Reply, Unit
 from unipixel.masks import MaskTrack
+from unipixel.media import sample_indices
 from unipixel.sample import Query, Sample
 
 Measures = dict[str, Any]
 """What one question contributes to the figures; plain JSON values."""
 
 
-FIRST_AND_EMPTY = "only a reply's first mask counts; an error is scored as an empty mask"
-"""What the original does with all masks."""
+SEGMENT_TOKENS = 512
+"""Longest reply to a request for masks, or for a description."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +28,12 @@ class Protocol(ABC):
     """How a benchmark is asked and scored."""
 
     original: bool = False
-    """Do it as the published evaluation of UniPixel does, where that differs."""
+    """Do it as the published evaluation of UniPixel does, where that differs (see `differences.DIFFERENCES`)."""
 
     failure_rule: ClassVar[str] = "a failed question counts as 0"
     """What becomes of questions that raised an error; the report states it."""
     limits_units: ClassVar[bool] = True
     """Whether a limit of a run cuts the units, or is `within`'s alone."""
-
-    @property
-    def differs(self) -> str:
-        """What ``original`` changes; empty: nothing."""
-        return ""
 
     def within(self, limit: int | None) -> Protocol:
         """The protocol of a run that is limited."""
@@ -150,7 +146,7 @@ def spread(total: int, number: int, keep: int | None = None) -> list[int]:
     """
     if total <= number:
         return list(range(total))
-    chosen = [int(t) for t in np.round(np.arange(number) * ((total - 1) / max(number - 1, 1))).astype(int)]
+    chosen = sample_indices(total, number)
     if keep is not None and keep not in chosen:
         place = min(range(len(chosen)), key=lambda i: (abs(chosen[i] - keep), i))
         chosen[place] = keep

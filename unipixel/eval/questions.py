@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from unipixel.data.record import Record
 from unipixel.masks import MaskTrack
@@ -35,6 +35,22 @@ class Unit:
         return self.id if names is None else (self.records[0].root, names)
 
 
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How the language model sees a clip, where a protocol sets that for the released checkpoints."""
+
+    tokens: tuple[int, int] = (128, 256)
+    """Least and most visual tokens per frame."""
+    share_budget: bool = True
+    """Whether short clips use the tokens of the frames that they lack, see `ImageSettings.share_budget`."""
+    fps: float | None = None
+    """Frames per second of the clip that positions are computed from; None: those that the model assumes."""
+    frame_resize: Literal["pillow", "tensor"] = "pillow"
+    """See `ImageSettings.frame_resize`."""
+    all_frames: bool = False
+    """Whether the model sees every frame of the clip, whatever it usually sees at most."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Question:
     """One question about one sample, in the words that a predictor gets."""
@@ -46,17 +62,18 @@ class Question:
     prompts: tuple[Point | Box, ...] = ()
     """Points and boxes, each with the ``object_id`` of the object in ``sample.objects`` that it shows."""
     regions: tuple[int, ...] = ()
-    """Ids of objects in ``sample.objects`` whose masks the predictor is given."""
+    """Ids of objects in ``sample.objects`` whose masks the predictor is given, in the order of their lines."""
     prime: str = ""
     """Words that the answer begins with."""
     prefill: str = ""
     """Words of the question that turns the prompts into masks."""
     forced: bool = False
     """Take the prompts' masks without letting the model write that answer by itself."""
-    fill_empty: bool = False
-    """Give a prompted object without a mask the whole frame before the question is asked."""
-    visual_tokens: tuple[int, int] | None = None
-    """Least and most visual tokens per frame, where a protocol sets them for the released checkpoints."""
+    as_written: bool = False
+    """Ask about the prompts exactly as the original does: the pre-filling question holds their ``<|ref|>`` already, its
+    answer is dictated, and an object that gets no mask is given the whole frame before the question is asked."""
+    view: View | None = None
+    """None: as the checkpoint sees clips by itself."""
     max_new_tokens: int = 256
     frame_names: tuple[str, ...] = ()
     """Names of the clip's frames without their endings, where a server wants them."""

@@ -14,6 +14,7 @@ from typing import Any
 from unipixel.data.bad_records import named
 from unipixel.errors import DatasetError
 from unipixel.eval.benchmarks import BENCHMARKS, Published, protocol_of
+from unipixel.eval.differences import said
 from unipixel.eval.judge import with_grades
 from unipixel.eval.lines import Header, Line, read_lines
 from unipixel.eval.questions import Figure
@@ -45,6 +46,7 @@ class Row:
             **({} if self.figure is None else self.figure.to_json()),
             "published": {name: value for name, value in published.items() if value is not None},
             "difference": {name: self.difference(value) for name, value in published.items() if value is not None},
+            "release": given.releases if given else {},
             "secondary_source": bool(given and given.secondary),
         }
 
@@ -150,11 +152,11 @@ def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) 
     rows = [Row(name=one.name, figure=one, published=split.published.get(one.name)) for one in figures]
     have = {row.name for row in rows}
     rows += [Row(name=n, figure=None, published=p) for n, p in split.published.items() if n not in have]
-    notes = [*remarks, *protocol.notes(measures)]
+    notes, differs = [*remarks, *protocol.notes(measures)], said(header.benchmark, header.split)
     if header.protocol == "original":
-        notes.append(f"as in the original: {protocol.differs}")
-    elif protocol.differs and split.published:
-        notes.append(f"the published figures are of the original's protocol (--protocol original): {protocol.differs}")
+        notes.append(f"as in the original: {differs}")
+    elif differs and split.published:
+        notes.append(f"the published figures are of the original's protocol (--protocol original): {differs}")
     if failed:
         notes.append(f"failed: {failed} ({EMPTY_RULE if protocol.original else protocol.failure_rule})")
     bad = {line["id"]: line["left_out"] for line in lines if "left_out" in line}
@@ -173,12 +175,15 @@ def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) 
 
 
 def uploadable(header: Header, lines: Sequence[Line]) -> bool:
-    """Whether there is everything that a server wants: no limit, nothing missing, nothing failed."""
-    return (
-        header.limit is None
-        and len(lines) == header.units
-        and not any("error" in line or "left_out" in line for line in lines)
+    """Whether there is everything that a server wants: no limit, nothing missing, nothing failed or left out.
+
+    As the original does it, a failed question whose frames are known is an empty mask.
+    """
+    empty = header.protocol == "original"
+    failed = any(
+        "left_out" in line or ("error" in line and not (empty and "frames" in line["measures"][0])) for line in lines
     )
+    return header.limit is None and len(lines) == header.units and not failed
 
 
 def markdown(sections: Sequence[Section]) -> str:
@@ -198,7 +203,7 @@ def markdown(sections: Sequence[Section]) -> str:
     return "\n".join(parts)
 
 
-COLUMNS = ("figure", "ours", "UniPixel-3B", "difference", "UniPixel-7B", "difference", "of")
+COLUMNS = ("figure", "ours", "UniPixel-3B", "difference", "UniPixel-7B", "difference", "of", "published figures")
 SECONDARY = "\\* read from notes on the paper's tables, less certain than the other published figures"
 
 
@@ -213,7 +218,8 @@ def table(one: Section) -> list[tuple[str, ...]]:
             difference = row.difference(value)
             cells.append("" if value is None else f"{value:.{decimals}f}{star}")
             cells.append("" if difference is None else f"{difference:+.{decimals}f}")
-        rows.append((*cells, str(row.figure.count) if row.figure else ""))
+        releases = dict.fromkeys(row.published.releases.values()) if row.published else ()
+        rows.append((*cells, str(row.figure.count) if row.figure else "", "; ".join(releases)))
     return rows
 
 

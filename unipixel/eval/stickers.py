@@ -1,4 +1,4 @@
-"""How well a model does in the built-in world: seven figures on held-out scenes, each beside a trivial baseline.
+"""How well a model does in the built-in world: eight figures on held-out scenes, each beside a trivial baseline.
 
 Scenes come from seeds at and above `EVAL_SEED`, which training never draws from. Every task has scenes of its own.
 """
@@ -15,7 +15,7 @@ from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
 from unipixel.errors import UnipixelError
 from unipixel.metrics import overlap, overlap_scores, parse_choice, volume_scores
-from unipixel.sample import Box, Point, Turn
+from unipixel.sample import Box, Mask, Point, Prompt, Turn
 from unipixel.stickers import EVAL_SEED, Scene, SceneSettings, scene, turns, video
 from unipixel.stickers.facts import tight_box
 from unipixel.stickers.prompts import box_on, point_on
@@ -30,7 +30,7 @@ class Question:
 
     world: Scene
     text: str | None
-    prompts: tuple[Point | Box, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
     targets: tuple[int, ...] = ()
     """Indices of the objects whose masks are wanted."""
     answer: str = ""
@@ -86,6 +86,7 @@ class Evaluation:
     ask: Asking
     """Answers questions; see `ask_engine`."""
     settings: SceneSettings = field(default_factory=SceneSettings)
+    """What the scenes look like; those of `stickers.WORLDS` or others."""
     count: int = 200
     """Questions per task on stills."""
     video_count: int = 40
@@ -261,6 +262,27 @@ def video_refer(run: Evaluation) -> Figure:
     return Figure("video J&F", float(np.mean(ours)), float(np.mean(still)), label, len(ours), _failed(answers), more)
 
 
+def video_given(run: Evaluation) -> Figure:
+    """J&F of an object whose true mask of the first frame is given, on the frames after it; baseline: unmoved."""
+    questions: list[Question] = []
+    for world, rng in run.worlds(8, moving=True):
+        if len(questions) == run.video_count:
+            break
+        seen = np.flatnonzero(world.masks[:, 0].any((1, 2)))
+        if len(seen):
+            n = int(seen[int(rng.integers(len(seen)))])
+            questions.append(Question(world, None, (Mask(world.masks[n, 0]),), (n,)))
+    answers = run.answers("video, first mask given", questions)
+    ours, still = [], []
+    for q, a in zip(questions, answers, strict=True):
+        goal = q.world.masks[q.targets[0]]
+        ours.append(volume_scores(_mask(a, q.world)[1:], goal[1:]).JF)
+        still.append(volume_scores(np.broadcast_to(goal[:1], goal.shape)[1:].copy(), goal[1:]).JF)
+    label = "the first mask, unmoved"
+    name = "video J&F, first mask given"
+    return Figure(name, float(np.mean(ours)), float(np.mean(still)), label, len(ours), _failed(answers))
+
+
 def pixelqa(run: Evaluation) -> Figure:
     """Multiple choice about objects given by points and boxes, free-running; with J&F of the masks made on the way."""
     questions: list[Question] = []
@@ -305,6 +327,7 @@ FIGURES: dict[str, Callable[[Evaluation], Figure]] = {
     "name": name,
     "absent": absent,
     "video": video_refer,
+    "video_given": video_given,
     "pixelqa": pixelqa,
 }
 """Name of a task -> how it is measured."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from unipixel.data.record import Record
 from unipixel.errors import DatasetError
-from unipixel.eval.protocols import FIRST_AND_EMPTY, Measures, Protocol, mean, only_query, predicted, target
+from unipixel.eval.protocols import SEGMENT_TOKENS, Measures, Protocol, mean, only_query, predicted, target
 from unipixel.eval.questions import Figure, Question, Read, Reply, Unit
 from unipixel.masks import MaskTrack
 from unipixel.metrics import davis_scores, frame_scores, revos_frame_scores, revos_scores
@@ -40,11 +40,6 @@ class VideoMasks(Protocol):
     """The truth is kept by a server; nothing is scored here, and what the upload needs is written down."""
     by_category: bool = False
     """Also report J&F by `Query.category`."""
-
-    @property
-    def differs(self) -> str:
-        """What ``original`` changes."""
-        return FIRST_AND_EMPTY
 
     def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """One question per record of the unit."""
@@ -83,7 +78,9 @@ def video_question(sample: Sample, record: Record, unit: Unit) -> Question:
     query = only_query(sample)
     text = query_text(query, sample.media.num_frames > 1)
     names = tuple(PurePosixPath(name).stem for name in record.frame_names or ())
-    return Question(sample=sample, query=query, text=text, clip=unit.clip, frame_names=names)
+    return Question(
+        sample=sample, query=query, text=text, clip=unit.clip, frame_names=names, max_new_tokens=SEGMENT_TOKENS
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +92,6 @@ class Revos(VideoMasks):
     """
 
     types: ClassVar[dict[str, int]] = {"referring": 0, "reasoning": 1, "no object": 2}
-
-    @property
-    def differs(self) -> str:
-        """What ``original`` changes."""
-        return f"A and R compare masks of 0 and 255 with masks of 0 and 1; {FIRST_AND_EMPTY}"
 
     def measure(self, question: Question, reply: Reply) -> Measures:
         """J, F, A and R of one expression."""
@@ -148,11 +140,6 @@ class Davis(VideoMasks):
     ``original``: the evaluation numbers expressions by videos and ids sorted as strings, the masks by their order in
     the file; the truth of the n-th sorted expression is then the n-th mask of the file.
     """
-
-    @property
-    def differs(self) -> str:
-        """What ``original`` changes."""
-        return f"masks are matched to expressions sorted as strings; {FIRST_AND_EMPTY}"
 
     def units(self, records: Sequence[Record]) -> list[Unit]:
         """One per expression, in file order."""

@@ -28,12 +28,13 @@ _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """The same bytes for the same masks, whenever they are written."""
 
 
-def write_zip(lines: Iterable[Line], layout: str, path: Path) -> int:
+def write_zip(lines: Iterable[Line], layout: str, path: Path, *, original: bool = False) -> int:
     """Write the upload.
 
     Args:
         lines: of one run, complete; failed units have no masks to give.
         layout: a key of `ROOTS`.
+        original: as the original writes them: the first object of a reply alone, and nothing for failed units.
 
     Returns:
         The number of PNGs.
@@ -48,20 +49,22 @@ def write_zip(lines: Iterable[Line], layout: str, path: Path) -> int:
     fresh, count = path.with_suffix(".new"), 0
     with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
         for line in lines:
-            for name, data in _files(line, ROOTS[layout]):
+            for name, data in _files(line, ROOTS[layout], original):
                 archive.writestr(zipfile.ZipInfo(name, _LONG_AGO), data)
                 count += 1
     os.replace(fresh, path)
     return count
 
 
-def _files(line: Line, root: str) -> Iterable[tuple[str, bytes]]:
+def _files(line: Line, root: str, original: bool) -> Iterable[tuple[str, bytes]]:
     """Names and contents of the PNGs of one expression, whose id is ``video/expression``."""
-    if "error" in line or "left_out" in line:
+    if "left_out" in line or ("error" in line and not (original and "frames" in line["measures"][0])):
+        reason = line.get("error") or line["left_out"]
         raise DatasetError(
-            f"{line['id']} failed ({line['error']}), so there is nothing to upload for it; run again with --retry"
+            f"{line['id']} failed ({reason}), so there is nothing to upload for it; run again with --retry"
         )
-    objects = [one.track for one in Reply.from_json(line["replies"][0]).objects]
+    objects = [one.track for reply in line.get("replies", ()) for one in Reply.from_json(reply).objects]
+    objects = objects[: 1 if original else None]
     frames, size_hw = line["measures"][0]["frames"], tuple(line["measures"][0]["size_hw"])
     wrong = next((track for track in objects if track.num_frames != len(frames)), None)
     if wrong is not None:

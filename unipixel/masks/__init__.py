@@ -9,7 +9,7 @@ Malformed masks raise ``ValueError``: whoever reads them from a file or a reques
 
 from unipixel.masks.index_png import davis_palette, load_drawn_ids, load_index_png, save_davis_png
 from unipixel.masks.interior import box_xyxy, interior_point
-from unipixel.masks.polygons import mask_to_polygons, polygons_to_mask
+from unipixel.masks.polygons import drawn_polygon, mask_to_polygons, polygons_to_mask
 from unipixel.masks.rle import Rle, area_rle, decode_rle, encode_rle, iou_rles, parse_rle, union_rles
 from unipixel.masks.track import MaskTrack
 
@@ -20,6 +20,7 @@ __all__ = [
     "box_xyxy",
     "davis_palette",
     "decode_rle",
+    "drawn_polygon",
     "encode_rle",
     "interior_point",
     "iou_rles",

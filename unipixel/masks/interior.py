@@ -19,11 +19,14 @@ def box_xyxy(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def interior_point(mask: np.ndarray) -> tuple[float, float]:
+def interior_point(mask: np.ndarray, *, exact: bool = False) -> tuple[float, float]:
     """The centre (x, y) of the pixel that lies deepest inside a bool (H, W) mask.
 
     Depth is the Euclidean distance to the nearest pixel outside, the image border counting as outside. On a large mask
     the search runs on blocks of pixels that lie wholly inside it, so the depth may fall short by about one block.
+
+    Args:
+        exact: search every pixel, and take the first in reading order among equals, as SAM 2's clicks do.
 
     Raises:
         ValueError: The mask is empty.
@@ -34,7 +37,7 @@ def interior_point(mask: np.ndarray) -> tuple[float, float]:
         raise ValueError("an empty mask has no interior point")
     x1, y1, x2, y2 = box
     crop = mask[y1:y2, x1:x2]
-    block = -(-max(crop.shape) // _INTERIOR_SIDE)
+    block = 1 if exact else -(-max(crop.shape) // _INTERIOR_SIDE)
     if block > 1:
         height, width = (side // block * block for side in crop.shape)
         blocks: np.ndarray = crop[:height, :width].reshape(height // block, block, width // block, block)
@@ -42,12 +45,15 @@ def interior_point(mask: np.ndarray) -> tuple[float, float]:
         if blocks.any():
             row, column = _deepest(blocks)
             return x1 + column * block + block // 2 + 0.5, y1 + row * block + block // 2 + 0.5
-    row, column = _deepest(crop)
+    row, column = _deepest(crop, first=exact)
     return x1 + column + 0.5, y1 + row + 0.5
 
 
-def _deepest(mask: np.ndarray) -> tuple[int, int]:
-    """Row and column of the largest Euclidean distance to a pixel outside a bool (H, W) mask with some pixel set."""
+def _deepest(mask: np.ndarray, *, first: bool = False) -> tuple[int, int]:
+    """Row and column of the largest Euclidean distance to a pixel outside a bool (H, W) mask with some pixel set.
+
+    Among equals it is the first in reading order, or the one nearest to the middle.
+    """
     padded = np.pad(mask, 1)
     rows = np.arange(padded.shape[0])[:, None]
     above = np.maximum.accumulate(np.where(padded, 0, rows), axis=0)
@@ -71,6 +77,9 @@ def _deepest(mask: np.ndarray) -> tuple[int, int]:
         left, right = np.maximum(column - k, 0), np.minimum(column + k, padded.shape[1] - 1)
         distance = np.minimum(distance, np.minimum(vertical[row, left], vertical[row, right]) + k * k)
         k += 1
-    # Among equals the one nearest to the middle: on a long bar its centre rather than one end.
+    if first:
+        row_of_first, column_of_first = min(deepest)
+        return row_of_first - 1, column_of_first - 1
+    # on a long bar its centre rather than one end
     chosen = min(deepest, key=lambda place: (place[0] - middle_row) ** 2 + (place[1] - middle_column) ** 2)
     return chosen[0] - 1, chosen[1] - 1

@@ -2,7 +2,7 @@
 
 from unipixel.media.clip import Media, MediaLike, open_media, usual_limits
 from unipixel.media.limits import LOCAL, UNLIMITED, Limits, Trusted
-from unipixel.media.sampling import sample_indices, sample_random_indices
+from unipixel.media.sampling import sample_at_rate, sample_indices, sample_random_indices
 
 __all__ = [
     "LOCAL",
@@ -12,6 +12,7 @@ __all__ = [
     "MediaLike",
     "Trusted",
     "open_media",
+    "sample_at_rate",
     "sample_indices",
     "sample_random_indices",
     "usual_limits",

@@ -56,6 +56,44 @@ def sample_random_indices(total: int, num_frames: int, rng: Chooser) -> list[int
     return [int(rng.choice(range(low, max(low + 1, high)))) for low, high in pairwise(edges)]
 
 
+def sample_at_rate(total: int, fps: float, num_frames: int, *, rate: float = 2.0) -> tuple[list[int], float]:
+    """Evenly spread frames of a video at about so many per second, and the rate that they come to.
+
+    Args:
+        total: frames there are.
+        fps: frames per second of the video.
+        num_frames: the most frames wanted.
+        rate: frames wanted per second; a short video gives more, so that there are at least 4.
+
+    Returns:
+        An even number of indices, the first and the last frame included, and how many there are per second of the
+        video.
+
+    Raises:
+        ValueError: ``total`` below 1, ``num_frames`` below 2, or a rate that is not positive.
+
+    Source: the reader of video files that Qwen2.5-VL is released with.
+    Differs: a video of one frame gives that frame; there it is refused.
+    """
+    _check(total, num_frames)
+    if num_frames < 2 or not (fps > 0 and rate > 0):
+        raise ValueError(f"num_frames is {num_frames}, fps {fps} and rate {rate}; use at least 2 and positive rates")
+    if total == 1:
+        return [0], rate
+    most = min(num_frames, total) // 2 * 2
+    count = int(min(max(total / fps * rate, 4), most, total)) // 2 * 2
+    return _rounded(total, count), count / total * fps
+
+
+def _rounded(total: int, count: int) -> list[int]:
+    """``count`` numbers from 0 to ``total`` - 1, in float32 as there: where halves fall is decided by its rounding."""
+    step = np.float32(total - 1) / np.float32(count - 1)
+    half = count // 2
+    first = np.arange(half, dtype=np.float32) * step
+    last = np.float32(total - 1) - np.arange(count - half - 1, -1, -1, dtype=np.float32) * step
+    return [int(index) for index in np.concatenate([first, last]).round()]
+
+
 def _spread(total: int, parts: int, count: int) -> np.ndarray:
     # Stepping by a rounded float decides some halves, so the expression has to stay as the original has it.
     return np.arange(0, total, (total - 1) / parts)[:count].round().astype(np.int64)

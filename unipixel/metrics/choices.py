@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-RULES = ("first_word", "bracketed")
+RULES = ("first_word", "bracketed", "original")
 
 
 def parse_choice(text: str, num_options: int, *, rule: str = "first_word") -> str | None:
@@ -14,12 +14,14 @@ def parse_choice(text: str, num_options: int, *, rule: str = "first_word") -> st
 
     ``first_word`` (UniPixel; for replies that continue "The best option is ("): the first word without brackets, dots
     and commas; of a longer word its first character. ``bracketed`` (VideoRefer-Bench-Q's own): the first ``(X)``, else
-    the first ``X)``, else the first character after dots are removed.
+    the first ``X)``, else the first character after dots are removed. ``original``: as the published evaluation of
+    UniPixel has it, ``first_word`` to the letter: words end at blanks only, commas stay, and a reply that is empty or
+    begins with a blank (at which it stops) names no option.
 
     Args:
         text: the reply.
         num_options: letters from ``a`` on that are valid.
-        rule: ``"first_word"`` or ``"bracketed"``.
+        rule: one of `RULES`.
 
     Returns:
         A lower-case letter, or None when the reply names no valid option; that counts as a wrong answer.
@@ -34,6 +36,8 @@ def parse_choice(text: str, num_options: int, *, rule: str = "first_word") -> st
     if rule == "first_word":
         words = text.lower().split()
         letter = re.sub(r"[().,]", "", words[0])[:1] if words else ""
+    elif rule == "original":
+        letter = re.sub(r"[().]", "", text.split(" ")[0].lower())[:1]
     else:
         found = re.search(r"\(([a-z])\)", text, re.IGNORECASE) or re.search(r"([a-z])\)", text, re.IGNORECASE)
         letter = (found.group(1) if found else text.replace(".", "").strip()[:1]).lower()

@@ -105,12 +105,14 @@ class VolumeScores:
         return (self.J + self.F) / 2
 
 
-def volume_scores(predictions: np.ndarray, targets: np.ndarray) -> VolumeScores:
+def volume_scores(predictions: np.ndarray, targets: np.ndarray, *, original: bool = False) -> VolumeScores:
     """Compare an object's masks over a clip as one volume (PixelQA); both empty score 1.
 
     Args:
         predictions: bool (T, H, W).
         targets: bool (T, H, W).
+        original: as in the published evaluation of UniPixel, in single precision and with 1e-6 added to every
+            denominator: both empty score 0.
 
     Raises:
         TypeError: a mask is no ``bool`` array.
@@ -120,7 +122,13 @@ def volume_scores(predictions: np.ndarray, targets: np.ndarray) -> VolumeScores:
     """
     bits.checked(predictions, targets, None, 3)
     intersection = int(np.count_nonzero(predictions & targets))
-    areas = int(np.count_nonzero(predictions)) + int(np.count_nonzero(targets))
+    predicted, wanted = int(np.count_nonzero(predictions)), int(np.count_nonzero(targets))
+    areas = predicted + wanted
+    if original:
+        little, shared = np.float32(1e-6), np.float32(intersection)
+        J = shared / (np.float32(areas - intersection) + little)
+        precision, recall = (shared / (np.float32(area) + little) for area in (predicted, wanted))
+        return VolumeScores(float(J), float(2 * precision * recall / (precision + recall + little)))
     if not areas:
         return VolumeScores(1.0, 1.0)
     return VolumeScores(intersection / (areas - intersection), 2 * intersection / areas)

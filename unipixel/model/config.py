@@ -25,6 +25,10 @@ from unipixel.model.tensor_files import holds_head
 from unipixel.model.tensor_files import read_json as read_json
 
 MODEL_TYPE = "pixel_qwen2_5_vl"
+Recall = Literal["memory", "frame", "turn", "pointing"]
+"""How an object that was pointed at comes into a question. memory: by a ``<|mem|>`` of its mask for every step of time;
+frame: by one of the mask on the frame of its prompt; turn: only by the turn in which it was segmented; pointing: by its
+``<|ref|>``. All but the first are for ablations."""
 POINTERS_IN_MEMORY = 16
 """Object pointers that memory attention sees at most (SAM 2.1)."""
 
@@ -217,6 +221,10 @@ class PixelConfig:
     "all_axes"."""
     visual_place_encoding: bool = False
     """Normalise visual tokens and add a fixed sine/cosine code of their place. Released: False; nano: True."""
+    propagate: bool = True
+    """Masks are made on the first frame and tracked; False: made on every frame by itself. Released: True."""
+    recall: Recall = "memory"
+    """How the model knows of an object that it was pointed at. Released: "memory"."""
 
 
 RELEASED_PIXEL = PixelConfig(region_pool_order="window", integer_seconds_per_grid=True, rope_restart="all_axes")

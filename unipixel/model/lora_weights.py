@@ -30,16 +30,16 @@ from unipixel.model.tensor_files import (
 from unipixel.model.tensor_names import PEFT_PREFIX, official_name
 
 ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-_PARTIAL_FILES = ("pytorch_model.safetensors", "pytorch_model.bin")
-_LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+PARTIAL_FILES = ("pytorch_model.safetensors", "pytorch_model.bin")
+LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
 
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds changes to a base model, not a whole model."""
     if any((folder / name).exists() for name in (WEIGHTS_FILE, INDEX_FILE)):
         return False
-    return any((folder / name).exists() for name in (ADAPTER_CONFIG, *_ADAPTER_FILES, *_PARTIAL_FILES))
+    return any((folder / name).exists() for name in (ADAPTER_CONFIG, *ADAPTER_FILES, *PARTIAL_FILES))
 
 
 def base_name(folder: Path) -> str | None:
@@ -62,18 +62,18 @@ def overlay(base: Mapping[str, StoredTensor], folder: Path) -> dict[str, StoredT
             that the base lacks.
     """
     tensors = dict(base)
-    partial = _first(folder, _PARTIAL_FILES)
+    partial = _first(folder, PARTIAL_FILES)
     if partial:
         tensors.update(_whole(read_tensors(partial), partial))
-    adapter = _first(folder, _ADAPTER_FILES)
+    adapter = _first(folder, ADAPTER_FILES)
     if adapter is None:
         if (folder / ADAPTER_CONFIG).exists():
-            raise CheckpointError(f"{folder} has {ADAPTER_CONFIG} but neither {' nor '.join(_ADAPTER_FILES)}")
+            raise CheckpointError(f"{folder} has {ADAPTER_CONFIG} but neither {' nor '.join(ADAPTER_FILES)}")
         return tensors
     stored = read_tensors(adapter)
     pairs: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in stored.items():
-        if match := _LORA.fullmatch(name):
+        if match := LORA.fullmatch(name):
             pairs.setdefault(match["module"], {})[match["side"]] = tensor
     tensors.update(_whole(_without_pairs(stored), adapter))
     return _merge(tensors, pairs, _settings(folder), adapter)
@@ -108,12 +108,12 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def partial_names(folder: Path) -> set[str]:
     """Disk names of the tensors that a folder holds whole, LoRA pairs left out."""
-    files = [path for names in (_PARTIAL_FILES, _ADAPTER_FILES) if (path := _first(folder, names))]
+    files = [path for names in (PARTIAL_FILES, ADAPTER_FILES) if (path := _first(folder, names))]
     return {name for path in files for name in _whole(_without_pairs(read_tensors(path)), path)}
 
 
 def _without_pairs(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    return {name: tensor for name, tensor in tensors.items() if not _LORA.fullmatch(name)}
+    return {name: tensor for name, tensor in tensors.items() if not LORA.fullmatch(name)}
 
 
 def _whole(tensors: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:

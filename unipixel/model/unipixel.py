@@ -153,7 +153,8 @@ class UniPixel(nn.Module):
         Args:
             input_ids: (B, L), right-padded.
             attention_mask: (B, L), or a full (B, 1, L, L) mask with ``position_ids`` (3, B, L).
-            pixel_values, grid_thw, second_per_grid: visuals of the whole batch.
+            pixel_values, grid_thw, second_per_grid: videos of the whole batch, stills among them.
+            image_pixel_values, image_grid_thw: pictures of the whole batch that are written as images.
             point_coords, point_labels: lists over all `<|ref|>` of the batch; point_frames, point_num_frames: (R,).
             region_masks: list over visuals of bool (t, N, h/2, w/2) or None.
             sam_frames: list over samples of (T, 3, S, S) or None.
@@ -169,14 +170,18 @@ class UniPixel(nn.Module):
             ref = self.encode_points(
                 batch["point_coords"], batch["point_labels"], batch["point_frames"], batch["point_num_frames"]
             )
+        pictures = None
+        if batch.get("image_pixel_values") is not None:
+            pictures = self.encode_vision(batch["image_pixel_values"], batch["image_grid_thw"]).merged
         regions = batch.get("region_masks")
         if vision is not None and regions is not None and any(r is not None for r in regions):
             mem = self.pool_regions(vision, regions)
-        embeds = self.embed(ids, vision.merged if vision else None, ref, mem)
+        embeds = self.embed(ids, vision.merged if vision else None, ref, mem, pictures)
         positions = batch.get("position_ids")
         if positions is None:
             mask = batch["attention_mask"]
-            positions, _ = self.rope_index(ids, mask, batch.get("grid_thw"), batch.get("second_per_grid"))
+            grids = [batch.get(name) for name in ("grid_thw", "second_per_grid", "image_grid_thw")]
+            positions, _ = self.rope_index(ids, mask, *grids)
         hidden = self.decode(embeds, positions, batch["attention_mask"])
         queries = [
             self.seg_tokens(row[:-1][following[1:] == self.config.seg_token_id])
@@ -190,7 +195,12 @@ class UniPixel(nn.Module):
         return TrainingOutput(self.logits(learning), hidden, queries, decoded, vision)
 
     def segment(
-        self, queries: list[Tensor], frames: list[Tensor | None] | None, *, propagate: bool = True
+        self,
+        queries: list[Tensor],
+        frames: list[Tensor | None] | None,
+        *,
+        propagate: bool = True,
+        given: list[Tensor] | None = None,
     ) -> list[list[Decoded] | None]:
         """Masks of every sample's objects on all its frames, differentiable; clips of one length share a batch.
 
@@ -198,10 +208,12 @@ class UniPixel(nn.Module):
             queries: per sample (O, Q, C).
             frames: per sample (T, 3, S, S), or None for a sample without masks.
             propagate: prompt the first frame and track; otherwise prompt every frame on its own.
+            given: per sample (O, S, S) bool, masks of the first frame that are followed instead of the model's own.
         """
         results: list[list[Decoded] | None] = [None] * len(queries)
         if frames is None:
             return results
+        propagate = propagate and self.config.pixel.propagate
         lengths = {i: len(f) for i, f in enumerate(frames) if f is not None and len(queries[i])}
         for length in sorted(set(lengths.values())):
             group = [i for i, n in lengths.items() if n == length]
@@ -209,7 +221,8 @@ class UniPixel(nn.Module):
             features = self.segmenter.encode(torch.cat(clips))  # (G * T, ...)
             owner = torch.cat([torch.full((len(queries[i]),), g * length) for g, i in enumerate(group)])
             owner = owner.to(features.embed.device)
-            steps = self._follow(features, owner, torch.cat([queries[i] for i in group]), length, propagate)
+            known = None if given is None else torch.cat([given[i] for i in group])
+            steps = self._follow(features, owner, torch.cat([queries[i] for i in group]), length, propagate, known)
             sizes = [len(queries[i]) for i in group]
             split = [_split(step, sizes) for step in steps]
             for g, i in enumerate(group):
@@ -217,7 +230,13 @@ class UniPixel(nn.Module):
         return results
 
     def _follow(
-        self, features: FrameFeatures, owner: Tensor, queries: Tensor, length: int, propagate: bool
+        self,
+        features: FrameFeatures,
+        owner: Tensor,
+        queries: Tensor,
+        length: int,
+        propagate: bool,
+        given: Tensor | None = None,
     ) -> list[Decoded]:
         """One `Decoded` of all objects per frame; object n sees frames ``owner[n] + t``."""
         segmenter = self.segmenter
@@ -225,7 +244,7 @@ class UniPixel(nn.Module):
         steps = [segmenter.decode(segmenter.unconditioned(first), first, queries, mark_absent=False)]
         cohort = Cohort(segmenter, length)
         if propagate and length > 1:
-            cohort.begin(first, steps[0])
+            cohort.begin(first, steps[0] if given is None else segmenter.adopt(first, given))
         for t in range(1, length):
             now = features[owner + t]
             if propagate:

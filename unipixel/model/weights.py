@@ -46,6 +46,11 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a Hub id, ``owner/model``."""
+    return bool(_HUB_ID.fullmatch(name))
+
+
 def resolve_checkpoint(name: str | Path) -> Path:
     """The folder of a checkpoint: ``"nano"``, a folder, or the id of a model on the Hugging Face Hub.
 
@@ -62,7 +67,7 @@ def resolve_checkpoint(name: str | Path) -> Path:
         return path
     if path.exists():
         raise CheckpointError(f"{path} is a file; pass the checkpoint folder it lies in")
-    if not _HUB_ID.fullmatch(str(name)):
+    if not is_hub_id(str(name)):
         raise CheckpointError(f"{name} is not a folder; pass 'nano', a checkpoint folder, or a Hub id 'owner/model'")
     try:
         return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=_HUB_FILES))
@@ -189,7 +194,7 @@ def read_checkpoint(
     if read_json(below / "config.json").get("model_type") == "qwen2_5_vl":
         tensors = read_folder(below)
         config = UniPixelConfig.from_folder(folder, head_stored=HEAD in tensors or HEAD in partial_names(folder))
-        if file := sam or _sam_file(config, folder, below):
+        if file := sam or sam_file(config, folder, below):
             tensors.update(read_sam(file))
     else:
         config, tensors = read_checkpoint(below, sam=sam, fresh=fresh, _seen=(*_seen, folder.resolve()))
@@ -236,7 +241,7 @@ def _base_folder(folder: Path, base: str | Path | None) -> Path:
     name = base or base_name(folder)
     if name is None:
         raise CheckpointError(f"{folder} holds part of a model and names no base model; pass base=FOLDER with it")
-    if base is None and (found := _near(str(name), [folder], Path.is_dir)):
+    if base is None and (found := near(str(name), [folder], Path.is_dir)):
         return found
     try:
         return resolve_checkpoint(name)
@@ -246,13 +251,13 @@ def _base_folder(folder: Path, base: str | Path | None) -> Path:
         ) from error
 
 
-def _sam_file(config: UniPixelConfig, folder: Path, below: Path) -> Path | None:
+def sam_file(config: UniPixelConfig, folder: Path, below: Path) -> Path | None:
     """The SAM 2.1 file that a folder's config names, if it names one."""
     named = config.carried.get("sam2_checkpoint")
     if not named:
         return None
     for name in (str(named), str(Path(named).with_suffix(".safetensors"))):
-        if found := _near(name, [folder, below], Path.is_file):
+        if found := near(name, [folder, below], Path.is_file):
             return found
     raise CheckpointError(
         f"the SAM 2.1 weights {named!r} that {folder / 'config.json'} names were not found, neither near it nor near "
@@ -260,7 +265,7 @@ def _sam_file(config: UniPixelConfig, folder: Path, below: Path) -> Path | None:
     )
 
 
-def _near(name: str, places: Sequence[Path], suits: Callable[[Path], bool]) -> Path | None:
+def near(name: str, places: Sequence[Path], suits: Callable[[Path], bool]) -> Path | None:
     """A relative path as seen from one of the places, from a folder above it, or from the working directory."""
     above = [up for place in places for up in (place, *place.resolve().parents)]
     return next((path for up in [*above, Path()] if suits(path := up / Path(name).expanduser())), None)

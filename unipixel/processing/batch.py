@@ -26,11 +26,11 @@ class TrainingInputs(TypedDict):
     labels: Tensor
     """int64 (L,): answers with their ``<|im_end|>``, -100 elsewhere (not shifted)."""
     pixel_values: Tensor
-    """float32 (t*h*w, 1176)."""
+    """float32 (t*h*w, 1176); of words alone, no row."""
     grid_thw: Tensor
-    """int64 (1, 3)."""
+    """int64 (1, 3); of words alone, no row."""
     second_per_grid: Tensor
-    """float32 (1,)."""
+    """float32 (1,); of words alone, none."""
     point_coords: list[Tensor]
     """R times float32 (P, 2) in SAM pixels."""
     point_labels: list[Tensor]
@@ -47,6 +47,27 @@ class TrainingInputs(TypedDict):
     """bool (T, O, S, S) in the order of ``<|seg|>``."""
     turn_ids: NotRequired[Tensor]
     """int64 (L,): 0 for what independent turns share, then 1, 2, ..."""
+    as_image: NotRequired[bool]
+    """The visual is a picture written as ``<|image_pad|>``."""
+
+
+def words_inputs(input_ids: Tensor, labels: Tensor) -> TrainingInputs:
+    """A conversation without a visual: both int64 (L,)."""
+    nothing = torch.zeros(0, dtype=torch.long)
+    return TrainingInputs(
+        input_ids=input_ids,
+        labels=labels,
+        pixel_values=torch.zeros(0, 0),
+        grid_thw=torch.zeros(0, 3, dtype=torch.long),
+        second_per_grid=torch.zeros(0),
+        point_coords=[],
+        point_labels=[],
+        point_frames=nothing,
+        point_num_frames=nothing,
+        region_masks=None,
+        sam_frames=None,
+        target_masks=None,
+    )
 
 
 def collate(
@@ -60,9 +81,11 @@ def collate(
 
     Returns:
         ``input_ids``, ``labels`` (B, L); ``attention_mask`` bool (B, L), or (B, 1, L, L) with ``position_ids``
-        (3, B, L) for independent turns; ``pixel_values``, ``grid_thw``, ``second_per_grid`` of all visuals;
+        (3, B, L) for independent turns; ``pixel_values``, ``grid_thw``, ``second_per_grid`` of all videos, and
+        ``image_pixel_values``, ``image_grid_thw`` of all pictures written as images (None where there are none);
         ``point_coords``, ``point_labels`` lists over all ``<|ref|>`` with ``point_frames``, ``point_num_frames`` (R,);
-        ``region_masks``, ``sam_frames``, ``target_masks`` lists over samples (None where there are none).
+        ``region_masks`` a list over videos, ``sam_frames``, ``target_masks`` lists over samples (None where there are
+        none).
 
     Raises:
         ValueError: no sample, independent turns without a config, or mixed with samples that are not.
@@ -71,31 +94,43 @@ def collate(
         raise ValueError("a batch needs at least one sample")
     ids = pad_sequence([s["input_ids"] for s in samples], batch_first=True, padding_value=pad_token_id)
     lengths = torch.tensor([len(s["input_ids"]) for s in samples])
+    seen = [s for s in samples if len(s["grid_thw"])]
+    pictures = [s for s in seen if s.get("as_image", False)]
+    videos = [s for s in seen if not s.get("as_image", False)]
     out: dict[str, Any] = {
         "input_ids": ids,
         "labels": pad_sequence([s["labels"] for s in samples], batch_first=True, padding_value=IGNORED),
         "attention_mask": torch.arange(ids.shape[1]) < lengths[:, None],
-        "pixel_values": torch.cat([s["pixel_values"] for s in samples]),
-        "grid_thw": torch.cat([s["grid_thw"] for s in samples]),
-        "second_per_grid": torch.cat([s["second_per_grid"] for s in samples]),
+        "pixel_values": _joined([s["pixel_values"] for s in videos]),
+        "grid_thw": _joined([s["grid_thw"] for s in videos]),
+        "second_per_grid": _joined([s["second_per_grid"] for s in videos]),
+        "image_pixel_values": _joined([s["pixel_values"] for s in pictures]),
+        "image_grid_thw": _joined([s["grid_thw"] for s in pictures]),
         "point_coords": [coords for s in samples for coords in s["point_coords"]],
         "point_labels": [labels for s in samples for labels in s["point_labels"]],
         "point_frames": torch.cat([s["point_frames"] for s in samples]),
         "point_num_frames": torch.cat([s["point_num_frames"] for s in samples]),
-        "region_masks": [s["region_masks"] for s in samples],
+        "region_masks": [s["region_masks"] for s in videos],
         "sam_frames": [s["sam_frames"] for s in samples],
         "target_masks": [s["target_masks"] for s in samples],
     }
     independent = ["turn_ids" in s for s in samples]
     if any(independent):
-        if config is None or not all(independent):
-            raise ValueError("independent turns need the model's config, and all samples of a batch must have them")
+        if config is None or not all(independent) or len(videos) < len(samples):
+            raise ValueError(
+                "independent turns need the model's config and a visual written as a video, and all samples of a batch "
+                "must have them"
+            )
         turn_ids = pad_sequence([s["turn_ids"] for s in samples], batch_first=True, padding_value=PADDED)
         out["attention_mask"] = turn_mask(turn_ids)
         out["position_ids"] = turn_positions(
             ids, turn_ids, out["grid_thw"].tolist(), out["second_per_grid"].tolist(), config
         )
     return out
+
+
+def _joined(tensors: list[Tensor]) -> Tensor | None:
+    return torch.cat(tensors) if tensors else None
 
 
 def turn_mask(turn_ids: Tensor) -> Tensor:

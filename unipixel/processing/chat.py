@@ -1,7 +1,8 @@
 """The conversation as tokens: ChatML markup, the three pixel tokens, and the line between our markup and other
 people's text.
 
-Layout of a conversation (every visual is written as a video, a still image too)::
+Layout of a conversation (every visual is written as a video, a still image too, except for pictures that come with
+conversations about the whole of them, which have ``<|image_pad|>``; words alone have no visual)::
 
     <|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n
     <|im_start|>user\\n<|vision_start|><|video_pad|>...<|vision_end|>QUESTION<|im_end|>\\n
@@ -90,10 +91,15 @@ class Chat:
         """Token ids of text that may contain special tokens; nothing is added."""
         return list(self._encode(text))
 
-    def opening(self, num_visual_tokens: int) -> list[int]:
+    def opening(self, num_visual_tokens: int, pad: str = VIDEO_PAD) -> list[int]:
         """Everything before the first question: system prompt, start of the user's turn, and the visual."""
         head = self._encode(f"{TURN_START}system\n{SYSTEM}{TURN_END}\n{TURN_START}user\n{VISION_START}")
-        return [*head, *[self.ids[VIDEO_PAD]] * num_visual_tokens, self.ids[VISION_END]]
+        return [*head, *[self.ids[pad]] * num_visual_tokens, self.ids[VISION_END]]
+
+    def opening_question(self, text: str) -> list[int]:
+        """The beginning of a conversation without a visual, up to where the first answer begins."""
+        head = self._encode(f"{TURN_START}system\n{SYSTEM}{TURN_END}\n{TURN_START}")
+        return [*head, *self.question(f"user\n{text}")]
 
     def question(self, text: str) -> list[int]:
         """A question that follows the visual, up to where the answer begins."""

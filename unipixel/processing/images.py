@@ -1,8 +1,8 @@
 """Pixels as the two vision towers want them: patches for the language model, squares for SAM.
 
-Both chains reproduce the original's numbers exactly without ``torchvision``: Pillow's bicubic resize per frame, a
-repeated last frame where the count is odd, and one fused rescale-and-normalise for the language model; an antialiased
-bilinear resize of ``x / 255`` for SAM.
+Both chains reproduce the original's numbers exactly without ``torchvision``: Pillow's bicubic resize per frame (or, as
+for some benchmarks, its counterpart on tensors), a repeated last frame where the count is odd, and one fused
+rescale-and-normalise for the language model; an antialiased bilinear resize of ``x / 255`` for SAM.
 
 Source: Qwen2.5-VL technical report, section 2.1; UniPixel, appendix on implementation; SAM 2, section C.
 """
@@ -95,6 +95,9 @@ class ImageSettings:
     """Channel means of SAM's frames (ImageNet's)."""
     sam_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Channel deviations of SAM's frames (ImageNet's)."""
+    frame_resize: Literal["pillow", "tensor"] = "pillow"
+    """Who resizes the language model's frames by the antialiased bicubic filter: Pillow, which rounds and clips between
+    columns and rows, or torch on floats, rounded and clipped at the end."""
     target_rule: Literal["touched", "nearest"] = "touched"
     """How a ground-truth mask becomes S x S: every pixel that the antialiased resize of the mask touches (released), or
     the nearest source pixel (cheaper, and objects keep their area)."""
@@ -110,6 +113,8 @@ class ImageSettings:
                 raise CheckpointError(f"image setting {name} is {getattr(self, name)}; it must be 3 numbers")
         if self.fps <= 0 or self.sam_size < 1:
             raise CheckpointError(f"fps is {self.fps} and sam_size {self.sam_size}; both must be positive")
+        if self.frame_resize not in ("pillow", "tensor"):
+            raise CheckpointError(f"frame_resize is {self.frame_resize!r}; it must be 'pillow' or 'tensor'")
         if self.target_rule not in ("touched", "nearest"):
             raise CheckpointError(f"target_rule is {self.target_rule!r}; it must be 'touched' or 'nearest'")
 
@@ -220,11 +225,19 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
     return rows, columns
 
 
-def resize_frame(frame: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """A frame, uint8 (H, W, 3), at another size by Pillow's bicubic filter; the frame itself if it has that size."""
+def resize_frame(frame: np.ndarray, size_hw: tuple[int, int], rule: str = "pillow") -> np.ndarray:
+    """A frame, uint8 (H, W, 3), at another size by the bicubic filter; the frame itself if it has that size.
+
+    Args:
+        rule: see `ImageSettings.frame_resize`.
+    """
     if frame.shape[:2] == size_hw:
         return frame
     height, width = size_hw
+    if rule == "tensor":
+        x = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float()
+        x = F.interpolate(x, size=size_hw, mode="bicubic", align_corners=False, antialias=True)
+        return x[0].clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
@@ -337,7 +350,8 @@ class Visual:
     def pixel_values(self) -> Tensor:
         """Patches of the chosen frames, float32 (t*h*w, 1176); read on first use."""
         size = self.resized_hw
-        frames = [resize_frame(frame, size) for frame in self.media.select(self.llm_frame_indices)]
+        rule = self.settings.frame_resize
+        frames = [resize_frame(frame, size, rule) for frame in self.media.select(self.llm_frame_indices)]
         return patchify(np.stack(frames), self.settings)[0]
 
     def position_of(self, t: int) -> int:

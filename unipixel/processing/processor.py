@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.processing import batch, images
-from unipixel.processing.batch import IGNORED, TrainingInputs
+from unipixel.processing.batch import IGNORED, TrainingInputs, words_inputs
 from unipixel.processing.chat import END_OF_TEXT, IMAGE_PAD, MEM, REF, SEG, TURN_END, VIDEO_PAD, Chat
 from unipixel.processing.images import ImageSettings, Visual
 from unipixel.processing.prompts import Reference, reference
@@ -172,13 +172,18 @@ class Processor:
         """A batch for the model's training forward; see `batch.collate`."""
         return batch.collate(samples, pad_token_id=self.chat.ids[END_OF_TEXT], config=config)
 
-    def _question(self, turn: Turn, visual: Visual, objects: Mapping[int, MaskTrack]) -> _Question:
+    def _question(self, turn: Turn, visual: Visual | None, objects: Mapping[int, MaskTrack]) -> _Question:
         """A checked question: its text with the region lines, and what stands behind its special tokens."""
         self.chat.check_text(turn.question, "question", REF, len(turn.references))
         if not turn.question.strip():
             raise PromptError("the question is empty; ask something about the picture or video")
+        if visual is None:
+            if turn.references or turn.regions or turn.targets:
+                raise PromptError("a turn has points, regions or masks, but the sample has no picture or video")
+            return _Question(turn.question, [], None)
         size, num_frames = visual.size_hw, visual.media.num_frames
-        references = [reference(prompts, size, num_frames, self.settings.sam_size) for prompts in turn.references]
+        side, check = self.settings.sam_size, not turn.as_written
+        references = [reference(prompts, size, num_frames, side, check=check) for prompts in turn.references]
         missing = [number for number in turn.regions if number not in objects]
         if missing:
             raise PromptError(f"object {missing[0]} is not known; known are {sorted(objects) or 'none'}")
@@ -186,7 +191,8 @@ class Processor:
             raise PromptError(f"the regions {list(turn.regions)} name an object twice; each may be given once")
         if not turn.regions:
             return _Question(turn.question, references, None)
-        masks = region_masks({number: objects[number] for number in turn.regions}, visual)
+        tracks = {number: objects[number] for number in turn.regions}
+        masks = region_masks(tracks, visual, unseen=turn.as_written)
         step = self.settings.temporal_patch_size
         prefix = region_prefix(turn.regions, masks, len(visual.llm_frame_indices), step=step)
         return _Question(prefix + turn.question, references, masks)
@@ -194,9 +200,15 @@ class Processor:
     def _training(self, sample: Sample, sam_masks: bool, independent_turns: bool) -> TrainingInputs:
         if not sample.turns:
             raise PromptError("the sample has no turn; a conversation needs at least one question and answer")
-        visual = self.visual(sample.media)
+        if sample.words_only and independent_turns:
+            raise PromptError("independent turns share a visual, and the sample has no picture or video")
+        visual = None if sample.words_only else self._seen(sample)
         questions = [self._question(turn, visual, sample.objects) for turn in sample.turns]
-        ids, labels, turn_ids = self._written(sample.turns, questions, visual, independent_turns)
+        pad = IMAGE_PAD if sample.as_image else VIDEO_PAD
+        opening = [] if visual is None else self.chat.opening(visual.num_tokens, pad)
+        ids, labels, turn_ids = self._written(sample.turns, questions, opening, independent_turns)
+        if visual is None:
+            return words_inputs(torch.tensor(ids), torch.tensor(labels))
         inputs = _turn_inputs(ids, questions, visual)
         segments = sam_masks and any(turn.targets for turn in sample.turns)
         targets = self._targets(sample) if segments else None
@@ -215,15 +227,32 @@ class Processor:
             sam_frames=squares,
             target_masks=targets,
         )
+        if sample.as_image:
+            out["as_image"] = True
         if independent_turns:
             out["turn_ids"] = torch.tensor(turn_ids)
         return out
 
+    def _seen(self, sample: Sample) -> Visual:
+        """What the language model sees of a training sample.
+
+        Raises:
+            PromptError: several frames are to be written as an image.
+        """
+        if sample.as_image and sample.media.num_frames != 1:
+            raise PromptError(f"the sample has {sample.media.num_frames} frames; one can be written as an image")
+        if sample.fps is None:
+            return self.visual(sample.media)
+        # a video file that the language model is told the rate of is read as Qwen2.5-VL reads it, with one frame's
+        # share of the budget at any length
+        settings = replace(self.settings, fps=sample.fps, frame_resize="tensor", share_budget=False)
+        return Visual.of(sample.media, settings)
+
     def _written(
-        self, turns: Sequence[Turn], questions: Sequence[_Question], visual: Visual, independent_turns: bool
+        self, turns: Sequence[Turn], questions: Sequence[_Question], opening: list[int], independent_turns: bool
     ) -> tuple[list[int], list[int], list[int]]:
         """A conversation as token ids, their labels, and the turn (from 1) that each belongs to (0: the beginning)."""
-        ids = self.chat.opening(visual.num_tokens)
+        ids = list(opening)
         labels, turn_ids = [IGNORED] * len(ids), [0] * len(ids)
         for k, (turn, asked) in enumerate(zip(turns, questions, strict=True)):
             self.chat.check_text(turn.answer, "answer", SEG, len(turn.targets))
@@ -231,7 +260,10 @@ class Processor:
                 raise PromptError(f"turn {k} has no answer; there is nothing to learn from it")
             # the first turn and every independent one goes on right after the visual
             after_visual = k == 0 or independent_turns
-            question = self.chat.question(asked.text) if after_visual else self.chat.next_question(asked.text)
+            write = self.chat.question if after_visual else self.chat.next_question
+            if not ids:
+                write = self.chat.opening_question
+            question = write(asked.text)
             answer = self.chat.answer(turn.answer)
             ids += question + answer
             labels += [IGNORED] * len(question) + answer
@@ -257,7 +289,7 @@ class Processor:
         for t, frame in enumerate(visual.media):
             squares.append(self.sam_frames(frame[None]))
             if t in seen:
-                resized.append(images.resize_frame(frame, visual.resized_hw))
+                resized.append(images.resize_frame(frame, visual.resized_hw, visual.settings.frame_resize))
         return images.patchify(np.stack(resized), self.settings)[0], torch.cat(squares)
 
 

@@ -115,8 +115,13 @@ def _check_mask(mask: Any, size_hw: tuple[int, int]) -> None:
         raise PromptError("the mask is empty; it must cover at least one pixel")
 
 
-def sam_points(prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_frames: int, sam_size: int) -> Reference:
+def sam_points(
+    prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_frames: int, sam_size: int, *, check: bool = True
+) -> Reference:
     """Any number of checked points and boxes of one object on one frame, as SAM's point prompts (boxes first).
+
+    Args:
+        check: refuse prompts that do not fit the clip.
 
     Raises:
         PromptError: no prompt, one that does not fit the clip, a mask, several boxes, or prompts on several frames.
@@ -124,7 +129,8 @@ def sam_points(prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_fra
     if not prompts:
         raise PromptError("an object reference has no prompt; give it a point or a box")
     for prompt in prompts:
-        check_prompt(prompt, size_hw, num_frames)
+        if check:
+            check_prompt(prompt, size_hw, num_frames)
         if isinstance(prompt, Mask):
             raise PromptError("a mask cannot be an object reference; give it as a known object instead")
     frames = sorted({int(prompt.frame) for prompt in prompts})
@@ -142,13 +148,15 @@ def sam_points(prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_fra
     return Reference((table[:, :2] * scale).float(), table[:, 2].long(), frames[0])
 
 
-def reference(prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_frames: int, sam_size: int) -> Reference:
-    """The prompts of one ``<|ref|>``: a point, two points, or a box.
+def reference(
+    prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_frames: int, sam_size: int, *, check: bool = True
+) -> Reference:
+    """The prompts of one ``<|ref|>``: a point, two points, or a box; arguments as in `sam_points`.
 
     Raises:
         PromptError: as `sam_points`, or more than fits one ``<|ref|>`` (see `strongest`).
     """
-    found = sam_points(prompts, size_hw, num_frames, sam_size)
+    found = sam_points(prompts, size_hw, num_frames, sam_size, check=check)
     if len(found.labels) > MAX_POINTS:
         raise PromptError(f"one <|ref|> has {len(prompts)} prompts; it takes a point, two points, or one box")
     return found
@@ -164,8 +172,8 @@ Wording = Literal["query", "sentence", "explanatory", "question", "description"]
 a question to be answered in words too, or a description."""
 
 QUERIES = (
-    "Please segment the {} in this {}.",
     "Can you segment the {} in this {}?",
+    "Please segment the {} in this {}.",
     "Where is the {} in this {}? Please respond with the segmentation mask.",
     "What is the {} in this {}? Please output the segmentation mask.",
     "Find the {} in this {} and segment it.",
@@ -176,18 +184,29 @@ SENTENCES = (
     "{} Please provide the segmentation mask.",
     "{} Segment the target directly.",
     "{} Please answer with the segmentation mask.",
+    "{} Show what is meant as a mask.",
+    "{} Give the mask of what this is about.",
 )
 EXPLANATORY = (
     "{} Please provide the segmentation mask and explain why.",
     "{} Segment the target and give your reasons.",
+    "{} Answer with the mask, then say why it is this one.",
+    "{} Show it as a mask and explain your choice.",
+    "{} Please segment it and tell how you know.",
 )
 QUESTIONS = (
     "{} Please answer the question and provide the segmentation mask.",
     "{} Answer in words and segment what you speak of.",
+    "{} Give your answer together with its mask.",
+    "{} Say who or what it is, and segment it.",
+    "{} Reply in a few words and show the mask.",
 )
 DESCRIPTIONS = (
     "Please segment the object according to the description: {}",
     "Segment what is described here: {}",
+    "Find what fits this description and give its mask: {}",
+    "Which object is this? Please segment it: {}",
+    "Here is a description of an object; show it as a mask: {}",
 )
 ANSWERS = (
     f"The target is {SEG}.",
@@ -198,6 +217,8 @@ ANSWERS = (
 )
 """Short answers of the released training data."""
 
+QUERY = QUERIES[1]
+"""What evaluation asks with; of the other kinds it takes the first template."""
 _TEMPLATES: dict[str, tuple[str, ...]] = {
     "query": QUERIES,
     "sentence": SENTENCES,
@@ -211,7 +232,7 @@ def request_text(wording: Wording, text: str, *, is_video: bool, rng: np.random.
     """A request to segment what ``text`` speaks of.
 
     Args:
-        rng: picks among the templates for training; None takes the first, which evaluation uses.
+        rng: picks among the templates for training; None takes the one that evaluation uses.
 
     Raises:
         ValueError: unknown wording.
@@ -221,14 +242,19 @@ def request_text(wording: Wording, text: str, *, is_video: bool, rng: np.random.
         raise ValueError(f"wording is {wording!r}; it must be one of {', '.join(_TEMPLATES)}")
     template = templates[0 if rng is None else int(rng.integers(len(templates)))]
     if wording == "query":
+        template = QUERY if rng is None else template
         return template.format(noun_phrase(text), "video" if is_video else "image")
-    return template.format(text.strip())
+    return template.format(text)
 
 
 def noun_phrase(text: str) -> str:
-    """A query in the form that the templates continue: no full stop, no leading article, first letter small."""
-    phrase = text.strip().rstrip(".").strip()
-    first, _, rest = phrase.partition(" ")
-    if rest and first.lower() in ("the", "a", "an"):
-        phrase = rest.lstrip()
-    return phrase[:1].lower() + phrase[1:]
+    """A query in the form that the templates continue: no full stops at its ends, first letter small, no article.
+
+    Source: the released code, to the letter, since its checkpoints were trained on it: blanks stay, the first letter is
+    made small before articles are looked for, and the word behind one keeps its capital.
+    """
+    phrase = text.strip(".")
+    phrase = phrase[:1].lower() + phrase[1:]
+    for article in ("the ", "an ", "a "):
+        phrase = phrase.removeprefix(article)
+    return phrase

@@ -57,8 +57,11 @@ def grid_masks(
     return (rows @ torch.from_numpy(pooled).float() @ columns.T) > 0
 
 
-def region_masks(tracks: dict[int, MaskTrack], visual: Visual) -> Tensor:
+def region_masks(tracks: dict[int, MaskTrack], visual: Visual, *, unseen: bool = False) -> Tensor:
     """Grid masks of known objects on the frames that the language model sees, bool (t, N, h/2, w/2).
+
+    Args:
+        unseen: also take an object that is visible on none of these frames.
 
     Raises:
         PromptError: an object's masks have another size or number of frames than the clip, or it is visible on
@@ -72,7 +75,7 @@ def region_masks(tracks: dict[int, MaskTrack], visual: Visual) -> Tensor:
         for i, t in enumerate(seen):
             if track.rles[t] is not None:
                 masks[i, n] = track.mask(t)
-        if not masks[:, n].any():
+        if not unseen and not masks[:, n].any():
             frames = ", ".join(map(str, seen))
             raise PromptError(f"object {number} is visible on none of the frames that the model reads ({frames})")
     settings = visual.settings

@@ -6,6 +6,7 @@ How the objects that a query is about are given to the model is a matter of form
     points    a point beside the first mention of each: ``[3] <|ref|>``
     boxes     a box in the same place
     mixed     half of the objects by points, half by boxes
+    bare      points or boxes without ids, in the place of the first mention: ``What is <|ref|>?``
     memory    points or boxes, and what is asked for is the masks: the question is repeated with its options, the answer
               is ``[id] <|seg|>`` for every object (the pre-filling of the object memory)
 
@@ -29,9 +30,10 @@ from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack, interior_point
 from unipixel.processing.chat import REF, SEG
 from unipixel.processing.prompts import ANSWERS, noun_phrase, request_text
+from unipixel.processing.regions import target_masks
 from unipixel.sample import Box, Point, Query, Sample, Turn
 
-Form = Literal["regions", "points", "boxes", "mixed", "memory"]
+Form = Literal["regions", "points", "boxes", "mixed", "bare", "memory"]
 Pointing = Literal["points", "boxes", "mixed"]
 ChoiceStyle = Literal["videorefer", "mvbench"]
 
@@ -47,6 +49,8 @@ DETAILED_CAPTIONS = (
     "Tell me in detail what {} in the {} looks like and what happens to it.",
 )
 """Requests for a long caption of an object; the first is that of VideoRefer-Bench-D."""
+PICTURED = "Can you provide me with a detailed description of the region in the picture marked by {}?"
+"""Another one, of objects in stills, with which the released training asks for Osprey's descriptions."""
 SHORT_CAPTIONS = (
     "Give me a short description of {}.",
     "Describe {} in a few words.",
@@ -83,6 +87,8 @@ def worded(
     max_turns: int | None = None,
     pointing: Pointing = "mixed",
     one_frame_share: float = 0.0,
+    random_ids: bool = True,
+    grid: int | None = None,
     named: bool = False,
 ) -> Sample:
     """The sample with a turn for each of its queries; the queries that are asked stay, in the order of the turns.
@@ -91,10 +97,14 @@ def worded(
         sample: with queries; its turns are replaced.
         rng: draws everything that varies, for training; None: the fixed wording, all queries in order.
         form: how objects are given, see the module.
-        max_turns: ask at most so many queries: random ones with ``rng``, the first ones without. Of a conversation the
-            beginning is always kept.
-        pointing: what the memory form points with.
+        max_turns: ask at most so many queries: random ones with ``rng``, the first ones without. A conversation is
+            always taken whole.
+        pointing: what the forms "bare" and "memory" point with.
         one_frame_share: with ``rng`` and regions, this share of clips is given masks of one frame only.
+        random_ids: with ``rng``, whether a lone object gets a random id.
+        grid: side of a square grid, in pixels, over which masks are stretched before points and boxes are taken from
+            them, as integer pixels: SAM's, as in the released training. None: they are taken from the masks as they
+            are, points in the middle of a pixel and boxes around the outermost ones.
         named: answers name what they segment, see `chat.NAMED_SEG`.
 
     Raises:
@@ -110,10 +120,11 @@ def worded(
     sample = replace(sample, queries=_asked(sample.queries, rng, max_turns))
     _check_objects(sample)
     if rng is not None:
-        sample = _renumbered(sample, rng)
+        if random_ids and form != "bare":
+            sample = _renumbered(sample, rng)
         if form == "regions" and rng.random() < one_frame_share:
             sample = _on_one_frame(sample, rng)
-    writer = _Writer(sample, rng, form, pointing, named)
+    writer = _Writer(sample, rng, form, pointing, grid, named)
     return replace(sample, turns=tuple(writer.turn(query) for query in sample.queries))
 
 
@@ -138,8 +149,10 @@ def listed(words: Sequence[str]) -> str:
 
 def _asked(queries: Sequence[Query], rng: np.random.Generator | None, most: int | None) -> tuple[Query, ...]:
     """The queries that become turns."""
+    if any(query.kind == "conversation" for query in queries):
+        return tuple(queries)
     count = len(queries) if most is None else min(most, len(queries))
-    if rng is None or any(query.kind == "conversation" for query in queries):
+    if rng is None:
         return tuple(queries[:count])
     return tuple(queries[int(k)] for k in rng.permutation(len(queries))[:count])
 
@@ -161,8 +174,10 @@ def _objects_of(queries: Sequence[Query]) -> tuple[int, ...]:
 
 
 def _renumbered(sample: Sample, rng: np.random.Generator) -> Sample:
-    """A lone object that is asked about, under a random id."""
+    """A lone object that is asked about, under a random id; one that is introduced keeps its own."""
     if len(sample.objects) != 1 or _objects_of(sample.queries) != tuple(sample.objects):
+        return sample
+    if any(query.introduction for query in sample.queries):
         return sample
     ((old, track),) = sample.objects.items()
     new = int(rng.integers(RANDOM_IDS))
@@ -226,7 +241,10 @@ def _caption_request(query: Query, is_video: bool, rng: np.random.Generator | No
     visual = "video" if is_video else "image"
     if not query.about:
         return f"Please describe this {visual}."
-    template = _pick(SHORT_CAPTIONS if query.category == "short" else DETAILED_CAPTIONS, rng)
+    templates: tuple[str, ...] = SHORT_CAPTIONS if query.category == "short" else DETAILED_CAPTIONS
+    if rng is not None and not is_video and query.category != "short":
+        templates = (PICTURED, *DETAILED_CAPTIONS)
+    template = _pick(templates, rng)
     return template.format(listed([f"[{number}]" for number in query.about]), visual)
 
 
@@ -237,7 +255,7 @@ def _answer(query: Query, rng: np.random.Generator | None, named: bool) -> str:
     if query.kind in ("caption", "qa", "conversation") or not query.targets:
         return query.answer
     if named and query.kind == "query" and None not in query.targets:
-        return listed([f"the {noun_phrase(query.text)} {SEG}"] * len(query.targets))
+        return listed([f"the {noun_phrase(query.text.strip())} {SEG}"] * len(query.targets))
     masks = listed([SEG] * len(query.targets))
     if query.kind == "question" and query.answer:
         return f"{query.answer.rstrip('. ')} {masks}."
@@ -261,18 +279,25 @@ class _Writer:
     """Writes the turns of one conversation; knows which objects have been given already."""
 
     def __init__(
-        self, sample: Sample, rng: np.random.Generator | None, form: Form, pointing: Pointing, named: bool
+        self,
+        sample: Sample,
+        rng: np.random.Generator | None,
+        form: Form,
+        pointing: Pointing,
+        grid: int | None,
+        named: bool,
     ) -> None:
-        self._sample, self._rng, self._form, self._named = sample, rng, form, named
+        self._sample, self._rng, self._form, self._grid, self._named = sample, rng, form, grid, named
         self._about = _objects_of(sample.queries)
-        self._boxed = _boxed(self._about, pointing if form == "memory" else form, rng, sample.source)
+        self._boxed = _boxed(self._about, pointing if form in ("bare", "memory") else form, rng, sample.source)
         self._given: set[int] = set()
+        self._is_video = not sample.words_only and sample.media.is_video
 
     def turn(self, query: Query) -> Turn:
         """The next turn."""
         if self._form == "memory" and query.about:
             return self._memory_turn(query)
-        text = _question(query, self._sample.media.is_video, self._rng)
+        text = _question(query, self._is_video, self._rng)
         answer = _answer(query, self._rng, self._named)
         references: tuple[tuple[Point | Box, ...], ...] = ()
         regions: tuple[int, ...] = ()
@@ -296,7 +321,9 @@ class _Writer:
         if query.kind == "choice":
             text = _with_options(query, _style(query))
         else:
-            text = _question(query, self._sample.media.is_video, self._rng)
+            text = _question(query, self._is_video, self._rng)
+            if query.introduction:
+                text = f"{query.introduction}\n{text}"
             if query.answer:
                 # any letter: which one is right must not be learnt from here
                 text += f"\nOptions:\n({_pick('ABCD', self._rng)}) {query.answer}"
@@ -310,14 +337,15 @@ class _Writer:
         )
 
     def _pointed(self, text: str, numbers: Sequence[int]) -> tuple[str, list[int]]:
-        """The text with a ``<|ref|>`` beside each object's first mention, and the objects in their order there."""
+        """The text with a ``<|ref|>`` beside (or for) each object's first mention, and the objects in that order."""
         unmentioned = [f"[{number}]" for number in numbers if f"[{number}]" not in text]
         if unmentioned:
             text = f"About {listed(unmentioned)}: {text}"
+        order = sorted(numbers, key=lambda number: text.index(f"[{number}]"))
         for number in numbers:
-            text = text.replace(f"[{number}]", f"[{number}] {REF}", 1)
+            text = text.replace(f"[{number}]", REF if self._form == "bare" else f"[{number}] {REF}", 1)
         self._given.update(numbers)
-        return text, sorted(numbers, key=lambda number: text.index(f"[{number}] {REF}"))
+        return text, order
 
     def _prompt(self, number: int, frame: int | None) -> Point | Box:
         """A point or a box on an object, on the frame that the query names if it is seen there."""
@@ -325,7 +353,8 @@ class _Writer:
         shown = np.flatnonzero(track.visible).tolist()
         if frame is None or frame not in shown:
             frame = int(track.areas.argmax()) if self._rng is None else int(_pick(shown, self._rng))
-        return _box(track, frame, self._rng) if number in self._boxed else _point(track, frame, self._rng)
+        make = _box if number in self._boxed else _point
+        return make(track, frame, self._rng, self._grid)
 
 
 def _boxed(about: Sequence[int], form: str, rng: np.random.Generator | None, source: str) -> set[int]:
@@ -338,29 +367,50 @@ def _boxed(about: Sequence[int], form: str, rng: np.random.Generator | None, sou
     return set(order[odd::2]) if len(order) > 1 else set(order[: 1 - odd])
 
 
-def _point(track: MaskTrack, t: int, rng: np.random.Generator | None) -> Point:
+def _point(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: int | None) -> Point:
     """A random pixel of the object, without a generator its most interior one."""
-    mask = track.mask(t)
+    mask, (across, down) = _on_grid(track, t, grid)
     if rng is None:
         x, y = interior_point(mask)
-        return Point(float(x), float(y), frame=t)
+        if grid is not None:
+            x, y = np.floor(x), np.floor(y)
+        return Point(float(x) * across, float(y) * down, frame=t)
     spots = np.flatnonzero(mask)
     y, x = divmod(int(spots[int(rng.integers(len(spots)))]), mask.shape[1])
-    return Point(x + 0.5, y + 0.5, frame=t)
+    middle = 0.5 if grid is None else 0.0
+    return Point((x + middle) * across, (y + middle) * down, frame=t)
 
 
-def _box(track: MaskTrack, t: int, rng: np.random.Generator | None) -> Box:
+def _box(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: int | None) -> Box:
     """The object's box, with noise if there is a generator.
 
     Source: SAM 2, which its training boxes are drawn like.
     """
-    x1, y1, x2, y2 = (float(value) for value in track.boxes[t])
+    mask, (across, down) = _on_grid(track, t, grid)
+    height, width = mask.shape
+    if grid is None:
+        x1, y1, x2, y2 = (float(value) for value in track.boxes[t])
+        right, bottom = float(width), float(height)
+    else:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        x1, y1, x2, y2 = (float(value) for value in (columns[0], rows[0], columns[-1], rows[-1]))
+        right, bottom = width - 1.0, height - 1.0
     if rng is not None:
-        height, width = track.size_hw
         most_x, most_y = (
             min(BOX_NOISE * (x2 - x1), MAX_BOX_NOISE * width),
             min(BOX_NOISE * (y2 - y1), MAX_BOX_NOISE * height),
         )
-        x1, x2 = (min(max(x + float(rng.uniform(-most_x, most_x)), 0.0), float(width)) for x in (x1, x2))
-        y1, y2 = (min(max(y + float(rng.uniform(-most_y, most_y)), 0.0), float(height)) for y in (y1, y2))
-    return Box(x1, y1, x2, y2, frame=t)
+        x1, x2 = (min(max(x + float(rng.uniform(-most_x, most_x)), 0.0), right) for x in (x1, x2))
+        y1, y2 = (min(max(y + float(rng.uniform(-most_y, most_y)), 0.0), bottom) for y in (y1, y2))
+    # what lies on a single row or column of the grid still needs a box with an inside
+    x2, y2 = x2 if x2 > x1 else x1 + 1, y2 if y2 > y1 else y1 + 1
+    return Box(x1 * across, y1 * down, x2 * across, y2 * down, frame=t)
+
+
+def _on_grid(track: MaskTrack, t: int, grid: int | None) -> tuple[np.ndarray, tuple[float, float]]:
+    """The mask of frame ``t`` on the grid, and the source pixels that one of its pixels is across and down."""
+    if grid is None:
+        return track.mask(t), (1.0, 1.0)
+    height, width = track.size_hw
+    one = MaskTrack(track.size_hw, (track.rles[t],))
+    return target_masks([one], 1, grid, "touched")[0, 0].numpy(), (width / grid, height / grid)

@@ -151,7 +151,7 @@ def _asking(messages: list[UserMessage]) -> Asking:
 
 
 def _carries(asking: Asking) -> bool:
-    return bool(asking.prompts or asking.about or asking.start or asking.force)
+    return bool(asking.prompts or asking.about or asking.start or asking.force or asking.each is not None)
 
 
 def _bad(sentence: str, param: str = "messages") -> Refusal:

@@ -66,6 +66,7 @@ def asked(session: Session, said: Said, decoding: Decoding, **more: Any) -> dict
         "about": tuple(carried.about),
         "start": carried.start,
         "force": carried.force,
+        "each": carried.each,
         "max_new_tokens": decoding.max_new_tokens,
         "temperature": decoding.temperature,
         "top_p": decoding.top_p,
@@ -111,7 +112,7 @@ def _again(session: Session, said: Said, decoding: Decoding, number: int) -> Ite
     if reply and words(said) is not None and not MARK.search(reply):
         before = set(session.objects)
         # read, and left at once: one token, which is the end of the turn for a reply that was complete
-        options = asked(session, said, decoding, prime=reply, max_new_tokens=1)
+        options = asked(session, said, decoding, prime=reply, max_new_tokens=1, each=False)
         for _ in session.stream(words(said), **options):
             yield None
         given = {prompt.object_id for prompt in said.asking.prompts}
@@ -153,7 +154,7 @@ def _together(shots: list[OneShot]) -> list[Any]:
         shot = shots[place]
         session, now = shot.session, shot.conversation.now
         options = asked(session, now, shot.decoding)
-        given = {name: options[name] for name in ("prompts", "about", "start", "force")}
+        given = {name: options[name] for name in ("prompts", "about", "start", "force", "each")}
         return session, session.request(words(now), decoding=shot.decoding, **given)
 
     return list(answer_together(shots[0].engine.model, prepared, range(len(shots)), raising=False))

@@ -164,7 +164,7 @@ async def ask(request: Request, session_id: str, asked: AskRequest) -> Response:
         raise PromptError(f"max_tokens is {longest}; it must be at most {settings.max_tokens}")
     if asked.text is not None and len(asked.text) > settings.max_text:
         raise PromptError(f"the question is {len(asked.text)} characters long; at most {settings.max_text} are allowed")
-    options = asked.model_dump(include={"about", "start", "force", "temperature", "top_p", "seed"})
+    options = asked.model_dump(include={"about", "start", "force", "each", "temperature", "top_p", "seed"})
     options["max_new_tokens"] = longest
     text = asked.text if asked.text and asked.text.strip() else None
 

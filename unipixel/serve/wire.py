@@ -93,6 +93,11 @@ class Asking(Strict):
     )
     start: Start = 0
     force: bool = Field(False, description="Segment what is pointed at even if the model says that nothing is there.")
+    each: bool | None = Field(
+        None,
+        description="Ask for each thing of a request by itself ('the dog and two cats'), 'all' and plurals until "
+        "nothing new comes; not with prompts. By default where the checkpoint needs it.",
+    )
 
 
 class ClipOptions(Strict):

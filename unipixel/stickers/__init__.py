@@ -12,20 +12,23 @@ Everything is a function of (seed, index). Seeds from `EVAL_SEED` on are held ou
 from unipixel.stickers.facts import Facts
 from unipixel.stickers.language import vocabulary_texts
 from unipixel.stickers.records import describe, drawn, sample, write_samples
-from unipixel.stickers.scene import EVAL_SEED, Scene, SceneObject, SceneSettings, scene
+from unipixel.stickers.scene import EVAL_SEED, HARD, WORLDS, Scene, SceneObject, SceneSettings, scene
 from unipixel.stickers.sprites import HELD_OUT_FAMILY, TRAINING_FAMILIES
-from unipixel.stickers.things import THINGS, Thing
+from unipixel.stickers.things import FAMILIAR, THINGS, Thing
 from unipixel.stickers.turns import FIRST_MIX, FULL_MIX, TASKS, turns
 from unipixel.stickers.video import video
 
 __all__ = [
     "EVAL_SEED",
+    "FAMILIAR",
     "FIRST_MIX",
     "FULL_MIX",
+    "HARD",
     "HELD_OUT_FAMILY",
     "TASKS",
     "THINGS",
     "TRAINING_FAMILIES",
+    "WORLDS",
     "Facts",
     "Scene",
     "SceneObject",

@@ -14,12 +14,14 @@ from unipixel.errors import DatasetError
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".webp")
 """PNG is left out: folders of photos often hold label maps in that format."""
 Size = tuple[int, int]
+Crop = tuple[Path, tuple[int, int, int, int]]
+"""A photo, and the box (x1, y1, x2, y2) in its pixels that may be used of it."""
 
 
 def background(
     rng: np.random.Generator,
     size_hw: Size,
-    photos: Path | None = None,
+    photos: Path | tuple[Crop, ...] | None = None,
     photo_share: float = 0.5,
     patterns: tuple[str, ...] = (),
 ) -> np.ndarray:
@@ -28,7 +30,7 @@ def background(
     Args:
         rng: source of randomness.
         size_hw: height and width in pixels.
-        photos: folder of photos of which random crops are used.
+        photos: folder of photos, or pieces of some, of which random crops are used.
         photo_share: share of backgrounds that are photo crops when ``photos`` is given.
         patterns: keys of `PATTERNS` that may be drawn; empty for all.
     """
@@ -183,15 +185,27 @@ def _small_photo(path: Path) -> Image.Image:
     return small
 
 
-def _photo(rng: np.random.Generator, size_hw: Size, folder: Path) -> np.ndarray:
-    files = photo_files(folder)
-    photo = _small_photo(files[int(rng.integers(len(files)))])
-    share = float(rng.uniform(0.4, 1.0))
-    scale = share * min(photo.width / size_hw[1], photo.height / size_hw[0])
+def _photo(rng: np.random.Generator, size_hw: Size, photos: Path | tuple[Crop, ...]) -> np.ndarray:
+    if isinstance(photos, Path):
+        files = photo_files(photos)
+        photo = _small_photo(files[int(rng.integers(len(files)))])
+        x1, y1, x2, y2 = 0, 0, photo.width, photo.height
+    else:
+        path, box = photos[int(rng.integers(len(photos)))]
+        photo = _small_photo(path)
+        x1, y1, x2, y2 = box
+        if x2 > photo.width or y2 > photo.height:
+            raise DatasetError(
+                f"the photo {str(path)!r} has {photo.width} x {photo.height} pixels (at most 320 are used of a side), "
+                f"and {box} is to be cut out of it; fetch photo and labels again"
+            )
+    share = float(rng.uniform(0.4, 1.0) if isinstance(photos, Path) else rng.uniform(0.6, 1.0))
+    scale = share * min((x2 - x1) / size_hw[1], (y2 - y1) / size_hw[0])
     width, height = max(1.0, size_hw[1] * scale), max(1.0, size_hw[0] * scale)
-    left, top = float(rng.uniform(0, photo.width - width)), float(rng.uniform(0, photo.height - height))
-    box = (left, top, left + width, top + height)
-    crop = photo.resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR, box=box)
+    left, top = float(rng.uniform(x1, x2 - width)), float(rng.uniform(y1, y2 - height))
+    crop = photo.resize(
+        (size_hw[1], size_hw[0]), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height)
+    )
     if rng.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(crop)

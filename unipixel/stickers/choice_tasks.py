@@ -34,6 +34,19 @@ def choice(facts: Facts, rng: np.random.Generator) -> Turn | None:
     return _over_regions(question, _with_options(question))
 
 
+def choose_name(facts: Facts, n: int, number: int, rng: np.random.Generator) -> tuple[str, str]:
+    """What object ``n``, called [``number``], is, with options: the question and its answer such as "(B)".
+
+    Raises:
+        ValueError: there is no other name to choose from.
+    """
+    question = _named(facts, n, f"What is [{number}]?", rng)
+    if question is None:
+        raise ValueError(f"the scene has no other name than {facts.names[n]!r} to choose from")
+    letter = LETTERS[question.options.index(question.answer)]
+    return f"{question.text}{_with_options(question)}\n{CHOOSE}", f"({letter})"
+
+
 def choice_from_prompts(facts: Facts, rng: np.random.Generator) -> tuple[Turn, Turn] | None:
     """The memory form: first the objects are localised from points and boxes, then the question is answered."""
     question = _question(facts, rng)
@@ -107,10 +120,15 @@ def _either(tags: list[str]) -> str:
 
 def _what(facts: Facts, rng: np.random.Generator) -> _Question | None:
     n = int(rng.integers(facts.count))
+    return _named(facts, n, f"What is {_tag(facts, n)}?", rng)
+
+
+def _named(facts: Facts, n: int, text: str, rng: np.random.Generator) -> _Question | None:
+    """The name of an object among those of others and of things that are not there."""
     others = list(dict.fromkeys(facts.names))
     others = [others[int(k)] for k in rng.permutation(len(others))[:2]]
     others += [name for _ in range(3) if (name := absent_name(facts, rng)) is not None]
-    return _shuffled(rng, f"What is {_tag(facts, n)}?", facts.names[n], others)
+    return _shuffled(rng, text, facts.names[n], others)
 
 
 def _which_name(facts: Facts, rng: np.random.Generator) -> _Question | None:

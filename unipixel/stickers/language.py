@@ -75,7 +75,8 @@ _PHOTOGRAPHED = """
     football baseball kite chair couch bed toilet television laptop keyboard phone book clock scissors teddy
     toothbrush knife wine beer hat cap jeans shirt sneaker boot dress glasses watch backpack handbag umbrella
     tree leaf house cloud door mirror key basket box lantern bulb candle coffee bread cookie mushroom tomato
-    pencil basketball bell
+    pencil basketball bell person man woman child boy girl baby bird flower sign statue bench boat bowl cup bottle mug
+    glass building hut lamp rock window vase ball
 """
 PHOTOGRAPHED = frozenset(_PHOTOGRAPHED.split())
 """Things that photos often show, so that on a photo nobody claims that they are not there."""

@@ -15,7 +15,12 @@ Path = list[Placement]
 
 
 def plan(
-    rng: np.random.Generator, placement: Placement, size_hw: Size, num_frames: int, wall: tuple[float, float] | None
+    rng: np.random.Generator,
+    placement: Placement,
+    size_hw: Size,
+    num_frames: int,
+    wall: tuple[float, float] | None,
+    pace: tuple[float, float] | None = None,
 ) -> Path:
     """A path for one sticker.
 
@@ -25,7 +30,10 @@ def plan(
         size_hw: of the picture.
         num_frames: T.
         wall: left and right edge of something tall that it may pass behind, when there is one.
+        pace: slowest and fastest motion per frame as a share of the side; None for paths that cross the picture.
     """
+    if pace is not None:
+        return _unhurried(rng, placement, size_hw, num_frames, wall, pace)
     names = list(PATHS)
     weights = np.array([2.0, 2.0, 2.0, 2.0, 2.5, 1.5, 1.2, 1.2, 1.5, 1.5, 1.2])
     if wall is not None and rng.random() < 0.35 and placement.size < 1.1 * (wall[1] - wall[0]):
@@ -112,19 +120,109 @@ def _returning(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames
     return [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
 
 
-def _behind(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int, wall: tuple[float, float]) -> Path:
-    """From one side of the wall to the other, hidden in between."""
+def _behind(
+    rng: np.random.Generator,
+    p: Placement,
+    size_hw: Size,
+    num_frames: int,
+    wall: tuple[float, float],
+    ease: float = 1.6,
+) -> Path:
+    """From one side of the wall to the other, hidden in between; slower behind it the more ``ease`` is above 1."""
     height, width = size_hw
     left, right = wall[0] - 0.55 * p.size, wall[1] + 0.55 * p.size
     left, right = max(left, 0.2 * p.size), min(right, width - 0.2 * p.size)
     y = _inside(rng, p.size, height)
-    # Quick at both ends and slow in the middle, so that some frame shows nothing of it.
+    # In few frames quick at both ends and slow in the middle, so that some frame shows nothing of it.
     share = np.linspace(-1, 1, num_frames)
-    share = (np.sign(share) * np.abs(share) ** 1.6 + 1) / 2
+    share = (np.sign(share) * np.abs(share) ** ease + 1) / 2
     xs = left + share * (right - left)
     if rng.random() < 0.5:
         xs = xs[::-1]
     return [moved(p, x=float(x), y=y) for x in xs]
+
+
+def _unhurried(
+    rng: np.random.Generator,
+    p: Placement,
+    size_hw: Size,
+    num_frames: int,
+    wall: tuple[float, float] | None,
+    pace: tuple[float, float],
+) -> Path:
+    """A path on which nothing moves faster than a person would call natural, whatever the number of frames.
+
+    What would have to hurry to leave, return or come out behind the wall moves in another way.
+    """
+    last, side = max(num_frames - 1, 1), min(size_hw)
+    step = float(rng.uniform(*pace)) * side  # pixels per frame
+    reach = 1.5 * pace[1] * side * last  # the farthest that anything may go
+    if (
+        wall is not None
+        and p.size < 1.1 * (wall[1] - wall[0])
+        and wall[1] - wall[0] + 1.1 * p.size < reach
+        and rng.random() < 0.35
+    ):
+        return _behind(rng, p, size_hw, num_frames, wall, ease=1.0)
+    kinds = ["across", "curve", "still", "turn", "resize", "leave", "enter", "return"]
+    weights = np.array([5.0, 3.0, 1.5, 1.2, 2.4, 1.8, 1.5, 1.2])
+    kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+    out = 1.25 * p.size  # from wholly inside, at the edge, to out of sight
+    gone = round(last * float(rng.uniform(0.6, 0.85)))
+    if kind in ("leave", "enter") and out < reach * gone / last:
+        share = np.minimum(np.arange(num_frames) / gone, 1.0)
+        path = _outwards(rng, p, size_hw, max(step * gone, out), share)
+        return path[::-1] if kind == "enter" else path
+    if kind == "return" and 2.2 * out < reach:
+        share = np.minimum(1.1 * (1 - np.abs(np.linspace(-1, 1, num_frames))), 1.0)
+        return _outwards(rng, p, size_hw, out, share)
+    if kind == "still":
+        return _still(rng, p, size_hw, num_frames)
+    if kind == "turn":
+        x, y = _inside(rng, p.size, size_hw[1]), _inside(rng, p.size, size_hw[0])
+        whole = float(rng.uniform(4, 12)) * last * (1 if rng.random() < 0.5 else -1)
+        return [moved(p, x=x, y=y, angle=p.angle + float(turn)) for turn in np.linspace(0, whole, num_frames)]
+    if kind == "resize":
+        most = min(2.0, 1.08**last)
+        factor = float(rng.uniform(1 + 0.5 * (most - 1), most))
+        factor = factor if rng.random() < 0.5 else 1 / factor
+        return _resizing(factor, factor)(rng, p, size_hw, num_frames)
+    return _strolling(rng, p, size_hw, num_frames, step, bends=kind == "curve")
+
+
+def _outwards(rng: np.random.Generator, p: Placement, size_hw: Size, way: float, share: np.ndarray) -> Path:
+    """So much of a way of that many pixels, which ends out of sight, on each frame; it begins inside."""
+    x, y, out_x, out_y = _outside(rng, p, size_hw)
+    room = float(np.hypot(out_x - x, out_y - y))
+    x = _clamped(out_x + (x - out_x) * way / room, p, size_hw[1], moves=x != out_x)
+    y = _clamped(out_y + (y - out_y) * way / room, p, size_hw[0], moves=y != out_y)
+    return [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
+
+
+def _clamped(value: float, p: Placement, length: int, *, moves: bool) -> float:
+    """A starting coordinate inside the picture; one that does not move stays."""
+    margin = min(p.size / 2, length / 2)
+    return float(min(max(value, margin), length - margin)) if moves else value
+
+
+def _strolling(
+    rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int, step: float, *, bends: bool
+) -> Path:
+    """So many pixels a frame in one direction, mostly along a side; or in a bend. The whole way is inside."""
+    height, width = size_hw
+    angle = float(rng.integers(4)) * np.pi / 2 + float(rng.uniform(-0.2, 0.2) if not bends else rng.uniform(-0.8, 0.8))
+    bend = float(rng.uniform(-1.2, 1.2)) if bends else 0.0
+    headings = angle + np.linspace(0, bend, max(num_frames - 1, 1))
+    xs = np.concatenate([[0.0], np.cumsum(np.cos(headings))])[:num_frames] * step
+    ys = np.concatenate([[0.0], np.cumsum(np.sin(headings))])[:num_frames] * step
+    places = []
+    for offsets, length in ((xs, width), (ys, height)):
+        margin = min(p.size / 2, length / 2)
+        span, room = float(np.ptp(offsets)), max(length - 2 * margin, 0.2 * length)
+        offsets = offsets * min(1.0, room / max(span, 1e-6))
+        low, high = (length - room) / 2 - offsets.min(), (length + room) / 2 - offsets.max()
+        places.append(offsets + float(rng.uniform(low, max(high, low))))
+    return [moved(p, x=float(x), y=float(y)) for x, y in zip(*places, strict=True)]
 
 
 PATHS: dict[str, Callable[..., Path]] = {

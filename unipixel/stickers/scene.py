@@ -11,11 +11,11 @@ import numpy as np
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Sample, Turn
-from unipixel.stickers.backgrounds import background
+from unipixel.stickers.backgrounds import Crop, background
 from unipixel.stickers.colours import PAINTS, colour_name, colour_shares
 from unipixel.stickers.render import Patch, Placement, draw, paste
 from unipixel.stickers.sprites import TRAINING_FAMILIES, SpriteSet, built_in, from_folder
-from unipixel.stickers.things import Thing
+from unipixel.stickers.things import FAMILIAR, Thing
 
 EVAL_SEED = 1_000_000
 """Seeds from here on are held out for evaluation: nothing may be trained on them."""
@@ -25,45 +25,68 @@ EVAL_SEED = 1_000_000
 class SceneSettings:
     """What scenes look like."""
 
-    size_hw: tuple[int, int] = (168, 168)
+    size_hw: tuple[int, int] = (224, 224)
     """Height and width in pixels."""
-    num_objects: tuple[int, int] = (2, 6)
+    num_objects: tuple[int, int] = (2, 5)
     """Fewest and most objects of a scene."""
-    scale: tuple[float, float] = (0.15, 0.5)
+    scale: tuple[float, float] = (0.2, 0.55)
     """Smallest and largest side of an object, as a share of the shorter side of the picture."""
     turn_degrees: float = 30.0
     """Objects are turned by up to this much either way."""
     repaint: float = 0.35
     """Share of the objects that are repainted in a named colour."""
-    twins: float = 0.35
+    twins: float = 0.2
     """Share of the scenes with several objects of one name, so that colour, place or size must tell them apart."""
     min_visible: float = 0.4
     """Least share of an object that stays visible when others lie over it."""
     min_area: float = 0.004
     """Least visible area of an object, as a share of the picture."""
-    names: tuple[str, ...] = ()
-    """Only these things are used; empty for all."""
+    names: tuple[str, ...] | None = None
+    """Only these things are used; empty for all. None: the `FAMILIAR` ones of the built-in sprites, all of a folder."""
     families: tuple[str, ...] = TRAINING_FAMILIES
     """Drawing styles; the held-out one is `HELD_OUT_FAMILY`."""
-    sprites: Path | None = None
-    """Folder of PNG files with a ``labels.json`` that replaces the built-in sprites."""
+    sprites: Path | SpriteSet | None = None
+    """Folder of PNG files with a ``labels.json``, or a set made elsewhere, that replaces the built-in sprites."""
     patterns: tuple[str, ...] = ()
     """Procedural backgrounds that are used, keys of `backgrounds.PATTERNS`; empty for all."""
-    photos: Path | None = None
-    """Folder of photos whose crops serve as backgrounds."""
+    photos: Path | tuple[Crop, ...] | None = None
+    """Folder of photos, or pieces of some, whose crops serve as backgrounds."""
     photo_share: float = 0.5
     """Share of backgrounds that are photo crops when ``photos`` is given."""
     noise: float = 0.3
     """Share of the scenes with sensor noise and changed contrast."""
-    num_frames: tuple[int, int] = (4, 8)
+    num_frames: tuple[int, int] = (8, 16)
     """Fewest and most frames of a video."""
+    pace: tuple[float, float] | None = (0.02, 0.05)
+    """Slowest and fastest motion per frame of a video, as a share of the side; None: paths cross much of the picture,
+    however few the frames."""
 
     def sprite_set(self) -> SpriteSet:
         """The sprites that these settings draw with."""
+        if isinstance(self.sprites, SpriteSet):
+            return self.sprites
         return built_in(self.families) if self.sprites is None else from_folder(self.sprites)
+
+    def pool(self, sprites: SpriteSet) -> tuple[str, ...]:
+        """Names that may be drawn."""
+        if self.names is None and self.sprites is None:
+            return tuple(name for name in FAMILIAR if name in sprites.by_name)
+        return self.names or sprites.names
 
 
 DEFAULT_SETTINGS = SceneSettings()
+HARD = SceneSettings(
+    size_hw=(168, 168),
+    num_objects=(2, 6),
+    scale=(0.15, 0.5),
+    twins=0.35,
+    names=(),
+    num_frames=(4, 8),
+    pace=None,
+)
+"""Small and crowded pictures of all things, clips that jump: the world of the first three versions of `nano`."""
+WORLDS = {"default": DEFAULT_SETTINGS, "hard": HARD}
+"""Named settings."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -180,7 +203,7 @@ def scene(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> 
         objects=objects,
         drawing_order=tuple(shuffle.index(n) for n in range(len(shuffle))),
         on_photo=settings.photos is not None,
-        names=settings.names or sprites.names,
+        names=settings.pool(sprites),
     )
 
 
@@ -190,14 +213,15 @@ def choose_names(rng: np.random.Generator, settings: SceneSettings, sprites: Spr
     Raises:
         ValueError: the settings ask for names without sprites.
     """
-    pool = settings.names or sprites.names
+    pool = settings.pool(sprites)
     missing = [name for name in pool if name not in sprites.by_name]
     if missing:
         raise ValueError(f"there is no sprite of {missing[0]!r}; choose names from the sprite set's `names`")
     count = int(rng.integers(settings.num_objects[0], settings.num_objects[1] + 1))
     twins = int(rng.integers(1, 3)) if count > 1 and rng.random() < settings.twins else 0
     distinct = max(1, min(count - twins, len(pool)))
-    picked = [pool[int(n)] for n in rng.choice(len(pool), distinct, replace=False)]
+    weights = None if settings.names else sprites.weights
+    picked = [pool[int(n)] for n in rng.choice(len(pool), distinct, replace=False, p=weights)]
     return picked + picked[:1] * (count - distinct if twins else 0)
 
 

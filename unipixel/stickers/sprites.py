@@ -39,6 +39,9 @@ class Sprite:
 class SpriteSet:
     """Sprites by name, with smaller versions of each made on first use."""
 
+    weights: np.ndarray | None = None
+    """float (names,): how often each name is drawn; None: all alike."""
+
     def __init__(self, sprites: list[Sprite]) -> None:
         self.sprites = tuple(sprites)
         self.things: dict[str, Thing] = {sprite.thing.name: sprite.thing for sprite in sprites}

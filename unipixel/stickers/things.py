@@ -372,3 +372,18 @@ def _read(table: str) -> dict[str, Thing]:
 
 THINGS: dict[str, Thing] = _read(TABLE)
 """Name -> thing, for every thing of the built-in sprites."""
+
+# fmt: off
+FAMILIAR = (
+    "dog", "cat", "mouse", "rabbit", "bear", "panda", "tiger", "lion", "cow", "pig", "sheep", "horse", "monkey",
+    "elephant", "giraffe", "zebra", "chicken", "duck", "owl", "penguin", "fish", "whale", "octopus", "crab", "turtle",
+    "frog", "snake", "snail", "butterfly", "bee", "ladybug", "dinosaur", "apple", "banana", "strawberry", "grapes",
+    "watermelon", "pineapple", "lemon", "cherry", "tomato", "corn", "carrot", "mushroom", "pizza", "burger", "bread",
+    "egg", "donut", "cookie", "cake", "icecream", "car", "bus", "truck", "bicycle", "train", "airplane", "helicopter",
+    "rocket", "ship", "hammer", "scissors", "key", "lock", "pencil", "candle", "shirt", "dress", "hat", "crown",
+    "glasses", "umbrella", "guitar", "drum", "bell", "football", "basketball", "balloon", "kite", "teddy", "gift",
+    "chair", "clock", "television", "phone", "book", "tree", "cactus", "sunflower", "rose", "sun", "moon", "star",
+    "cloud", "rainbow", "snowman", "fire", "house", "castle",
+)
+# fmt: on
+"""A hundred things that children know."""

@@ -56,7 +56,7 @@ def video(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> 
         is_video=True,
         drawing_order=tuple(shuffle.index(n) for n in range(len(shuffle))),
         on_photo=settings.photos is not None,
-        names=settings.names or sprites.names,
+        names=settings.pool(sprites),
     )
 
 
@@ -80,7 +80,7 @@ def _planned(
     names = [names[int(n)] for n in rng.permutation(len(names))]
     wall = None if front is None else (float(front[1]), float(front[2]))
     looks = [look(rng, settings, sprites, name, len(names)) for name in names]
-    return names, [plan(rng, placement, settings.size_hw, num_frames, wall) for placement in looks]
+    return names, [plan(rng, placement, settings.size_hw, num_frames, wall, settings.pace) for placement in looks]
 
 
 def _pruned(

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from unipixel.data.cutouts import whole_photos
 from unipixel.processing.batch import IGNORED, TrainingInputs
 from unipixel.processing.chat import END_OF_TEXT
 from unipixel.processing.processor import Processor
 from unipixel.sample import Sample, Turn
-from unipixel.stickers import THINGS, Scene, scene, turns, video
+from unipixel.stickers import HARD, THINGS, Scene, scene, turns, video
 from unipixel.stickers.prompts import box_on, point_on
-from unipixel.train.photos import PhotoTraining
+from unipixel.train.photos import ClipTraining, PhotoTraining, cut_out_world
+from unipixel.train.recall import random_prompt, recalled
 from unipixel.train.recipe import StickerRecipe
 
 CLEARLY_SHOWN = 0.3
@@ -28,14 +30,22 @@ class StickerTraining(Dataset[TrainingInputs]):
 
     def __init__(self, processor: Processor, recipe: StickerRecipe, photos: Path | None = None) -> None:
         """Take a recipe; ``photos`` is a folder as `unipixel.data.photos` reads it, also used for backgrounds."""
-        if recipe.photo_share and photos is None:
+        if (recipe.photo_share or recipe.cutout_share) and photos is None:
             raise ValueError(f"the recipe {recipe.name} draws photos; say where they are: --set photos=DIR")
         self._processor = processor
         self._recipe = recipe
-        self._settings = replace(recipe.world, photos=photos, photo_share=recipe.photo_share)
+        pieces = None if photos is None else whole_photos(photos)
+        behind: dict[str, Any] = {"photos": pieces, "photo_share": recipe.photo_share}
+        self._settings = replace(recipe.world, **behind)
+        self._hard = replace(HARD, num_frames=recipe.world.num_frames, **behind)
         self._photos = None if photos is None else PhotoTraining(photos)
+        if recipe.clip_share and not recipe.clips:
+            raise ValueError(f"the recipe {recipe.name} draws real clips; say where they are: --set clips=DIR")
+        self._clips = ClipTraining(Path(recipe.clips)) if recipe.clips else None
+        self._cut_out = None if photos is None or not recipe.cutout_share else cut_out_world(recipe.world, photos)
         self._kept: dict[int, TrainingInputs] = {}
-        self._words = {name: processor.chat.encode(f" {name}")[-1] for name in THINGS}
+        names = THINGS if self._cut_out is None else [*THINGS, *self._cut_out.sprite_set().names]
+        self._words = {name: self._word(name) for name in names}
 
     def __len__(self) -> int:
         return self._recipe.steps * self._recipe.batch_size
@@ -53,18 +63,29 @@ class StickerTraining(Dataset[TrainingInputs]):
         # whole batches are clips or stills: the draw depends on the batch's number
         batch = np.random.default_rng((recipe.seed, 0, index // recipe.batch_size))
         is_video = bool(batch.random() < recipe.video_share)
-        together = bool(batch.random() < recipe.conversation_share)
+        together = bool(batch.random() < recipe.conversation_share) or recipe.recall == "turn"
         rng = np.random.default_rng((recipe.seed, 1, index))
         if self._photos is not None and not is_video and rng.random() < recipe.photo_share:
             return self._photo(self._photos.draw(rng, recipe.turns, recipe.mix), together)
-        world = (video if is_video else scene)(recipe.seed, index, self._settings)
+        if self._clips is not None and is_video and rng.random() < recipe.clip_share:
+            length = int(rng.integers(recipe.world.num_frames[0], recipe.world.num_frames[1] + 1))
+            count = 1 if recipe.objective == "prompt" else recipe.video_turns  # clips have one object
+            return self._photo(self._clips.draw(rng, length, count, recipe.mix), together)
+        settings = self._hard if rng.random() < recipe.hard_share else self._settings
+        if self._cut_out is not None and rng.random() < recipe.cutout_share:
+            settings = self._cut_out
+        world = (video if is_video else scene)(recipe.seed, index, settings)
         if recipe.objective == "prompt":
             if not world.masks[:, 0].any():  # a clip that opens empty gives nothing to point at
-                world = scene(recipe.seed, index, self._settings)
+                world = scene(recipe.seed, index, settings)
             questions = prompt_turns(world, rng, recipe)
         else:
             questions = self.questions(world, rng)
-        out = self._inputs(world.sample(questions), together)
+        sample = world.sample(questions)
+        if recipe.recall != "memory" and recipe.objective == "conversation":
+            prompts = {item.id: random_prompt(world, n, rng) for n, item in enumerate(world.objects)}
+            sample = recalled(sample, prompts, recipe.recall)
+        out = self._inputs(sample, together)
         if recipe.dense_words:
             words = cell_words(world, self._words, *self._cells(out), self._processor.chat.ids[END_OF_TEXT])
             out["cell_words"] = words  # type: ignore[typeddict-unknown-key]
@@ -75,16 +96,21 @@ class StickerTraining(Dataset[TrainingInputs]):
         recipe = self._recipe
         return turns(world, rng, recipe.video_turns if world.is_video else recipe.turns, recipe.mix)
 
+    def _word(self, name: str) -> int:
+        """The token that visual tokens are called by; -100 for a name whose last word is not one token."""
+        tokens = self._processor.chat.encode(f" {name.split()[-1]}")
+        return tokens[0] if len(tokens) == 1 else IGNORED
+
     def _photo(self, sample: Sample, together: bool) -> TrainingInputs:
-        """A photo teaches the dense words of its regions; the rest of what it shows is unlabelled."""
+        """A photo or real clip teaches the dense words of its regions; the rest of what it shows is unlabelled."""
         out = self._inputs(sample, together)
         if self._recipe.dense_words:
             # parts lie on wholes: the smaller region is what a cell is called after
             regions = sorted(sample.objects, key=lambda number: -int(sample.objects[number].areas[0]))
             names = {q.about[0]: q.answer for q in sample.queries if q.kind == "caption"}
-            tokens = [self._processor.chat.encode(f" {names[number]}")[-1] for number in regions]
-            masks = np.stack([sample.objects[number].mask(0) for number in regions])
-            cover = cell_cover(masks[:, None], *self._cells(out))
+            tokens = [self._word(names[number]) for number in regions]
+            masks = np.stack([sample.objects[number].masks for number in regions])
+            cover = cell_cover(masks, *self._cells(out))
             labels = torch.full((cover.shape[1],), IGNORED)
             for token, share in zip(tokens, cover, strict=True):
                 labels[share > CLEARLY_SHOWN] = token
@@ -103,6 +129,8 @@ class StickerTraining(Dataset[TrainingInputs]):
             sam_masks=self._recipe.objective != "words",
             independent_turns=not together,
         )
+        if not self._recipe.masks:
+            out["sam_frames"] = None
         out["seg_tasks"] = [turn.task for turn in sample.turns for _ in turn.targets]  # type: ignore[typeddict-unknown-key]
         return out
 
@@ -129,15 +157,17 @@ def cell_cover(masks: np.ndarray, rows: int, columns: int) -> torch.Tensor:
 
 
 def prompt_turns(world: Scene, rng: np.random.Generator, recipe: StickerRecipe) -> tuple[Turn, ...]:
-    """Points and boxes on random objects, each answered by its mask."""
+    """Points and boxes on random objects, each answered by its mask; in clips on different ones."""
     kinds = list(recipe.mix)
     share = np.array([recipe.mix[k] for k in kinds])
     made = []
     # mask queries speak to the first frame of a clip, and so do these prompts
     opening = replace(world, frames=world.frames[:1], masks=world.masks[:, :1])
     candidates = np.flatnonzero(opening.areas[:, 0])
-    for kind in rng.choice(kinds, recipe.video_turns if world.is_video else recipe.turns, p=share / share.sum()):
-        n = int(rng.choice(candidates))
+    count = min(recipe.video_turns, len(candidates)) if world.is_video else recipe.turns
+    objects = rng.choice(candidates, count, replace=not world.is_video)
+    for kind, n in zip(rng.choice(kinds, count, p=share / share.sum()), objects, strict=True):
+        n = int(n)
         prompt = point_on(opening, n, rng) if kind == "point" else box_on(opening, n, rng)
         made.append(
             Turn(

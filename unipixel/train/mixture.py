@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from unipixel import data
 from unipixel.data import Record
 from unipixel.data.bad_records import BadRecords, told_annotations
 from unipixel.errors import DatasetError, UnipixelError
-from unipixel.media import sample_random_indices
+from unipixel.media import sample_at_rate, sample_random_indices
 from unipixel.processing.batch import TrainingInputs
 from unipixel.processing.processor import Processor
-from unipixel.processing.wording import worded
+from unipixel.processing.wording import Pointing, worded
 from unipixel.sample import Sample
 from unipixel.train.clicks import prompted
 from unipixel.train.plan import Plan
@@ -30,6 +30,9 @@ DRAWS = 10
 """Choices of frames that are tried until one shows every object that is asked about."""
 REPLACED = 10
 """Records in a row that may be over the limits before that is an error."""
+
+MAX_CLIP_OBJECTS = 5
+"""Objects that all questions about a clip may have together where the original's protocol is followed."""
 
 Entry = tuple[Source, Record]
 
@@ -43,6 +46,7 @@ class MixtureTraining(Dataset[TrainingInputs]):
         recipe: MixtureRecipe,
         root: Path | None,
         count: Callable[[Plan], int],
+        generator: Callable[[tuple[int, ...]], np.random.Generator] = np.random.default_rng,
         bad_file: Path | None = None,
     ) -> None:
         """Read the annotation files of all sources.
@@ -51,16 +55,23 @@ class MixtureTraining(Dataset[TrainingInputs]):
             processor: with the pixel budget of training, see `starting.training_processor`.
             root: the folder with the datasets.
             count: samples of the run, given the plan.
+            generator: makes the generator of a seed; it decides all that varies within a sample.
             bad_file: where loader processes write down records that cannot be read; they are left out of the run.
 
         Raises:
             DatasetError: a source is missing or damaged, or holds no usable record.
         """
         self._processor, self._recipe = processor, recipe
+        self._generator = generator
         self.entries, self.left_out, self.notes = entries_of(recipe, root)
         self.bad = BadRecords(len({record.source for _, record in self.entries}), recipe.max_bad, bad_file)
+        self.pointing = halves([source for source, _ in self.entries], generator((recipe.seed, 12)))
+        self._kinds = [
+            f"{record.data_type} {source.form} {pointing}"
+            for (source, record), pointing in zip(self.entries, self.pointing, strict=True)
+        ]
         self.plan = Plan(
-            [record.data_type for _, record in self.entries],
+            self._kinds,
             [_length(source, record, recipe) for source, record in self.entries],
             [source.repeat for source, _ in self.entries],
             recipe.batch_size,
@@ -73,12 +84,10 @@ class MixtureTraining(Dataset[TrainingInputs]):
 
     def __getitem__(self, index: int) -> TrainingInputs:
         epoch, number = self.plan[index]
-        kind = self.entries[number][1].data_type
         for attempt in range(REPLACED):
-            source, record = self.entries[number]
-            rng = np.random.default_rng((self._recipe.seed, 11, epoch, index, attempt))
+            record = self.entries[number][1]
             try:
-                made = self._inputs(source, record, rng)
+                made = self.inputs(number, self._generator((self._recipe.seed, 11, epoch, index, attempt)))
             except DatasetError as error:
                 made = str(error)
                 if self.bad.add(record.source, made):
@@ -87,33 +96,37 @@ class MixtureTraining(Dataset[TrainingInputs]):
                 if not isinstance(made, str):
                     return made
                 LOG.warning("%s is left out: %s", record.source, made)
-            number = self._next(number, kind)
+            number = self._next(number)
         raise DatasetError(f"{record.source} and {REPLACED - 1} records before it cannot be used: {made}")
 
-    def _next(self, number: int, kind: str) -> int:
+    def _next(self, number: int) -> int:
         """The next record of the same type, so that a batch stays one of its kind."""
         for step in range(1, len(self.entries) + 1):
             other = (number + step) % len(self.entries)
-            if self.entries[other][1].data_type == kind:
+            if self._kinds[other] == self._kinds[number]:
                 return other
         return number
 
-    def _inputs(self, source: Source, record: Record, rng: np.random.Generator) -> TrainingInputs | str:
-        """The sample as tensors, or the limit that it is over.
+    def inputs(self, number: int, rng: np.random.Generator) -> TrainingInputs | str:
+        """An entry as tensors, or the limit that it is over.
 
         Raises:
             DatasetError: the sample is damaged; names dataset and record.
         """
-        recipe = self._recipe
+        recipe, processor = self._recipe, self._processor
+        source, record = self.entries[number]
         try:
             sample = drawn(source, record, recipe, rng)
-            if source.form == "memory" and any(query.frame is not None for query in sample.queries):
-                return "it is annotated on one frame only, and the memory form tracks"
-            sample = asked(sample, source, recipe, rng, named=self._processor.chat.named)
-            words = sum(len(f"{turn.question} {turn.answer}".split()) for turn in sample.turns)
-            if words > recipe.limits.words:
-                return f"{words} words, at most {recipe.limits.words}"
-            out = self._processor.training(sample)
+            sample = asked(
+                sample,
+                source,
+                recipe,
+                rng,
+                named=processor.chat.named,
+                pointing=self.pointing[number],
+                grid=processor.settings.sam_size,
+            )
+            out = processor.training(sample)
         except UnipixelError as error:
             text = str(error)
             raise DatasetError(text if record.source in text else f"{record.source}: {text}") from error
@@ -138,14 +151,9 @@ def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], C
     for source in recipe.sources:
         key = (source.dataset, source.split)
         if key not in indexed:
-            indexed[key] = data.open_index(source.dataset, root, source.split)
+            indexed[key] = data.open_index(source.dataset, root, source.split, protocol=recipe.protocol)
             notes += told_annotations(getattr(indexed[key], "left_out", ()))
-        longest = source.max_frames or recipe.limits.frames
-        kept = [
-            (source, record)
-            for record in indexed[key]
-            if record.data_type != "text" and (record.num_frames or 0) <= longest
-        ]
+        kept = [(source, record) for record in indexed[key] if _usable(source, record, recipe)]
         left_out[source.dataset] += len(indexed[key]) - len(kept)
         if not kept:
             raise DatasetError(
@@ -153,6 +161,33 @@ def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], C
             )
         entries += kept
     return entries, +left_out, notes
+
+
+def _usable(source: Source, record: Record, recipe: MixtureRecipe) -> bool:
+    """Whether a record is within the limits and fit for its form."""
+    if (record.num_frames or 0) > (source.max_frames or recipe.limits.frames):
+        return False
+    if source.form == "memory":
+        return record.tracked  # its masks are asked for on all frames
+    if source.form != "regions":
+        return True
+    if recipe.protocol == "original" and record.clip_objects > MAX_CLIP_OBJECTS:
+        return False
+    return record.words <= recipe.limits.words
+
+
+def halves(sources: Sequence[Source], rng: np.random.Generator) -> list[Pointing]:
+    """What every entry points with: of each source that points, half of the entries (rounded down) with points."""
+    out: list[Pointing] = ["mixed"] * len(sources)
+    members: dict[Source, list[int]] = {}
+    for number, source in enumerate(sources):
+        if source.form in ("bare", "memory"):
+            members.setdefault(source, []).append(number)
+    for numbers in members.values():
+        order = [numbers[int(k)] for k in rng.permutation(len(numbers))]
+        for place, number in enumerate(order):
+            out[number] = "points" if place < len(order) // 2 else "boxes"
+    return out
 
 
 def _length(source: Source, record: Record, recipe: MixtureRecipe) -> int:
@@ -163,7 +198,16 @@ def _length(source: Source, record: Record, recipe: MixtureRecipe) -> int:
 
 
 def drawn(source: Source, record: Record, recipe: MixtureRecipe, rng: np.random.Generator) -> Sample:
-    """The sample on frames drawn at random, on which every object that is asked about is seen."""
+    """The sample on frames drawn at random, on which every object that is asked about is seen.
+
+    Raises:
+        DatasetError: it is damaged, or a video whose frames are to be taken by time does not say how many it has per
+            second.
+    """
+    if record.data_type == "video" and source.rate:
+        return _timed(source, record, recipe)
+    if record.data_type in ("image", "text"):
+        return replace(data.read(record), as_image=source.as_images and record.data_type == "image")
     wanted = recipe.num_frames if source.frames < 0 else source.frames
     if not wanted:
         return data.read(record)
@@ -179,26 +223,48 @@ def drawn(source: Source, record: Record, recipe: MixtureRecipe, rng: np.random.
     return sample  # what no draw has shown is refused, by name, when it is put into words
 
 
+def _timed(source: Source, record: Record, recipe: MixtureRecipe) -> Sample:
+    """The sample on evenly spread frames, with their rate."""
+    media = data.read(record).media
+    if not media.fps:
+        raise DatasetError(f"{record.source}: the video does not say how many frames it has per second; encode it anew")
+    frames, fps = sample_at_rate(media.num_frames, media.fps, recipe.num_frames, rate=source.rate)
+    return replace(data.read(record, frames), fps=fps)
+
+
 def asked(
-    sample: Sample, source: Source, recipe: MixtureRecipe, rng: np.random.Generator | None, *, named: bool
+    sample: Sample,
+    source: Source,
+    recipe: MixtureRecipe,
+    rng: np.random.Generator | None,
+    *,
+    named: bool,
+    pointing: Pointing = "mixed",
+    grid: int | None = None,
 ) -> Sample:
     """The sample with its turns; a dataset that words its own questions keeps them.
 
     Args:
         named: as `wording.worded`; to be taken from the checkpoint.
+        pointing: as `wording.worded`.
+        grid: side of SAM's frames, from which the original's protocol takes points and boxes.
     """
+    turns = recipe.turns if source.turns < 0 else source.turns
     is_pointed = source.form == "prompts" or not (sample.queries or sample.turns)
     # of a picture with nothing on it only words can be learnt, of one with nothing to ask for only pointing
     if is_pointed and (not sample.queries or any(track.visible.any() for track in sample.objects.values())):
-        return prompted(sample, rng, recipe.turns)
+        return prompted(sample, rng, turns or len(sample.objects))
     if sample.turns and not sample.queries:
-        return replace(sample, turns=sample.turns[: recipe.turns])
+        return replace(sample, turns=sample.turns[: turns or None])
     return worded(
         sample,
         rng,
         form="regions" if source.form == "prompts" else source.form,
-        max_turns=recipe.turns,
+        max_turns=turns or None,
+        pointing=pointing,
         one_frame_share=source.one_frame_share,
+        random_ids=source.random_ids,
+        grid=grid if recipe.protocol == "original" else None,
         named=named,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from unipixel.stickers import TRAINING_FAMILIES, SceneSettings
+from unipixel.stickers import SceneSettings
 from unipixel.train.loss_weights import LossWeights
 from unipixel.train.recipe import Mix, StickerRecipe
 
@@ -94,7 +94,8 @@ def nano_names() -> StickerRecipe:
         muon=2.0,
         warmup_steps=20,
         photo_share=0.12,
-        world=SceneSettings(num_objects=(4, 6), scale=(0.17, 0.45), repaint=0.3, twins=0.05),
+        world=SceneSettings(num_objects=(3, 5), scale=(0.2, 0.5), repaint=0.3, twins=0.05),
+        hard_share=0.15,
     )
 
 
@@ -125,68 +126,46 @@ def nano_track() -> StickerRecipe:
         steps=3000,
         learning_rate=5e-4,
         decay_share=0.3,
+        muon=2.0,
         turns=8,
-        video_share=0.35,
-        video_turns=4,
+        video_share=0.5,
+        video_turns=3,
+        given_masks=0.5,
         corrections=0.25,
         photo_share=0.25,
-        world=SceneSettings(num_frames=(4, 4)),
+        hard_share=0.15,
+        losses=replace(EASY, presence=0.5),
+        world=SceneSettings(num_frames=(4, 4), pace=(0.01, 0.1)),
     )
 
 
-def nano_settle() -> StickerRecipe:
-    """Third leg: harder scenes, questions over memory, and a falling rate."""
+def nano_talk() -> StickerRecipe:
+    """Everything that is said, without the segmenter: mask queries learn where SAM's own prompts would point."""
     return replace(
         nano_bind(),
-        name="nano_settle",
-        seed=1,
-        steps=560,
-        decay_share=0.6,
-        mix={
-            "refer": 5.0,
-            "refer_many": 0.5,
-            "point": 1.5,
-            "box": 1.5,
-            "name": 1.5,
-            "name_mem": 1.0,
-            "choice": 1.0,
-            "absent": 1.0,
-        },
-        world=replace(
-            FIRST_WORLD,
-            num_objects=(2, 5),
-            families=TRAINING_FAMILIES,
-            repaint=0.2,
-            twins=0.1,
-            patterns=(),
-        ),
-    )
-
-
-def nano_world() -> StickerRecipe:
-    """All names, styles and tasks, stills and clips; vision tower and segmenter rest."""
-    return replace(
-        nano_bind(),
-        name="nano_world",
-        seed=71,
-        steps=2600,
+        name="nano_talk",
+        seed=110,
+        steps=2000,
         batch_size=16,
-        trainable=("language", "lm_head", "prompt_encoder", "seg_head", "region_pool"),
-        learning_rate=5e-4,
-        decay_share=0.0,
+        learning_rate=6e-4,
+        decay_share=0.3,
         muon=2.0,
         turns=5,
+        masks=False,
         video_share=0.06,
         video_turns=4,
-        photo_share=0.12,
+        photo_share=0.1,
+        hard_share=0.15,
         conversation_share=0.08,
-        mix=WORLD_MIX,
-        dense_words=0.2,
-        world=SceneSettings(num_frames=(4, 4)),
+        mix=TALK_MIX,
+        dense_words=0.5,
+        binding=0.1,
+        pointing=2.0,
+        world=SceneSettings(num_frames=(4, 4), pace=(0.02, 0.1)),
     )
 
 
-WORLD_MIX: Mix = {
+TALK_MIX: Mix = {
     "refer": 5.0,
     "refer_many": 0.5,
     "point": 0.7,
@@ -201,8 +180,8 @@ WORLD_MIX: Mix = {
     "colour_of": 0.3,
     "yes_no": 0.3,
     "presence": 0.4,
-    "choice": 2.0,
-    "choice_mem": 0.2,
+    "choice": 4.0,
+    "choice_mem": 0.3,
 }
 """Everything that is measured, and a little of the rest."""
 
@@ -210,16 +189,17 @@ WORLD_MIX: Mix = {
 def nano_finish() -> StickerRecipe:
     """Last leg: everything learns together on the whole world, and the rate falls to nothing."""
     return replace(
-        nano_world(),
+        nano_talk(),
         name="nano_finish",
         trainable=("",),
-        seed=80,
+        seed=120,
         steps=1400,
+        learning_rate=5e-4,
         decay_share=0.8,
         turns=4,
-        mix=WORLD_MIX | {"point": 1.0, "box": 1.0},
-        dense_words=0.6,
-        binding=0.1,
+        masks=True,
+        video_share=0.12,
+        mix=TALK_MIX | {"point": 1.0, "box": 1.0, "choice": 2.5},
         pointing=0.3,
     )
 
@@ -232,8 +212,7 @@ NANO_RECIPES: dict[str, Callable[[], StickerRecipe]] = {
         nano_names,
         nano_bind,
         nano_track,
-        nano_settle,
-        nano_world,
+        nano_talk,
         nano_finish,
     )
 }

@@ -18,7 +18,7 @@ BINDING_LAYER = 1
 
 
 def prompt_loss(
-    model: UniPixel, batch: dict[str, Any], weights: LossWeights, corrections: float = 0.0
+    model: UniPixel, batch: dict[str, Any], weights: LossWeights, corrections: float = 0.0, given_masks: float = 0.0
 ) -> dict[str, Tensor]:
     """Mask loss of queries made without language, on stills and clips.
 
@@ -28,6 +28,7 @@ def prompt_loss(
 
     Args:
         corrections: share of the batches that are decoded a second time with a click where the first mask was wrong.
+        given_masks: share of the clip batches that are followed from the true masks of the first frame.
     """
     embeds = model.encode_points(
         batch["point_coords"], batch["point_labels"], batch["point_frames"], batch["point_num_frames"]
@@ -43,13 +44,15 @@ def prompt_loss(
     pointing = (queries - native.detach()).pow(2).mean()
     counts = [t.shape[1] for t in batch["target_masks"]]
     if any(len(frames) > 1 for frames in batch["sam_frames"]):
-        steps = model.segment(list(asked.split(counts)), batch["sam_frames"])
+        given = [t[0] for t in batch["target_masks"]] if torch.rand(()) < given_masks else None
+        steps = model.segment(list(asked.split(counts)), batch["sam_frames"], given=given)
         parts = [
             segment_loss(d, t, weights) for d, t in zip(steps, batch["target_masks"], strict=True) if d is not None
         ]
         segment = torch.stack(parts).mean()
         tracked = accuracy([d and d[-1:] for d in steps], [t[-1:] for t in batch["target_masks"]])
-        return {"loss": segment + pointing, "tracking": segment, "last_iou": tracked["mask_iou"]}
+        how = "given" if given is not None else "own"
+        return {"loss": segment + pointing, f"tracking_{how}": segment, f"last_iou_{how}": tracked["mask_iou"]}
     goal = torch.cat([t[0] for t in batch["target_masks"]])  # (O, S, S)
     repeats = torch.tensor(counts, device=goal.device)
     contested = torch.stack([t[0].any(0) for t in batch["target_masks"]]).repeat_interleave(repeats, 0)
@@ -179,7 +182,7 @@ class TrainingStep(nn.Module):
     def _alone(self, recipe: StickerRecipe, batch: dict[str, Any], words: Tensor | None) -> dict[str, Tensor]:
         """Objectives that leave the decoder out."""
         if recipe.objective == "prompt":
-            return prompt_loss(self.model, batch, recipe.losses, recipe.corrections)
+            return prompt_loss(self.model, batch, recipe.losses, recipe.corrections, recipe.given_masks)
         assert words is not None  # `StickerTraining` gives them where the recipe has `dense_words`
         vision = self.model.encode_vision(batch["pixel_values"], batch["grid_thw"])
         terms = word_loss(self.model, vision.merged, words)

@@ -1,23 +1,33 @@
-"""Photos as training samples of `nano`: cropped, turned around, recoloured, and asked about like sticker scenes."""
+"""Photos and real clips as training samples of `nano`: cropped, turned around, recoloured, and asked about like sticker
+scenes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from unipixel.data import photos
+from unipixel.data import davis_clips, photos
+from unipixel.data.cutouts import clean_crops, cutouts
 from unipixel.data.record import Record
+from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Box, Point, Query, Sample, Turn
+from unipixel.stickers import SceneSettings
 from unipixel.stickers.facts import tight_box
-from unipixel.stickers.language import POINT_AT, SEGMENT, pick
+from unipixel.stickers.language import POINT_AT, SEGMENT, pick, seen_in
 from unipixel.stickers.prompts import noisy_box, random_point
+from unipixel.stickers.things import PLURAL_NAMES
 from unipixel.train.recipe import Mix
 
+ON_PHOTOS = 0.9
+"""Share of the scenes of cut-outs that lie on a piece of a photo; the others lie on a pattern."""
+MAX_STRIDE = 3
+"""Frames of a clip are at most so many apart."""
 MAX_OBJECTS = 9
 """Objects of one picture have ids from 1 to 9, as on stickers."""
 _PLACE = re.compile(r"\b(left|right|top|bottom|upper|lower|middle|highest|lowest|largest|smallest|biggest)", re.I)
@@ -36,6 +46,13 @@ ceiling fence pole bridge building roof stairs tower field net railing paper car
 suitcase traffic light stop sign parking meter hydrant fireplug tennis skis ski snowboard surfboard frisbee sports
 tripod trailer wheel tire seat gray beige tan dark bright striped plain leftmost rightmost topmost lowest upper lower
 front behind next near beside background foreground standing sitting holding wearing riding walking running looking
+bumper trunk tailgate rear date fig hazelnut deer statue lizard motorcyclist cyclist unicyclist golf cart mug pepper
+canoe cucumber pan frying limousine perfume pitcher plastic pretzel race daffodil lily fritillary daisy snowdrop
+coltsfoot dandelion buttercup windflower pansy crocus iris bluebell artichoke cabbage fan harmonica hippo rhino pencil
+sharpener pomegranate soap dispenser waffle iron punching cradle crib filing polar ruler snowplow stove strainer washing
+radio bagel burrito dumbbell hamster case stingray goose swan dryer puck spatula starfish tape salt shaker hut otter
+pigeon lemur leopard lobster jar pot dragonfly antelope soldier flamingo dancer hiker hockey skater surfer kite
+paraglider windsurfer stroller parachute
 """
 """Everyday words of photos that stickers have no name for; each is a token of `nano`'s vocabulary."""
 
@@ -45,21 +62,71 @@ class PhotoTraining:
 
     def __init__(self, folder: Path) -> None:
         self._records: list[Record] = photos.index(folder, "photos", "train")
+        self._names = photos.things_of_coco(self._records)
 
     def draw(self, rng: np.random.Generator, count: int, mix: Mix) -> Sample:
         """A random photo with ``count`` questions of the tasks in ``mix``; some tasks are not asked of photos."""
         while True:
             record = self._records[int(rng.integers(len(self._records)))]
             made = _augmented(photos.sample(record), rng)
+            turns = _turns(made, rng, count, mix, photos.sure_to_be_absent(record, self._names))
+            if turns:
+                return replace(made, turns=turns)
+
+
+class ClipTraining:
+    """Training clips with questions; which ones depends on the generator handed in."""
+
+    def __init__(self, folder: Path) -> None:
+        """Args: folder: as `unipixel.data.davis_clips` reads it."""
+        self._records = davis_clips.index(folder, "clips", "train")
+        if not self._records:
+            raise DatasetError(f"{folder} has no sequence that is for training; every one of its names is held out")
+
+    def draw(self, rng: np.random.Generator, num_frames: int, count: int, mix: Mix) -> Sample:
+        """``num_frames`` frames of a random clip, every first to third, forwards or backwards, that begin with an
+        object in sight, with ``count`` questions of the tasks in ``mix`` that `PhotoTraining` knows."""
+        while True:
+            record = self._records[int(rng.integers(len(self._records)))]
+            total = record.num_frames or 0
+            if total < num_frames:
+                raise DatasetError(f"{record.source} has {total} frames, and clips of {num_frames} are wanted of it")
+            stride = (
+                int(rng.integers(1, min(MAX_STRIDE, (total - 1) // max(num_frames - 1, 1)) + 1)) if total > 1 else 1
+            )
+            first = int(rng.integers(total - stride * (num_frames - 1)))
+            frames = [first + stride * t for t in range(num_frames)]
+            if rng.random() < 0.5:
+                frames.reverse()
+            made = _augmented(davis_clips.sample(record, frames), rng)
             turns = _turns(made, rng, count, mix)
             if turns:
                 return replace(made, turns=turns)
 
 
+def cut_out_world(world: SceneSettings, folder: Path) -> SceneSettings:
+    """The same world with things cut out of photos, mostly on pieces of photos that show nothing labelled."""
+    sprites = cutouts(folder)
+    low, high = world.num_objects
+    return replace(
+        world,
+        sprites=sprites,
+        names=(),
+        num_objects=(min(low, len(sprites.names)), min(high, len(sprites.names))),
+        photos=clean_crops(folder),
+        photo_share=ON_PHOTOS,
+        repaint=0.0,
+        turn_degrees=min(world.turn_degrees, 20.0),
+    )
+
+
 def _augmented(sample: Sample, rng: np.random.Generator) -> Sample:
-    """A crop of the photo, perhaps mirrored and recoloured, with the objects that are left in it as 1 to 9."""
-    frame = sample.media.frame(0)
-    height, width = frame.shape[:2]
+    """A crop of the photo or of all frames, perhaps mirrored and recoloured, with the objects in it as 1 to 9.
+
+    Objects count that the first frame of the crop shows.
+    """
+    frames = sample.media.frames(range(sample.media.num_frames))
+    height, width = frames.shape[1:3]
     share = rng.uniform(0.6, 1.0, 2) if rng.random() < 0.7 else np.ones(2)
     rows, columns = max(16, int(height * share[0])), max(16, int(width * share[1]))
     top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
@@ -67,11 +134,11 @@ def _augmented(sample: Sample, rng: np.random.Generator) -> Sample:
     area = rows * columns
 
     def cut(array: np.ndarray) -> np.ndarray:
-        part = array[top : top + rows, left : left + columns]
-        return np.ascontiguousarray(part[:, ::-1] if mirrored else part)
+        part = array[:, top : top + rows, left : left + columns]
+        return np.ascontiguousarray(part[:, :, ::-1] if mirrored else part)
 
-    masks = {i: cut(track.mask(0)) for i, track in sample.objects.items()}
-    kept = [i for i, mask in masks.items() if mask.sum() >= photos.MIN_SHARE * area]
+    masks = {i: cut(track.masks) for i, track in sample.objects.items()}
+    kept = [i for i, mask in masks.items() if mask[0].sum() >= photos.MIN_SHARE * area]
     kept = [kept[int(k)] for k in rng.permutation(len(kept))[:MAX_OBJECTS]]
     number = {old: new for new, old in enumerate(kept, 1)}
     moved = area < height * width or mirrored
@@ -88,10 +155,11 @@ def _augmented(sample: Sample, rng: np.random.Generator) -> Sample:
                     about=tuple(number[a] for a in query.about),
                 )
             )
-    lit = (cut(frame).astype(np.float32) - 128) * rng.uniform(0.8, 1.2) + 128 + rng.uniform(-20, 20, 3)
+    lit = (cut(frames).astype(np.float32) - 128) * rng.uniform(0.8, 1.2) + 128 + rng.uniform(-20, 20, 3)
+    pixels = lit.clip(0, 255).astype(np.uint8)
     return Sample(
-        media=Media.from_array(lit.clip(0, 255).astype(np.uint8)),
-        objects={number[old]: MaskTrack.from_masks(masks[old][None]) for old in kept},
+        media=Media.from_array(pixels if len(pixels) > 1 else pixels[0]),
+        objects={number[old]: MaskTrack.from_masks(masks[old]) for old in kept},
         queries=tuple(queries),
         source=sample.source,
     )
@@ -105,14 +173,24 @@ def _prompt(mask: np.ndarray, rng: np.random.Generator, kind: str) -> Point | Bo
     return noisy_box(box, mask.shape, rng)
 
 
-def _turns(sample: Sample, rng: np.random.Generator, count: int, mix: Mix) -> tuple[Turn, ...]:
-    """Questions of the tasks refer, point, box, name and name_mem; the rest of the mix is not asked of photos."""
+def _turns(
+    sample: Sample, rng: np.random.Generator, count: int, mix: Mix, absent: Sequence[str] = ()
+) -> tuple[Turn, ...]:
+    """Questions of the tasks refer, point, box, name, name_mem and absent; the rest of the mix is not asked of photos.
+
+    Args:
+        absent: names of things that are not there for sure.
+    """
     expressions = [q for q in sample.queries if q.kind == "query"]
     names = {q.about[0]: q.answer for q in sample.queries if q.kind == "caption"}
     numbers = list(sample.objects)
+    is_video = sample.media.num_frames > 1
     if not numbers:
         return ()
-    known = [k for k in ("refer", "point", "box", "name", "name_mem") if mix.get(k) and (k != "refer" or expressions)]
+    possible = {"refer": expressions, "point": True, "box": True, "name": True, "name_mem": True, "absent": absent}
+    known = [kind for kind, there in possible.items() if there and mix.get(kind)]
+    if not known:
+        return ()
     share = np.array([mix[k] for k in known])
     made = []
     for kind in rng.choice(known, count, p=share / share.sum()):
@@ -122,7 +200,7 @@ def _turns(sample: Sample, rng: np.random.Generator, count: int, mix: Mix) -> tu
             noun = query.text.removeprefix("the ")
             made.append(
                 Turn(
-                    question=pick(rng, SEGMENT, False).format(noun),
+                    question=seen_in(pick(rng, SEGMENT, False).format(noun), is_video),
                     answer=f"the {noun}<|seg|>",
                     targets=query.targets,
                     task="refer",
@@ -132,13 +210,18 @@ def _turns(sample: Sample, rng: np.random.Generator, count: int, mix: Mix) -> tu
             prompt = _prompt(sample.objects[n].mask(0), rng, kind)
             made.append(
                 Turn(
-                    question=pick(rng, POINT_AT, False).format(f"[{n}] <|ref|>"),
+                    question=seen_in(pick(rng, POINT_AT, False).format(f"[{n}] <|ref|>"), is_video),
                     answer=f"[{n}]<|seg|>",
                     references=((prompt,),),
                     targets=(n,),
                     task=str(kind),
                 )
             )
+        elif kind == "absent":
+            noun = absent[int(rng.integers(len(absent)))]
+            question = seen_in(pick(rng, SEGMENT, False).format(noun), is_video)
+            verb = "are" if noun in PLURAL_NAMES else "is"
+            made.append(Turn(question=question, answer=f"There {verb} no {noun}.", task="absent"))
         elif kind == "name_mem":
             made.append(Turn(question=f"What is [{n}]?", answer=names[n], regions=(n,), task="name_mem"))
         else:

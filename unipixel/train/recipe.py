@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unipixel.data.bad_records import MAX_BAD
+from unipixel.model.config import Recall
 from unipixel.stickers import SceneSettings
 from unipixel.train.loss_weights import LossWeights
 
@@ -13,7 +14,10 @@ Mix = dict[str, float]
 """Task of a turn -> how often it is drawn."""
 Parts = tuple[str, ...]
 """Prefixes of parameter names; ``""`` is a prefix of all."""
-SourceForm = Literal["regions", "points", "boxes", "mixed", "memory", "prompts"]
+Protocol = Literal["correct", "original"]
+"""correct: as this project thinks best. original: as the released training does, mistakes included; the differences are
+in `train/protocol.py`."""
+SourceForm = Literal["regions", "points", "boxes", "mixed", "bare", "memory", "prompts"]
 """How objects are given: as in `processing.wording`; prompts: a point or box on any object, answered by its mask."""
 
 
@@ -96,6 +100,14 @@ class Recipe:
     adam_beta2: float = 0.98
     max_grad_norm: float = 2.0
     losses: LossWeights = field(default_factory=LossWeights)
+    hidden_tokens: int = 0
+    """Mask queries per `<|seg|>`; 0: as many as the start has."""
+    time_code: bool = True
+    """False: the code of a prompt's frame is the same for all frames."""
+    propagate: bool = True
+    """False: masks are made on every frame by itself, in training and after."""
+    recall: Recall = "memory"
+    """How questions know of objects that were pointed at, in training on stickers and after; see `Recall`."""
     bf16: bool = True
     """Run in bfloat16 where that loses nothing; weights stay in fp32."""
     checkpointing: bool = False
@@ -134,6 +146,14 @@ class StickerRecipe(Recipe):
     """Share of the stills that are photos, and of the sticker scenes that lie on one."""
     world: SceneSettings = field(default_factory=SceneSettings)
     """What the sticker scenes look like."""
+    hard_share: float = 0.0
+    """Share of the sticker scenes that are of the `HARD` world instead, with as many frames as the others."""
+    cutout_share: float = 0.0
+    """Share of the scenes, still or moving, whose things are cut out of ``photos`` and lie on pieces of others."""
+    clips: str = ""
+    """Folder of real clips as `unipixel.data.davis_clips` reads it."""
+    clip_share: float = 0.0
+    """Share of the moving samples that are real clips, with as many frames as sticker clips."""
     distinct: int = 0
     """Only so many different scenes, again and again; 0: every scene is new."""
     dense_words: float = 0.0
@@ -144,6 +164,11 @@ class StickerRecipe(Recipe):
     """Weight of the helper loss that draws mask queries towards SAM's own tokens of the object's box."""
     corrections: float = 0.0
     """Share of the "prompt" batches that are decoded again with a correcting click."""
+    given_masks: float = 0.0
+    """Share of the "prompt" clips that are followed from the true masks of their first frame, not from the model's."""
+    masks: bool = True
+    """Run the segmenter in conversations. Without it mask queries learn by ``pointing`` alone, at little more than half
+    the cost: they come to say where the object's box is, in the words of SAM's own prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +187,26 @@ class Source:
     """Longer clips are left out; 0: as the recipe's limit says."""
     one_frame_share: float = 0.0
     """Share of the clips whose objects are given on one frame only."""
+    turns: int = -1
+    """Questions of a record that become one conversation, at most; -1: as the recipe says; 0: all. What is a
+    conversation already is always taken whole."""
+    random_ids: bool = True
+    """Whether a lone object that is asked about gets a random id from 0 to 15."""
+    rate: float = 0.0
+    """Frames per second that are taken evenly of a video file, up to the recipe's ``num_frames``, with the language
+    model told the time between them; 0: frames are drawn at random and counted as 2 per second."""
+    as_images: bool = False
+    """Whether pictures are written as images; else they are, like everything, videos of one frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a record may have; those above are left out of the run and counted."""
+    """What a record may have; those above are left out of the run and counted, or, for tokens, replaced by another."""
 
     frames: int = 500
     words: int = 500
-    """Words of all questions and answers of a sample."""
+    """Words of questions and answers that come with the data, where objects are given as regions or not at all (of a
+    conversation about a whole picture or video, of its first answer)."""
     tokens: int = 40960
 
 
@@ -179,6 +215,7 @@ class MixtureRecipe(Recipe):
     """A run on datasets."""
 
     sources: tuple[Source, ...] = ()
+    protocol: Protocol = "correct"
     num_frames: int = 8
     """Frames drawn at random from a clip, one of each of as many equal segments."""
     turns: int = 3

@@ -92,6 +92,8 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"the recipe {recipe.name} draws endless scenes and has no epochs; set steps")
     if recipe.save == "adapter" and recipe.start.fresh:
         raise ValueError("save is 'adapter', yet the start is fresh: there is no base to lay it over; use 'whole'")
+    if recipe.recall != "memory" and isinstance(recipe, StickerRecipe) and recipe.photo_share:
+        raise ValueError(f"recall is {recipe.recall!r}, which photos do not know; set photo_share to 0")
     if recipe.batch_size < 1 or recipe.micro_batch < 0:
         raise ValueError(f"batch_size is {recipe.batch_size} and micro_batch {recipe.micro_batch}; use 1 or more")
 
@@ -115,7 +117,7 @@ def training_data(
             or max(1, round(recipe.epochs * len(plan) / recipe.batch_size)) * recipe.batch_size
         )
 
-    dataset = MixtureTraining(_processor_of(processor, recipe), recipe, root, samples, bad_file)
+    dataset = MixtureTraining(_processor_of(processor, recipe), recipe, root, samples, bad_file=bad_file)
     return dataset, replace(recipe, steps=len(dataset) // recipe.batch_size)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unipixel.train.nano_recipes import EASY, nano_settle
+from unipixel.stickers import SceneSettings
+from unipixel.train.nano_recipes import EASY, nano_bind
 from unipixel.train.recipe import Evaluation, Limits, Lora, MixtureRecipe, Source, Start, StickerRecipe
 
 QWEN_3B = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -23,8 +24,8 @@ JOINT_PARTS = ("language.embed_tokens.", "lm_head.", "prompt_encoder.", "region_
 """What learns whole in the third stage, beside LoRA."""
 
 REFER_SOURCES = (
-    Source(dataset="videorefer_short_caption", form="mixed"),
-    Source(dataset="inst_it_image_short_caption_raw", form="mixed"),
+    Source(dataset="videorefer_short_caption", form="bare"),
+    Source(dataset="inst_it_image_short_caption_raw", form="bare"),
 )
 SEGMENT_SOURCES = (
     Source(dataset="refcoco", repeat=5),
@@ -54,13 +55,13 @@ JOINT_SOURCES = (
     Source(dataset="refclef", repeat=10),
     Source(dataset="videorefer_detailed_caption", repeat=5),
     Source(dataset="videorefer_qa", repeat=5),
-    Source(dataset="inst_it_video_qa_raw", repeat=5, frames=0, one_frame_share=0.5),
-    Source(dataset="osprey_conversation", repeat=5),
-    Source(dataset="osprey_detail_description", repeat=5),
-    Source(dataset="osprey_pos_neg", repeat=5),
+    Source(dataset="inst_it_video_qa_raw", repeat=5, frames=0, one_frame_share=0.5, random_ids=False),
+    Source(dataset="osprey_conversation", repeat=5, random_ids=False),
+    Source(dataset="osprey_detail_description", repeat=5, turns=0, random_ids=False),
+    Source(dataset="osprey_pos_neg", repeat=5, random_ids=False),
     Source(dataset="videorefer_qa", repeat=3, form="memory"),
-    Source(dataset="inst_it_video_qa_raw", repeat=3, form="memory", frames=0, max_frames=8),
-    Source(dataset="llava_instruct_665k_videogpt_plus_576k"),
+    Source(dataset="inst_it_video_qa_raw", repeat=3, form="memory", frames=0, max_frames=8, random_ids=False),
+    Source(dataset="llava_instruct_665k_videogpt_plus_576k", rate=2.0, as_images=True),
 )
 
 
@@ -83,6 +84,7 @@ def _stage(name: str) -> MixtureRecipe:
         log_steps=10,
         save_steps=500,
         save="adapter",
+        protocol="original",
     )
 
 
@@ -135,7 +137,7 @@ def joint_7b() -> MixtureRecipe:
 
 def _nano_stage(name: str) -> StickerRecipe:
     return replace(
-        nano_settle(),
+        nano_bind(),
         name=name,
         start=Start(model="nano"),
         seed=100,
@@ -143,6 +145,7 @@ def _nano_stage(name: str) -> StickerRecipe:
         schedule="cosine",
         warmup_steps=30,
         video_share=0.2,
+        world=SceneSettings(),
         dense_words=0.0,
         binding=0.0,
         losses=EASY,
@@ -194,6 +197,7 @@ def finetune_lora() -> MixtureRecipe:
         learning_rate=2e-5,
         rates={"segmenter": 5e-6},
         evaluation=Evaluation(every=200, samples=16),
+        protocol="correct",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor
 
-from unipixel.errors import CheckpointError
+from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.lora_weights import partial_names
 from unipixel.model.starting_points import load_starting_point, starting_config
@@ -62,12 +63,40 @@ def begin(recipe: Recipe) -> Begun:
         begun = _fresh(start, recipe.seed)
     else:
         begun = _released_parts(start, recipe.seed)
+    vary(begun, recipe)
     for text in start.parts:
         place, _, parts = text.partition("=")
         if not parts:
             raise ValueError(f"the start {text!r} names no part; write FOLDER=PART,PART, such as run/final=segmenter")
         begun.changed |= load_into(begun.model, place, tuple(parts.split(",")), begun.processor.tokenizer)
     return begun
+
+
+@torch.no_grad()
+def vary(begun: Begun, recipe: Recipe) -> None:
+    """Make the model what a recipe of an ablation says that it is.
+
+    Raises:
+        ValueError: ``hidden_tokens`` is negative.
+    """
+    model, config = begun.model, begun.model.config
+    if recipe.hidden_tokens < 0:
+        raise ValueError(f"hidden_tokens is {recipe.hidden_tokens}; it must be at least 1, or 0 to keep what there is")
+    if recipe.hidden_tokens not in (0, config.hidden_tokens):
+        config.hidden_tokens = recipe.hidden_tokens
+        last = torch.nn.Linear(config.language.hidden_size, config.hidden_tokens * config.sam.hidden_size)
+        torch.nn.init.xavier_uniform_(last.weight)
+        last.bias.zero_()
+        model.seg_head[-1] = last.to(model.device, model.dtype)
+        begun.changed |= {"seg_head.3.weight", "seg_head.3.bias"}
+    if not recipe.time_code:
+        model.prompt_encoder.time_matrix.zero_()
+        begun.changed.add("prompt_encoder.time_matrix")
+    config.pixel = replace(
+        config.pixel,
+        propagate=config.pixel.propagate and recipe.propagate,
+        recall=config.pixel.recall if recipe.recall == "memory" else recipe.recall,
+    )
 
 
 def _fresh(start: Start, seed: int) -> Begun:
@@ -114,6 +143,13 @@ def _released_parts(start: Start, seed: int) -> Begun:
     if tokenizer.convert_tokens_to_ids(REF) != first:
         raise CheckpointError(f"{folder}: {REF} gets the id {tokenizer.convert_tokens_to_ids(REF)}, expected {first}")
     point = load_starting_point(config, qwen=start.qwen, sam=start.sam, partial=start.stages, seed=seed)
+    if drawn := [name for name in point.fresh if start.stages and name.endswith("gaussian_matrix")]:
+        warnings.warn(
+            f"the earlier stages {', '.join(start.stages)} do not hold {', '.join(drawn)}, so they are drawn anew, as the "
+            "original does; what these stages learnt about points belongs to others",
+            CheckpointWarning,
+            stacklevel=2,
+        )
     processor = Processor(tokenizer, ImageSettings(sam_size=config.sam.image_size))
     named = str(folder.resolve()) if Path(start.qwen).is_dir() else start.qwen
     base = {"base_model_path": named, "sam2_checkpoint": str(Path(start.sam).resolve())}

@@ -85,7 +85,7 @@ def find(task: Opened, wishes: Sequence[Wanted]) -> Iterator[Any]:
             continue
         session.forget()  # each thing is asked for as if nothing had been said before
         question = request_text(
-            "sentence" if wish.text.endswith("?") else "query", wish.text, is_video=task.timeline is not None
+            "sentence" if wish.text.endswith("?") else "query", wish.text.strip(), is_video=task.timeline is not None
         )
         answer = yield from _answer(session.stream(question, max_new_tokens=MAX_TOKENS))
         found += [(wish, one) for one in answer.objects]

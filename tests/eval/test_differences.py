@@ -1,0 +1,61 @@
+"""The one table of what the two protocols do differently: complete, true to the code, and the same in the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from worlds import choices, expressions, read
+
+from unipixel.eval.benchmarks import BENCHMARKS, protocol_of
+from unipixel.eval.differences import DIFFERENCES, differences, said, written_into
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+
+
+def test_the_docs_hold_the_table_as_the_code_has_it() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert written_into(text) == text
+    assert all(one.original in text and one.correct in text for one in DIFFERENCES)
+    with pytest.raises(ValueError, match="no place for the table"):
+        written_into("# Evaluation\n")
+
+
+def test_every_row_is_about_benchmarks_that_exist_and_is_there_once() -> None:
+    for one in DIFFERENCES:
+        for name in one.where:
+            benchmark, _, split = name.partition("/")
+            assert benchmark in BENCHMARKS and (not split or split in BENCHMARKS[benchmark].splits), name
+    assert len(set(DIFFERENCES)) == len(DIFFERENCES)
+    assert all(one.original != one.correct for one in DIFFERENCES)
+
+
+def test_a_benchmark_without_a_row_has_one_protocol_and_others_have_two() -> None:
+    for name, benchmark in BENCHMARKS.items():
+        for split in benchmark.splits:
+            assert protocol_of(name, split, "original").original == bool(differences(name, split)), (name, split)
+    assert not said("ref_davis17", "classic") and "sorted as strings" in said("ref_davis17", "valid")
+
+
+ALIKE = (
+    "revos",
+    "mevis",
+    "ref_davis17",
+    "ref_sav",
+    "groundmore",
+    "reason_seg",
+    "videorefer_bench_q",
+    "videorefer_bench_d",
+)
+
+
+@pytest.mark.parametrize("name", [*ALIKE, "pixelqa"])
+def test_only_pixelqa_among_them_is_asked_otherwise(name: str) -> None:
+    split = BENCHMARKS[name].default[0]
+    records = choices() if BENCHMARKS[name].dataset.startswith("videorefer") else expressions()
+    asked = []
+    for protocol in ("correct", "original"):
+        how = protocol_of(name, split, protocol)
+        (question, *_) = how.questions(how.units(records)[0], read, 16)
+        asked.append((question.text, question.prompts, question.regions, question.view))
+    assert (asked[0] == asked[1]) == (name in ALIKE)

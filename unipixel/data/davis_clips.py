@@ -1,0 +1,109 @@
+"""DAVIS clips with a mask in every frame: one object per clip, the whole foreground, with names and expressions.
+
+Paper: Perazzi et al., CVPR 2016.
+Licence: CC BY-NC 4.0; a few clips belong to their owners.
+Splits: ``train`` and ``val``; a sequence is in ``val`` when the CRC-32 of its name is divisible by 5.
+
+Layout::
+
+    sequences.jsonl, <sequence>/labels.jsonl, <sequence>/00000.jpg ..., masks/<sequence>/00000.png ...
+
+One line of ``sequences.jsonl``: ``{"sequence": "bear", "width": 320, "height": 180, ...}``. One line of
+``labels.jsonl``: ``{"id": 1, "category": "bear", "expressions": ["the bear", ...], "motion_expression": "the animal
+walking ...", ...}``; masks are palette PNGs whose values are those ids.
+
+Defects: motion expressions speak of the whole sequence and are not read; riders with their bikes are one object, so
+that "the bike" alone has no mask; some frames show no object.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unipixel.data.clips import chosen_frames, open_clip
+from unipixel.data.files import entry, require
+from unipixel.data.record import Record
+from unipixel.errors import DatasetError, MediaError
+from unipixel.masks import MaskTrack, load_index_png
+from unipixel.sample import Query, Sample
+
+HELD_OUT = 5
+"""One in so many sequences is held out, by its name."""
+
+
+def index(root: Path, dataset: str, split: str) -> list[Record]:
+    """Every sequence of a split.
+
+    Raises:
+        DatasetError: a file is missing or not as documented, or a sequence has no frames.
+    """
+    records = []
+    for line in _lines(root / "sequences.jsonl", f"{dataset}/{split}"):
+        where = f"{dataset}/{split}"
+        name = entry(line, "sequence", where, str)
+        if (zlib.crc32(name.encode()) % HELD_OUT == 0) != (split == "val"):
+            continue
+        frames = sorted((root / name).glob("*.jpg"))
+        if not frames:
+            raise DatasetError(f"{where} {name}: there are no frames in {root / name}; fetch the sequence again")
+        records.append(
+            Record(
+                dataset=dataset,
+                split=split,
+                id=name,
+                data_type="seg_video",
+                root=root,
+                frame_names=tuple(f"{name}/{path.name}" for path in frames),
+                raw=_lines(root / name / "labels.jsonl", f"{where} {name}"),
+            )
+        )
+    return records
+
+
+def _lines(path: Path, where: str) -> list[dict[str, Any]]:
+    require(path, where)
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise DatasetError(f"{where}: line {number} of {path} is not valid JSON ({error})") from error
+        if not isinstance(value, dict):
+            raise DatasetError(f"{where}: line {number} of {path} is no JSON object; fetch the file again")
+        found.append(value)
+    return found
+
+
+def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+    """A clip with its objects, what they are called, and expressions for them.
+
+    Raises:
+        DatasetError: a frame or mask is missing, damaged, or of another size.
+    """
+    names = record.frame_names or ()
+    ts = chosen_frames(record, frames, len(names))
+    media = open_clip(record, ts)
+    ids = []
+    for t in ts:
+        path = record.root / "masks" / Path(names[t]).with_suffix(".png")
+        try:
+            ids.append(load_index_png(path))
+        except MediaError as error:
+            raise DatasetError(f"{record.source}: {error}; fetch the sequence again") from error
+        if ids[-1].shape != media.size_hw:
+            raise DatasetError(f"{record.source}: the mask {path} is {ids[-1].shape}, its frame {media.size_hw}")
+    stacked = np.stack(ids)
+    objects, queries = {}, []
+    for one in record.raw:
+        number, category = entry(one, "id", record.source, int), entry(one, "category", record.source, str)
+        objects[number] = MaskTrack.from_masks(stacked == number)
+        texts = one.get("expressions", ())
+        queries += [Query(kind="query", text=text, targets=(number,), category=category) for text in texts]
+        queries.append(Query(kind="caption", text=f"What is [{number}]?", answer=f"the {category}", about=(number,)))
+    return Sample(media=media, objects=objects, queries=tuple(queries), source=record.source)
