@@ -72,3 +72,6 @@ Out = Annotated[
         "beside it) or .json file.",
     ),
 ]
+NoLimits = Annotated[
+    bool, typer.Option("--no-limits", help="Open media of any size and length; the machine must have the memory.")
+]
