@@ -28,6 +28,7 @@ from unipixel.eval.questions import Question, Reply, Unit
 from unipixel.eval.runner import attempt
 from unipixel.masks import MaskTrack, encode_rle
 from unipixel.media import Media
+from unipixel.model.config import RELEASED_PIXEL
 from unipixel.processing import ImageSettings, Processor, TurnInputs, Visual
 from unipixel.processing.images import sam_frames
 from unipixel.sample import Query
@@ -63,7 +64,7 @@ class Recorder:
     def predictor(self, processor: Processor, patch: pytest.MonkeyPatch) -> EnginePredictor:
         """A predictor whose model is the recorder."""
         recorder, ids = self, processor.chat.ids
-        config = SimpleNamespace(seg_token_id=ids["<|seg|>"], eos_token_ids=(ids["<|im_end|>"],))
+        config = SimpleNamespace(seg_token_id=ids["<|seg|>"], eos_token_ids=(ids["<|im_end|>"],), pixel=RELEASED_PIXEL)
         model = SimpleNamespace(device=torch.device("cpu"), segmenter=None, config=config)
         model.eval = lambda: model
 

@@ -145,8 +145,8 @@ def _released_parts(start: Start, seed: int) -> Begun:
     point = load_starting_point(config, qwen=start.qwen, sam=start.sam, partial=start.stages, seed=seed)
     if drawn := [name for name in point.fresh if start.stages and name.endswith("gaussian_matrix")]:
         warnings.warn(
-            f"the earlier stages {', '.join(start.stages)} do not hold {', '.join(drawn)}, so they are drawn anew, as the "
-            "original does; what these stages learnt about points belongs to others",
+            f"the earlier stages {', '.join(start.stages)} do not hold {', '.join(drawn)}, so they are drawn anew, as "
+            "the original does; what these stages learnt about points belongs to others",
             CheckpointWarning,
             stacklevel=2,
         )
