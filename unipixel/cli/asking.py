@@ -28,6 +28,7 @@ def ask(
     out: options.Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON and nothing else.")] = False,
     model: options.Model = "nano",
+    base: options.Base = None,
     device: options.Device = "auto",
     dtype: options.DType = None,
     num_frames: options.NumFrames = None,
@@ -45,7 +46,7 @@ def ask(
     prompts = gather(point, negative_point, box, mask)
     # before the model is loaded, so that a misspelled name is told at once
     opened = open_source(media, no_limits)
-    engine = load_engine(model, device, dtype)
+    engine = load_engine(model, device, dtype, base)
     with engine.open(opened, num_frames=num_frames, track=parse_track(track)) as session:
         answer = follow(
             session,
@@ -79,7 +80,7 @@ def open_source(media: str, no_limits: bool = False) -> Media:
     return open_media(media, limits=limits)
 
 
-def load_engine(model: str, device: str, dtype: str | None = None) -> Engine:
+def load_engine(model: str, device: str, dtype: str | None = None, base: str | None = None) -> Engine:
     """The engine, with a line on stderr while it loads.
 
     Raises:
@@ -88,7 +89,7 @@ def load_engine(model: str, device: str, dtype: str | None = None) -> Engine:
     with stderr().status(f"loading {model}"):
         from unipixel.engine.engine import load
 
-        return load(model, device=device, dtype=dtype)
+        return load(model, device=device, dtype=dtype, base=base)
 
 
 def parse_start(text: str) -> int | Literal["best"]:

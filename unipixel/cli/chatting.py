@@ -38,6 +38,7 @@ def chat(
         "unipixel-chat"
     ),
     model: options.Model = "nano",
+    base: options.Base = None,
     device: options.Device = "auto",
     dtype: options.DType = None,
     num_frames: options.NumFrames = None,
@@ -51,7 +52,7 @@ def chat(
     check_folder(out, "--out")
     frame = parse_start(start)
     opened = open_source(media, no_limits)
-    engine = load_engine(model, device, dtype)
+    engine = load_engine(model, device, dtype, base)
     with engine.open(opened, num_frames=num_frames, track=parse_track(track)) as session:
         typer.echo(f"{media}: {session.num_frames} frame(s). /help lists the commands, /quit ends.")
         Chat(session, out, {"start": frame, "max_new_tokens": max_new_tokens, "each": each}).run()

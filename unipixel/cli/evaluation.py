@@ -43,6 +43,7 @@ def evaluate(
             help="'nano', a checkpoint folder, or a Hub id; 'perfect' (the truth fed back) or 'blank' (nothing).",
         ),
     ] = "nano",
+    base: options.Base = None,
     data_root: DataRoot = None,
     out: Annotated[
         Path | None,
@@ -121,7 +122,7 @@ def evaluate(
     check_folder(out, "--out")
     runs = opened(names, data_root, model=model, protocol=protocol, limit=limit, shard=parse_shard(shard))
     grader = _judge(judge, judge_model, protocol)
-    _run(runs, _predictor(model, device, dtype), out, retry=retry, max_bad=max_bad, judge=grader)
+    _run(runs, _predictor(model, base, device, dtype), out, retry=retry, max_bad=max_bad, judge=grader)
     make_report([out], out, data_root=data_root, as_json=as_json)
 
 
@@ -170,12 +171,12 @@ def opened(names: list[str], data_root: Path | None, **how: Any) -> list[Run]:
     return [open_run(name, split, data_root, **how) for name, split in pairs]
 
 
-def _predictor(model: str, device: str, dtype: str | None) -> Predictor:
+def _predictor(model: str, base: str | None, device: str, dtype: str | None) -> Predictor:
     from unipixel.eval.predict import Blank, EnginePredictor, Perfect
 
     if model in EXTREMES:
         return Perfect() if model == "perfect" else Blank()
-    return EnginePredictor(load_engine(model, device, dtype))
+    return EnginePredictor(load_engine(model, device, dtype, base))
 
 
 def _judge(url: str | None, model: str, protocol: str) -> Judge | None:
