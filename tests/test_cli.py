@@ -175,6 +175,7 @@ def test_all_frames_are_tracked_when_asked_for(ask, media: Path) -> None:
         (["MEDIA/picture.png", "Hello", "-o", "MEDIA/picture.png/below"], "picture.png"),
         (["MEDIA/picture.png", "Say <|seg|>"], "<|seg|>"),
         (["MEDIA", "Hello", "--model", "nowhere"], "nowhere is not a folder"),
+        (["MEDIA/picture.png", "Hello", "--base", "MEDIA"], "is a whole model, yet a base model"),
     ],
 )
 def test_bad_input_ends_with_one_sentence_and_exit_code_2(

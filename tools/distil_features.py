@@ -132,7 +132,7 @@ def main() -> None:
             log.write(json.dumps(line) + "\n")
             log.flush()
             sums = {}
-    save_model(model, options.out)
+    save_model(model.cpu(), options.out)
     processor.save(options.out)
     print(f"{step} steps of {options.batch}; the checkpoint is in {options.out}")
 

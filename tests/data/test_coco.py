@@ -137,6 +137,6 @@ def test_pictures_are_looked_for_beside_the_file_and_above_it(
     write_picture("labels/1.png", (24, 32))
     with pytest.raises(DatasetError, match=r"coco/all 1\.png/0: the annotation is for 12 x 16 pixels"):
         data.read(data.open_index(f"coco:{tmp_path / 'labels'}", None, "all")[0])
-    write_json("labels/val.json", document)
-    with pytest.raises(DatasetError, match=r"it holds train\.json, val\.json"):
+    write_json("labels/more.json", document)
+    with pytest.raises(DatasetError, match=r"it holds more\.json, train\.json"):
         data.open_index(f"coco:{tmp_path / 'labels'}", None, "all")

@@ -113,7 +113,8 @@ def test_pictures_without_labels_ask_for_every_object(tmp_path: Path, write_pict
     ("labels", "words"),
     [
         ({"dog": {"1": "dog"}}, "'dog': there is no such picture or video; there is for example 'cat'"),
-        ({"cat.jpg": {"1": "dog"}}, "name it 'cat', without the ending"),
+        ({"cat.png": {"1": "dog"}}, r"'cat\.png': there is no such picture or video"),
+        ({"cat.jpg": {"1": "dog"}, "cat": {"1": "dog"}}, "'cat': 'cat.jpg' means the same picture"),
         ({"cat": ["dog"]}, "the labels are"),
         ({"cat": {"dog": 1}}, "the object is 'dog'; it should be its pixel value"),
         ({"cat": {"0": "dog"}}, "the object is '0'"),
@@ -141,13 +142,15 @@ def test_missing_files_are_named(own: str, tmp_path: Path, write_picture: Write,
     with pytest.raises(DatasetError, match=r"folder/all cat/0: masks/cat\.png is for 12 x 16 pixels"):
         data.read(record)
     (tmp_path / "masks" / "cat.png").unlink()
-    with pytest.raises(DatasetError, match=r"cat\.jpg has no mask .*cat\.png; add it, all black"):
-        data.open_index(own, None, "all")
+    records = data.open_index(own, None, "all")
+    with pytest.raises(DatasetError, match=r"folder/all cat/0: the mask .*cat\.png does not exist; add it, all black"):
+        data.read(records[0])
+    assert data.read(records[-1]).objects  # and nothing else is the worse for it
     write_mask("cat.png", 1)
     for path in (tmp_path / "masks" / "street").iterdir():
         path.unlink()
-    with pytest.raises(DatasetError, match=r"no frame of the video .*street has a mask"):
-        data.open_index(own, None, "all")
+    with pytest.raises(DatasetError, match=r"folder/all street/1: the mask .*street/0\.png does not exist"):
+        data.read(data.open_index(own, None, "all")[-1])
     write_picture("images/cat.png")
     with pytest.raises(DatasetError, match=r"two pictures in .* are named 'cat'"):
         data.open_index(own, None, "all")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 from unipixel.engine.answer import Answer, AnswerObject, Clip
 from unipixel.engine.timing import Clock, Timings
 from unipixel.masks import MaskTrack, decode_rle, load_index_png
-from unipixel.media import Media
+from unipixel.media import Media, open_media
 
 
 def track(*boxes: tuple[int, int, int, int] | None) -> MaskTrack:
@@ -134,6 +136,29 @@ def test_supervision_is_optional_and_its_absence_is_said(answer: Answer, monkeyp
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ImportError, match="needs the package 'supervision', which is not installed"):
         answer.to_supervision()
+
+
+def test_supervision_gets_classes_and_their_names(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SimpleNamespace(Detections=lambda **fields: SimpleNamespace(**fields))
+    monkeypatch.setitem(sys.modules, "supervision", made)
+    objects = (*answer.objects[:2], replace(answer.objects[2], label="cat"))
+    frames = replace(answer, objects=objects).to_supervision()
+    assert frames[0].class_id.tolist() == [0, 2] and frames[0].tracker_id.tolist() == [1, 2]
+    assert frames[0].data["class_name"].tolist() == ["dog", "cat"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+@pytest.mark.parametrize("fps", [0.1, 0.37, 7.0, 24.0, 120.0])
+def test_drawings_last_as_long_as_the_clip(tmp_path: Path, fps: float, suffix: str) -> None:
+    frames = np.stack([np.full((24, 32, 3), 8 * t, dtype=np.uint8) for t in range(30)])
+    media = Media.from_array(frames, fps=fps)
+    made = Answer(text="", raw_text="", objects=(), clip=Clip.of(media)).save(tmp_path / f"a{suffix}")
+    again = open_media(made)
+    assert again.num_frames / again.fps == pytest.approx(30 / fps, rel=0.02, abs=0.021)
+    slow = Answer(text="", raw_text="", objects=(), clip=Clip.of(media.select([0, 10, 20, 29])))
+    slow.save(tmp_path / f"b{suffix}")
+    shown = open_media(tmp_path / f"b{suffix}").timestamps_s
+    assert shown is not None and shown[-1] == pytest.approx(29 / fps, rel=0.05, abs=0.03)
 
 
 def test_supervision_detections_are_one_per_frame(answer: Answer) -> None:

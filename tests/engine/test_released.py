@@ -299,7 +299,10 @@ def test_parts_find_their_base_where_the_original_would(
         also = load_model(outside, fresh=True)
     with pytest.warns(CheckpointWarning):
         given = load_model(outside, fresh=True, **base)
-    for one in (also, given):
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(CheckpointWarning):
+        below = load_model(outside, fresh=True, base=zoo)  # the folder from which the original ran
+    for one in (also, given, below):
         assert all(torch.equal(a, b) for a, b in zip(found.parameters(), one.parameters(), strict=True))
     (zoo / named["sam2_checkpoint"]).unlink()
     with pytest.raises(CheckpointError, match="pass their path as sam=FILE"):

@@ -313,3 +313,36 @@ def test_a_closed_session_says_so(tiny_engine: Engine, clip: Clips) -> None:
         session.ask("What is this?")
     assert answer.draw().shape == (90, 120, 3)
     assert isinstance(session, Session)
+
+
+def test_a_question_that_names_a_removed_object_is_refused(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(2)) as session:
+        one, two = session.segment([Box(5, 5, 40, 40), Box(50, 10, 90, 60)], force="always")
+        session.remove(two)
+        for text in (f"What is [{two.id}]?", f"Is [{one.id}] beside [{two.id}]?"):
+            with pytest.raises(
+                PromptError, match=rf"names \[{two.id}\], an object that was removed; known are {one.id}"
+            ):
+                session.ask(text, max_new_tokens=1)
+        session.ask(f"What is [{one.id}]?", max_new_tokens=1)
+        with pytest.raises(PromptError, match="was removed"):
+            session.request(f"And [{two.id}]?")
+        session.request(f"Find [{two.id}].", prompts=[Point(60, 20, object_id=two.id)])  # pointed at anew
+        session.remove(one)
+        with pytest.raises(PromptError, match="known are none"):
+            session.request("What is [1]?")
+
+
+def test_boxes_are_cut_to_the_frame_by_a_pixel_at_most(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(1)) as session:
+        height, width = session.media.size_hw
+        for box in (Box(0, 0, width + 1e-4, height), Box(-1, 0, 9, 9), Box(2, -0.5, 9, height + 1)):
+            (one,) = session.request(None, prompts=[box]).prompted
+            cut = one.prompts[0]
+            assert cut.x1 >= 0 and cut.y1 >= 0 and cut.x2 <= width and cut.y2 <= height
+        with pytest.raises(
+            PromptError, match=rf"the box \(0, 0, {width + 1.0001}, 9\) leaves the frame by 1\.0001 pixels"
+        ):
+            session.request(None, prompts=[Box(0, 0, width + 1.0001, 9)])
+        with pytest.raises(PromptError, match="leaves the frame by 2 pixels"):
+            session.request(None, prompts=[Box(-2, 0, 9, 9)])

@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from worlds import Counting, expressions, read, run
 
+from unipixel import data
 from unipixel.errors import DatasetError
 from unipixel.eval.lines import Lines, read_lines
 from unipixel.eval.predict import Perfect
@@ -128,18 +130,40 @@ def test_failures_stay_until_they_are_asked_again_on_request(tmp_path: Path, und
     assert text(collect([tmp_path])) == undisturbed
 
 
-def test_records_that_cannot_be_read_fail_alone(tmp_path: Path) -> None:
-    def broken(record: object) -> None:
-        raise DatasetError("the picture is gone")
+def without_pictures(*names: str, original: bool = False) -> Run:
+    """The run of `squares` with some records whose data cannot be read."""
 
-    reading = {"v1/0": broken}
+    def reading(record: data.Record, *more: object) -> object:
+        if record.id in names:
+            raise DatasetError("the picture is gone")
+        return read(record, *more)
+
     made = squares()
-    other = Run(
-        **WHERE, protocol=made.protocol, records=made.records, read=lambda r: reading.get(r.id, read)(r), model="test"
-    )
-    predict(other, Perfect(), tmp_path)
+    protocol = replace(made.protocol, original=original)
+    return Run(**WHERE, protocol=protocol, records=made.records, read=reading, model="test")
+
+
+def test_records_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+    predict(without_pictures("v1/0"), Perfect(), tmp_path)
     (one,) = collect([tmp_path])
-    assert one.failures == [("v1/0", "DatasetError: the picture is gone")]
+    assert one.failures == [] and one.failed == 0
+    assert one.left_out == {"v1/0": "DatasetError: the picture is gone"}
+    assert all(row.figure.value == 100 for row in one.rows if row.figure)  # they count neither way
+    assert any("left out: 1 of" in note and "v1/0" in note for note in one.notes)
+    predict(squares(), Perfect(), tmp_path, retry=True)
+    assert collect([tmp_path])[0].left_out == {}
+
+
+def test_the_original_scores_records_that_cannot_be_read_as_failures(tmp_path: Path) -> None:
+    predict(without_pictures("v1/0", original=True), Perfect(), tmp_path)
+    assert collect([tmp_path])[0].failures == [("v1/0", "DatasetError: the picture is gone")]
+
+
+def test_too_many_unreadable_records_end_a_run_which_can_be_taken_up(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"2 of \d+ records cannot be read, .*v0/0: .*--max-bad allows more"):
+        predict(without_pictures("v0/0", "v1/0"), Perfect(), tmp_path)
+    predict(without_pictures("v0/0", "v1/0"), Perfect(), tmp_path, max_bad=0.9)
+    assert len(collect([tmp_path])[0].left_out) == 2
 
 
 @pytest.mark.parametrize(

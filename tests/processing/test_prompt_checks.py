@@ -32,7 +32,10 @@ NAN = float("nan")
         (Point(5, 5, frame=True), "frame is True"),
         (Box(5, 5, 5, 20), r"the box \(5, 5, 5, 20\) is empty; it must be x1, y1, x2, y2 with x1 < x2"),
         (Box(20, 5, 10, 20), "is empty"),
-        (Box(-1, 5, 10, 20), r"the box \(-1, 5, 10, 20\) leaves the frame; x must be in 0 to 60 and y in 0 to 40"),
+        (
+            Box(-1, 5, 10, 20),
+            r"the box \(-1, 5, 10, 20\) leaves the frame by 1 pixels; x must be in 0 to 60 and y in 0 to 40",
+        ),
         (Box(1, 5, 60.5, 20), "leaves the frame"),
         (Box(1, NAN, 6, 20), "a coordinate of the box is nan"),
         (Mask(np.zeros(SIZE, bool)), "the mask is empty"),

@@ -19,7 +19,7 @@ from unipixel.errors import DatasetError
 from unipixel.processing.processor import Processor
 from unipixel.train.mixture import MixtureTraining, entries_of, halves
 from unipixel.train.plan import Plan
-from unipixel.train.recipe import Limits, MixtureRecipe, Source
+from unipixel.train.recipe import Limits, MixtureRecipe, Source, SourceForm
 from unipixel.train.stage_recipes import joint
 
 
@@ -165,12 +165,44 @@ def test_words_alone_pictures_and_timed_videos_are_learnt_side_by_side(
     assert len(words["grid_thw"]) == 0 and words["target_masks"] is None
 
 
-def test_a_damaged_sample_is_named(processor: Processor, own: Path) -> None:
-    (own / "images" / "b.png").write_bytes(b"no picture")
+@pytest.mark.parametrize("place", ["images", "masks"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "other size"])
+def test_one_bad_record_is_left_out_and_named(
+    processor: Processor, own: Path, tmp_path: Path, place: str, damage: str
+) -> None:
+    path = own / place / "b.png"
+    if damage == "gone":
+        path.unlink() if place == "masks" else path.write_bytes(b"")
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        Image.new("L", (9, 9)).save(path)
+    made = MixtureTraining(processor, recipe_of(own), None, eight, bad_file=tmp_path / "bad.jsonl")
+    again = MixtureTraining(processor, recipe_of(own), None, eight, bad_file=tmp_path / "bad.jsonl")
+    assert [len(made[k]["input_ids"]) for k in range(8)]
+    assert list(again.bad.found()) == ["folder/train b"]  # as another process finds it
+    assert "left out: 1 of 2 records, which cannot be read: " in made.bad.told() and "folder/train b" in made.bad.told()
+
+
+def test_more_bad_records_than_are_allowed_end_a_run(processor: Processor, own: Path) -> None:
+    for name in ("a", "b"):
+        (own / "images" / f"{name}.png").write_bytes(b"no picture")
     made = MixtureTraining(processor, recipe_of(own), None, eight)
-    with pytest.raises(DatasetError, match="folder/train b"):
-        for k in range(4):
+    with pytest.raises(DatasetError, match=r"2 of 2 records cannot be read, .*folder/train a: .*--max-bad"):
+        for k in range(8):
             made[k]
+
+
+@pytest.mark.parametrize("form", ["regions", "prompts", "boxes"])
+def test_pictures_without_objects_teach_words(processor: Processor, own: Path, form: SourceForm) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((40, 60), dtype=np.uint8)).save(own / "masks" / f"{name}.png")
+    (own / "labels.json").unlink()
+    sources = (Source(dataset=f"folder:{own}", form=form),)
+    made = MixtureTraining(processor, recipe_of(own, sources=sources), None, eight)
+    sample = made[0]
+    assert "object" in processor.tokenizer.decode(sample["input_ids"])
+    assert sample["target_masks"] is not None and not sample["target_masks"].any() and not made.bad.found()
 
 
 def test_a_mixture_without_data_says_how_to_name_some(processor: Processor, own: Path) -> None:

@@ -21,7 +21,7 @@ from unipixel.sample import Query, Sample, Turn
 from unipixel.stickers import THINGS, scene
 from unipixel.train.data import Collator, StickerTraining, cell_words
 from unipixel.train.loss_weights import LossWeights
-from unipixel.train.losses import frame_loss
+from unipixel.train.losses import frame_loss, word_loss
 from unipixel.train.nano import initialise, nano_config
 from unipixel.train.nano_recipes import NANO_RECIPES
 from unipixel.train.objective import TrainingStep, correction_clicks
@@ -215,6 +215,15 @@ def test_cells_of_photos_are_named_after_the_smallest_region_on_them(processor: 
     assert (labels[:, :2] == -100).all()
     assert (labels[2:4, 2:4] == hats).all()
     assert (labels[:2, 2:] == persons).all() and (labels[4:, 2:] == persons).all()
+
+
+@pytest.mark.parametrize("words", [[-100, -100, -100], [5, 5, -100], [5, 5, 7]])
+def test_the_loss_of_words_is_a_number_whatever_the_cells_show(words: list[int]) -> None:
+    model = load_model("nano")
+    visual = torch.randn(3, model.config.language.hidden_size, requires_grad=True)
+    loss = word_loss(model, visual, torch.tensor(words))["words"]
+    loss.backward()
+    assert loss.isfinite() and visual.grad is not None and visual.grad.isfinite().all()
 
 
 def test_scenes_of_cut_outs_are_drawn_as_often_as_the_recipe_says(processor: Processor, tmp_path: Path) -> None:

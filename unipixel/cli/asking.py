@@ -28,11 +28,13 @@ def ask(
     out: options.Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON and nothing else.")] = False,
     model: options.Model = "nano",
+    base: options.Base = None,
     device: options.Device = "auto",
     dtype: options.DType = None,
     num_frames: options.NumFrames = None,
     track: options.Track = "sampled",
     start: options.Start = "0",
+    no_limits: options.NoLimits = False,
     max_new_tokens: options.MaxTokens = 256,
     each: options.Each = None,
     force: Annotated[
@@ -43,8 +45,8 @@ def ask(
     check_out(out)
     prompts = gather(point, negative_point, box, mask)
     # before the model is loaded, so that a misspelled name is told at once
-    opened = open_source(media)
-    engine = load_engine(model, device, dtype)
+    opened = open_source(media, no_limits)
+    engine = load_engine(model, device, dtype, base)
     with engine.open(opened, num_frames=num_frames, track=parse_track(track)) as session:
         answer = follow(
             session,
@@ -64,18 +66,21 @@ def ask(
     show_written(written)
 
 
-def open_source(media: str) -> Media:
+def open_source(media: str, no_limits: bool = False) -> Media:
     """The media that a command is about.
 
     Raises:
         MediaError: they cannot be read.
     """
-    from unipixel.media import open_media
+    from dataclasses import replace
 
-    return open_media(media)
+    from unipixel.media import UNLIMITED, open_media, usual_limits
+
+    limits = UNLIMITED if no_limits else replace(usual_limits(media), remedy="--no-limits opens it all the same")
+    return open_media(media, limits=limits)
 
 
-def load_engine(model: str, device: str, dtype: str | None = None) -> Engine:
+def load_engine(model: str, device: str, dtype: str | None = None, base: str | None = None) -> Engine:
     """The engine, with a line on stderr while it loads.
 
     Raises:
@@ -84,7 +89,7 @@ def load_engine(model: str, device: str, dtype: str | None = None) -> Engine:
     with stderr().status(f"loading {model}"):
         from unipixel.engine.engine import load
 
-        return load(model, device=device, dtype=dtype)
+        return load(model, device=device, dtype=dtype, base=base)
 
 
 def parse_start(text: str) -> int | Literal["best"]:

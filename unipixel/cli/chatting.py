@@ -38,19 +38,21 @@ def chat(
         "unipixel-chat"
     ),
     model: options.Model = "nano",
+    base: options.Base = None,
     device: options.Device = "auto",
     dtype: options.DType = None,
     num_frames: options.NumFrames = None,
     track: options.Track = "sampled",
     start: options.Start = "0",
+    no_limits: options.NoLimits = False,
     max_new_tokens: options.MaxTokens = 256,
     each: options.Each = None,
 ) -> None:
     """Ask many questions about one image or video; what was found before stays known."""
     check_folder(out, "--out")
     frame = parse_start(start)
-    opened = open_source(media)
-    engine = load_engine(model, device, dtype)
+    opened = open_source(media, no_limits)
+    engine = load_engine(model, device, dtype, base)
     with engine.open(opened, num_frames=num_frames, track=parse_track(track)) as session:
         typer.echo(f"{media}: {session.num_frames} frame(s). /help lists the commands, /quit ends.")
         Chat(session, out, {"start": frame, "max_new_tokens": max_new_tokens, "each": each}).run()

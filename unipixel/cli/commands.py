@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +18,7 @@ from unipixel.cli.data import data
 from unipixel.cli.demo import demo
 from unipixel.cli.doctor import doctor
 from unipixel.cli.evaluation import evaluate, report
-from unipixel.cli.output import complain
+from unipixel.cli.output import complain, write_any_sign
 from unipixel.cli.samples import stickers
 from unipixel.cli.serving import serve
 from unipixel.cli.training import train
@@ -33,6 +34,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
+            refuse_empty([*getattr(ctx, "_protected_args", ()), *ctx.args])
             return super().invoke(ctx)
         except KeyboardInterrupt:
             complain("interrupted; what was written before is kept")
@@ -48,6 +50,22 @@ class Commands(TyperGroup):
             code, sentence = verdict(error)
             complain(sentence)
             raise typer.Exit(code) from None
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse empty text where a name belongs: an unset variable would stand for the current folder.
+
+    Only the question of ``ask``, behind the media, may be empty.
+
+    Raises:
+        ValueError: says which argument.
+    """
+    for place, text in enumerate(arguments):
+        before = arguments[place - 1] if place else ""
+        if text.strip() or (arguments[0] == "ask" and place > 1 and not before.startswith("-")):
+            continue
+        what = before if before.startswith("-") else f"argument {place} of `unipixel {arguments[0]}`"
+        raise ValueError(f"{what} is empty; give it a value (is a variable unset?)")
 
 
 def verdict(error: Exception) -> tuple[int, str]:
@@ -105,10 +123,13 @@ app.add_typer(data, name="data")
 
 def main() -> None:
     """Run the command line of this process."""
+    write_any_sign()
     show = warnings.showwarning
 
     def say(message: Any, category: Any, *rest: Any, **options: Any) -> None:
-        if issubclass(category, CheckpointWarning):
+        # what the package warns of is one sentence; other packages' warnings are shown as ever
+        own = category is UserWarning and "unipixel" in str(rest[0] if rest else "")
+        if own or issubclass(category, CheckpointWarning):
             complain(str(message))
         else:
             show(message, category, *rest, **options)

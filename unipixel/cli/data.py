@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from unipixel.cli.output import check_folder, show_written, stderr, stdout
-from unipixel.errors import DatasetError
+from unipixel.errors import DatasetError, UnipixelError
 
 if TYPE_CHECKING:
-    from unipixel.data import Dataset
+    from unipixel.data import Dataset, Record
     from unipixel.sample import Sample
 
 data = typer.Typer(no_args_is_help=True, help="List, check and look at datasets.")
@@ -43,28 +45,85 @@ def list_() -> None:
 
 
 @data.command()
-def check(name: Name, root: Root = Path(".")) -> None:
-    """Say what of a dataset is there and what is missing, count its records, and read one sample of each split.
+def check(
+    name: Name,
+    root: Root = Path("."),
+    quick: Annotated[bool, typer.Option("--quick", help="Read one record of each split, not all of them.")] = False,
+    processes: Annotated[
+        int | None, typer.Option("--processes", metavar="N", help="Processes that read; by default one per CPU.")
+    ] = None,
+) -> None:
+    """Say what of a dataset is there and what is missing, and read every record: its media and its masks.
 
     Ends with exit code 1 if something is missing or damaged.
     """
+    if processes is not None and processes < 1:
+        raise ValueError(f"--processes is {processes}; it must be at least 1")
     from unipixel.data import find, split_name
+    from unipixel.data.bad_records import told_annotations
+    from unipixel.data.catalogue import WITHOUT_ROOT
 
     name, only = split_name(name)
     dataset = find(name)
     table = Table("split", "files", "records", "first sample", title=f"{name}: {dataset.title}")
     problems: list[str] = []
-    for split in (only,) if only else dataset.splits:
+    bad: dict[str, str] = {}
+    left_out: list[tuple[str, str]] = []
+    splits = (only,) if only else dataset.splits
+    for split in splits:
         with stderr().status(f"reading {name}/{split}"):
-            row, found = _check_split(name, dataset, split, root)
+            row, found, index = _check_split(name, dataset, split, root)
         table.add_row(split, *row)
         problems += [problem for problem in found if problem not in problems]
+        left_out += [one for one in getattr(index, "left_out", ()) if one not in left_out]
+        # of people's own data, "all" is what the other splits are parts of
+        # the built-in world is drawn anew each time
+        if not quick and name not in WITHOUT_ROOT and (split == "all" or "all" not in splits):
+            bad |= _read_all(f"{name}/{split}", index, processes)
     stdout().print(table)
+    for note in told_annotations(left_out):
+        typer.echo(note)
+    if bad:
+        _show_bad(bad)
+    shown = set(bad.values())
     for problem in problems:
-        typer.echo(problem)
-    if problems:
+        if problem.removeprefix("wrong: ") not in shown:
+            typer.echo(problem)
+    if problems or bad:
         typer.echo(f"where it comes from: {dataset.home}")
         raise typer.Exit(1)
+
+
+def _read_all(title: str, index: Sequence[Record], processes: int | None) -> dict[str, str]:
+    """Reasons by record of those that cannot be read."""
+    from unipixel.data.checking import check_records
+
+    bar = Progress(
+        TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=stderr(), transient=True, disable=not sys.stderr.isatty(),
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("", total=len(index))
+        return check_records(index, processes=processes, progress=lambda count: bar.advance(task, count))
+
+
+def _show_bad(bad: dict[str, str]) -> None:
+    """Bad records by the kind of their fault, and the first of each."""
+    from unipixel.data.bad_records import NAMED, kind_of
+
+    kinds: dict[str, list[str]] = {}
+    for source, reason in bad.items():
+        told = reason if source in reason else f"{source}: {reason}"
+        kinds.setdefault(kind_of(reason), []).append(told)
+    table = Table("fault", "records", title=f"cannot be read: {len(bad):,}")
+    for kind, some in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        table.add_row(kind, f"{len(some):,}")
+    stdout().print(table)
+    for some in kinds.values():
+        for told in some[:NAMED]:
+            typer.echo(f"wrong: {told}")
+        if len(some) > NAMED:
+            typer.echo(f"... and {len(some) - NAMED} more of this kind")
 
 
 @data.command()
@@ -99,24 +158,25 @@ def show(
         typer.echo(f"left out: {reason}", err=True)
 
 
-def _check_split(name: str, dataset: Dataset, split: str, root: Path) -> tuple[tuple[str, str, str], list[str]]:
-    """The row of a split (files, records, first sample), and what is wrong."""
+def _check_split(
+    name: str, dataset: Dataset, split: str, root: Path
+) -> tuple[tuple[str, str, str], list[str], Sequence[Record]]:
+    """The row of a split (files, records, first sample), what is wrong with it, and its records."""
     from unipixel.data import open_index, read
 
     missing = _missing(name, split, root)
     total = len(dataset.files.get(split, ()))
     files = f"{total - len(missing)} of {total}" if total else "none needed" if ":" not in name else "yours"
     if missing:
-        return (files, "", ""), [f"missing: {path}" for path in missing]
-    records = 0
+        return (files, "", ""), [f"missing: {path}" for path in missing], []
+    index: Sequence[Record] = []
     try:
         index = open_index(name, root, split)
-        records = len(index)
         if not index:
             raise DatasetError(f"{name}/{split}: there is no record; the annotation file is empty")
-        return (files, f"{records:,}", _described(read(index[0]))), []
-    except DatasetError as error:
-        return (files, f"{records:,}" if records else "", "unreadable"), [f"wrong: {error}"]
+        return (files, f"{len(index):,}", _described(read(index[0]))), [], index
+    except UnipixelError as error:
+        return (files, f"{len(index):,}" if index else "", "unreadable"), [f"wrong: {error}"], index
 
 
 def _missing(name: str, split: str, root: Path) -> list[Path]:

@@ -43,6 +43,7 @@ def evaluate(
             help="'nano', a checkpoint folder, or a Hub id; 'perfect' (the truth fed back) or 'blank' (nothing).",
         ),
     ] = "nano",
+    base: options.Base = None,
     data_root: DataRoot = None,
     out: Annotated[
         Path | None,
@@ -58,7 +59,10 @@ def evaluate(
         str,
         typer.Option("--protocol", help="'correct', or 'original': as UniPixel's own evaluation, mistakes included."),
     ] = "correct",
-    retry: Annotated[bool, typer.Option("--retry", help="Ask again what failed before.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Ask again what failed or was left out before.")] = False,
+    max_bad: Annotated[
+        float, typer.Option("--max-bad", metavar="SHARE", help="Records that may be unreadable and are left out.")
+    ] = 0.05,
     judge: Annotated[
         str | None,
         typer.Option("--judge", metavar="URL", help="OpenAI-compatible endpoint that grades descriptions."),
@@ -118,7 +122,7 @@ def evaluate(
     check_folder(out, "--out")
     runs = opened(names, data_root, model=model, protocol=protocol, limit=limit, shard=parse_shard(shard))
     grader = _judge(judge, judge_model, protocol)
-    _run(runs, _predictor(model, device, dtype), out, retry=retry, judge=grader)
+    _run(runs, _predictor(model, base, device, dtype), out, retry=retry, max_bad=max_bad, judge=grader)
     make_report([out], out, data_root=data_root, as_json=as_json)
 
 
@@ -167,12 +171,12 @@ def opened(names: list[str], data_root: Path | None, **how: Any) -> list[Run]:
     return [open_run(name, split, data_root, **how) for name, split in pairs]
 
 
-def _predictor(model: str, device: str, dtype: str | None) -> Predictor:
+def _predictor(model: str, base: str | None, device: str, dtype: str | None) -> Predictor:
     from unipixel.eval.predict import Blank, EnginePredictor, Perfect
 
     if model in EXTREMES:
         return Perfect() if model == "perfect" else Blank()
-    return EnginePredictor(load_engine(model, device, dtype))
+    return EnginePredictor(load_engine(model, device, dtype, base))
 
 
 def _judge(url: str | None, model: str, protocol: str) -> Judge | None:
@@ -183,7 +187,7 @@ def _judge(url: str | None, model: str, protocol: str) -> Judge | None:
     return EndpointJudge(model=model, base_url=url, original=protocol == "original")
 
 
-def _run(runs: list[Run], predictor: Predictor, out: Path, *, retry: bool, judge: Judge | None) -> None:
+def _run(runs: list[Run], predictor: Predictor, out: Path, *, retry: bool, max_bad: float, judge: Judge | None) -> None:
     from unipixel.eval.benchmarks import BENCHMARKS
     from unipixel.eval.captions import Captions
     from unipixel.eval.judge import judge_lines
@@ -196,7 +200,7 @@ def _run(runs: list[Run], predictor: Predictor, out: Path, *, retry: bool, judge
     with bar:
         for run in runs:
             title = f"{BENCHMARKS[run.name].title} {run.split}"
-            predict(run, predictor, out, retry=retry, progress=_Task(bar, title))
+            predict(run, predictor, out, retry=retry, max_bad=max_bad, progress=_Task(bar, title))
             if judge is not None and isinstance(run.protocol, Captions):
                 judge_lines(run.file(out), judge, _Task(bar, f"{title}, judge"), retry=retry)
 

@@ -11,6 +11,14 @@ Medium = Annotated[str, typer.Argument(metavar="MEDIA", help="Image, video, fold
 Model = Annotated[
     str, typer.Option("--model", metavar="NAME", help="'nano', a checkpoint folder, or a Hugging Face Hub id.")
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="NAME",
+        help="What --model is laid over, where that holds only a part of a model (LoRA, a stage).",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")]
 DType = Annotated[
     str | None, typer.Option("--dtype", help="'float32' or 'bfloat16'; by default what suits model and device.")
@@ -71,4 +79,7 @@ Out = Annotated[
         help="Where to write: a folder (overlay, JSON, one PNG of ids per frame), or a .png, .gif, .mp4 (with the JSON "
         "beside it) or .json file.",
     ),
+]
+NoLimits = Annotated[
+    bool, typer.Option("--no-limits", help="Open media of any size and length; the machine must have the memory.")
 ]

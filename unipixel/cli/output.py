@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterable
@@ -40,8 +41,16 @@ def complain(sentence: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """JSON on stdout, and nothing else."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    """JSON on stdout, and nothing else; in ASCII where the stream cannot hold every sign."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "").replace("_", "")
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=not encoding.startswith("utf")))
+
+
+def write_any_sign() -> None:
+    """Have stdout and stderr write signs that their encoding lacks as escapes, rather than fail after the work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def check_out(out: Path | None) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _POINT = re.compile(rf"(?:(?P<id>\d+)=)?(?P<beside>-)?(?P<x>{_NUMBER}),(?P<y>{_NUMBER})(?:@(?P<frame>\d+))?")
-_BOX = re.compile(rf"(?:(?P<id>\d+)=)?(?P<corners>{_NUMBER}(?:,{_NUMBER}){{3}})(?:@(?P<frame>\d+))?")
+_BOX = re.compile(rf"(?:(?P<id>\d+)=)?(?P<corners>-?{_NUMBER}(?:,-?{_NUMBER}){{3}})(?:@(?P<frame>\d+))?")
 _MASK = re.compile(r"(?:(?P<id>\d+)=)?(?P<file>.+?)(?:@(?P<frame>\d+))?")
 MOST_OBJECTS = 50
 """Ids in one mask file; more say that it is a grey picture and no index of objects."""
@@ -74,7 +74,7 @@ def parse_mask(text: str) -> list[Mask]:
     """
     import numpy as np
 
-    from unipixel.masks import load_index_png
+    from unipixel.masks import load_drawn_ids
     from unipixel.sample import Mask
 
     found = _MASK.fullmatch(text)
@@ -83,7 +83,9 @@ def parse_mask(text: str) -> list[Mask]:
     number, frame, file = _id(found), _frame(found), found["file"]
     if Path(text).exists():  # its name may look like a frame or an id
         number, frame, file = None, 0, text
-    ids = load_index_png(file)
+    if not file.strip():
+        raise PromptError("--mask is empty; name a file (is a variable unset?)")
+    ids, _ = load_drawn_ids(file, of_one=number is not None)
     values = [int(value) for value in np.unique(ids) if value]
     if not values:
         raise PromptError(f"the mask {file} is empty; it must mark at least one pixel with a value above 0")

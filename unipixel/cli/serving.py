@@ -22,6 +22,7 @@ def serve(
     ),
     port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8000,
     model: options.Model = "nano",
+    base: options.Base = None,
     device: options.Device = "auto",
     dtype: options.DType = None,
     state: Annotated[
@@ -85,7 +86,7 @@ def serve(
         idle_s=idle_minutes * 60,
         grace_s=grace_seconds,
     )
-    engine = load_engine(model, device, dtype)
+    engine = load_engine(model, device, dtype, base)
     run(engine, settings, lambda address: typer.echo(f"serving {settings.model_name} on {address}", err=True))
 
 

@@ -53,6 +53,10 @@ def train(
         list[str] | None,
         typer.Option("--start", metavar="FOLDER=PART,PART", help="Take over these parts of a checkpoint. Repeat."),
     ] = None,
+    max_bad: Annotated[
+        float | None,
+        typer.Option("--max-bad", metavar="SHARE", help="Records that may be unreadable and are left out; 0.05."),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", metavar="N", help="Processes that load data.")] = 1,
     parallel: Annotated[
         str, typer.Option("--parallel", help="Under torchrun: 'ddp', 'fsdp', 'zero2' or 'zero3'.")
@@ -107,7 +111,8 @@ def train(
     from unipixel.train.overrides import override
     from unipixel.train.run import run
 
-    recipe = with_start(with_data(override(_recipe(name), settings or []), data or []), model, start or [])
+    settings = [*(settings or []), *([] if max_bad is None else [f"max_bad={max_bad}"])]
+    recipe = with_start(with_data(override(_recipe(name), settings), data or []), model, start or [])
     if skip_absent:
         recipe, absent = with_present(recipe, data_root)
         if absent:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from unipixel.data.coco_truth import Ids, region_of
 from unipixel.data.files import entry, read_json
 from unipixel.data.instances import Box, box_of, pack_region
 from unipixel.data.own import expressions_of
@@ -38,10 +40,26 @@ class Clip:
     objects: dict[int, ClipObject] = field(default_factory=dict)
     """By number, from 1."""
     crowds: list[dict[int, Any]] = field(default_factory=list)
-    """Packed masks by frame of what is not told apart."""
+    """Packed masks by frame of what is not told apart, or not outlined: then it is its box."""
+    partly: set[str] = field(default_factory=set)
+    """Names and expressions that objects without a mask have, too: their answer is not the whole truth."""
+    untold: set[str] = field(default_factory=set)
+    """Those of them of which not even a box says where the rest of the truth lies."""
 
 
-def read_clips(path: Path, dataset: str) -> dict[str, Clip]:
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """What a file holds."""
+
+    by_name: dict[str, Clip]
+    """Pictures and videos that have an annotated object."""
+    names: tuple[str, ...]
+    """All of them, those with nothing on them as well."""
+    left_out: tuple[tuple[str, str], ...]
+    """Reason and place of the annotations without a mask."""
+
+
+def read_clips(path: Path, dataset: str) -> Clips:
     """Pictures and videos that have an annotated object, by name.
 
     Raises:
@@ -50,39 +68,48 @@ def read_clips(path: Path, dataset: str) -> dict[str, Clip]:
     document, where = read_json(path, dataset), f"{dataset}: {path}"
     videos = document.get("videos")
     if isinstance(videos, list) and any(isinstance(video, dict) and "file_names" in video for video in videos):
-        clips = _whole_videos(document, where)
+        clips, left_out = _whole_videos(document, where)
     elif any(isinstance(image, dict) and "video_id" in image for image in entry(document, "images", where, list)):
-        clips = _frame_by_frame(document, where)
+        clips, left_out = _frame_by_frame(document, where)
     else:
-        clips = _pictures(document, where)
+        clips, left_out = _pictures(document, where)
     annotated = {name: clip for name, clip in clips.items() if clip.objects}
     if not annotated:
-        raise DatasetError(f"{where}: no picture and no video in it has an annotated object")
-    return annotated
+        why = f" with a mask; {len(left_out)} have none" if left_out else ""
+        raise DatasetError(f"{where}: no picture and no video in it has an annotated object{why}")
+    return Clips(annotated, tuple(clips), tuple(left_out))
 
 
-def _pictures(document: Mapping[str, Any], where: str) -> dict[str, Clip]:
-    clips, names = {}, {}
+_Read = tuple[dict[str, Clip], list[tuple[str, str]]]
+
+
+def _pictures(document: Mapping[str, Any], where: str) -> _Read:
+    clips: dict[str, Clip] = {}
+    names, ids = {}, Ids("image", where)
     for number, image in enumerate(entry(document, "images", where, list)):
         place = f"{where}, image {number}"
         file_name = entry(image, "file_name", place, str)
-        names[entry(image, "id", place)] = file_name
-        clips[file_name] = Clip((file_name,), _size_hw(image, place), is_video=False)
+        name = file_name.replace("\\", "/")
+        names[ids.add(image, name, place)] = name
+        clip = Clip((file_name,), _size_hw(image, place), is_video=False)
+        if clips.setdefault(name, clip).size_hw != clip.size_hw:
+            raise DatasetError(f"{place}: {file_name!r} is listed twice, in two sizes")
 
-    def locate(annotation: dict[str, Any], place: str) -> tuple[Clip, dict[int, Any], Any]:
+    def locate(annotation: dict[str, Any], place: str) -> _Located:
         clip = clips[_known(names, entry(annotation, "image_id", place), "image", place)]
-        return clip, {0: _region(annotation, place)}, None
+        region, fault = region_of(entry(annotation, "segmentation", place, (list, dict, type(None))), place)
+        return clip, {0: region}, None, fault
 
-    _add_objects(document, where, locate)
-    return clips
+    return clips, _add_objects(document, where, locate)
 
 
-def _frame_by_frame(document: Mapping[str, Any], where: str) -> dict[str, Clip]:
+def _frame_by_frame(document: Mapping[str, Any], where: str) -> _Read:
+    image_ids = Ids("image", where)
     grouped: dict[Any, list[tuple[Any, dict[str, Any]]]] = {}
     for number, image in enumerate(document["images"]):
         place = f"{where}, image {number}"
         order = next((image[key] for key in _FRAME_KEYS if key in image), None)
-        entry(image, "file_name", place, str)
+        image_ids.add(image, entry(image, "file_name", place, str), place)
         # Frames without a number keep the natural order of their names.
         key = (0, order, "") if isinstance(order, (int, float)) else (1, 0, natural_key(image["file_name"]))
         grouped.setdefault(entry(image, "video_id", place), []).append((key, image))
@@ -90,66 +117,93 @@ def _frame_by_frame(document: Mapping[str, Any], where: str) -> dict[str, Clip]:
     clips, frame_of = {}, {}
     for video_id, images in grouped.items():
         images.sort(key=lambda pair: pair[0])
+        twice = next((pair for pair in pairwise(images) if pair[0][0] == pair[1][0]), None)
+        if twice is not None:
+            both = " and ".join(repr(image["file_name"]) for _, image in twice)
+            raise DatasetError(
+                f"{where}: {both} are the same frame of video {video_id!r}; which comes first is unknown"
+            )
         name = titles.get(video_id, str(video_id))
+        if name in clips:
+            raise DatasetError(f"{where}: two videos are named {name!r}; give each a name of its own")
         first = images[0][1]
         clips[name] = Clip(
             tuple(image["file_name"] for _, image in images), _size_hw(first, f"{where}, video {name!r}"), is_video=True
         )
         frame_of.update({entry(image, "id", where): (name, t) for t, (_, image) in enumerate(images)})
 
-    def locate(annotation: dict[str, Any], place: str) -> tuple[Clip, dict[int, Any], Any]:
+    def locate(annotation: dict[str, Any], place: str) -> _Located:
         name, t = _known(frame_of, entry(annotation, "image_id", place), "image", place)
         track = next((annotation[key] for key in _TRACK_KEYS if key in annotation), None)
         if track is None and not annotation.get("iscrowd"):
             raise DatasetError(
                 f"{place}: it is on a frame of a video but has no 'track_id', which says what is one object"
             )
-        return clips[name], {t: _region(annotation, place)}, (name, track)
+        region, fault = region_of(entry(annotation, "segmentation", place, (list, dict, type(None))), place)
+        return clips[name], {t: region}, (name, track), fault
 
-    _add_objects(document, where, locate)
-    return clips
+    return clips, _add_objects(document, where, locate)
 
 
-def _whole_videos(document: Mapping[str, Any], where: str) -> dict[str, Clip]:
-    clips, names = {}, {}
+def _whole_videos(document: Mapping[str, Any], where: str) -> _Read:
+    clips: dict[str, Clip] = {}
+    names, ids = {}, Ids("video", where)
     titles = _video_names(document, where)
     for number, video in enumerate(document["videos"]):
         place = f"{where}, video {number}"
         frames = entry(video, "file_names", place, list)
         if not frames or not all(isinstance(frame, str) for frame in frames):
             raise DatasetError(f"{place}: the file_names are {frames!r:.60}; they should be a list of names")
-        video_id = entry(video, "id", place)
+        video_id = ids.add(video, frames[0], place)
         name = titles.get(video_id) or Path(frames[0]).parent.as_posix()
         names[video_id] = name if name not in ("", ".") else str(video_id)
+        if names[video_id] in clips:
+            raise DatasetError(f"{place}: two videos are named {names[video_id]!r}; give each a name of its own")
         clips[names[video_id]] = Clip(tuple(frames), _size_hw(video, place), is_video=True)
 
-    def locate(annotation: dict[str, Any], place: str) -> tuple[Clip, dict[int, Any], Any]:
+    def locate(annotation: dict[str, Any], place: str) -> _Located:
         clip = clips[_known(names, entry(annotation, "video_id", place), "video", place)]
         found = entry(annotation, "segmentations", place, list)
         if len(found) != len(clip.frames):
             raise DatasetError(f"{place}: it has {len(found)} segmentations, but the video {len(clip.frames)} frames")
-        return clip, {t: pack_region(one, place) for t, one in enumerate(found) if one}, None
+        regions, faults = {}, []
+        boxes = annotation.get("bboxes")
+        for t, one in enumerate(found):
+            # null, or nothing and no box: it is not seen there
+            if one is None or (one == [] and not (isinstance(boxes, list) and t < len(boxes) and boxes[t])):
+                continue
+            regions[t], fault = region_of(one, f"{place}, frame {t}")
+            faults += [fault] if fault else []
+        return clip, regions, None, f"{faults[0]} on a frame that shows the object" if faults else ""
 
-    _add_objects(document, where, locate)
-    return clips
+    return clips, _add_objects(document, where, locate)
 
 
-_Locate = Callable[[dict[str, Any], str], tuple[Clip, dict[int, Any], Any]]
-"""Says for an annotation: its clip, its masks by frame, and what it has in common with others of the same object."""
+_Located = tuple[Clip, dict[int, Any], Any, str]
+_Locate = Callable[[dict[str, Any], str], _Located]
+"""Says for an annotation: its clip, its masks by frame, what it has in common with others of the same object, and why
+it is no truth; empty if it is."""
 
 
-def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> None:
-    """Put every annotation into its clip."""
-    categories = {
-        entry(category, "id", f"{where}, category"): entry(category, "name", f"{where}, category", str).strip()
-        for category in entry(document, "categories", where, list)
-    }
+def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> list[tuple[str, str]]:
+    """Put every annotation into its clip; returns reason and place of those that have no mask.
+
+    An object that has none on one of the frames that show it is left out of all.
+    """
+    categories = {}
+    ids = Ids("category", where)
+    for number, category in enumerate(entry(document, "categories", where, list)):
+        place = f"{where}, category {number}"
+        name = entry(category, "name", place, str).strip()
+        categories[ids.add(category, name, place)] = name
     tracks: dict[Any, ClipObject] = {}
+    unmasked: dict[int, tuple[Clip, list[ClipObject]]] = {}
+    left_out: list[tuple[str, str]] = []
     for number, annotation in enumerate(entry(document, "annotations", where, list)):
         place = f"{where}, annotation {number}"
-        clip, regions, same = locate(annotation, place)
+        clip, regions, same, fault = locate(annotation, place)
         if annotation.get("iscrowd"):
-            clip.crowds.append(regions)
+            clip.crowds.append({t: region for t, region in regions.items() if region is not None})
             continue
         name = _known(categories, entry(annotation, "category_id", place), "category", place)
         found = tracks.get(same) if same is not None else None
@@ -164,10 +218,33 @@ def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> No
         found.regions.update(regions)
         added = expressions_of(annotation.get("expressions", []), place)
         found.expressions = tuple(dict.fromkeys((*found.expressions, *added)))
+        if fault:
+            left_out.append((fault, place))
+            unmasked.setdefault(id(clip), (clip, []))[1].append(found)
+        box = box_of(annotation.get("bbox"), place) if fault else None
+        if box is not None:
+            found.regions.update({t: _outline(box) for t in regions if regions[t] is None})
+    for clip, some in unmasked.values():
+        _leave_out(clip, some)
+    return left_out
 
 
-def _region(annotation: Mapping[str, Any], place: str) -> Any:
-    return pack_region(entry(annotation, "segmentation", place, (list, dict)), place)
+def _leave_out(clip: Clip, unmasked: list[ClipObject]) -> None:
+    """Take objects without a mask out of a clip; where they are, nothing is counted for or against anybody."""
+    for number, one in list(clip.objects.items()):
+        if not any(one is other for other in unmasked):
+            continue
+        texts = [text for text in (one.name, *one.expressions) if text]
+        clip.partly.update(texts)
+        if None in one.regions.values() or not one.regions:
+            clip.untold.update(texts)
+        clip.crowds.append({t: region for t, region in one.regions.items() if region is not None})
+        del clip.objects[number]
+
+
+def _outline(box: Box) -> Any:
+    x1, y1, x2, y2 = box
+    return pack_region([[x1, y1, x2, y1, x2, y2, x1, y2]], "box")
 
 
 def _known(table: Mapping[Any, Any], key: Any, what: str, place: str) -> Any:

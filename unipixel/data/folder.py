@@ -8,9 +8,11 @@ Layout of the folder::
     splits.json                                              optional: {"train": ["cat"], "val": ["street"]}
 
 A mask is a grey or palette PNG of the picture's size: 0 is background, k is object k, the same in all frames of a
-video. A mask with no other values than 0 and 255 is one of yes and no: 255 is object 1. Every picture needs a mask (a
-black one if nothing is on it); of a video, the frames that have a mask are the clip. ``labels.json`` says for a picture
-or video, by its name without the ending, what its objects are::
+video. A mask with no other values than 0 and 255 is one of yes and no: 255 is object 1. So is one with grey edges
+between black and white, or a JPEG, cut at half white; other greys are refused (`masks.load_drawn_ids`). Every picture
+needs a mask (a black one if nothing is on it); of a video, the frames that have a mask are the clip. Leftovers of
+operating systems (``._cat.jpg``, ``Thumbs.db``) are no pictures. ``labels.json`` says for a picture or video, by its
+name with or without the ending, what its objects are::
 
     {"cat": {"1": "cat", "2": {"name": "cup", "expressions": ["the cup that is about to fall"]}}}
 
@@ -21,7 +23,7 @@ Records: in ``train`` one per picture or video with a query per name and express
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +33,11 @@ from unipixel.data.clips import chosen_frames, open_clip
 from unipixel.data.encodings import track
 from unipixel.data.files import read_json, require
 from unipixel.data.own import Label, label_of, names_of_split, per_record, queries_of
-from unipixel.data.pictures import PICTURE_SUFFIXES, check_size, index_picture, open_picture
+from unipixel.data.pictures import PICTURE_SUFFIXES, check_size, open_picture
 from unipixel.data.record import Record
-from unipixel.errors import DatasetError
+from unipixel.errors import DatasetError, MediaError
+from unipixel.masks import load_drawn_ids
+from unipixel.media.names import Aliases, is_junk, normal
 from unipixel.media.sources import natural_key
 from unipixel.sample import Query, Sample
 
@@ -65,9 +69,10 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
         DatasetError: a folder or mask is missing, or a JSON file damaged or about other pictures.
     """
     items = _items(root, dataset)
-    labels = _labels(root / "labels.json", items, dataset)
+    aliases = Aliases(items, {name: Path(item.frames[0]).name for name, item in items.items() if not item.is_video})
+    labels = _labels(root / "labels.json", items, aliases, dataset)
     records = []
-    for name in names_of_split(items, split, root, dataset):
+    for name in names_of_split(items, split, root, dataset, aliases):
         item, queries = items[name], queries_of(labels[name]) if name in labels else None
         for ending, some in per_record(queries or (Query(kind="query", text=UNNAMED),), split):
             records.append(
@@ -93,9 +98,16 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     raw: _Raw = record.raw
     ts = chosen_frames(record, frames, len(raw.masks))
     media = open_clip(record, ts) if record.data_type == "seg_video" else open_picture(record, frames)
-    numbers = [_numbers(record, raw.masks[t], media.size_hw) for t in ts]
+    read = [_numbers(record, raw.masks[t], media.size_hw) for t in ts]
+    numbers = [one for one, _ in read]
     values = sorted({value for one in numbers for value in np.unique(one).tolist()} - {0})
-    if values == [255]:
+    if any(is_cut for _, is_cut in read) and values != [255]:
+        few = ", ".join(map(str, values[:8]))
+        raise DatasetError(
+            f"{record.source}: some of its masks are one object in shades of grey, others hold the numbers {few}; "
+            "draw all of them in one way"
+        )
+    if values == [255] and 255 not in raw.labelled:
         numbers, values = [(one != 0).astype(np.uint8) for one in numbers], [1]
     unseen = sorted(set(raw.labelled) - set(values))
     if frames is None and unseen:
@@ -116,48 +128,69 @@ def _items(root: Path, dataset: str) -> dict[str, _Item]:
     """Pictures and videos by name, in natural order."""
     images, masks = (require(root / name, dataset, "folder") for name in ("images", "masks"))
     items: dict[str, _Item] = {}
+    drawn = _by_stem(masks, dataset)
     for path in sorted(images.iterdir(), key=lambda path: natural_key(path.name)):
-        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES):
+        if is_junk(path.name) or not (path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES):
             continue
-        name = path.name if path.is_dir() else path.stem
+        name = normal(path.name if path.is_dir() else path.stem)
         if name in items:
             raise DatasetError(f"{dataset}: two pictures in {images} are named {name!r}; rename one and its mask")
-        items[name] = _video(path, masks / name, dataset) if path.is_dir() else _picture(path, masks, dataset)
+        items[name] = _video(path, masks, dataset) if path.is_dir() else _picture(path, drawn)
+    items = {name: item for name, item in items.items() if item.frames}
     if not items:
         raise DatasetError(f"{dataset}: {images} holds no picture and no folder of frames")
     return items
 
 
-def _picture(path: Path, masks: Path, dataset: str) -> _Item:
-    mask = masks / f"{path.stem}.png"
-    if not mask.is_file():
-        raise DatasetError(f"{dataset}: {path} has no mask {mask}; add it, all black if nothing is on the picture")
-    return _Item(False, (f"images/{path.name}",), (f"masks/{mask.name}",))
+def _picture(path: Path, drawn: Mapping[str, str]) -> _Item:
+    # one that is missing is told when the record is read, so that it does not stand in the way of all others
+    return _Item(False, (f"images/{path.name}",), (f"masks/{drawn.get(normal(path.stem), f'{path.stem}.png')}",))
 
 
 def _video(folder: Path, masks: Path, dataset: str) -> _Item:
-    drawn = _stems(masks) if masks.is_dir() else set()
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.stem in drawn]
-    if not paths:
-        raise DatasetError(f"{dataset}: no frame of the video {folder} has a mask; {masks} should hold PNGs")
-    paths.sort(key=lambda path: natural_key(path.name))
-    frames = tuple(f"images/{folder.name}/{path.name}" for path in paths)
-    return _Item(True, frames, tuple(f"masks/{folder.name}/{path.stem}.png" for path in paths))
+    masks = next((path for path in masks.iterdir() if normal(path.name) == normal(folder.name)), masks / folder.name)
+    drawn = _by_stem(masks, dataset) if masks.is_dir() else {}
+    frames = _by_stem(folder, dataset)
+    stems = sorted(set(frames) & set(drawn) or set(frames), key=lambda stem: natural_key(frames[stem]))
+    return _Item(
+        True,
+        tuple(f"images/{folder.name}/{frames[stem]}" for stem in stems),
+        tuple(f"masks/{masks.name}/{drawn.get(stem, f'{stem}.png')}" for stem in stems),
+    )
 
 
-def _stems(folder: Path) -> set[str]:
-    return {path.stem for path in folder.iterdir() if path.suffix == ".png"}
+def _by_stem(folder: Path, dataset: str) -> dict[str, str]:
+    """Names of the pictures in a folder by what they are called without the ending; of two masks, the PNG.
+
+    Raises:
+        DatasetError: two pictures of one kind are called the same.
+    """
+    found: dict[str, str] = {}
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and not is_junk(path.name)]
+    for path in sorted(paths, key=lambda path: (path.suffix.lower() == ".png", path.name)):
+        stem = normal(path.stem)
+        if stem in found and Path(found[stem]).suffix.lower() == path.suffix.lower():
+            raise DatasetError(f"{dataset}: {found[stem]!r} and {path.name!r} in {folder} are one name; rename one")
+        found[stem] = path.name
+    return found
 
 
-def _labels(path: Path, items: Mapping[str, Any], dataset: str) -> dict[str, dict[int, Label]]:
+def _labels(path: Path, items: Mapping[str, Any], aliases: Aliases, dataset: str) -> dict[str, dict[int, Label]]:
     """Labels by picture or video and object."""
     if not path.exists():
         return {}
-    labels = {}
-    for name, objects in read_json(path, dataset).items():
-        where = f"{dataset}: {path}, {name!r}"
-        if name not in items:
-            raise DatasetError(f"{where}: there is no such picture or video; {_near(name, items)}")
+    labels: dict[str, dict[int, Label]] = {}
+    written: dict[str, str] = {}
+    for key, objects in read_json(path, dataset).items():
+        where, name = f"{dataset}: {path}, {key!r}", aliases.find(key)
+        if name in written:
+            raise DatasetError(f"{where}: {written[name]!r} means the same picture; put their objects together")
+        if name is not None:
+            written[name] = key
+        if name is None:
+            raise DatasetError(
+                f"{where}: there is no such picture or video; there is for example {next(iter(items))!r}"
+            )
         if not isinstance(objects, dict) or not objects:
             raise DatasetError(f"{where}: the labels are {objects!r:.60}; they should be an object, number: label")
         labels[name] = {
@@ -166,20 +199,22 @@ def _labels(path: Path, items: Mapping[str, Any], dataset: str) -> dict[str, dic
     return labels
 
 
-def _near(name: str, items: Iterable[str]) -> str:
-    if Path(name).stem in items:
-        return f"name it {Path(name).stem!r}, without the ending"
-    return f"there is for example {next(iter(items))!r}"
-
-
 def _number(key: str, where: str) -> int:
     if not key.isdecimal() or int(key) == 0:
         raise DatasetError(f"{where}: the object is {key!r}; it should be its pixel value in the mask, 1 or more")
     return int(key)
 
 
-def _numbers(record: Record, name: str, size_hw: tuple[int, int]) -> np.ndarray:
-    """One mask picture, uint8 or uint16 (H, W)."""
-    values = index_picture(record.root / name, record.source)
+def _numbers(record: Record, name: str, size_hw: tuple[int, int]) -> tuple[np.ndarray, bool]:
+    """One mask picture, uint8 or uint16 (H, W), and whether it is one object that was cut out of grey."""
+    if not (record.root / name).is_file():
+        raise DatasetError(
+            f"{record.source}: the mask {record.root / name} does not exist; add it, all black if nothing is on "
+            "the picture"
+        )
+    try:
+        values, is_cut = load_drawn_ids(record.root / name)
+    except MediaError as error:
+        raise DatasetError(f"{record.source}: {error}") from error
     check_size((values.shape[0], values.shape[1]), size_hw, record, name)
-    return values
+    return values, is_cut

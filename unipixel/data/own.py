@@ -10,6 +10,7 @@ from typing import Any
 
 from unipixel.data.files import read_json
 from unipixel.errors import DatasetError
+from unipixel.media.names import Aliases
 from unipixel.sample import Query
 
 SPLITS = ("train", "val", "all")
@@ -77,11 +78,16 @@ def per_record(queries: Sequence[Query], split: str) -> list[tuple[str, tuple[Qu
     return [(f"/{number}", (query,)) for number, query in enumerate(queries)]
 
 
-def names_of_split(names: Iterable[str], split: str, folder: Path, dataset: str) -> list[str]:
+def names_of_split(
+    names: Iterable[str], split: str, folder: Path, dataset: str, aliases: Aliases | None = None
+) -> list[str]:
     """The names of pictures and videos that belong to a split, in the order given.
 
     A file ``splits.json`` in ``folder``, ``{"train": [names], "val": [names]}``, decides; without one, a name falls
     into ``val`` by its checksum, about one in ten, so that it stays there when others are added.
+
+    Args:
+        aliases: how else ``splits.json`` may call them; by default with or without their endings.
 
     Raises:
         DatasetError: the split is unknown or empty, or ``splits.json`` damaged or about other names.
@@ -95,10 +101,12 @@ def names_of_split(names: Iterable[str], split: str, folder: Path, dataset: str)
         listed = read_json(path, dataset).get(split)
         if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
             raise DatasetError(f"{dataset}: {path} has {split!r} as {listed!r:.60}; it should be a list of names")
-        unknown = sorted(set(listed) - set(names))
+        aliases = aliases or Aliases(names)
+        found = {name: aliases.find(name) for name in listed}
+        unknown = sorted(name for name, meant in found.items() if meant is None)
         if unknown:
             raise DatasetError(f"{dataset}: {path} names {unknown[0]!r} in {split!r}, which is not in {folder}")
-        wanted = set(listed)
+        wanted = set(found.values())
         chosen = [name for name in names if name in wanted]
     else:
         chosen = [name for name in names if (zlib.crc32(name.encode()) % 100 < VAL_PERCENT) == (split == "val")]

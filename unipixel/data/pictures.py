@@ -13,7 +13,7 @@ from unipixel.errors import DatasetError, MediaError
 from unipixel.masks import MaskTrack, encode_rle, load_index_png
 from unipixel.media import Media, open_media
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".avif", ".heic", ".tif", ".tiff")
 """Endings of files that count as pictures, small letters."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,15 @@ class Record:
     def source(self) -> str:
         """Dataset and record, as errors name them."""
         return f"{self.dataset}/{self.split} {self.id}"
+
+
+class Records(list[Record]):
+    """The records of a split, and what of its annotations became none."""
+
+    def __init__(self, records: Iterable[Record] = (), left_out: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__(records)
+        self.left_out = tuple(left_out)
+        """Reason and place of each annotation that cannot be taught, such as ("without a mask", "annotation 4")."""
 
 
 def count_words(*texts: str) -> int:

@@ -216,7 +216,9 @@ class Answer:
         return paths
 
     def to_supervision(self) -> list[Any]:
-        """One ``supervision.Detections`` per frame, with masks, boxes, scores and the object ids as tracker ids.
+        """One ``supervision.Detections`` per frame: masks, boxes, scores, and the object ids as tracker ids.
+
+        Classes are the labels, numbered in the order of the objects, with the words in ``data["class_name"]``.
 
         Raises:
             ImportError: the package ``supervision`` is not installed.
@@ -228,6 +230,7 @@ class Answer:
                 "to_supervision needs the package 'supervision', which is not installed; pip install supervision"
             ) from error
         frames = []
+        labels = list(dict.fromkeys(one.label or "object" for one in self.objects))
         for t in range(len(self.clip.frame_indices)):
             seen = [one for one in self.objects if one.track.rles[t] is not None]
             if not seen:
@@ -238,9 +241,9 @@ class Answer:
                     xyxy=np.stack([one.boxes[t] for one in seen]),
                     mask=np.stack([one.track.mask(t) for one in seen]),
                     confidence=np.array([one.frame_scores[t] for one in seen]),
-                    class_id=np.array([one.id for one in seen]),
+                    class_id=np.array([labels.index(one.label or "object") for one in seen]),
                     tracker_id=np.array([one.id for one in seen]),
-                    data={"label": np.array([one.label for one in seen])},
+                    data={"class_name": np.array([one.label or "object" for one in seen])},
                 )
             )
         return frames
@@ -292,8 +295,7 @@ class Answer:
         indices = self.clip.frame_indices
         if not self.clip.fps or len(indices) < 2:
             return {}
-        rate = self.clip.fps * (len(indices) - 1) / max(indices[-1] - indices[0], 1)
-        return {"fps": min(max(rate, 1.0), 60.0)}
+        return {"fps": self.clip.fps * (len(indices) - 1) / max(indices[-1] - indices[0], 1)}
 
     def _drawn(self) -> Iterator[np.ndarray]:
         for t, frame in enumerate(self.clip.media):

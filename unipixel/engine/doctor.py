@@ -34,8 +34,8 @@ from unipixel.model.tensor_names import canonical, official_name
 from unipixel.model.weights import (
     empty_model,
     expected_shapes,
+    find_base,
     is_hub_id,
-    near,
     read_checkpoint,
     resolve_checkpoint,
     sam_file,
@@ -336,7 +336,7 @@ def _compare_part(
     if not named:
         finding.problems.append("it holds part of a model and names no base; pass --base FOLDER")
         return
-    below = Path(named) if base is not None else near(named, [folder], Path.is_dir)
+    below = find_base(base_name(folder), folder, base)
     try:
         under = examine(below or named)
     except CheckpointError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from unipixel.engine.memory import KnownObject, ObjectMemory
 from unipixel.engine.several import Wanted
 from unipixel.errors import PromptError
 from unipixel.processing import Visual
-from unipixel.processing.prompts import check_prompt, sam_points, strongest
+from unipixel.processing.prompts import check_prompt, fitted, sam_points, strongest
 from unipixel.sample import Box, Mask, Point, Prompt
 
 Start = int | Literal["best"]
@@ -90,6 +91,7 @@ def grouped(prompts: Prompt | Sequence[Prompt], memory: ObjectMemory, visual: Vi
     if isinstance(prompts, Point | Box | Mask):
         prompts = [prompts]
     size_hw, num_frames = visual.size_hw, visual.media.num_frames
+    prompts = [fitted(prompt, size_hw) for prompt in prompts]
     for prompt in prompts:
         check_prompt(prompt, size_hw, num_frames)
         number = prompt.object_id
@@ -137,6 +139,19 @@ def check_about(about: Any, memory: ObjectMemory, visual: Visual, prompted: Sequ
         if any(one.id == i for one in prompted):
             raise PromptError(f"object {i} is given in about and has prompts of its own; give it once")
     return tuple(ids)
+
+
+def check_named(text: str, memory: ObjectMemory, prompted: Sequence[Prompted]) -> None:
+    """Refuse a question that names an object by an id which was given once and stands for nothing any more.
+
+    Raises:
+        PromptError: names the id.
+    """
+    own = {one.id for one in prompted}
+    for number in map(int, re.findall(r"\[(\d{1,9})\]", text)):
+        if 0 < number < memory.next_id and number not in memory and number not in own:
+            have = ", ".join(map(str, memory)) or "none"
+            raise PromptError(f"the question names [{number}], an object that was removed; known are {have}")
 
 
 def is_seen(known: KnownObject, visual: Visual) -> bool:

@@ -14,7 +14,7 @@ from unipixel.engine.features import KEPT_FRAMES, FrameFeatureCache
 from unipixel.engine.generate import Decoding
 from unipixel.engine.memory import KnownObject, ObjectMemory
 from unipixel.engine.objects import Workspace, corrected, pursue, retraced, starts
-from unipixel.engine.requests import Force, Request, Start, check_about, check_start, grouped
+from unipixel.engine.requests import Force, Request, Start, check_about, check_named, check_start, grouped
 from unipixel.engine.rounds import Piece, Rounds, Row, put, rounds
 from unipixel.engine.several import taken_apart
 from unipixel.engine.timing import Clock, Timings
@@ -226,6 +226,7 @@ class Session:
         given = grouped(prompts, space.memory, space.visual)
         known = check_about(about, space.memory, space.visual, given)
         words = (text or "").strip()
+        check_named(words, space.memory, given)
         if not words and not given:
             raise PromptError("the question is empty and has no prompts; ask something, or give a point, box or mask")
         if not words and known:

@@ -167,7 +167,7 @@ def judge_lines(
     header, lines, _ = read_lines(path)
     if header is None:
         return
-    wanted = [line for line in lines if "error" not in line]
+    wanted = [line for line in lines if "error" not in line and "left_out" not in line]
     graded = Lines(grades_file(path), header, retry=retry)
     try:
         other = {line["judge"] for line in graded.done.values()} - {judge.name}

@@ -70,7 +70,7 @@ class Lines:
     Args:
         path: made where it does not exist, else taken up.
         header: what the run is about.
-        retry: forget the units that failed, so that they are asked again.
+        retry: forget the units that failed or were left out, so that they are asked again.
 
     Raises:
         ValueError: the file belongs to another run.
@@ -86,7 +86,7 @@ class Lines:
                 f"{path} holds a run with {key} {old[key]!r}, this one has {new[key]!r}; choose another -o, "
                 "or delete that file"
             )
-        kept = [line for line in lines if not (retry and "error" in line)]
+        kept = [line for line in lines if not (retry and ("error" in line or "left_out" in line))]
         path.parent.mkdir(parents=True, exist_ok=True)
         if found is None or len(kept) < len(lines):
             _write_whole(path, [asdict(header), *kept])

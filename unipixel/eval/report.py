@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unipixel.data.bad_records import named
 from unipixel.errors import DatasetError
 from unipixel.eval.benchmarks import BENCHMARKS, Published, protocol_of
 from unipixel.eval.differences import said
@@ -72,6 +73,11 @@ class Section:
         """Units that failed, with the reason."""
         return [(line["id"], line["error"]) for line in self.lines if "error" in line]
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Units whose data cannot be read, with the reason."""
+        return {line["id"]: line["left_out"] for line in self.lines if "left_out" in line}
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
@@ -85,6 +91,7 @@ class Section:
             "questions": self.questions,
             "failed": self.failed,
             "failures": [{"id": unit, "error": error} for unit, error in self.failures],
+            "left_out": [{"id": unit, "reason": reason} for unit, reason in self.left_out.items()],
             "figures": [row.to_json() for row in self.rows],
             "notes": list(self.notes),
         }
@@ -118,7 +125,7 @@ def collect(folders: Iterable[Path], renew: Callable[[Header, list[Line]], list[
             notes += [remark for remark in remarks if remark not in notes]
             for line in graded:
                 # a unit that two shards have asked: an answer is worth more than a failure
-                if line["id"] not in merged or "error" in merged[line["id"]]:
+                if line["id"] not in merged or {"error", "left_out"} & set(merged[line["id"]]):
                     merged[line["id"]] = line
     sections = []
     for header, merged, notes in runs.values():
@@ -152,6 +159,9 @@ def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) 
         notes.append(f"the published figures are of the original's protocol (--protocol original): {differs}")
     if failed:
         notes.append(f"failed: {failed} ({EMPTY_RULE if protocol.original else protocol.failure_rule})")
+    bad = {line["id"]: line["left_out"] for line in lines if "left_out" in line}
+    if bad:
+        notes.append(f"left out: {len(bad)} of {len(lines)}, whose data cannot be read: {named(bad)}")
     if len(lines) < header.units:
         notes.append(f"not complete: {len(lines)} of {header.units} done")
     if header.limit is not None:
@@ -165,12 +175,14 @@ def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) 
 
 
 def uploadable(header: Header, lines: Sequence[Line]) -> bool:
-    """Whether there is everything that a server wants: no limit, nothing missing, nothing failed.
+    """Whether there is everything that a server wants: no limit, nothing missing, nothing failed or left out.
 
     As the original does it, a failed question whose frames are known is an empty mask.
     """
     empty = header.protocol == "original"
-    failed = any("error" in line and not (empty and "frames" in line["measures"][0]) for line in lines)
+    failed = any(
+        "left_out" in line or ("error" in line and not (empty and "frames" in line["measures"][0])) for line in lines
+    )
     return header.limit is None and len(lines) == header.units and not failed
 
 

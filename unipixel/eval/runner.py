@@ -10,7 +10,8 @@ from itertools import groupby
 from pathlib import Path
 
 from unipixel.data import Record, open_index, read
-from unipixel.errors import DatasetError
+from unipixel.data.bad_records import MAX_BAD, BadRecords
+from unipixel.errors import DatasetError, MediaError
 from unipixel.eval.benchmarks import BENCHMARKS, protocol_of
 from unipixel.eval.lines import Header, Line, Lines
 from unipixel.eval.protocols import Measures, Protocol
@@ -114,13 +115,20 @@ def open_run(
 
 
 def predict(
-    run: Run, predictor: Predictor, out: Path, *, retry: bool = False, progress: Progress | None = None
+    run: Run,
+    predictor: Predictor,
+    out: Path,
+    *,
+    retry: bool = False,
+    max_bad: float = MAX_BAD,
+    progress: Progress | None = None,
 ) -> dict[str, Line]:
     """Ask everything that the file of predictions does not hold yet.
 
     Args:
         out: folder of the evaluation.
-        retry: ask again what failed.
+        retry: ask again what failed or was left out.
+        max_bad: share of the units whose data may be unreadable; they are left out of the figures.
         progress: called before the first and after every unit.
 
     Returns:
@@ -128,13 +136,18 @@ def predict(
 
     Raises:
         ValueError: the folder holds another run under the same name.
-        DatasetError: the predictions on disk are damaged, or the records do not fit the protocol.
+        DatasetError: the predictions on disk are damaged, the records do not fit the protocol, or too many of them
+            cannot be read.
     """
     units = run.units()
     own = run.own(units)
+    bad = BadRecords(len(own), max_bad)
     lines = Lines(run.file(out), run.header(len(units), predictor.num_frames), retry=retry)
     try:
         failed = sum("error" in line for line in lines.done.values())
+        for line in lines.done.values():
+            if "left_out" in line:
+                bad.add(line["id"], line["left_out"])
         if progress is not None:
             progress(len(lines.done), len(own), failed)
         for place, unit in own:
@@ -142,6 +155,8 @@ def predict(
                 continue
             line = {"id": unit.id, "place": place, **attempt(run.protocol, unit, run.read, predictor)}
             lines.append(line)
+            if "left_out" in line:
+                bad.add(unit.id, line["left_out"])
             failed += "error" in line
             if progress is not None:
                 progress(len(lines.done), len(own), failed)
@@ -151,12 +166,19 @@ def predict(
 
 
 def attempt(protocol: Protocol, unit: Unit, read: Read, predictor: Predictor) -> Line:
-    """Ask one unit; whatever goes wrong becomes a failure that is written down, and the run goes on."""
+    """Ask one unit; whatever goes wrong becomes a failure that is written down, and the run goes on.
+
+    Data that cannot be read are nobody's failure: the unit is left out. The original scores it as any other error.
+    """
     begin = time.perf_counter()
     line: Line = {}
     try:
         replies, measures = protocol.perform(unit, read, predictor)
         line["replies"] = [reply.to_json() for reply in replies]
+    except (DatasetError, MediaError) as error:
+        told = " ".join(str(error).split())
+        line["error" if protocol.original else "left_out"] = f"{type(error).__name__}: {told}"
+        measures = _failures(protocol, unit, read, predictor.num_frames) if protocol.original else []
     except Exception as error:
         # a model's own faults count as its failures; where they come from is for the log
         log.info("%s failed", unit.id, exc_info=True)
@@ -185,6 +207,9 @@ def rescore(run: Run, lines: Sequence[Line], num_frames: int) -> list[Line]:
     units = {unit.id: unit for unit in run.units()}
     fresh = []
     for line in lines:
+        if "left_out" in line:
+            fresh.append(line)
+            continue
         if line["id"] not in units:
             raise ValueError(f"{line['id']!r} is no unit of {run.name}/{run.split}; the predictions are of other data")
         questions = run.protocol.questions(units[line["id"]], run.read, num_frames)

@@ -58,9 +58,10 @@ def write_zip(lines: Iterable[Line], layout: str, path: Path, *, original: bool 
 
 def _files(line: Line, root: str, original: bool) -> Iterable[tuple[str, bytes]]:
     """Names and contents of the PNGs of one expression, whose id is ``video/expression``."""
-    if "error" in line and not (original and "frames" in line["measures"][0]):
+    if "left_out" in line or ("error" in line and not (original and "frames" in line["measures"][0])):
+        reason = line.get("error") or line["left_out"]
         raise DatasetError(
-            f"{line['id']} failed ({line['error']}), so there is nothing to upload for it; run again with --retry"
+            f"{line['id']} failed ({reason}), so there is nothing to upload for it; run again with --retry"
         )
     objects = [one.track for reply in line.get("replies", ()) for one in Reply.from_json(reply).objects]
     objects = objects[: 1 if original else None]

@@ -7,7 +7,7 @@ of the top-left pixel, so the centre of the first pixel is (0.5, 0.5) and boxes 
 Malformed masks raise ``ValueError``: whoever reads them from a file or a request knows which error class to tell.
 """
 
-from unipixel.masks.index_png import davis_palette, load_index_png, save_davis_png
+from unipixel.masks.index_png import davis_palette, load_drawn_ids, load_index_png, save_davis_png
 from unipixel.masks.interior import box_xyxy, interior_point
 from unipixel.masks.polygons import drawn_polygon, mask_to_polygons, polygons_to_mask
 from unipixel.masks.rle import Rle, area_rle, decode_rle, encode_rle, iou_rles, parse_rle, union_rles
@@ -24,6 +24,7 @@ __all__ = [
     "encode_rle",
     "interior_point",
     "iou_rles",
+    "load_drawn_ids",
     "load_index_png",
     "mask_to_polygons",
     "parse_rle",

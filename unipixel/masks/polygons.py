@@ -55,7 +55,7 @@ def drawn_polygon(corners: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """A polygon with its outline, as OpenCV draws both on whole pixels, bool (H, W).
 
     A pixel is on if it lies on the one pixel wide outline, or if its centre lies inside (an odd number of sides away
-    from the outside). Equal to OpenCV for corners inside of the picture; with corners outside, about one in fifty
+    from the outside). Equal to OpenCV for corners inside of the picture; with corners outside, about one in twenty-five
     random polygons differs in pixels at the picture's edge.
 
     Args:

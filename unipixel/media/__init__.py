@@ -1,10 +1,12 @@
 """Images, videos, frame folders, arrays, cameras and URLs as frames: opened with :func:`open_media`, read lazily."""
 
-from unipixel.media.clip import Media, MediaLike, open_media
-from unipixel.media.limits import Limits, Trusted
+from unipixel.media.clip import Media, MediaLike, open_media, usual_limits
+from unipixel.media.limits import LOCAL, UNLIMITED, Limits, Trusted
 from unipixel.media.sampling import sample_at_rate, sample_indices, sample_random_indices
 
 __all__ = [
+    "LOCAL",
+    "UNLIMITED",
     "Limits",
     "Media",
     "MediaLike",
@@ -13,4 +15,5 @@ __all__ = [
     "sample_at_rate",
     "sample_indices",
     "sample_random_indices",
+    "usual_limits",
 ]

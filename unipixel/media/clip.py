@@ -17,8 +17,8 @@ from unipixel.media import urls
 from unipixel.media.containers import FORMATS as VIDEO_FORMATS
 from unipixel.media.containers import check_complete, container_format
 from unipixel.media.images import FORMATS as IMAGE_FORMATS
-from unipixel.media.images import image_source, looks_like_image
-from unipixel.media.limits import Limits
+from unipixel.media.images import HEAD_BYTES, image_source, looks_like_image
+from unipixel.media.limits import LOCAL, Limits
 from unipixel.media.sampling import sample_indices
 from unipixel.media.sources import ArraySource, FrameSource, IteratorSource, ListSource, folder_frames
 from unipixel.media.video import VideoSource
@@ -170,7 +170,7 @@ def open_media(
             pictures, arrays or paths; an iterator of pictures or arrays.
         num_frames: choose so many frames evenly, see :func:`~unipixel.media.sample_indices`; None keeps all.
         every: keep only every so many-th frame (before ``num_frames`` are chosen).
-        limits: bounds beyond which media are refused.
+        limits: bounds beyond which media are refused; by default `usual_limits`.
         fps: frames per second of a source that does not say it itself, such as a folder.
 
     Raises:
@@ -184,11 +184,16 @@ def open_media(
         raise ValueError(f"fps must be positive, not {fps!r}")
     if isinstance(source, Media):
         return source
-    frames, name = _open_source(source, limits or Limits(), every, fps)
+    frames, name = _open_source(source, limits or usual_limits(source), every, fps)
     media = _choose(frames, name, num_frames, every)
     if isinstance(frames, ListSource):
         frames.check(media.frame_indices)
     return media
+
+
+def usual_limits(source: MediaLike) -> Limits:
+    """Bounds where none are named: tight for what comes from an address, wide for what is the user's own."""
+    return Limits() if isinstance(source, str) and urls.is_url(source) else LOCAL
 
 
 def _choose(frames: FrameSource, name: str, num_frames: int | None, every: int) -> Media:
@@ -201,6 +206,8 @@ def _choose(frames: FrameSource, name: str, num_frames: int | None, every: int) 
 
 
 def _open_source(source: MediaLike, limits: Limits, every: int, fps: float | None) -> tuple[FrameSource, str]:
+    if isinstance(source, str) and not source.strip():
+        raise MediaError("the name of the media is empty; give a path or an address (is a variable unset?)")
     if isinstance(source, str) and urls.is_url(source):
         return _open_url(source, limits), urls.shown(source)
     if isinstance(source, str | os.PathLike):
@@ -210,6 +217,8 @@ def _open_source(source: MediaLike, limits: Limits, every: int, fps: float | Non
     if isinstance(source, Image.Image):
         return ListSource([source], "the picture", limits), "picture"
     if isinstance(source, list | tuple):
+        if any(isinstance(item, str) and not item.strip() for item in source):
+            raise MediaError("the list names a frame with empty text; each must be a path, a picture or an array")
         items = [_as_path(item) if isinstance(item, str | os.PathLike) else item for item in source]
         return ListSource(items, "the list", limits, fps), f"list of {len(items)} frames"
     if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
@@ -248,10 +257,10 @@ def _open_file(data: Path | bytes, name: str, limits: Limits) -> FrameSource:
     """The source for a file, known by its first bytes and never by its name."""
     if isinstance(data, bytes):
         limits.check_bytes(len(data), name)
-        head = data[:32]
+        head = data[:HEAD_BYTES]
     else:
         with open(data, "rb") as file:
-            head = file.read(32)
+            head = file.read(HEAD_BYTES)
     if looks_like_image(head):
         return image_source(data, name, limits)
     container = container_format(head)
@@ -266,6 +275,7 @@ def _open_file(data: Path | bytes, name: str, limits: Limits) -> FrameSource:
 
 
 def _open_url(url: str, limits: Limits) -> FrameSource:
+    url = url.lstrip()
     if url[:5].lower() == "data:":
         return _open_file(urls.decode_data_url(url, limits), urls.shown(url), limits)
     folder = urls.download(url, limits)

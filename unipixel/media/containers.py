@@ -1,17 +1,51 @@
-"""Video containers by their first bytes: which one a file is, and whether the file is all there."""
+"""Containers by their first bytes: which one a file is, and whether the file is all there."""
 
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from unipixel.errors import MediaError
 
 FORMATS = "mp4, mov, webm, mkv, avi"
 
 _MOV_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+_AVIF_BRANDS = frozenset({"avif", "avis"})
+_HEIF_BRANDS = frozenset({"heic", "heix", "heim", "heis", "avci", "mif1", "mif2", "miaf"})
+_HEIF_SEQUENCES = frozenset({"hevc", "hevx", "hevm", "hevs", "avcs", "msf1"})
+_RAW_BRANDS = frozenset({"crx "})
+_VIDEO_BRANDS = frozenset({"qt  ", "isom", "mp41", "mp42", "avc1", "M4V ", *(f"iso{n}" for n in range(2, 10))})
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
+
+
+def still_brand(head: bytes) -> tuple[Literal["avif", "heif", "heif sequence", "raw"], str] | None:
+    """What kind of picture an ISO base media file is, and the brand that says so; None: a video, or no such file.
+
+    Pictures of phones and videos share one container and only their brands tell them apart; a video demuxer finds one
+    of the tiles of a picture and takes it for the whole.
+
+    Args:
+        head: the first (at least 64, where there are as many) bytes.
+    """
+    if head[4:8] != b"ftyp":
+        return None
+    end = min(int.from_bytes(head[:4], "big") or len(head), len(head))
+    major = head[8:12].decode("latin1")
+    others = [head[place : place + 4].decode("latin1") for place in range(16, end - 3, 4)]
+    brands = [major]
+    if (major not in _VIDEO_BRANDS and not _VIDEO_BRANDS & set(others)) or major in {"mif1", "msf1", "miaf"}:
+        brands += others
+    found = set(brands)
+    if found & _AVIF_BRANDS and not major.startswith("he"):
+        return "avif", major
+    if found & _RAW_BRANDS:
+        return "raw", major.strip()
+    if major in _HEIF_SEQUENCES:
+        return "heif sequence", major
+    if found & _HEIF_BRANDS:
+        return "heif", major
+    return None
 
 
 def container_format(head: bytes) -> str | None:

@@ -4,36 +4,49 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from unipixel.errors import MediaError
-from unipixel.media.limits import Limits
+from unipixel.media.animations import frames, read_gif, read_png
+from unipixel.media.containers import still_brand
+from unipixel.media.limits import Limits, check_equal_size
+from unipixel.media.orientation import UPRIGHT, turned, turned_hw
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 """Formats that are opened; Pillow's rarer ones, some of which start other programs, are not."""
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
+)
 """What a frame in a folder may be called."""
 
-_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
+HEAD_BYTES = 256
+"""How many of a file's first bytes tell what it is."""
+
+_SIGNATURES = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"GIF87a",
+    b"GIF89a",
+    b"BM",
+    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # TIFF and BigTIFF in either order of bytes
+    *(b"P5", b"P6"),
+)
+_HEIC = "HEIC"
 
 _ORIENTATION_TAG = 0x0112
-_ORIENTATIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_SUBFILE_TAG = 0x00FE
+
+_opening = threading.Lock()
 
 # What Pillow's decoders are known to raise on damaged files.
 _DECODER_ERRORS = (
@@ -56,7 +69,8 @@ _DECODER_ERRORS = (
 
 def looks_like_image(head: bytes) -> bool:
     """Whether a file that begins with these (at least 16) bytes is one of :data:`FORMATS`."""
-    return head.startswith(_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    is_plain = head.startswith(_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    return is_plain or still_brand(head) is not None
 
 
 @contextmanager
@@ -67,7 +81,8 @@ def opened(data: Path | bytes, name: str, limits: Limits) -> Iterator[Image.Imag
         MediaError: It cannot be opened, is too large, or the code inside the ``with`` cannot decode it.
     """
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
+        formats = _formats(data, name)
+        with _open(io.BytesIO(data) if isinstance(data, bytes) else data, formats) as image:
             limits.check_size((image.height, image.width), name)
             yield image
     except FileNotFoundError:
@@ -78,10 +93,54 @@ def opened(data: Path | bytes, name: str, limits: Limits) -> Iterator[Image.Imag
         raise MediaError(f"{name} is damaged or not the picture it claims to be ({_reason(error)})") from error
 
 
+def _open(file: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
+    """Pillow's own bound on pixels gives way to ours, which the caller checks before anything is decoded."""
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = bound
+
+
+def _formats(data: Path | bytes, name: str) -> tuple[str, ...]:
+    """The formats that a file may be of.
+
+    Raises:
+        MediaError: it is of one that cannot be read.
+        OSError: the file cannot.
+    """
+    if isinstance(data, bytes):
+        head = data[:HEAD_BYTES]
+    else:
+        with open(data, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    found = still_brand(head)
+    if found is None:
+        return FORMATS
+    kind, brand = found
+    if kind == "avif":
+        if "AVIF" in FORMATS:
+            return ("AVIF",)
+        raise MediaError(f"{name} is an AVIF picture, which this build of Pillow cannot read; convert it to PNG")
+    if kind == "heif":
+        try:
+            from pi_heif import register_heif_opener
+        except ImportError:
+            raise MediaError(
+                f"{name} is a {_HEIC} picture (brand {brand!r}), which needs one more package; "
+                "pip install 'unipixel[heic]', or convert it to JPEG"
+            ) from None
+        register_heif_opener(thumbnails=False)
+        return ("HEIF",)
+    what = "a sequence of HEIC pictures" if kind == "heif sequence" else "a camera's raw picture"
+    raise MediaError(f"{name} is {what} (brand {brand!r}), which is not supported; convert it to MP4 or JPEG")
+
+
 def image_size_hw(image: Image.Image) -> tuple[int, int]:
     """Height and width as the picture is to be seen, its EXIF orientation applied."""
-    height, width = image.height, image.width
-    return (width, height) if _orientation(image) >= 5 else (height, width)
+    return turned_hw((image.height, image.width), _orientation(image))
 
 
 def image_to_rgb(image: Image.Image, name: str = "the picture") -> np.ndarray:
@@ -94,15 +153,18 @@ def image_to_rgb(image: Image.Image, name: str = "the picture") -> np.ndarray:
     """
     try:
         image.load()
-        turn = _ORIENTATIONS.get(_orientation(image))
-        upright = image if turn is None else image.transpose(turn)
-        if upright.mode == "F":
+        if image.mode == "F":
             raise MediaError(f"{name} holds floating-point pixels, but must hold whole numbers of 8 or 16 bit")
-        if upright.mode.startswith("I"):
-            return array_to_rgb(np.asarray(upright), name)
-        if upright.has_transparency_data:
-            upright = _on_white(upright.convert("RGBA"))
-        return np.array(upright.convert("RGB"))
+        if image.mode.startswith("I"):
+            pixels = array_to_rgb(np.asarray(image), name)
+            clear = image.info.get("transparency")
+            if isinstance(clear, int):
+                pixels[np.asarray(image) == clear] = 255
+        elif image.has_transparency_data:
+            pixels = np.array(_on_white(image.convert("RGBA")))
+        else:
+            pixels = np.array(image.convert("RGB"))
+        return turned(pixels, _orientation(image))
     except _DECODER_ERRORS as error:
         raise MediaError(f"{name} is damaged and cannot be decoded ({_reason(error)})") from error
 
@@ -150,46 +212,122 @@ class StillSource:
 
 
 class AnimationSource:
-    """The frames of an animated GIF, WebP or PNG, each as a viewer shows it."""
+    """The frames of a GIF or an animated PNG, as browsers show them."""
+
+    def __init__(self, data: Path | bytes, name: str, limits: Limits) -> None:
+        self._data, self._name, self._limits = data, name, limits
+        with opened(data, name, limits) as image:
+            self._orientation = _orientation(image)
+            read = read_gif if image.format == "GIF" else read_png
+        with self._file() as file:
+            self._animation = read(file, name)
+        size_hw, patches = self._animation.size_hw, self._animation.patches
+        self.num_frames = len(patches)
+        limits.check_size(size_hw, name)
+        for patch in patches:
+            limits.check_size((patch.height, patch.width), name)
+        limits.check_frames(self.num_frames, name)
+        limits.check_work(self.num_frames, size_hw, name, animated=True)
+        self.size_hw = turned_hw(size_hw, self._orientation)
+        durations_s = [patch.duration_s for patch in patches]
+        is_still = self.num_frames == 1
+        self.fps: float | None = None if is_still else self.num_frames / sum(durations_s)
+        self.timestamps_s: Sequence[float] | None = None if is_still else np.cumsum([0.0, *durations_s[:-1]]).tolist()
+
+    def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the frames of ascending ``indices``, in one pass."""
+        try:
+            with self._file() as file:
+                for canvas in frames(self._animation, file, indices, self._decode):
+                    yield turned(np.array(_on_white(Image.fromarray(canvas))), self._orientation)
+        except OSError as error:
+            raise MediaError(f"{self._name} cannot be read ({_reason(error)})") from error
+
+    def _decode(self, data: bytes) -> np.ndarray:
+        """A patch, uint8 (h, w, 4)."""
+        with opened(data, self._name, self._limits) as image:
+            image.load()
+            if image.mode.startswith("I"):  # 16 bit
+                grey = array_to_rgb(np.asarray(image), self._name)
+                return np.dstack([grey, np.full(grey.shape[:2], 255, dtype=np.uint8)])
+            return np.asarray(image.convert("RGBA"))
+
+    def _file(self) -> BinaryIO:
+        return io.BytesIO(self._data) if isinstance(self._data, bytes) else open(self._data, "rb")
+
+
+class PagedSource:
+    """The frames of an animated WebP or AVIF, or the pages of a TIFF."""
 
     def __init__(self, data: Path | bytes, name: str, limits: Limits) -> None:
         self._data, self._name, self._limits = data, name, limits
         durations_s = []
         with opened(data, name, limits) as image:
-            self.size_hw = (image.height, image.width)
-            self.num_frames = int(getattr(image, "n_frames", 1))
+            is_timed = image.format != "TIFF"
+            self._pages = list(range(int(getattr(image, "n_frames", 1)))) if is_timed else _pages(image, name)
+            self.size_hw = image_size_hw(image)
+            self.num_frames = len(self._pages)
             limits.check_frames(self.num_frames, name)
             limits.check_work(self.num_frames, self.size_hw, name, animated=True)
-            for index in range(self.num_frames):
-                image.seek(index)
-                if image.format != "GIF":
-                    image.load()  # the other formats tell a frame's duration only once it is decoded
+            for page in self._pages if is_timed else ():
+                image.seek(page)
+                image.load()  # they tell a frame's duration only once it is decoded
                 # Viewers show a frame without a duration for a tenth of a second.
                 durations_s.append((image.info.get("duration") or 100) / 1000)
-        self.timestamps_s: Sequence[float] | None = np.cumsum([0.0, *durations_s[:-1]]).tolist()
-        self.fps: float | None = self.num_frames / sum(durations_s)
+        self.timestamps_s: Sequence[float] | None = np.cumsum([0.0, *durations_s[:-1]]).tolist() if is_timed else None
+        self.fps: float | None = self.num_frames / sum(durations_s) if is_timed else None
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the frames of ascending ``indices``, in one pass."""
         with opened(self._data, self._name, self._limits) as image:
             for index in indices:
-                image.seek(index)
-                yield image_to_rgb(image, f"frame {index} of {self._name}")
+                image.seek(self._pages[index])
+                self._limits.check_size((image.height, image.width), self._name)
+                name = f"frame {index} of {self._name}"
+                yield check_equal_size(image_to_rgb(image, name), self.size_hw, name)
 
 
-def image_source(data: Path | bytes, name: str, limits: Limits) -> StillSource | AnimationSource:
-    """The source for a file that :func:`looks_like_image`: animated formats with several frames are videos."""
+def image_source(data: Path | bytes, name: str, limits: Limits) -> StillSource | AnimationSource | PagedSource:
+    """The source for a file that :func:`looks_like_image`: with several frames, or pages of one size, it is a video."""
     with opened(data, name, limits) as image:
-        animated = image.format in ("GIF", "WEBP", "PNG") and bool(getattr(image, "is_animated", False))
-    return AnimationSource(data, name, limits) if animated else StillSource(data, name, limits)
+        has_several = bool(getattr(image, "is_animated", False))
+        # of a GIF also the one frame may lie on a larger canvas
+        is_patched = image.format == "GIF" or (has_several and image.format == "PNG")
+        is_paged = has_several and (
+            image.format in ("WEBP", "AVIF") or (image.format == "TIFF" and len(_pages(image, name)) > 1)
+        )
+    if is_patched:
+        return AnimationSource(data, name, limits)
+    return PagedSource(data, name, limits) if is_paged else StillSource(data, name, limits)
+
+
+def _pages(image: Image.Image, name: str) -> list[int]:
+    """The pages of a TIFF that are frames: all that are no thumbnails or masks of others.
+
+    Where they have several sizes, only the first is read, with a warning.
+    """
+    places, sizes = [], []
+    for place in range(int(getattr(image, "n_frames", 1))):
+        image.seek(place)
+        kind = image.tag_v2.get(_SUBFILE_TAG, 0)  # type: ignore[attr-defined]
+        if place == 0 or not (isinstance(kind, int) and kind & 0b101):
+            places.append(place)
+            sizes.append(image.size)
+    image.seek(0)
+    if len(set(sizes)) > 1:
+        warnings.warn(f"{name} has {len(places)} pages of different sizes; only the first is read", stacklevel=2)
+        return [0]
+    return places
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        return UPRIGHT  # Pillow turns these by itself
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        value = image.getexif().get(_ORIENTATION_TAG, UPRIGHT)
     except _DECODER_ERRORS:
-        return 1  # Broken EXIF is common and says nothing about the pixels.
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        return UPRIGHT  # Broken EXIF is common and says nothing about the pixels.
+    return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -45,6 +45,8 @@ class Limits:
     """Whether http(s) URLs may lead to this machine and to private networks; a server for others says no."""
     trusted: Trusted | None = None
     """A server to which they may lead even so."""
+    remedy: str = "Limits({field}=...) allows more"
+    """What messages say about a bound; ``{field}`` becomes its name."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -57,7 +59,9 @@ class Limits:
         if size == 0:
             raise MediaError(f"{name} is empty: it holds 0 bytes")
         if size > self.max_bytes:
-            raise MediaError(f"{name} is {size} bytes, more than the limit of {self.max_bytes} (Limits.max_bytes)")
+            raise MediaError(
+                f"{name} is {size} bytes, more than the limit of {self.max_bytes}{self._told('max_bytes')}"
+            )
 
     def check_size(self, size_hw: tuple[int, int], name: str) -> None:
         """Raises MediaError when a frame has a side of 0 or too many pixels."""
@@ -66,7 +70,8 @@ class Limits:
             raise MediaError(f"{name} is {width} x {height} pixels, but each side must be at least 1")
         if height * width > self.max_pixels:
             raise MediaError(
-                f"{name} is {width} x {height} pixels, more than the limit of {self.max_pixels} (Limits.max_pixels)"
+                f"{name} is {width} x {height} pixels, more than the limit of {self.max_pixels}"
+                f"{self._told('max_pixels')}"
             )
 
     def check_frames(self, num_frames: int, name: str) -> None:
@@ -74,7 +79,7 @@ class Limits:
         if num_frames < 1:
             raise MediaError(f"{name} holds no frame, but needs at least one")
         if num_frames > self.max_frames:
-            raise MediaError(f"{name} holds more frames than the limit of {self.max_frames} (Limits.max_frames)")
+            raise MediaError(f"{name} holds more frames than the limit of {self.max_frames}{self._told('max_frames')}")
 
     def check_work(self, num_frames: int, size_hw: tuple[int, int], name: str, *, animated: bool = False) -> None:
         """Raises MediaError when all frames together have too many pixels."""
@@ -82,8 +87,38 @@ class Limits:
         if num_frames * size_hw[0] * size_hw[1] > getattr(self, field):
             raise MediaError(
                 f"{name} holds {num_frames} frames of {size_hw[1]} x {size_hw[0]} pixels, together more than the limit "
-                f"of {getattr(self, field)} (Limits.{field})"
+                f"of {getattr(self, field)}{self._told(field)}"
             )
+
+    def passed(self, sentence: str, field: str) -> MediaError:
+        """The error of a bound that is checked elsewhere."""
+        return MediaError(f"{sentence}{self._told(field)}")
+
+    def _told(self, field: str) -> str:
+        return f" ({self.remedy.format(field=field)})" if self.remedy else ""
+
+
+LOCAL = Limits(
+    max_bytes=1 << 50,
+    max_pixels=1 << 28,
+    max_frames=1 << 24,
+    max_video_pixels=1 << 46,
+    max_animation_pixels=1 << 36,
+    max_spool_bytes=1 << 38,
+)
+"""What the user's own files, arrays and cameras may cost: what a machine can work on, and a mask can hold."""
+
+_ANY = 1 << 62
+UNLIMITED = Limits(
+    max_bytes=_ANY,
+    max_pixels=_ANY,
+    max_frames=_ANY,
+    max_video_pixels=_ANY,
+    max_animation_pixels=_ANY,
+    max_spool_bytes=_ANY,
+    url_timeout_s=float(1 << 20),
+)
+"""Everything is opened, and fetched for as long as it takes."""
 
 
 def check_equal_size(frame: np.ndarray, size_hw: tuple[int, int], name: str) -> np.ndarray:

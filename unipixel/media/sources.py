@@ -21,6 +21,7 @@ from unipixel.media.images import (
     opened,
 )
 from unipixel.media.limits import Limits, check_equal_size
+from unipixel.media.names import is_junk
 
 
 class FrameSource(Protocol):
@@ -209,9 +210,10 @@ class IteratorSource:
         check_equal_size(frame, self.size_hw, f"frame {self._arrived - 1} of {self._name}")
         self._limits.check_frames(self._kept + 1, self._name)
         if (self._kept + 1) * frame.nbytes > self._limits.max_spool_bytes:
-            raise MediaError(
-                f"{self._name} passed the limit of {self._limits.max_spool_bytes} bytes after {self._kept} frames "
-                "(Limits.max_spool_bytes); take fewer frames with every="
+            raise self._limits.passed(
+                f"{self._name} passed the limit of {self._limits.max_spool_bytes} bytes after {self._kept} frames; "
+                "take fewer with every=",
+                "max_spool_bytes",
             )
         self._spool.seek(self._kept * frame.nbytes)
         self._spool.write(frame.tobytes())
@@ -225,7 +227,7 @@ def folder_frames(folder: Path) -> list[Path]:
         MediaError: The folder cannot be read or holds no picture.
     """
     try:
-        paths = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not is_junk(path.name)]
         paths = [path for path in paths if path.is_file()]
     except OSError as error:
         raise MediaError(f"the folder {folder} cannot be read ({error.strerror})") from error

@@ -23,10 +23,41 @@ from unipixel.errors import MediaError
 from unipixel.media.limits import Limits, Trusted
 
 _CHUNK = 1 << 16
+_KEPT = "%!$&'()*+,;=:@/?~-._[]|"
+"""Signs that stay as they are in an address."""
+
+
+def tidied(url: str) -> str:
+    """The address as browsers take it: without blanks around it and line breaks inside."""
+    return url.strip().translate({ord(sign): None for sign in "\t\r\n"}) if url[:1].isspace() or "\n" in url else url
+
+
+def encoded(url: str) -> str:
+    """An http(s) address in ASCII: blanks and letters beyond it percent-encoded, the host as IDNA.
+
+    What is percent-encoded already stays as it is.
+
+    Raises:
+        MediaError: the host's name cannot be written in ASCII.
+    """
+    url = tidied(url)
+    if url.isascii() and " " not in url:
+        return url
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host = parts.netloc
+        if not host.isascii():
+            name, colon, port = host.partition(":")
+            host = name.encode("idna").decode("ascii") + colon + port
+    except ValueError as error:  # a host's name that IDNA does not know is one, too
+        raise MediaError(f"the address {url[:120]!r} cannot be understood ({error})") from error
+    path, query = (urllib.parse.quote(part, safe=_KEPT) for part in (parts.path, parts.query))
+    return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
 
 
 def is_url(source: str) -> bool:
     """Whether a source is an address rather than a path (a single letter before the colon is a drive)."""
+    source = source.lstrip()
     scheme = source.split(":", 1)[0]
     if source[:5].lower() == "data:":
         return True
@@ -35,6 +66,7 @@ def is_url(source: str) -> bool:
 
 def shown(url: str) -> str:
     """The address as messages write it: short, and without a password or the data themselves."""
+    url = url.lstrip()
     if url[:5].lower() == "data:":
         return f"the data: URL {url.split(',', 1)[0][:40]!r}"
     parts = urllib.parse.urlsplit(url)
@@ -70,15 +102,17 @@ def decode_data_url(url: str, limits: Limits) -> bytes:
         MediaError: It has no comma, is not valid base64, or is larger than allowed.
     """
     name = shown(url)
-    head, comma, payload = url.partition(",")
+    head, comma, payload = url.lstrip().partition(",")
     if not comma:
         raise MediaError(f"{name} holds no data: the comma before them is missing")
-    if not head.lower().endswith(";base64"):
+    if head.lower().rpartition(";")[2].strip() != "base64" or ";" not in head:
         limits.check_bytes(len(payload), name)
         return urllib.parse.unquote_to_bytes(payload)
     limits.check_bytes(len(payload) * 3 // 4, name)
     try:
-        data = base64.b64decode(urllib.parse.unquote(payload), validate=True)
+        # as browsers do: blanks and line breaks mean nothing, and the filling at the end may be missing
+        packed = "".join(urllib.parse.unquote(payload).split()).rstrip("=")
+        data = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise MediaError(f"{name} holds data that are not valid base64 ({error})") from error
     limits.check_bytes(len(data), name)
@@ -91,6 +125,7 @@ def download(url: str, limits: Limits) -> tempfile.TemporaryDirectory[str]:
     Raises:
         MediaError: The address is refused or unreachable, answers with an error, or passes a limit.
     """
+    url = encoded(url)
     check_address(url)
     name = shown(url)
     folder = tempfile.TemporaryDirectory(prefix="unipixel-")
@@ -117,7 +152,7 @@ def _fetch(url: str, file: IO[bytes], limits: Limits) -> None:
     name, deadline = shown(url), time.monotonic() + limits.url_timeout_s
     request = urllib.request.Request(url, headers={"User-Agent": "unipixel", "Accept": "image/*, video/*, */*;q=0.5"})
     _show(request, limits.trusted)
-    slow = MediaError(f"{name} took longer than {limits.url_timeout_s:g} s (Limits.url_timeout_s)")
+    slow = limits.passed(f"{name} took longer than {limits.url_timeout_s:g} s", "url_timeout_s")
     with _Patience(limits.url_timeout_s) as patience:
         try:
             response = _opener(limits, patience).open(request, timeout=limits.url_timeout_s)
@@ -208,6 +243,7 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(  # type: ignore[no-untyped-def]
         self, req, fp, code, msg, headers, newurl
     ):
+        newurl = encoded(newurl)
         check_address(newurl)
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None:

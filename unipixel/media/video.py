@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import io
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ import av.error
 import numpy as np
 
 from unipixel.errors import MediaError
+from unipixel.media.images import array_to_rgb
 from unipixel.media.limits import Limits
+from unipixel.media.orientation import UPRIGHT, matrix_orientation, turned
 
 # In these, one packet is one frame and carries its presentation time, so that counting needs no decoding.
 _TRUSTED_CONTAINERS = ("mov", "matroska")
@@ -57,13 +60,24 @@ class _Look:
 
     coded_hw: tuple[int, int]
     """Size before turning; a stream may change it half-way, and is then scaled to that of its first frame."""
-    quarter_turns: int
-    """Counter-clockwise."""
+    orientation: int
+    """EXIF's number, see `unipixel.media.orientation`."""
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> _Look:
+        """What a stream's first frame says."""
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+        orientation = UPRIGHT if matrix is None else matrix_orientation(struct.unpack("=9i", bytes(matrix)[:36]))
+        return cls((frame.height, frame.width), orientation)
 
     def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        """The frame, uint8 (H, W, 3)."""
-        pixels = frame.to_ndarray(format="rgb24", height=self.coded_hw[0], width=self.coded_hw[1])
-        return np.ascontiguousarray(np.rot90(pixels, self.quarter_turns))
+        """The frame, uint8 (H, W, 3), on white where it is transparent."""
+        height, width = self.coded_hw
+        if any(component.is_alpha for component in frame.format.components):
+            pixels = array_to_rgb(frame.to_ndarray(format="rgba", height=height, width=width))
+        else:
+            pixels = frame.to_ndarray(format="rgb24", height=height, width=width)
+        return turned(pixels, self.orientation)
 
 
 @dataclass(frozen=True)
@@ -84,10 +98,16 @@ class _File:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise MediaError(f"{self.name} is damaged or cut off and cannot be opened ({_reason(error)})") from error
         stream = container.streams.best("video")
-        if not isinstance(stream, av.VideoStream):
+        # the cover of a song is no video
+        if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
             kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             container.close()
-            raise MediaError(f"{self.name} holds no video stream, only {kinds}")
+            is_cover = isinstance(stream, av.VideoStream)
+            raise MediaError(
+                f"{self.name} holds no video, only sound with a cover picture"
+                if is_cover
+                else f"{self.name} holds no video stream, only {kinds}"
+            )
         if getattr(stream, "codec_context", None) is None:
             container.close()
             raise MediaError(f"{self.name} holds video in a coding that the video library does not know")
@@ -116,7 +136,7 @@ class VideoSource:
         if scan is None:
             raise MediaError(f"{name} holds no frame that can be decoded")
         self._index = scan.index
-        self._look = _Look((scan.first.height, scan.first.width), round(scan.first.rotation / 90) % 4)
+        self._look = _Look.of(scan.first)
         self.num_frames = scan.index.num_frames
         self.size_hw: tuple[int, int] = self._look.to_rgb(scan.first).shape[:2]
         self.fps, self.timestamps_s = _timing(scan)
@@ -133,7 +153,15 @@ class VideoSource:
         decoder = _Decoder(self._file, self._index, self._look)
         try:
             for index in indices:
-                yield decoder.frame(index)
+                try:
+                    frame = decoder.frame(index)
+                except MediaError:
+                    decoder.close()
+                    if not self._reindex():
+                        raise
+                    decoder = _Decoder(self._file, self._index, self._look)
+                    frame = decoder.frame(index)
+                yield frame
         finally:
             decoder.close()
 
@@ -147,7 +175,10 @@ class VideoSource:
             except MediaError:
                 self._decoder.close()
                 self._decoder = None
-                raise
+                if not self._reindex():
+                    raise
+                self._decoder = _Decoder(self._file, self._index, self._look)
+                return self._decoder.frame(index)
 
     def close(self) -> None:
         """Close the decoder that :meth:`frame` keeps open."""
@@ -156,12 +187,29 @@ class VideoSource:
                 self._decoder.close()
                 self._decoder = None
 
+    def _reindex(self) -> bool:
+        """Count frames by decoding all, once, where packets told other times than the frames that came of them.
+
+        Whether there is a new index: not if the decoder gives another number of frames.
+        """
+        if not self._index.times:
+            return False
+        try:
+            scan = self._scan(trust_packets=False)
+        except MediaError:
+            return False
+        if scan is None or scan.index.num_frames != self.num_frames or scan.index == self._index:
+            return False
+        self._index = scan.index
+        return True
+
     def _scan(self, trust_packets: bool) -> _Scan | None:
         """Go through the file once; None when no frame comes out, or the packets turn out not to tell.
 
         With ``trust_packets`` only the first frame is decoded and the packets are counted; without, all frames are.
         """
         packets: list[tuple[int, bool]] = []
+        is_reordered = False
         times: list[int | None] = []
         first: av.VideoFrame | None = None
         name = self._file.name
@@ -176,6 +224,7 @@ class VideoSource:
                         if packet.pts is None:
                             return None
                         packets.append((packet.pts, packet.is_keyframe))
+                        is_reordered |= packet.pts != packet.dts
                     if first is None or not trust_packets:
                         for frame in packet.decode():
                             first = first or frame
@@ -187,6 +236,8 @@ class VideoSource:
             except av.error.FFmpegError as error:
                 read = len(packets) or len(times)
                 raise MediaError(f"{name} is damaged after {read} readable frames ({_reason(error)})") from error
+            if trust_packets and stream.codec_context.has_b_frames and not is_reordered:
+                return None  # frames are shown in another order than they are coded in, and the packets do not say it
             index = _packet_index(packets, times) if trust_packets else _decoded_index(times)
             if first is None or index is None:
                 return None

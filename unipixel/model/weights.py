@@ -171,8 +171,8 @@ def read_checkpoint(
     Args:
         name: as for `resolve_checkpoint`.
         base: base model of a folder that holds a part (LoRA, or the modules that a training stage taught): a UniPixel
-            model or plain Qwen2.5-VL. By default the one its files name, looked for beside the folder, in the folders
-            above it, in the working directory, and on the Hub.
+            model or plain Qwen2.5-VL, or the folder from which its files name one. By default the one they name, looked
+            for beside the folder, in the folders above it, in the working directory, and on the Hub.
         sam: SAM 2.1 file that joins a plain Qwen2.5-VL. By default the one the folder's config names as
             ``sam2_checkpoint``, looked for in the same places and near the base.
         fresh: draw the modules between Qwen2.5-VL and SAM that neither the folder nor its base holds, as training
@@ -238,17 +238,33 @@ def _complete(
 
 
 def _base_folder(folder: Path, base: str | Path | None) -> Path:
-    name = base or base_name(folder)
-    if name is None:
+    named = base_name(folder)
+    if base is None and named is None:
         raise CheckpointError(f"{folder} holds part of a model and names no base model; pass base=FOLDER with it")
-    if base is None and (found := near(str(name), [folder], Path.is_dir)):
+    if found := find_base(named, folder, base):
         return found
     try:
-        return resolve_checkpoint(name)
+        return resolve_checkpoint(base or str(named))
     except CheckpointError as error:
         raise CheckpointError(
             f"the base model of the adapter {folder} was not found: {error}; pass its folder as base=FOLDER"
         ) from error
+
+
+def find_base(named: str | None, folder: Path, base: str | Path | None) -> Path | None:
+    """The base model's folder on this machine, if it is found.
+
+    Args:
+        named: what the folder's own files call it.
+        folder: the folder with a part of a model.
+        base: the base model, or the folder that a relative ``named`` starts from; None to look near ``folder``.
+    """
+    if base is None:
+        return near(str(named), [folder], Path.is_dir)
+    given = Path(base).expanduser()
+    if given.is_dir() and not (given / "config.json").exists() and named and (given / named).is_dir():
+        return given / named
+    return given if given.is_dir() else None
 
 
 def sam_file(config: UniPixelConfig, folder: Path, below: Path) -> Path | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from unipixel.errors import PromptError
 from unipixel.processing.chat import SEG
 from unipixel.sample import Box, Mask, Point, Prompt
 
+SLACK = 1.0
+"""Pixels by which a box may leave its frame before it is refused."""
 MAX_POINTS = 2
 """Points that one ``<|ref|>`` can carry: a point, two points, or the two corners of a box."""
 
@@ -56,12 +58,28 @@ def check_prompt(prompt: Prompt, size_hw: tuple[int, int], num_frames: int) -> N
         _check_mask(prompt.mask, size_hw)
 
 
+def fitted(prompt: Prompt, size_hw: tuple[int, int]) -> Prompt:
+    """The prompt, a box cut to the frame where it leaves it by a pixel at most, as rounding and padding make it do."""
+    if not isinstance(prompt, Box):
+        return prompt
+    height, width = size_hw
+    corners: tuple[Any, ...] = (prompt.x1, prompt.y1, prompt.x2, prompt.y2)
+    if any(isinstance(value, bool) or not isinstance(value, Real) for value in corners):
+        return prompt
+    sides = (width, height, width, height)
+    cut = [
+        0.0 if -SLACK <= value < 0 else float(side) if side < value <= side + SLACK else value
+        for value, side in zip(corners, sides, strict=True)
+    ]
+    return prompt if tuple(cut) == corners else replace(prompt, x1=cut[0], y1=cut[1], x2=cut[2], y2=cut[3])
+
+
 def _check_point(point: Point, size_hw: tuple[int, int]) -> None:
     height, width = size_hw
     _check_numbers("point", point.x, point.y)
     if not (0 <= point.x < width and 0 <= point.y < height):
         raise PromptError(
-            f"the point ({point.x:g}, {point.y:g}) is outside the frame; "
+            f"the point ({point.x:.10g}, {point.y:.10g}) is outside the frame; "
             f"x must be in 0 to {width} (exclusive) and y in 0 to {height} (exclusive)"
         )
 
@@ -70,11 +88,14 @@ def _check_box(box: Box, size_hw: tuple[int, int]) -> None:
     height, width = size_hw
     corners = (box.x1, box.y1, box.x2, box.y2)
     _check_numbers("box", *corners)
-    text = ", ".join(f"{value:g}" for value in corners)
+    text = ", ".join(f"{value:.10g}" for value in corners)
     if box.x2 <= box.x1 or box.y2 <= box.y1:
         raise PromptError(f"the box ({text}) is empty; it must be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
     if min(box.x1, box.y1) < 0 or box.x2 > width or box.y2 > height:
-        raise PromptError(f"the box ({text}) leaves the frame; x must be in 0 to {width} and y in 0 to {height}")
+        most = max(-box.x1, -box.y1, box.x2 - width, box.y2 - height)
+        raise PromptError(
+            f"the box ({text}) leaves the frame by {most:.10g} pixels; x must be in 0 to {width} and y in 0 to {height}"
+        )
 
 
 def _check_numbers(what: str, *values: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -51,12 +52,14 @@ def export(session: Session, objects: Sequence[AnswerObject], name: str, kind: F
 
 
 def yolo_files(answer: Answer) -> Iterator[tuple[str, bytes]]:
-    """``data.yaml`` with the classes, and ``labels/FRAME.txt``: a line per object, ``class x1 y1 x2 y2 ...`` in 0..1.
+    """``data.yaml`` with the classes, and ``labels/FRAME.txt``, of a still ``labels/NAME.txt``.
+
+    Each has a line per object, ``class x1 y1 x2 y2 ...`` in 0..1.
 
     An object of several parts stays one line: its outlines are joined by cuts of no width.
     """
     labels = list(dict.fromkeys(one.label or "object" for one in answer.objects))
-    names = "".join(f"  {number}: {json.dumps(label)}\n" for number, label in enumerate(labels))
+    names = "".join(f"  {number}: {yaml_text(label)}\n" for number, label in enumerate(labels))
     yield "data.yaml", f"names:\n{names}".encode() if labels else b"names: {}\n"
     height, width = answer.clip.media.size_hw
     for t, index in enumerate(answer.clip.frame_indices):
@@ -67,7 +70,23 @@ def yolo_files(answer: Answer) -> Iterator[tuple[str, bytes]]:
                 corners = joined(polygons) / (width, height)
                 numbers = " ".join(f"{value:.6f}" for value in corners.reshape(-1))
                 lines.append(f"{labels.index(one.label or 'object')} {numbers}\n")
-        yield f"labels/{index:05d}.txt", "".join(lines).encode()
+        name = f"{index:05d}" if answer.clip.media.is_video else still_name(answer.clip.source)
+        yield f"labels/{name}.txt", "".join(lines).encode()
+
+
+def yaml_text(text: str) -> str:
+    """Text in YAML's double quotes: what prints as it is, the rest escaped, and nothing that UTF-8 cannot hold."""
+    text = text.encode("utf-8", errors="replace").decode("utf-8")
+    quoted = {'"': '\\"', "\\": "\\\\"}
+    signs = (quoted.get(c) or (c if c.isprintable() else f"\\U{ord(c):08X}") for c in text)
+    return f'"{"".join(signs)}"'
+
+
+def still_name(source: str) -> str:
+    """What files about a picture are called: as the picture, without folders and its ending."""
+    last = re.split(r"[/\\]", source.split("?", 1)[0])[-1]
+    stem = last.rpartition(".")[0] or last
+    return "".join(c for c in stem if c.isprintable() and c not in '<>:"|?*').strip(" .") or "picture"
 
 
 def joined(polygons: Sequence[Sequence[float]]) -> np.ndarray:

@@ -28,6 +28,8 @@ _PLAIN = {
     "Method Not Allowed": "this address does not take this method; /openapi.json says which it takes",
 }
 """The framework's words, as sentences."""
+_OUR_WORDS = re.compile(r"body|query|path|header|str|[a-z-]+\[.*\]|[A-Z]\w*")
+"""Parts of a place in a request that are no fields of it, but our names for what may stand there."""
 _FILE = re.compile(r"(?:/|[A-Za-z]:\\)[^\s'\"]*[/\\]sessions[/\\][\w-]+[/\\][\w.-]+")
 
 
@@ -136,12 +138,23 @@ def _ours(error: UnipixelError) -> Fault:
 
 
 def _invalid(error: RequestValidationError) -> Fault:
-    first: dict[str, Any] = next(iter(error.errors()), {})
-    place = [str(part) for part in first.get("loc", ()) if part not in ("body", "query", "path", "header")]
+    # of the ways in which a field could have been right, the one that was come closest to
+    first: dict[str, Any] = max(error.errors(), key=lambda one: len(one.get("loc", ())), default={})
+    place = [str(part) for part in first.get("loc", ()) if not _OUR_WORDS.fullmatch(str(part))]
     if first.get("type") == "json_invalid":
         why = first.get("ctx", {}).get("error", "malformed")
         return Fault(400, "bad_json", f"the body is not valid JSON ({why} at character {first.get('loc', [0])[-1]})")
     where = ".".join(place)[:120]
+    context = first.get("ctx", {})
+    if first.get("type") == "union_tag_invalid":
+        field = str(context.get("discriminator", "")).strip("'")
+        tag, known = str(context.get("tag"))[:40], context.get("expected_tags")
+        return Fault(400, "bad_request", f"{where}: the {field} is {tag!r}; it must be one of {known}", where or None)
+    if first.get("type") == "union_tag_not_found":
+        field = str(context.get("discriminator", "")).strip("'")
+        return Fault(
+            400, "bad_request", f"{where}: the field {field!r} is missing, which says what it is", where or None
+        )
     reason = str(first.get("msg", "it is not valid"))
     given = first.get("input")
     value = f", not {given!r}" if isinstance(given, str | int | float | None) and len(repr(given)) <= 60 else ""

@@ -41,6 +41,7 @@ def check_url(url: str) -> str:
     Raises:
         MediaError: neither ``data:`` nor http(s).
     """
+    url = addresses.tidied(url)
     if not _URL.match(url):
         raise MediaError(f"{url[:60]!r} is no address; give a data: URL, or one that begins with http:// or https://")
     return url
@@ -75,7 +76,8 @@ def fetch(url: str, path: Path, limits: Limits) -> str:
     Raises:
         MediaError: it cannot be had.
     """
-    if check_url(url)[:5].lower() == "data:":
+    url = check_url(url)
+    if url[:5].lower() == "data:":
         path.write_bytes(addresses.decode_data_url(url, limits))
         return "data"
     with addresses.download(url, limits) as folder:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -32,8 +34,25 @@ HEADERS = {
 }
 
 
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
 class PageFiles(StaticFiles):
-    """Files of the page. A script that someone smuggles in does not run, and what is read cannot be sent elsewhere."""
+    """Files of the page. A script that someone smuggles in does not run, and what is read cannot be sent elsewhere.
+
+    They stand behind all other routes, so what comes here is for none of them, or by a method that it does not take.
+    """
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """A file, or that there is none, or that the route there wants another method."""
+        routes = [route for route in scope["app"].routes if not isinstance(route, Mount)]
+        asked = {method: {**scope, "method": method} for method in METHODS}
+        allowed = [m for m, one in asked.items() if any(route.matches(one)[0] == Match.FULL for route in routes)]
+        if allowed:
+            raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
+        if scope["method"] not in ("GET", "HEAD") and self.lookup_path(path)[1] is None:
+            raise HTTPException(404)
+        return await super().get_response(path, scope)
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200

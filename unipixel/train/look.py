@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from unipixel import data
 from unipixel.data import DATASETS, Record
 from unipixel.draw import contact_sheet, overlay, write_png
+from unipixel.errors import UnipixelError
 from unipixel.media import sample_indices
 from unipixel.model.unipixel import TrainingOutput
 from unipixel.processing.batch import TrainingInputs
@@ -45,11 +46,7 @@ class Look:
     """
 
     def __init__(self, processor: Processor, recipe: Recipe, root: Path | None, folder: Path) -> None:
-        """Read the samples; ``folder`` is that of the run.
-
-        Raises:
-            DatasetError: one is damaged.
-        """
+        """Read the samples; ``folder`` is that of the run. Those that cannot be read are left out, and told."""
         self._folder = folder / "samples"
         self._looked = list(_read(processor, recipe, root))
         if not self._looked:
@@ -105,8 +102,13 @@ def _read(processor: Processor, recipe: Recipe, root: Path | None) -> Iterator[L
         records = data.open_index(source.dataset, root, source.split)
         # spread, because one picture often fills many records in a row
         for place in sample_indices(len(records), share) if records and share else []:
-            sample = asked(_frames(records[place], most), source, settings, None, named=processor.chat.named)
-            yield Looked(sample, processor.training(sample))
+            try:
+                sample = asked(_frames(records[place], most), source, settings, None, named=processor.chat.named)
+                looked = Looked(sample, processor.training(sample))
+            except UnipixelError as error:
+                LOG.warning("not looked at: %s: %s", records[place].source, error)
+                continue
+            yield looked
 
 
 def _frames(record: Record, most: int) -> Sample:

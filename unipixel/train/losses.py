@@ -143,9 +143,11 @@ def word_loss(model: UniPixel, visual: Tensor, cell_words: Tensor) -> dict[str, 
     nothing = known & (cell_words == cell_words[known].mode().values)  # the commonest word is that for background
     named = known & ~nothing
     entropy = F.cross_entropy(logits, cell_words, ignore_index=-100, reduction="none")
-    loss = entropy[named].mean() + 0.3 * entropy[nothing].mean()
+    loss = 0.3 * entropy[nothing].mean()
+    if not named.any():  # every cell has the same word
+        return {"words": loss}
     right = (logits[named].argmax(-1) == cell_words[named]).float().mean()
-    return {"words": loss, "word_accuracy": right}
+    return {"words": loss + entropy[named].mean(), "word_accuracy": right}
 
 
 def total_loss(output: TrainingOutput, batch: dict, weights: LossWeights) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from unipixel import data
 from unipixel.data import Record
+from unipixel.data.bad_records import BadRecords, told_annotations
 from unipixel.errors import DatasetError, UnipixelError
 from unipixel.media import sample_at_rate, sample_random_indices
 from unipixel.processing.batch import TrainingInputs
@@ -46,6 +47,7 @@ class MixtureTraining(Dataset[TrainingInputs]):
         root: Path | None,
         count: Callable[[Plan], int],
         generator: Callable[[tuple[int, ...]], np.random.Generator] = np.random.default_rng,
+        bad_file: Path | None = None,
     ) -> None:
         """Read the annotation files of all sources.
 
@@ -54,13 +56,15 @@ class MixtureTraining(Dataset[TrainingInputs]):
             root: the folder with the datasets.
             count: samples of the run, given the plan.
             generator: makes the generator of a seed; it decides all that varies within a sample.
+            bad_file: where loader processes write down records that cannot be read; they are left out of the run.
 
         Raises:
             DatasetError: a source is missing or damaged, or holds no usable record.
         """
         self._processor, self._recipe = processor, recipe
         self._generator = generator
-        self.entries, self.left_out = entries_of(recipe, root)
+        self.entries, self.left_out, self.notes = entries_of(recipe, root)
+        self.bad = BadRecords(len({record.source for _, record in self.entries}), recipe.max_bad, bad_file)
         self.pointing = halves([source for source, _ in self.entries], generator((recipe.seed, 12)))
         self._kinds = [
             f"{record.data_type} {source.form} {pointing}"
@@ -82,12 +86,18 @@ class MixtureTraining(Dataset[TrainingInputs]):
         epoch, number = self.plan[index]
         for attempt in range(REPLACED):
             record = self.entries[number][1]
-            made = self.inputs(number, self._generator((self._recipe.seed, 11, epoch, index, attempt)))
-            if not isinstance(made, str):
-                return made
-            LOG.warning("%s is left out: %s", record.source, made)
+            try:
+                made = self.inputs(number, self._generator((self._recipe.seed, 11, epoch, index, attempt)))
+            except DatasetError as error:
+                made = str(error)
+                if self.bad.add(record.source, made):
+                    LOG.warning("left out: %s", made)
+            else:
+                if not isinstance(made, str):
+                    return made
+                LOG.warning("%s is left out: %s", record.source, made)
             number = self._next(number)
-        raise DatasetError(f"{record.source} and {REPLACED - 1} records before it are over the limits, {made}")
+        raise DatasetError(f"{record.source} and {REPLACED - 1} records before it cannot be used: {made}")
 
     def _next(self, number: int) -> int:
         """The next record of the same type, so that a batch stays one of its kind."""
@@ -126,8 +136,8 @@ class MixtureTraining(Dataset[TrainingInputs]):
         return _with_some_objects(out, tasks, recipe.objects, rng)
 
 
-def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], Counter[str]]:
-    """Every record of every source, and how many were left out, by dataset.
+def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], Counter[str], list[str]]:
+    """Every record of every source, how many were left out, by dataset, and sentences about annotations that were.
 
     Raises:
         DatasetError: a source is missing or damaged; names all that are missing.
@@ -137,10 +147,12 @@ def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], C
     entries: list[Entry] = []
     left_out: Counter[str] = Counter()
     indexed: dict[tuple[str, str], list[Record]] = {}
+    notes: list[str] = []
     for source in recipe.sources:
         key = (source.dataset, source.split)
         if key not in indexed:
             indexed[key] = data.open_index(source.dataset, root, source.split, protocol=recipe.protocol)
+            notes += told_annotations(getattr(indexed[key], "left_out", ()))
         kept = [(source, record) for record in indexed[key] if _usable(source, record, recipe)]
         left_out[source.dataset] += len(indexed[key]) - len(kept)
         if not kept:
@@ -148,7 +160,7 @@ def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], C
                 f"{source.dataset}/{source.split} has {len(indexed[key])} records, none of which can be used"
             )
         entries += kept
-    return entries, +left_out
+    return entries, +left_out, notes
 
 
 def _usable(source: Source, record: Record, recipe: MixtureRecipe) -> bool:
@@ -238,14 +250,16 @@ def asked(
         grid: side of SAM's frames, from which the original's protocol takes points and boxes.
     """
     turns = recipe.turns if source.turns < 0 else source.turns
-    if source.form == "prompts":
+    is_pointed = source.form == "prompts" or not (sample.queries or sample.turns)
+    # of a picture with nothing on it only words can be learnt, of one with nothing to ask for only pointing
+    if is_pointed and (not sample.queries or any(track.visible.any() for track in sample.objects.values())):
         return prompted(sample, rng, turns or len(sample.objects))
     if sample.turns and not sample.queries:
         return replace(sample, turns=sample.turns[: turns or None])
     return worded(
         sample,
         rng,
-        form=source.form,
+        form="regions" if source.form == "prompts" else source.form,
         max_turns=turns or None,
         pointing=pointing,
         one_frame_share=source.one_frame_share,

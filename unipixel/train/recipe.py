@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from unipixel.data.bad_records import MAX_BAD
 from unipixel.model.config import Recall
 from unipixel.stickers import SceneSettings
 from unipixel.train.loss_weights import LossWeights
@@ -222,3 +223,5 @@ class MixtureRecipe(Recipe):
     objects: int = 5
     """Objects of a sample whose masks are computed, at most; a random choice of them; 0: all."""
     limits: Limits = field(default_factory=Limits)
+    max_bad: float = MAX_BAD
+    """Share of the records that may turn out not to be readable; they are left out. More end the run."""

@@ -29,6 +29,9 @@ from unipixel.train.saving import add_lora
 from unipixel.train.starting import Begun, begin, training_processor
 from unipixel.train.trainer import WRITING, UniPixelTrainer, checkpoints, take_up
 
+BAD_FILE = "bad_records.jsonl"
+"""File of a run with the records that could not be read."""
+
 
 def run(
     recipe: Recipe,
@@ -53,7 +56,7 @@ def run(
         The folder of the trained model, ``final`` in ``folder``.
 
     Raises:
-        DatasetError: a sample is damaged; names dataset and record.
+        DatasetError: more samples are damaged than `MixtureRecipe.max_bad`; names dataset and records.
         CheckpointError: the start, or the run's own checkpoint, does not fit.
         ValueError: the recipe contradicts itself.
     """
@@ -63,7 +66,11 @@ def run(
         shutil.rmtree(folder / WRITING, ignore_errors=True)
     torch.manual_seed(recipe.seed)
     begun = begin(recipe)
-    dataset, recipe = training_data(begun.processor, recipe, data_root)
+    if is_first():
+        (folder / BAD_FILE).unlink(missing_ok=True)
+    dataset, recipe = training_data(begun.processor, recipe, data_root, folder / BAD_FILE)
+    for note in dataset.notes if isinstance(dataset, MixtureTraining) and is_first() else ():
+        print(note, file=sys.stderr)
     if is_first():
         left_out = dict(dataset.left_out) if isinstance(dataset, MixtureTraining) else {}
         write_record(folder, recipe, data_root=data_root, samples=len(dataset), left_out=left_out, workers=workers)  # type: ignore[arg-type]
@@ -91,8 +98,10 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"batch_size is {recipe.batch_size} and micro_batch {recipe.micro_batch}; use 1 or more")
 
 
-def training_data(processor: Processor, recipe: Recipe, root: Path | None) -> tuple[Dataset[Any], Recipe]:
-    """The run's samples, and the recipe with its number of steps.
+def training_data(
+    processor: Processor, recipe: Recipe, root: Path | None, bad_file: Path | None = None
+) -> tuple[Dataset[Any], Recipe]:
+    """The run's samples, and the recipe with its number of steps; ``bad_file`` as in `MixtureTraining`.
 
     Raises:
         DatasetError: a source is missing or damaged.
@@ -108,7 +117,7 @@ def training_data(processor: Processor, recipe: Recipe, root: Path | None) -> tu
             or max(1, round(recipe.epochs * len(plan) / recipe.batch_size)) * recipe.batch_size
         )
 
-    dataset = MixtureTraining(_processor_of(processor, recipe), recipe, root, samples)
+    dataset = MixtureTraining(_processor_of(processor, recipe), recipe, root, samples, bad_file=bad_file)
     return dataset, replace(recipe, steps=len(dataset) // recipe.batch_size)
 
 
@@ -145,6 +154,8 @@ def train(begun: Begun, recipe: Recipe, dataset: Any, folder: Path, look: Look |
     figures = trainer.look()
     if is_first():
         minutes = (time.monotonic() - began) / 60
+        if isinstance(dataset, MixtureTraining) and dataset.bad.told():
+            print(dataset.bad.told(), file=sys.stderr)
         print(f"done in {minutes:.1f} minutes: {folder / 'final'}  {figures or ''}", file=sys.stderr)
     trainer.finish(folder / "final")
     return folder / "final"

@@ -90,16 +90,18 @@ def read_config(xml: str) -> LabelConfig:
         Refusal: it is no XML, or has nothing that the model can draw on, or draw with.
     """
     root = _parsed(xml)
-    shown = next((tag for tag in root.iter() if tag.tag in ("Image", "Video") and tag.get("name")), None)
-    if shown is None:
+    found = [tag for tag in root.iter() if tag.tag in ("Image", "Video") and tag.get("name")]
+    if not found:
         raise bad_config("the labelling configuration shows no <Image> or <Video>, which the model needs")
+    # of several, the one that labels draw on
+    shown = next((tag for tag in found if _controls(_aimed_at(tag, root), _medium(tag))), found[0])
     value = shown.get("value", "")
     if not value.startswith("$") or len(value) < 2:
         raise bad_config(
             f"the value of <{shown.tag}> is {value[:40]!r}; it must be one key of the task's data, as $image"
         )
-    name, medium = shown.get("name", ""), "video" if shown.tag == "Video" else "image"
-    labels = [tag for tag in root.iter() if tag.get("name") and name in _targets(tag)]
+    name, medium = shown.get("name", ""), _medium(shown)
+    labels = _aimed_at(shown, root)
     words = {label: said for tag in labels for label, said in _labels(tag)}
     controls = _controls(labels, medium)
     if not controls:
@@ -113,7 +115,7 @@ def read_config(xml: str) -> LabelConfig:
         raise bad_config(f"the labelling configuration has {len(words)} labels; at most {MOST_LABELS} can be asked for")
     texts = [tag.get("value", "") for tag in root.iter("Text")]
     return LabelConfig(
-        medium="video" if medium == "video" else "image",
+        medium=medium,
         object_name=name,
         data_key=value[1:],
         controls=controls,
@@ -130,6 +132,15 @@ def _parsed(xml: str) -> ElementTree.Element:
         return ElementTree.fromstring(xml)
     except (ElementTree.ParseError, ValueError) as error:
         raise bad_config(f"the labelling configuration is no XML ({error})") from error
+
+
+def _medium(tag: ElementTree.Element) -> Literal["image", "video"]:
+    return "video" if tag.tag == "Video" else "image"
+
+
+def _aimed_at(shown: ElementTree.Element, root: ElementTree.Element) -> list[ElementTree.Element]:
+    """The controls of an ``<Image>`` or ``<Video>``."""
+    return [tag for tag in root.iter() if tag.get("name") and shown.get("name", "") in _targets(tag)]
 
 
 def _targets(tag: ElementTree.Element) -> list[str]:

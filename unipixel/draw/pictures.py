@@ -12,9 +12,13 @@ from pathlib import Path
 import av
 import av.codec
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from unipixel.draw.lettering import Lettering, writable
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+_GIF_SHORTEST, _GIF_LONGEST = 2, 65_535
+"""Hundredths of a second: viewers slow frames of less than 2 down to 10, and a file holds no more than 16 bits."""
 _MARGIN = 8
 """Pixels between the cells of a contact sheet."""
 
@@ -41,7 +45,8 @@ def overlay(
     Args:
         frame: uint8 (H, W, 3).
         masks: bool (N, H, W); later ones lie above earlier ones, empty ones draw nothing.
-        labels: text per object; by default its id. Empty text draws no label.
+        labels: text per object; by default its id, which also takes the place of text that no font can write. Empty
+            text draws no label.
         ids: object ids, which choose the colours; by default 1, 2, ...
         opacity: of the colour inside the outline, 0 to 1.
 
@@ -68,7 +73,7 @@ def overlay(
     image = Image.fromarray(out.round().astype(np.uint8))
     for mask, object_id, text in zip(masks, ids, texts, strict=True):
         if text and mask.any():
-            _write_label(image, text, _middle(mask), palette(object_id))
+            _write_label(image, text if writable(text) else str(object_id), _middle(mask), palette(object_id))
     return np.array(image)
 
 
@@ -157,16 +162,25 @@ def write_png(image: np.ndarray, path: str | Path) -> Path:
 def write_gif(frames: Iterable[np.ndarray], path: str | Path, fps: float = 8.0) -> Path:
     """Write frames, uint8 (H, W, 3), as an endless GIF of 256 colours; for short clips, since they stay in memory.
 
+    It lasts as long as the clip: times are whole hundredths of a second, so of more than 50 frames per second some are
+    left out.
+
     Raises:
         ValueError: No frame, frames of different sizes, or a frame rate that is not positive.
     """
     path = _writable(path)
     first, rest = _first_and_rest(frames, fps)
-    paletted = (Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in rest)
-    start = Image.fromarray(first).quantize(256, dither=Image.Dither.NONE)
-    # Viewers slow frames of less than 20 ms down to 100 ms.
-    duration_ms = max(20, round(1000 / fps))
-    start.save(path, format="GIF", save_all=True, append_images=paletted, duration=duration_ms, loop=0)
+    kept: list[Image.Image] = []
+    times: list[int] = []
+    number = 0
+    for number, frame in enumerate(itertools.chain([first], rest)):
+        time = round(100 * number / fps)
+        if not times or time - times[-1] >= _GIF_SHORTEST:
+            kept.append(Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE))
+            times.append(time)
+    times.append(max(round(100 * (number + 1) / fps), times[-1] + _GIF_SHORTEST))
+    durations_ms = [10 * min(after - before, _GIF_LONGEST) for before, after in itertools.pairwise(times)]
+    kept[0].save(path, format="GIF", save_all=True, append_images=kept[1:], duration=durations_ms, loop=0)
     return path
 
 
@@ -183,7 +197,9 @@ def write_mp4(frames: Iterable[np.ndarray], path: str | Path, fps: float = 8.0) 
     height, width = first.shape[:2]
     codec, options = ("libx264", {"crf": "18"}) if "libx264" in av.codec.codecs_available else ("mpeg4", {"q": "3"})
     with av.open(f"file:{path}", mode="w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        # both ways round, so that a frame every hour is no rate of 0
+        rate = Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
+        stream = container.add_stream(codec, rate=rate, options=options)
         if not isinstance(stream, av.VideoStream):
             raise TypeError(f"the codec {codec} does not write video")
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
@@ -223,10 +239,6 @@ def _writable(path: str | Path) -> Path:
     return path
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=max(8, size))
-
-
 def _middle(mask: np.ndarray) -> tuple[int, int]:
     """The (x, y) of the mask's pixel nearest to its centre of mass, so that a label lies on the object itself."""
     rows, columns = np.nonzero(mask)
@@ -236,11 +248,9 @@ def _middle(mask: np.ndarray) -> tuple[int, int]:
 
 def _write_label(image: Image.Image, text: str, middle: tuple[int, int], colour: tuple[int, int, int]) -> None:
     """Write text on a plate in the object's colour around ``middle``, moved inside the picture; none if too small."""
-    size = max(11, round(min(image.size) / 28))
-    font, pen = _font(size), ImageDraw.Draw(image)
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    pad = max(2, size // 5)
-    width, height = round(right - left) + 2 * pad, round(bottom - top) + 2 * pad
+    letters, pen = Lettering(max(11, round(min(image.size) / 28))), ImageDraw.Draw(image)
+    pad = max(2, letters.size // 5)
+    width, height = math.ceil(letters.width(text)) + 2 * pad, letters.height() + 2 * pad
     if width > image.width or height > image.height:
         return
     x = min(max(middle[0] - width // 2, 0), image.width - width)
@@ -248,7 +258,7 @@ def _write_label(image: Image.Image, text: str, middle: tuple[int, int], colour:
     pen.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=pad, fill=colour)
     red, green, blue = colour
     ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
-    pen.text((x + pad - left, y + pad - top), text, font=font, fill=ink)
+    letters.write(image, (x + pad, y + pad), text, ink)
 
 
 def _cell(image: np.ndarray, caption: str, width: int) -> Image.Image:
@@ -260,43 +270,30 @@ def _cell(image: np.ndarray, caption: str, width: int) -> Image.Image:
         picture = picture.resize((max(1, round(picture.width * 3 * width / picture.height)), 3 * width))
     else:
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    font = _font(max(11, width // 22))
-    lines = _broken_lines(caption, font, width)
-    line_height = round(font.getbbox("Ágy")[3] * 1.25)
+    letters = Lettering(max(11, width // 22))
+    lines = _broken_lines(caption, letters, width)
+    line_height = letters.line_height
     cell = Image.new("RGB", (width, picture.height + 4 + line_height * len(lines)), (255, 255, 255))
     cell.paste(picture, ((width - picture.width) // 2, 0))
-    pen = ImageDraw.Draw(cell)
     for number, line in enumerate(lines):
-        pen.text((0, picture.height + 4 + number * line_height), line, font=font, fill=(20, 20, 20))
+        letters.write(cell, (0, picture.height + 4 + number * line_height), line, (20, 20, 20))
     return cell
 
 
-def _broken_lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def _broken_lines(text: str, letters: Lettering, width: int) -> list[str]:
     """Text broken at spaces so that lines fit ``width`` pixels; a word that does not fit is broken inside."""
     lines = []
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split():
-            while font.getlength(word) > width:
-                fits = _fitting(word, font, width)
+            while letters.width(word) > width:
+                fits = letters.fitting(word, width)
                 lines += [line, word[:fits]] if line else [word[:fits]]
                 line, word = "", word[fits:]
-            if line and font.getlength(f"{line} {word}") > width:
+            if line and letters.width(f"{line} {word}") > width:
                 lines.append(line)
                 line = word
             else:
                 line = f"{line} {word}".strip()
         lines.append(line)
     return lines
-
-
-def _fitting(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> int:
-    """How many characters of a word fit ``width`` pixels, at least one."""
-    fits, longest = 1, len(word)
-    while fits < longest:
-        middle = (fits + longest + 1) // 2
-        if font.getlength(word[:middle]) <= width:
-            fits = middle
-        else:
-            longest = middle - 1
-    return fits
