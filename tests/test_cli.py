@@ -358,7 +358,7 @@ def test_mask_files_that_mark_nothing_or_far_too_much_are_refused(tmp_path: Path
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "photo.png")
     with pytest.raises(PromptError, match="is empty"):
         parse_mask(str(tmp_path / "empty.png"))
-    with pytest.raises(PromptError, match="255 values"):
+    with pytest.raises(MediaError, match="256 grey values"):
         parse_mask(str(tmp_path / "photo.png"))
     with pytest.raises(MediaError):
         parse_mask(str(tmp_path / "nowhere.png"))

@@ -200,7 +200,7 @@ def mask_of(session: Session, queries: torch.Tensor) -> Any:
 def test_plurals_are_asked_for_until_nothing_new_comes() -> None:
     engine, settings = load("nano"), SceneSettings(twins=1.0, num_objects=(3, 5), scale=(0.2, 0.4))
     counts = []
-    for index in range(12):
+    for index in range(6):
         world = scene(EVAL_SEED + 900, index, settings)
         names = [one.thing.name for one in world.objects]
         name = max(names, key=names.count)

@@ -41,7 +41,7 @@ def test_a_click_is_taught_in_the_tokens_in_which_the_engine_asks_for_it(
     checkpoint: str, spelled: list[str], released: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = unipixel.load("nano" if checkpoint == "nano" else released)
-    sample = prompted(stickers.scene(0, 1).sample(()), None, 1)
+    sample = prompted(stickers.scene(0, 1).sample(()), None, 1, named=engine.processor.chat.named)
     (turn,) = sample.turns
     taught = engine.processor.training(sample)["input_ids"]
     fed: list[torch.Tensor] = []

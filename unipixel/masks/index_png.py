@@ -136,7 +136,7 @@ def _is_soft(values: np.ndarray, top: int, *, is_lossy: bool) -> bool | None:
     if beside.mean() < 0.7:
         return None if thin.size > 16 else False
     if bool((solid >= bright).all()) and levels[-1] > half:
-        return True
+        return True if extreme.mean() >= 0.5 else None  # a gradient or a photo is grey throughout
     return None if beside.mean() >= 0.9 or thin.size > 16 else False
 
 

@@ -15,11 +15,12 @@ from unipixel.processing.wording import worded
 from unipixel.sample import Query, Sample
 
 
-def prompted(sample: Sample, rng: np.random.Generator | None, most: int) -> Sample:
+def prompted(sample: Sample, rng: np.random.Generator | None, most: int, *, named: bool = False) -> Sample:
     """The sample with a turn for each of at most ``most`` objects, pointed at or boxed, under ids from 1 on.
 
     Args:
         rng: chooses objects, prompts and frames; None: the first objects, prompted as in evaluation.
+        named: the form of the question, see `wording.prefilling`; to be taken from the checkpoint.
 
     Raises:
         DatasetError: the sample shows no object.
@@ -33,7 +34,7 @@ def prompted(sample: Sample, rng: np.random.Generator | None, most: int) -> Samp
     objects = {new: sample.objects[old] for old, new in number.items()}
     made = worded(replace(sample, objects=objects, queries=queries, turns=()), rng, form="mixed")
     turns = [
-        replace(turn, question=prefilling(query.about), answer=forced_answer(query.about), task="prompt")
+        replace(turn, question=prefilling(query.about, named=named), answer=forced_answer(query.about), task="prompt")
         for turn, query in zip(made.turns, made.queries, strict=True)
     ]
     return replace(made, turns=tuple(turns))

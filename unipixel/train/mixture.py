@@ -253,7 +253,7 @@ def asked(
     is_pointed = source.form == "prompts" or not (sample.queries or sample.turns)
     # of a picture with nothing on it only words can be learnt, of one with nothing to ask for only pointing
     if is_pointed and (not sample.queries or any(track.visible.any() for track in sample.objects.values())):
-        return prompted(sample, rng, turns or len(sample.objects))
+        return prompted(sample, rng, turns or len(sample.objects), named=named)
     if sample.turns and not sample.queries:
         return replace(sample, turns=sample.turns[: turns or None])
     return worded(

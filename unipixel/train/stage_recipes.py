@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unipixel.stickers import SceneSettings
+from unipixel.stickers import HARD, SceneSettings
 from unipixel.train.nano_recipes import EASY, nano_bind
 from unipixel.train.recipe import Evaluation, Limits, Lora, MixtureRecipe, Source, Start, StickerRecipe
 
@@ -212,6 +212,7 @@ def debug() -> StickerRecipe:
         warmup_steps=5,
         turns=3,
         mix={"refer": 1.0, "point": 1.0, "name": 1.0},
+        world=HARD,  # small pictures, which the tiny model sees whole
         distinct=2,
         losses=EASY,
         bf16=False,
