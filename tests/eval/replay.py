@@ -23,8 +23,8 @@ from unipixel.engine.engine import Engine
 from unipixel.engine.tracking import TrackedFrame
 from unipixel.eval.predictions import Line
 from unipixel.eval.predictors import EnginePredictor
-from unipixel.eval.protocols import Protocol
-from unipixel.eval.questions import Prediction, Question, Unit
+from unipixel.eval.protocols import BenchmarkProtocol
+from unipixel.eval.protocols import Prediction, Question, Unit
 from unipixel.eval.runner import predict_unit
 from unipixel.masks import MaskTrack, encode_rle
 from unipixel.media import Media
@@ -137,7 +137,7 @@ class Asked:
     question: Question
     calls: tuple[Call, ...]
     line: Line
-    protocol: Protocol
+    protocol: BenchmarkProtocol
     processor: Processor
     exact_ids: bool
 
@@ -153,7 +153,7 @@ class Asked:
 
 
 def ask(
-    protocol: Protocol,
+    protocol: BenchmarkProtocol,
     unit: Unit,
     read: Any,
     sample: Sample,

@@ -19,7 +19,7 @@ from unipixel.data import DATASETS
 from unipixel.data.choices import TASKS
 from unipixel.eval.benchmarks import BENCHMARKS, get_protocol, select_splits
 from unipixel.eval.predictors import BlankPredictor, PerfectPredictor
-from unipixel.eval.questions import Predictor
+from unipixel.eval.protocols import Predictor
 from unipixel.eval.report import ReportSection, collect_sections, format_rows
 from unipixel.eval.runner import BenchmarkRun, open_run, predict
 from unipixel.sample import Query, Sample

@@ -17,9 +17,9 @@ from unipixel.errors import PromptError
 from unipixel.eval.choices import Choices
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.predictors import RELEASED, EnginePredictor, PerfectPredictor
-from unipixel.eval.protocols import Protocol
-from unipixel.eval.questions import ClipView, Prediction, Question
-from unipixel.eval.video_masks import VideoMasks
+from unipixel.eval.protocols import BenchmarkProtocol
+from unipixel.eval.protocols import ClipView, Prediction, Question
+from unipixel.eval.expression_masks import VideoMasks
 from unipixel.masks import MaskTrack
 from unipixel.processing import Processor
 from unipixel.sample import Turn
@@ -37,7 +37,7 @@ def predictor(engine: Engine) -> Iterator[EnginePredictor]:
     made.close()
 
 
-def questions(protocol: Protocol, records: list, num_frames: int = 4) -> list[Question]:
+def questions(protocol: BenchmarkProtocol, records: list, num_frames: int = 4) -> list[Question]:
     asked = [
         one for unit in protocol.group_records(records) for one in protocol.build_questions(unit, read, num_frames)
     ]

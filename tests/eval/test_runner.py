@@ -16,10 +16,10 @@ from unipixel import data
 from unipixel.errors import DatasetError
 from unipixel.eval.predictions import PredictionFile, read_predictions
 from unipixel.eval.predictors import PerfectPredictor
-from unipixel.eval.questions import Prediction, Question
+from unipixel.eval.protocols import Prediction, Question
 from unipixel.eval.report import ReportSection, collect_sections, render_markdown
 from unipixel.eval.runner import BenchmarkRun, predict, rescore
-from unipixel.eval.video_masks import VideoMasks
+from unipixel.eval.expression_masks import VideoMasks
 
 WHERE = {"name": "mevis", "split": "valid_u"}
 

@@ -20,8 +20,8 @@ from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.predictors import BlankPredictor, PerfectPredictor
 from unipixel.eval.report import collect_sections, render_markdown
 from unipixel.eval.runner import BenchmarkRun, predict
-from unipixel.eval.uploads import write_zip
-from unipixel.eval.video_masks import VideoMasks
+from unipixel.eval.predictions import write_zip
+from unipixel.eval.expression_masks import VideoMasks
 
 
 def server(**options: object) -> BenchmarkRun:

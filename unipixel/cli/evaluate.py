@@ -18,7 +18,7 @@ from unipixel.cli.sticker_evaluation import measure_stickers
 
 if TYPE_CHECKING:
     from unipixel.eval.judge import Judge
-    from unipixel.eval.questions import Predictor
+    from unipixel.eval.protocols import Predictor
     from unipixel.eval.runner import BenchmarkRun
 
 EXTREMES = ("perfect", "blank")
@@ -99,7 +99,7 @@ def evaluate(
     if names == ["stickers"] and (out is None or out.suffix.lower() == ".json"):
         measure_stickers(
             model=model,
-            device=device,
+            load_predictor=lambda: _load_predictor(model, base, device, dtype),
             only=only,
             count=count,
             videos=videos,

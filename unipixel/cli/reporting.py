@@ -13,7 +13,7 @@ from rich.table import Table
 from unipixel.cli.output import print_json, show_written, stdout
 
 if TYPE_CHECKING:
-    from unipixel.eval.predictions import Line, RunHeader
+    from unipixel.eval.predictions import PredictionLine, RunHeader
     from unipixel.eval.report import ReportSection
     from unipixel.eval.runner import BenchmarkRun
 
@@ -37,7 +37,7 @@ def write_report(
             header.benchmark, header.split, data_root, model=header.model, protocol=header.protocol, limit=header.limit
         )
 
-    def rescore_lines(header: RunHeader, lines: list[Line]) -> list[Line]:
+    def rescore_lines(header: RunHeader, lines: list[PredictionLine]) -> list[PredictionLine]:
         return rescore(reopen_run(header), lines, header.num_frames)
 
     sections = collect_sections(folders, rescore_lines if rescored else None)
@@ -63,8 +63,8 @@ def write_report(
 def _write_upload(one: ReportSection, out: Path) -> Path | None:
     """The zip for the server that scores a benchmark, once everything is answered."""
     from unipixel.eval.benchmarks import BENCHMARKS
+    from unipixel.eval.predictions import write_zip
     from unipixel.eval.report import is_uploadable
-    from unipixel.eval.uploads import write_zip
 
     layout = BENCHMARKS[one.header.benchmark].splits[one.header.split].layout
     if not layout or not is_uploadable(one.header, one.lines):

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from unipixel.cli.ask import load_engine
 from unipixel.cli.output import check_out, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from unipixel.eval.stickers import StickerFigure
+    from unipixel.eval.protocols import Figure, Predictor
     from unipixel.stickers import SceneSettings
 
 
 def measure_stickers(
     *,
     model: str,
-    device: str,
+    load_predictor: Callable[[], Predictor],
     only: Sequence[str] | None,
     count: int,
     videos: int,
@@ -34,12 +34,22 @@ def measure_stickers(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Measure a checkpoint on held-out scenes of the built-in world."""
-    _check_options(count, videos, sprites, out)
-    settings = get_world_settings(world, sprites, style)
-    engine = load_engine(model, device)
-    from unipixel.eval.stickers import StickerEvaluation, ask_engine
+    """Measure a checkpoint on held-out scenes of the built-in world.
 
+    Raises:
+        ValueError: an option is wrong.
+    """
+    from unipixel.data import read
+    from unipixel.eval.benchmarks import STICKER_TASKS
+    from unipixel.eval.runner import BenchmarkRun, predict
+    from unipixel.eval.stickers import StickerProtocol
+
+    _check_options(count, videos, sprites, out)
+    unknown = [name for name in only or () if name not in STICKER_TASKS]
+    if unknown:
+        raise ValueError(f"there is no figure {unknown[0]!r}; there are {', '.join(STICKER_TASKS)}")
+    settings = get_world_settings(world, sprites, style)
+    predictor = load_predictor()
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -48,30 +58,28 @@ def measure_stickers(
         console=stderr(),
         disable=not sys.stderr.isatty(),
     )
-    tasks: dict[str, Any] = {}
-
-    def progress(name: str, done: int, total: int) -> None:
-        if name not in tasks:
-            tasks[name] = bar.add_task(name, total=total)
-        bar.update(tasks[name], completed=done)
-
-    measure = StickerEvaluation(
-        lambda questions: ask_engine(engine, questions),
-        settings,
-        count=count,
-        video_count=videos,
-        progress=progress,
-    )
+    measured: list[tuple[list[Figure], int]] = []
     with bar:
-        figures = measure.run(tuple(only or ()))
-    values = {"model": model, "world": world, "style": style, "figures": [figure.to_json() for figure in figures]}
+        for name, task in STICKER_TASKS.items():
+            if only and name not in only:
+                continue
+            number = videos if task.is_video else count
+            protocol = StickerProtocol(task=task, settings=settings, count=number)
+            records = protocol.read_records("stickers", None, "val")
+            run = BenchmarkRun(name="stickers", split=name, protocol=protocol, records=records, read=read, model=model)
+            progress = partial(_update, bar, bar.add_task(name, total=number))
+            lines = predict(run, predictor, None, progress=progress).values()
+            figures = protocol.summarize([one for line in lines for one in line.measures])
+            measured.append((figures, sum(bool(line.error) for line in lines)))
+    values = [_to_json(*one) for one in measured]
+    report = {"model": model, "world": world, "style": style, "figures": values}
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if as_json:
-        print_json(values)
+        print_json(report)
         return
-    _show_figures(figures)
+    _show_figures(measured)
     if out is not None:
         typer.echo(f"wrote {out}")
 
@@ -102,17 +110,27 @@ def _check_options(count: int, videos: int, sprites: Path | None, out: Path | No
     check_out(out)
 
 
-def _show_figures(figures: Sequence[StickerFigure]) -> None:
+def _update(bar: Progress, task: TaskID, done: int, total: int, failed: int) -> None:
+    bar.update(task, completed=done, total=total)
+
+
+def _to_json(figures: Sequence[Figure], failed: int) -> dict[str, object]:
+    first, *others = figures
+    return {
+        "name": first.name,
+        "value": round(first.value / 100, 4),
+        "baseline": round((first.baseline or 0) / 100, 4),
+        "baseline_means": first.baseline_name,
+        "count": first.count,
+        "failed": failed,
+        **{one.name: round(one.value / 100, 4) for one in others},
+    }
+
+
+def _show_figures(measured: Sequence[tuple[Sequence[Figure], int]]) -> None:
     table = Table("figure", "value", "trivial", "what is trivial", "questions", "failed", "more")
-    for one in figures:
-        more = ", ".join(f"{name} {value:.3f}" for name, value in one.more.items())
-        table.add_row(
-            one.name,
-            f"{one.value:.3f}",
-            f"{one.baseline:.3f}",
-            one.baseline_means,
-            str(one.count),
-            str(one.failed),
-            more,
-        )
+    for (first, *others), failed in measured:
+        more = ", ".join(f"{one.name} {one.value / 100:.3f}" for one in others)
+        value, baseline = f"{first.value / 100:.3f}", f"{(first.baseline or 0) / 100:.3f}"
+        table.add_row(first.name, value, baseline, first.baseline_name, str(first.count), str(failed), more)
     stdout().print(table)

@@ -14,14 +14,21 @@ from typing import Literal
 from unipixel.eval.captions import Captions
 from unipixel.eval.choices import Choices
 from unipixel.eval.differences import find_differences
-from unipixel.eval.image_masks import ImageMasks
+from unipixel.eval.expression_masks import ClassicDavis, Davis, ImageMasks, Revos, VideoMasks
 from unipixel.eval.pixelqa import PixelQA
-from unipixel.eval.protocols import Protocol
-from unipixel.eval.sticker_figures import StickerFigures
-from unipixel.eval.video_masks import ClassicDavis, Davis, Revos, VideoMasks
-
-ProtocolName = Literal["correct", "original"]
-
+from unipixel.eval.protocols import BenchmarkProtocol
+from unipixel.eval.stickers import (
+    StickerAbsence,
+    StickerBoxes,
+    StickerChoices,
+    StickerExpressions,
+    StickerGivenMasks,
+    StickerNames,
+    StickerPoints,
+    StickerProtocol,
+    StickerTask,
+    StickerVideos,
+)
 
 RELEASES = {"UniPixel-3B": "released 3B", "UniPixel-7B": "released 7B, October 2025"}
 PAPER = "paper"
@@ -51,7 +58,7 @@ class Split:
 
     data: str
     """Split of the dataset."""
-    protocol: Protocol
+    protocol: BenchmarkProtocol
     published: Mapping[str, PublishedFigure] = field(default_factory=dict)
     """By the name of the figure."""
     layout: Literal["", "mevis", "ref_youtube_vos"] = ""
@@ -122,6 +129,17 @@ def _list_grades(
         **{name: PublishedFigure(value, None, secondary=True) for name, value in parts.items()},
     }
 
+
+STICKER_TASKS: dict[str, StickerTask] = {
+    "refer": StickerExpressions(),
+    "box": StickerBoxes(),
+    "point": StickerPoints(),
+    "name": StickerNames(),
+    "absent": StickerAbsence(),
+    "video": StickerVideos(),
+    "video_given": StickerGivenMasks(),
+    "pixelqa": StickerChoices(),
+}
 
 BENCHMARKS: dict[str, Benchmark] = {
     "revos": Benchmark(
@@ -294,8 +312,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "stickers": Benchmark(
         title="Stickers",
         dataset="stickers",
-        splits={"all": Split(data="val", protocol=StickerFigures())},
-        default=("all",),
+        splits={name: Split(data="val", protocol=StickerProtocol(task=task)) for name, task in STICKER_TASKS.items()},
+        default=tuple(STICKER_TASKS),
     ),
 }
 """Name -> benchmark."""
@@ -316,7 +334,7 @@ def select_splits(name: str) -> list[tuple[str, str]]:
     return [(title, split)] if split else [(title, one) for one in BENCHMARKS[title].default]
 
 
-def get_protocol(name: str, split: str, protocol: str) -> Protocol:
+def get_protocol(name: str, split: str, protocol: str) -> BenchmarkProtocol:
     """How a split is asked and scored.
 
     Args:
