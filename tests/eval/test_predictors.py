@@ -15,11 +15,10 @@ from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.errors import PromptError
 from unipixel.eval.choices import Choices
+from unipixel.eval.expression_masks import VideoMasks
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.predictors import RELEASED, EnginePredictor, PerfectPredictor
-from unipixel.eval.protocols import BenchmarkProtocol
-from unipixel.eval.protocols import ClipView, Prediction, Question
-from unipixel.eval.expression_masks import VideoMasks
+from unipixel.eval.protocols import BenchmarkProtocol, ClipView, Prediction, Question
 from unipixel.masks import MaskTrack
 from unipixel.processing import Processor
 from unipixel.sample import Turn

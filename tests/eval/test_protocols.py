@@ -11,11 +11,16 @@ from worlds import FRAMES, SIZE_HW, choices, expressions, media, read, record, s
 
 from unipixel.errors import DatasetError
 from unipixel.eval.choices import Choices, summarize_accuracy
-from unipixel.eval.expression_masks import ImageMasks
+from unipixel.eval.expression_masks import ClassicDavis, Davis, ImageMasks, Revos, VideoMasks
 from unipixel.eval.pixelqa import PRIMER, PixelQA, choose_original_kinds, renumber_from_one
-from unipixel.eval.protocols import BenchmarkProtocol, select_frames, spread_frames
-from unipixel.eval.protocols import PredictedObject, Prediction, Question
-from unipixel.eval.expression_masks import ClassicDavis, Davis, Revos, VideoMasks
+from unipixel.eval.protocols import (
+    BenchmarkProtocol,
+    PredictedObject,
+    Prediction,
+    Question,
+    select_frames,
+    spread_frames,
+)
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Box, Point, Query, Sample

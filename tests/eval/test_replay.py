@@ -27,13 +27,11 @@ from unipixel.eval import pixelqa
 from unipixel.eval.benchmarks import BENCHMARKS
 from unipixel.eval.captions import DIMENSIONS, average_grades
 from unipixel.eval.choices import Choices, score_letter, summarize_accuracy
-from unipixel.eval.expression_masks import ImageMasks
+from unipixel.eval.expression_masks import ImageMasks, VideoMasks
 from unipixel.eval.judge import parse_grades
 from unipixel.eval.pixelqa import PixelQA, choose_original_kinds
-from unipixel.eval.protocols import BenchmarkProtocol, merge_targets
-from unipixel.eval.protocols import PredictedObject, Prediction, Question, Unit
+from unipixel.eval.protocols import BenchmarkProtocol, PredictedObject, Prediction, Question, Unit, merge_targets
 from unipixel.eval.runner import open_run
-from unipixel.eval.expression_masks import VideoMasks
 from unipixel.masks import MaskTrack
 from unipixel.metrics import parse_choice, volume_scores
 from unipixel.processing import ImageSettings, Processor, build_tokenizer, format_request

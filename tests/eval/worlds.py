@@ -10,8 +10,7 @@ import numpy as np
 
 from unipixel.data.records import Record
 from unipixel.eval.predictors import PerfectPredictor
-from unipixel.eval.protocols import BenchmarkProtocol
-from unipixel.eval.protocols import Prediction, Question
+from unipixel.eval.protocols import BenchmarkProtocol, Prediction, Question
 from unipixel.eval.runner import BenchmarkRun
 from unipixel.masks import MaskTrack
 from unipixel.media import Media

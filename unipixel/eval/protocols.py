@@ -180,8 +180,13 @@ class BenchmarkProtocol(ABC):
     batch_size: ClassVar[int] = 1
     """Units whose questions are asked together."""
 
-    def read_records(self, dataset: str, root: str | Path | None, split: str) -> Sequence[Record]:
+    def read_records(
+        self, dataset: str, root: str | Path | None, split: str, limit: int | None = None
+    ) -> Sequence[Record]:
         """The records of a split.
+
+        Args:
+            limit: units that are asked for at most; where records cost time, others need not be made.
 
         Raises:
             DatasetError: the data are missing or damaged.

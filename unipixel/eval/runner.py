@@ -105,7 +105,7 @@ def open_run(
         ValueError: there is no such protocol, or limit and shard are out of range.
     """
     how, benchmark = get_protocol(name, split, protocol), BENCHMARKS[name]
-    records = how.read_records(benchmark.dataset, root, benchmark.splits[split].data)
+    records = how.read_records(benchmark.dataset, root, benchmark.splits[split].data, limit)
     return BenchmarkRun(
         name=name, split=split, protocol=how, records=records, read=read, model=model, limit=limit, shard=shard
     )

@@ -119,9 +119,10 @@ class StickerProtocol(BenchmarkProtocol):
 
     batch_size: ClassVar[int] = 16
 
-    def read_records(self, dataset: str, root: str | Path | None, split: str) -> list[Record]:
+    def read_records(self, dataset: str, root: str | Path | None, split: str, limit: int | None = None) -> list[Record]:
         """The scenes that are asked about; they need no files."""
-        return self.task.list_records(self.settings, self.count or (VIDEO_COUNT if self.task.is_video else COUNT))
+        count = self.count or (VIDEO_COUNT if self.task.is_video else COUNT)
+        return self.task.list_records(self.settings, count if limit is None else min(count, limit))
 
     def group_records(self, records: Sequence[Record]) -> list[Unit]:
         """One scene each, or one of either kind where a task has two."""
