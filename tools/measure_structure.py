@@ -17,8 +17,8 @@ SHORT = 90
 RECORD_BASES = {"NamedTuple", "TypedDict", "BaseModel"}
 IRREGULAR = frozenset(
     """asked begun bound bought brought built burnt done drawn driven fed felt found given gone grown held hidden kept
-    known laid learnt led lent lost made meant met paid said seen sent shown slept sorted spent spoken stood taken taught
-    thought thrown told understood woken won worn woven written""".split()  # noqa: SIM905
+    known laid learnt led lent lost made meant met paid said seen sent shown slept sorted spent spoken stood taken
+    taught thought thrown told understood woken won worn woven written""".split()  # noqa: SIM905
 )
 """Irregular participles, without those that are verbs as well (``cut``, ``put``, ``read``, ``run``, ``set``)."""
 NOT_PARTICIPLES = frozenset(
