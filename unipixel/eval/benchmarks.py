@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from unipixel.data.differences import find_differences
 from unipixel.eval.captions import Captions
 from unipixel.eval.choices import Choices
-from unipixel.eval.differences import find_differences
 from unipixel.eval.expression_masks import ClassicDavis, Davis, ImageMasks, Revos, VideoMasks
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.protocols import BenchmarkProtocol

@@ -59,7 +59,7 @@ class PixelQA(BenchmarkProtocol):
     frames are reported as well, though not by ``original``.
 
     By default the model writes its own pre-filling answer, an object that it does not find stays without a mask, and
-    the letter is read from whatever it replies. What ``original`` does instead is in `differences.DIFFERENCES`. The
+    the letter is read from whatever it replies. What ``original`` does instead is in `data.differences.EVALUATION`. The
     original draws its mix of points and boxes without a seed; both ways draw it here from one seed and the record's id,
     so that figures can be repeated.
     """

@@ -173,7 +173,7 @@ class BenchmarkProtocol(ABC):
     """How a benchmark is asked and scored."""
 
     original: bool = False
-    """Do it as the published evaluation of UniPixel does, where that differs (see `differences.DIFFERENCES`)."""
+    """Do it as the published evaluation of UniPixel does, where that differs (see `data.differences.EVALUATION`)."""
 
     failure_rule: ClassVar[str] = "a failed question counts as 0"
     """What becomes of questions that raised an error; the report states it."""

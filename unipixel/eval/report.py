@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from unipixel.data.bad_records import format_reasons
+from unipixel.data.differences import describe_differences
 from unipixel.errors import DatasetError
 from unipixel.eval.benchmarks import BENCHMARKS, PublishedFigure, get_protocol
-from unipixel.eval.differences import describe_differences
 from unipixel.eval.judge import merge_grades
 from unipixel.eval.predictions import PredictionLine, RunHeader, read_lines
 from unipixel.eval.protocols import Figure
