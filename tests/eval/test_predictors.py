@@ -87,7 +87,7 @@ def test_given_masks_reach_the_model_as_they_are(predictor: EnginePredictor, mon
     (asked, *_) = questions(Choices(style="videorefer", regions="single"), choices())
     given, opening = [], Processor.build_first_turn
     monkeypatch.setattr(
-        Processor, "first_turn", lambda self, *all_of: given.append(all_of[2]) or opening(self, *all_of)
+        Processor, "build_first_turn", lambda self, *all_of: given.append(all_of[2]) or opening(self, *all_of)
     )
     predictor.answer(asked)
     assert given[-1] == asked.sample.objects
@@ -125,7 +125,7 @@ def test_an_object_that_was_not_found_becomes_the_whole_frame_only_where_the_ori
         return answer
 
     given = Session.ask_turn
-    monkeypatch.setattr(Session, "put", nothing_found)
+    monkeypatch.setattr(Session, "ask_turn", nothing_found)
     (original, *_) = questions(PixelQA(prompts="point", original=True), choices())
     filled = predictor.answer(original)
     assert [one.id for one in filled.objects] == [0, 3]
@@ -153,7 +153,7 @@ def test_objects_that_are_given_stand_in_the_order_of_the_question_and_one_that_
     unseen = MaskTrack(sample.media.size_hw, (None,) * sample.media.num_frames)
     turns = []
     opening = Processor.build_first_turn
-    monkeypatch.setattr(Processor, "first_turn", lambda self, *given: turns.append(opening(self, *given)) or turns[-1])
+    monkeypatch.setattr(Processor, "build_first_turn", lambda self, *given: turns.append(opening(self, *given)) or turns[-1])
     predictor.answer(replace(asked, regions=(3, 0), sample=replace(sample, objects={**sample.objects, 0: unseen})))
     text = predictor.engine.processor.decode_answer(turns[-1].input_ids.tolist())
     lines = text.split("highlighted regions are as follows:\n")[1].split("\n")

@@ -15,8 +15,7 @@ from PIL import Image
 from unipixel.errors import DatasetError
 from unipixel.stickers import HELD_OUT_FAMILY, Scene, SceneSettings, generate_scene, generate_video
 from unipixel.stickers.colours import COLOURS, PAINTS, choose_colour_name, measure_colour_shares, repaint
-from unipixel.stickers.render import Placement, draw_sprite
-from unipixel.stickers.sprites import load_built_in
+from unipixel.stickers.sprites import Placement, draw_sprite, load_built_in
 
 CLEAN = SceneSettings(noise=0.0)
 

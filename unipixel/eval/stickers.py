@@ -46,7 +46,7 @@ from unipixel.metrics import Overlap, overlap, overlap_scores, volume_scores
 from unipixel.sample import Mask, Prompt, Query, Sample
 from unipixel.stickers import EVAL_SEED, Scene, SceneSettings, generate_scene, generate_turns, generate_video
 from unipixel.stickers.choice_tasks import LETTERS
-from unipixel.stickers.prompts import box_object, point_at_object
+from unipixel.stickers.scene import box_object, point_at_object
 
 COUNT, VIDEO_COUNT = 200, 40
 """Scenes that are asked about for a figure."""
