@@ -153,7 +153,9 @@ def test_objects_that_are_given_stand_in_the_order_of_the_question_and_one_that_
     unseen = MaskTrack(sample.media.size_hw, (None,) * sample.media.num_frames)
     turns = []
     opening = Processor.build_first_turn
-    monkeypatch.setattr(Processor, "build_first_turn", lambda self, *given: turns.append(opening(self, *given)) or turns[-1])
+    monkeypatch.setattr(
+        Processor, "build_first_turn", lambda self, *given: turns.append(opening(self, *given)) or turns[-1]
+    )
     predictor.answer(replace(asked, regions=(3, 0), sample=replace(sample, objects={**sample.objects, 0: unseen})))
     text = predictor.engine.processor.decode_answer(turns[-1].input_ids.tolist())
     lines = text.split("highlighted regions are as follows:\n")[1].split("\n")

@@ -16,6 +16,7 @@ from unipixel.eval.captions import Captions
 from unipixel.eval.choices import Choices
 from unipixel.eval.expression_masks import ClassicDavis, Davis, ImageMasks, Revos, VideoMasks
 from unipixel.eval.pixelqa import PixelQA
+from unipixel.eval.prompted_masks import ClipsByText, ClipsFromMask, PhotoPersons, PhotoRegions
 from unipixel.eval.protocols import BenchmarkProtocol
 from unipixel.eval.stickers import (
     StickerAbsence,
@@ -308,6 +309,25 @@ BENCHMARKS: dict[str, Benchmark] = {
         dataset="videomme",
         splits={"test": Split(data="test", protocol=Choices(style="mvbench"))},
         default=("test",),
+    ),
+    "photos": Benchmark(
+        title="Photos",
+        dataset="photos",
+        splits={
+            "box": Split(data="val", protocol=PhotoRegions(prompt="box")),
+            "point": Split(data="val", protocol=PhotoRegions(prompt="point")),
+            "person": Split(data="val", protocol=PhotoPersons()),
+        },
+        default=("box", "point", "person"),
+    ),
+    "davis_clips": Benchmark(
+        title="DAVIS clips",
+        dataset="davis_clips",
+        splits={
+            "given": Split(data="val", protocol=ClipsFromMask()),
+            "text": Split(data="val", protocol=ClipsByText()),
+        },
+        default=("given", "text"),
     ),
     "stickers": Benchmark(
         title="Stickers",
