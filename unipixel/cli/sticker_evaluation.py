@@ -40,9 +40,8 @@ def measure_stickers(
         ValueError: an option is wrong.
     """
     from unipixel.data import read
-    from unipixel.eval.benchmarks import STICKER_TASKS
     from unipixel.eval.runner import BenchmarkRun, predict
-    from unipixel.eval.stickers import StickerProtocol
+    from unipixel.eval.stickers import STICKER_TASKS, StickerProtocol
 
     _check_options(count, videos, sprites, out)
     unknown = [name for name in only or () if name not in STICKER_TASKS]

@@ -18,18 +18,7 @@ from unipixel.eval.expression_masks import ClassicDavis, Davis, ImageMasks, Revo
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.prompted_masks import ClipsByText, ClipsFromMask, PhotoPersons, PhotoRegions
 from unipixel.eval.protocols import BenchmarkProtocol
-from unipixel.eval.stickers import (
-    StickerAbsence,
-    StickerBoxes,
-    StickerChoices,
-    StickerExpressions,
-    StickerGivenMasks,
-    StickerNames,
-    StickerPoints,
-    StickerProtocol,
-    StickerTask,
-    StickerVideos,
-)
+from unipixel.eval.stickers import STICKER_TASKS, StickerProtocol
 
 RELEASES = {"UniPixel-3B": "released 3B", "UniPixel-7B": "released 7B, October 2025"}
 PAPER = "paper"
@@ -130,17 +119,6 @@ def _list_grades(
         **{name: PublishedFigure(value, None, secondary=True) for name, value in parts.items()},
     }
 
-
-STICKER_TASKS: dict[str, StickerTask] = {
-    "refer": StickerExpressions(),
-    "box": StickerBoxes(),
-    "point": StickerPoints(),
-    "name": StickerNames(),
-    "absent": StickerAbsence(),
-    "video": StickerVideos(),
-    "video_given": StickerGivenMasks(),
-    "pixelqa": StickerChoices(),
-}
 
 BENCHMARKS: dict[str, Benchmark] = {
     "revos": Benchmark(

@@ -51,7 +51,7 @@ def score_box(question: Question, prediction: Prediction) -> Measures:
 def summarize_boxes(measures: Sequence[Measures]) -> list[Figure]:
     """Mean IoU."""
     trivial = [m["trivial"] for m in measures if "trivial" in m]
-    return _summarize("box IoU", [m["iou"] for m in measures], trivial, "the box filled")
+    return compare_with_trivial("box IoU", [m["iou"] for m in measures], trivial, "the box filled")
 
 
 def score_point(question: Question, prediction: Prediction) -> Measures:
@@ -71,7 +71,7 @@ def summarize_points(measures: Sequence[Measures]) -> list[Figure]:
         y, x = np.mgrid[: goal.shape[0], : goal.shape[1]]
         distance = (x + 0.5 - point_x) ** 2 + (y + 0.5 - point_y) ** 2
         trivial.append(overlap(distance <= share * goal.size / np.pi, goal).iou)
-    return _summarize("point IoU", [m["iou"] for m in measures], trivial, "a disc of average area")
+    return compare_with_trivial("point IoU", [m["iou"] for m in measures], trivial, "a disc of average area")
 
 
 def score_given_mask(question: Question, prediction: Prediction, *, as_volume: bool) -> Measures:
@@ -90,12 +90,10 @@ def score_given_mask(question: Question, prediction: Prediction, *, as_volume: b
     return {"J&F": ours, "trivial": trivial}
 
 
-def summarize_given_masks(measures: Sequence[Measures], name: str) -> list[Figure]:
-    """Mean J&F."""
-    return _summarize(name, [m["J&F"] for m in measures], [m["trivial"] for m in measures], "the first mask, unmoved")
-
-
-def _summarize(name: str, values: Sequence[float], trivial: Sequence[float], baseline_name: str) -> list[Figure]:
+def compare_with_trivial(
+    name: str, values: Sequence[float], trivial: Sequence[float], baseline_name: str
+) -> list[Figure]:
+    """The mean of values in 0..1 as a figure beside that of a trivial guess; none of no values."""
     if not values:
         return []
     value, baseline = mean_percent(values), mean_percent(trivial)
@@ -134,7 +132,6 @@ class PhotoRegions(BenchmarkProtocol):
         return [Question(sample=sample, query=query, text="", prompts=(prompt,), max_new_tokens=ANSWER_TOKENS)]
 
     def score(self, question: Question, prediction: Prediction) -> Measures:
-        """See `score_box` and `score_point`."""
         return score_box(question, prediction) if self.prompt == "box" else score_point(question, prediction)
 
     def score_failure(self, question: Question | None) -> Measures:
@@ -142,7 +139,6 @@ class PhotoRegions(BenchmarkProtocol):
         return {"iou": 0.0} if question is None else self.score(question, Prediction())
 
     def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
-        """See `summarize_boxes` and `summarize_points`."""
         return summarize_boxes(measures) if self.prompt == "box" else summarize_points(measures)
 
 
@@ -176,7 +172,6 @@ class ClipsFromMask(BenchmarkProtocol):
         return [Question(sample=sample, query=query, text="", prompts=(first,), clip=unit.clip)]
 
     def score(self, question: Question, prediction: Prediction) -> Measures:
-        """See `score_given_mask`."""
         return score_given_mask(question, prediction, as_volume=False)
 
     def score_failure(self, question: Question | None) -> Measures:
@@ -186,8 +181,8 @@ class ClipsFromMask(BenchmarkProtocol):
         return {**self.score(question, Prediction()), "J&F": 0.0}
 
     def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
-        """See `summarize_given_masks`."""
-        return summarize_given_masks(measures, "J&F")
+        values, trivial = [m["J&F"] for m in measures], [m["trivial"] for m in measures]
+        return compare_with_trivial("J&F", values, trivial, "the first mask, unmoved")
 
 
 class ClipsByText(VideoMasks):
