@@ -15,95 +15,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / "unipixel"
 SHORT = 90
 RECORD_BASES = {"NamedTuple", "TypedDict", "BaseModel"}
 IRREGULAR = set(
-    [
-        "asked",
-        "begun",
-        "bound",
-        "bought",
-        "brought",
-        "built",
-        "burnt",
-        "cut",
-        "done",
-        "drawn",
-        "driven",
-        "fed",
-        "felt",
-        "found",
-        "given",
-        "gone",
-        "grown",
-        "had",
-        "held",
-        "hidden",
-        "kept",
-        "known",
-        "laid",
-        "learnt",
-        "led",
-        "left",
-        "lent",
-        "lost",
-        "made",
-        "meant",
-        "met",
-        "paid",
-        "said",
-        "seen",
-        "sent",
-        "shown",
-        "slept",
-        "sorted",
-        "spent",
-        "spoken",
-        "spread",
-        "stood",
-        "taken",
-        "taught",
-        "thought",
-        "thrown",
-        "told",
-        "understood",
-        "woken",
-        "won",
-        "worn",
-        "woven",
-        "written",
-    ]
+    "asked begun bound bought brought built burnt cut done drawn driven fed felt found given gone grown had held hidden kept known laid "
+    "learnt led left lent lost made meant met paid said seen sent shown slept sorted spent spoken spread stood taken taught "
+    "thought thrown told understood woken won worn woven written".split()
 )
 """Irregular participles; those that are also plain verbs (``put``, ``read``, ``run``, ``set``) are left out, and ``cut`` counts alone."""
 IRREGULAR -= {"cut", "spread", "left"}
 NOT_PARTICIPLES = set(
-    [
-        "embed",
-        "feed",
-        "need",
-        "seed",
-        "speed",
-        "exceed",
-        "proceed",
-        "thing",
-        "string",
-        "encoding",
-        "decoding",
-        "embedding",
-        "padding",
-        "training",
-        "rendering",
-        "setting",
-        "heading",
-        "lettering",
-        "drawing",
-        "writing",
-        "thresholding",
-        "sampling",
-        "sting",
-        "ring",
-        "king",
-        "spring",
-        "bring",
-        "rle_encoding",
-    ]
+    "embed feed need seed speed exceed proceed thing string encoding decoding embedding padding training rendering setting heading "
+    "lettering drawing writing thresholding sampling sting ring king spring bring rle_encoding".split()
 )
 """Words that end alike but are verbs or nouns of the field."""
 PREDICATES = ("is_", "has_", "can_", "may_", "was_", "are_", "needs_")
