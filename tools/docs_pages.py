@@ -86,8 +86,8 @@ def python_page() -> str:
     return "\n\n".join(
         [
             "# Python",
-            "The names below are all that `unipixel` exports, with `unipixel.__version__`. Shapes of arrays stand beside "
-            "them: `T` frames, `H` and `W` pixels. All errors of bad input are subclasses of `UnipixelError`.",
+            "The names below are all that `unipixel` exports, with `unipixel.__version__`. Shapes of arrays stand "
+            "beside them: `T` frames, `H` and `W` pixels. All errors of bad input are subclasses of `UnipixelError`.",
             *(f"::: unipixel.{name}" for name in names),
         ]
     )
