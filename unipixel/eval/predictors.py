@@ -10,7 +10,7 @@ import numpy as np
 from unipixel.engine.answer import Answer, AnswerObject
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
-from unipixel.engine.wording import write_prompt_answer
+from unipixel.engine.turn import write_prompt_answer
 from unipixel.errors import UnipixelError
 from unipixel.eval.protocols import ClipView, PredictedObject, Prediction, Predictor, Question
 from unipixel.masks import MaskTrack, encode_rle
@@ -46,8 +46,8 @@ class EnginePredictor(Predictor):
             answer = session.ask(
                 question.text or None,
                 prompts=question.prompts,
-                prime=question.prime,
-                prefill=question.prefill,
+                answer_prefix=question.prime,
+                prompt_question=question.prefill,
                 force="always" if question.forced else False,
                 max_new_tokens=question.max_new_tokens,
                 each=False,
@@ -58,10 +58,10 @@ class EnginePredictor(Predictor):
 
     def answer_batch(self, questions: Sequence[Question]) -> list[Prediction | UnipixelError]:
         """Replies to plain questions, with text and prompts and nothing else, which the model answers together."""
-        answers: list[Answer | UnipixelError] = self.engine.ask(
+        answers = self.engine.ask_batch(
             [question.sample.media for question in questions],
             [question.text or None for question in questions],
-            prompts=[list(question.prompts) for question in questions],
+            prompts=[question.prompts for question in questions],
             batch_size=BATCH_SIZE,
             max_new_tokens=max(question.max_new_tokens for question in questions),
             on_error="return",
@@ -107,7 +107,7 @@ class EnginePredictor(Predictor):
 
     def _ask_as_written(self, session: Session, question: Question, objects: Mapping[int, MaskTrack]) -> Answer:
         turn = Turn(question=question.text, regions=question.regions, as_written=True)
-        return session.ask_turn(turn, objects, prime=question.prime, max_new_tokens=question.max_new_tokens)
+        return session.ask_turn(turn, objects, answer_prefix=question.prime, max_new_tokens=question.max_new_tokens)
 
     def _answer_forced(self, session: Session, question: Question) -> Prediction:
         """The prompts' masks by a dictated answer, whole frames for those that are empty, then the question."""
