@@ -84,7 +84,7 @@ class Recorder:
 
         patch.setattr("unipixel.engine.session.Dialogue", Dialogue)
         patch.setattr("unipixel.engine.objects.propagate", self.propagate)
-        return EnginePredictor(Engine(model, processor))  # type: ignore[arg-type]
+        return EnginePredictor(Engine(model, processor))
 
     def start(self, ask: Reply, processor: Processor, visual: VisualInput) -> None:
         """Note a question and answer it."""

@@ -87,8 +87,8 @@ def softly_covered(made: Scene, n: int, sprites: object) -> np.ndarray:
     order = made.drawing_order
     for above in order[order.index(n) + 1 :]:
         placement = made.objects[above].placements[0]
-        patch = draw_sprite(placement, sprites, size_hw)  # type: ignore[arg-type]
-        covered[patch.window] |= patch.pixels[..., 3] > 0  # type: ignore[union-attr]
+        patch = draw_sprite(placement, sprites, size_hw)
+        covered[patch.window] |= patch.pixels[..., 3] > 0
     return covered
 
 
