@@ -28,7 +28,7 @@ def test_a_caption_equal_to_its_only_reference_scores_10_times_the_lengths_it_ha
     # Four words: runs of 1 to 4 words exist and all are equal, so every cosine is 1. Two words: only two of the four.
     scores = cider_d(["a red dog runs", "two cats"], [["a red dog runs"], ["two cats"]])
     assert scores == pytest.approx((10.0, 5.0))
-    assert scores.mean == pytest.approx(7.5)
+    assert scores.mean() == pytest.approx(7.5)
 
 
 def test_cider_d_by_hand_with_rarity_and_the_penalty_for_length() -> None:
