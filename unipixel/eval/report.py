@@ -181,7 +181,7 @@ def build_section(header: RunHeader, lines: Sequence[PredictionLine], remarks: S
 
 
 def is_uploadable(header: RunHeader, lines: Sequence[PredictionLine]) -> bool:
-    """Whether there is everything that a server wants: no limit, nothing missing, nothing failed or left out.
+    """Whether there is everything that a server needs: no limit, nothing missing, nothing failed or left out.
 
     As the original does it, a failed question whose frames are known is an empty mask.
     """
