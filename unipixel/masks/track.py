@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from unipixel.masks.polygons import mask_to_polygons
+from unipixel.masks.geometry import mask_to_polygons
 from unipixel.masks.rle import (
     Rle,
     area_rle,

@@ -14,8 +14,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 from unipixel.model import language
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.language import Grid, VisionFeatures
-from unipixel.model.prompt_encoder import PointEncoder
-from unipixel.model.region_pool import RegionPool
+from unipixel.model.prompt_encoder import PointEncoder, RegionPool
 from unipixel.model.segmenter import FrameFeatures, MaskPrediction, Segmenter
 from unipixel.model.tracker import Cohort
 
