@@ -364,7 +364,6 @@ class Lettering:
         self.line_height = round(1.5 * self.size)
 
     def width(self, text: str) -> float:
-        """Pixels that a text takes."""
         return sum(self._load_font(run).getlength(run.text) for run in _split_runs(text))
 
     def height(self) -> int:

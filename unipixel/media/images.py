@@ -204,7 +204,6 @@ class StillSource:
             self.size_hw = find_size_hw(image)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the picture once per index."""
         for _ in indices:
             with open_image(self._data, self._name, self._limits) as image:
                 yield image_to_rgb(image, self._name)
@@ -234,7 +233,6 @@ class AnimationSource:
         self.timestamps_s: Sequence[float] | None = None if is_still else np.cumsum([0.0, *durations_s[:-1]]).tolist()
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the frames of ascending ``indices``, in one pass."""
         try:
             with self._file() as file:
                 for canvas in compose_frames(self._animation, file, indices, self._decode):
@@ -277,7 +275,6 @@ class PagedSource:
         self.fps: float | None = self.num_frames / sum(durations_s) if is_timed else None
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the frames of ascending ``indices``, in one pass."""
         with open_image(self._data, self._name, self._limits) as image:
             for index in indices:
                 image.seek(self._pages[index])

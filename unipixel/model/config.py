@@ -94,7 +94,6 @@ class SamConfig:
         return cls(**sizes)
 
     def to_hydra(self) -> dict[str, Any]:
-        """The inverse of `from_hydra`."""
         tree: dict[str, Any] = {}
         for name, (*above, last) in _HYDRA_PATHS.items():
             node, value = tree, getattr(self, name)
@@ -382,7 +381,6 @@ class UniPixelConfig:
 
     @property
     def _is_sam_named(self) -> bool:
-        """Whether the name alone gives the sizes."""
         try:
             return self.sam == SamConfig.from_name(self.sam_name, self.sam.image_size)
         except CheckpointError:
@@ -421,14 +419,16 @@ _KEPT_FIELDS: dict[str, Any] = {
     "sample_objects": 5,
 }
 """Fields that only the original code uses, with what stage 3 of its training writes."""
-_TEXT_FIELDS = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
-    "max_position_embeddings initializer_range rms_norm_eps attention_dropout"
-).split()
-_VISION_FIELDS = (
-    "depth hidden_size hidden_act intermediate_size num_heads in_channels patch_size spatial_merge_size "
-    "temporal_patch_size tokens_per_second window_size out_hidden_size fullatt_block_indexes initializer_range"
-).split()
+_TEXT_FIELDS = [
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
+    "attention_dropout",
+]  # fmt: skip
+_VISION_FIELDS = [
+    "depth", "hidden_size", "hidden_act", "intermediate_size", "num_heads", "in_channels", "patch_size",
+    "spatial_merge_size", "temporal_patch_size", "tokens_per_second", "window_size", "out_hidden_size",
+    "fullatt_block_indexes", "initializer_range",
+]  # fmt: skip
 
 
 def _read_language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
