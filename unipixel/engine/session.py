@@ -352,8 +352,8 @@ class Session:
     ) -> Answer:
         """Ask a turn exactly as it is written, right after the visual and outside the conversation.
 
-        Nothing is added to it, and regions stand in the order of the turn: evaluation needs questions that do not depend
-        on the conveniences of `ask`.
+        Nothing is added to it, and regions stand in the order of the turn: what evaluation needs must not depend on the
+        conveniences of `ask`.
 
         Args:
             turn: with an answer, that is read and not written; its ``<|seg|>`` become the objects in ``turn.targets``.
