@@ -81,14 +81,14 @@ def released_file(released_dir: Path) -> Find:
 
 @pytest.fixture(scope="session")
 def real_miniatures() -> Path | None:
-    """The ``data`` folder with the media that the protocols were recorded on; None without ``UNIPIXEL_BENCHMARKS_DIR``."""
+    """The ``data`` folder on which protocols were recorded: in ``UNIPIXEL_BENCHMARKS_DIR``, else None."""
     folder = named_folder("UNIPIXEL_BENCHMARKS_DIR", "data")
     return None if folder is None else folder / "data"
 
 
 @pytest.fixture(scope="session")
 def miniatures(real_miniatures: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ``data`` folder with a miniature of every benchmark: of ``UNIPIXEL_BENCHMARKS_DIR``, or drawn once a session."""
+    """A ``data`` folder with a miniature of each dataset: in ``UNIPIXEL_BENCHMARKS_DIR``, else drawn once a session."""
     return real_miniatures or write_miniatures(tmp_path_factory.mktemp("drawn") / "data")
 
 

@@ -106,50 +106,29 @@ def outline(mask: np.ndarray, points: int = 24) -> list[list[float]]:
 
 # videos with expressions
 
-EXPRESSIONS: tuple[tuple[str, str, str | None, str, str], ...] = (
-    # expressions, folder of the videos, masks, kind of masks and ids, prefix of a video's id
-    ("revos/meta_expressions_train_.json", "revos", "revos/mask_dict.json", "annotations", "TAO/"),
-    ("revos/meta_expressions_valid_.json", "revos", "revos/mask_dict.json", "annotations", "LVVIS/"),
-    ("mevis/train/meta_expressions.json", "mevis/train/JPEGImages", "mevis/train/mask_dict.json", "annotations", ""),
-    (
-        "mevis/valid_u/meta_expressions.json",
-        "mevis/valid_u/JPEGImages",
-        "mevis/valid_u/mask_dict.json",
-        "annotations",
-        "",
+EXPRESSIONS: dict[str, tuple[tuple[str, str, str | None], ...]] = {
+    # expressions, folder of the videos, masks; all below the dataset's own folder
+    "revos": (
+        ("meta_expressions_train_.json", "", "mask_dict.json"),
+        ("meta_expressions_valid_.json", "", "mask_dict.json"),
     ),
-    ("mevis/valid/meta_expressions.json", "mevis/valid/JPEGImages", None, "none", ""),
-    ("lvvis/meta_expressions.json", "lvvis/train/JPEGImages", "lvvis/mask_dict.json", "annotations", ""),
-    (
-        "ref_youtube_vos/meta_expressions/train/meta_expressions.json",
-        "ref_youtube_vos/train/JPEGImages",
-        "ref_youtube_vos/mask_dict.pkl",
-        "running",
-        "",
+    "mevis": (
+        ("train/meta_expressions.json", "train/JPEGImages", "train/mask_dict.json"),
+        ("valid_u/meta_expressions.json", "valid_u/JPEGImages", "valid_u/mask_dict.json"),
+        ("valid/meta_expressions.json", "valid/JPEGImages", None),
     ),
-    (
-        "ref_youtube_vos/meta_expressions/valid/meta_expressions.json",
-        "ref_youtube_vos/valid/JPEGImages",
-        None,
-        "none",
-        "",
+    "lvvis": (("meta_expressions.json", "train/JPEGImages", "mask_dict.json"),),
+    "ref_youtube_vos": (
+        ("meta_expressions/train/meta_expressions.json", "train/JPEGImages", "mask_dict.pkl"),
+        ("meta_expressions/valid/meta_expressions.json", "valid/JPEGImages", None),
     ),
-    (
-        "ref_davis17/meta_expressions/train/meta_expressions.json",
-        "ref_davis17/DAVIS/JPEGImages/480p",
-        "ref_davis17/train/mask_dict.pkl",
-        "running",
-        "",
+    "ref_davis17": (
+        ("meta_expressions/train/meta_expressions.json", "DAVIS/JPEGImages/480p", "train/mask_dict.pkl"),
+        ("meta_expressions/valid/meta_expressions.json", "DAVIS/JPEGImages/480p", "valid/mask_dict.pkl"),
     ),
-    (
-        "ref_davis17/meta_expressions/valid/meta_expressions.json",
-        "ref_davis17/DAVIS/JPEGImages/480p",
-        "ref_davis17/valid/mask_dict.pkl",
-        "running",
-        "",
-    ),
-    ("ref_sav/valid/meta_expressions_valid.json", "ref_sav/valid/videos", "ref_sav/valid/mask_dict.json", "annotations", ""),
-)  # fmt: skip
+    "ref_sav": (("valid/meta_expressions_valid.json", "valid/videos", "valid/mask_dict.json"),),
+}
+"""Masks in a JSON are called by annotation, those in a pickle by the running number of their expression."""
 
 
 def expression(dataset: str, clip: Clip, number: int, way: int) -> str:
@@ -165,39 +144,47 @@ def expression(dataset: str, clip: Clip, number: int, way: int) -> str:
 
 
 def write_expressions(root: Path, clips: Sequence[Clip]) -> None:
-    dictionaries: dict[str, dict[str, Any]] = {}
-    for place, (file, folder, masks, kind, prefix) in enumerate(EXPRESSIONS):
-        dataset, videos = file.split("/")[0], {}
-        ways = {"revos": 2, "ref_davis17": 4}.get(dataset, 1)
-        for clip in (clips[(place + k) % len(clips)] for k in range(2)):
-            vid = f"{prefix}{clip.name}"
-            names = write_frames(root / folder / vid, clip)
-            written: dict[str, dict[str, Any]] = {}
-            for number in range(min(2, len(clip.names))):
-                for way in range(ways):
-                    row: dict[str, Any] = {"exp": expression(dataset, clip, number, way)}
-                    if masks is not None:
-                        dictionary = dictionaries.setdefault(masks, {})
-                        key = str(len(dictionary))
-                        dictionary[key] = clip.rles(number)
-                        row |= {"obj_id": str(number + 1)}
-                        if kind == "annotations":
-                            row |= {"obj_id": [number], "anno_id": [int(key)]}
-                    if dataset == "revos":
-                        row["type_id"] = way
-                    written[str(len(written))] = row
-            height, width = clip.frames.shape[1:3]
-            stems = [Path(name).stem for name in names]
-            videos[vid] = {"frames": stems, "height": height, "width": width, "vid_id": len(videos)}
-            videos[vid]["expressions"] = written
+    dictionaries: dict[Path, dict[str, Any]] = {}
+    for dataset, splits in EXPRESSIONS.items():
+        for place, (file, folder, masks) in enumerate(splits):
+            dictionary = dictionaries.setdefault(root / dataset / masks, {}) if masks else None
+            videos = {}
+            for clip in (clips[(place + k) % len(clips)] for k in range(2)):
+                vid = f"{('TAO', 'LVVIS')[place]}/{clip.name}" if dataset == "revos" else clip.name
+                names = write_frames(root / dataset / folder / vid, clip)
+                height, width = clip.frames.shape[1:3]
+                videos[vid] = {
+                    "frames": [Path(name).stem for name in names],
+                    "height": height,
+                    "width": width,
+                    "vid_id": len(videos),
+                    "expressions": expressions_of(dataset, clip, dictionary),
+                }
+                if dataset == "revos":
+                    whole = clip.masks.any(0)
+                    foreground = dictionaries.setdefault(root / "revos/mask_dict_foreground.json", {})
+                    shares = whole.mean((1, 2)).tolist()
+                    foreground[vid] = {"masks_rle": [rle(mask) for mask in whole], "foreground_ratio": shares}
+            write_json(root / dataset / file, {"videos": videos})
+    for path, values in dictionaries.items():
+        (write_pickle if path.suffix == ".pkl" else write_json)(path, values)
+
+
+def expressions_of(dataset: str, clip: Clip, dictionary: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Expressions of a clip's first two objects; their masks go into the dictionary of the split, where it has one."""
+    written: dict[str, dict[str, Any]] = {}
+    for number in range(min(2, len(clip.names))):
+        for way in range({"revos": 2, "ref_davis17": 4}.get(dataset, 1)):
+            row: dict[str, Any] = {"exp": expression(dataset, clip, number, way)}
+            if dictionary is not None:
+                key = len(dictionary)
+                dictionary[str(key)] = clip.rles(number)
+                called_by_number = dataset in ("ref_youtube_vos", "ref_davis17")
+                row |= {"obj_id": str(number + 1)} if called_by_number else {"obj_id": [number], "anno_id": [key]}
             if dataset == "revos":
-                whole = clip.masks.any(0)
-                entry = {"masks_rle": [rle(mask) for mask in whole], "foreground_ratio": whole.mean((1, 2)).tolist()}
-                dictionaries.setdefault("revos/mask_dict_foreground.json", {})[vid] = entry
-        # the running numbers of masks follow videos in the order of their names, as in the official files
-        write_json(root / file, {"videos": videos})
-    for file, values in dictionaries.items():
-        (write_pickle if file.endswith(".pkl") else write_json)(root / file, values)
+                row["type_id"] = way
+            written[str(len(written))] = row
+    return written
 
 
 def write_ref_sav(root: Path, clips: Sequence[Clip]) -> None:
@@ -240,8 +227,8 @@ def write_groundmore(root: Path, clips: Sequence[Clip]) -> None:
                 write_picture(folder / "masks" / f"frame_{t:06d}.png", ids)
             asked = {
                 str(n): {
-                    "question": f"What looks like a {name}" + "?" * (n % 2), "answer": f"The {name}", "obj_id": str(n + 1),
-                    "q_type": kinds[(k + n) % 4], "action_start": "0:05", "action_end": "0:08",
+                    "question": f"What looks like a {name}" + "?" * (n % 2), "answer": f"The {name}",
+                    "obj_id": str(n + 1), "q_type": kinds[(k + n) % 4], "action_start": "0:05", "action_end": "0:08",
                 }
                 for n, name in enumerate(clip.names[:2])
             }  # fmt: skip
@@ -396,8 +383,9 @@ def write_parts(root: Path, pictures: Sequence[Clip]) -> None:
                     number = ids.setdefault(part.replace(" ", "_"), len(ids) + 1)
                     annotations.append(
                         {
-                            "id": len(annotations) + 1, "image_id": k, "category_id": number, "segmentation": rle(shown),
-                            "bbox": list(corners(mask)), "area": int(shown.sum()), "iscrowd": 0,
+                            "id": len(annotations) + 1, "image_id": k, "category_id": number,
+                            "segmentation": rle(shown), "bbox": list(corners(mask)), "area": int(shown.sum()),
+                            "iscrowd": 0,
                         }
                     )  # fmt: skip
         listed = [{"id": number, "name": name} for name, number in ids.items()]

@@ -2,7 +2,7 @@
 
     python tools/trim_fixtures.py PARITY RELEASED PROTOCOLS [-o tests/fixtures]
 
-The full folders hold what the original code computed. What no test reads is left out, and what is left is packed tightly:
+The full folders hold what the original code computed. What no test reads is left out, and the rest is packed tightly:
 
 * ``logits`` at some positions (``logits_positions``); the states they follow from are kept at all of them;
 * clips of 8 and 10 frames are cut to 4 (tracking only looks back; the clip of 20 frames is kept whole), and masks at
