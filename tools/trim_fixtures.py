@@ -5,8 +5,9 @@
 The full folders hold what the original code computed. What no test reads is left out, and the rest is packed tightly:
 
 * ``logits`` at some positions (``logits_positions``); the states they follow from are kept at all of them;
-* clips of 8 and 10 frames are cut to 4 (tracking only looks back; the clip of 20 frames is kept whole), and masks at
-  source size are kept on a few frames (``video_res_frames``);
+* clips of 8 and 10 frames are cut to 4, beside which stands how many there were (``num_frames``: tracking only looks
+  back, but places in time are shares of the whole); the clip of 20 frames is kept whole. Masks at source size are
+  kept on a few frames (``video_res_frames``);
 * outputs are rounded to steps far below what the tests allow: 2^-17 (language, 4e-6 off) and 2^-14 (SAM, 3e-5 off);
 * of logits of which only the sign is read, the sign;
 * SAM weights of the released checkpoints are drawn anew from their names when the archive is unpacked, and their masks
@@ -193,6 +194,8 @@ def keep_frames(name: str, case: Tensors) -> Tensors:
     length = CUT.get(name, total)
     case = dict(case)
     case["in/frames.0"] = case["in/frames.0"][:length]
+    if length < total:
+        case["in/num_frames"] = torch.tensor(total)
     per_frame = ("low_res_masks", "ious", "obj_score_logits", "obj_ptr", "maskmem_features")
     for key in (f"out/{one}" for one in per_frame):
         if key in case:
