@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Find = Callable[[str], Path]
 
 
-def named_folder(variable: str, holds: str = ".") -> Path | None:
+def get_named_folder(variable: str, holds: str = ".") -> Path | None:
     """The folder in an environment variable, None where it is not set; the test fails if ``holds`` is not in it."""
     named = os.environ.get(variable)
     if not named:
@@ -32,12 +32,12 @@ def named_folder(variable: str, holds: str = ".") -> Path | None:
     return folder
 
 
-def golden_folder(variable: str, name: str, factory: pytest.TempPathFactory) -> Path:
+def find_golden_folder(variable: str, name: str, factory: pytest.TempPathFactory) -> Path:
     """The folder in an environment variable, else what the tests bring along under that name."""
-    return named_folder(variable) or unpack(ROOT / f"tests/fixtures/{name}.tar.xz", factory.mktemp(name))
+    return get_named_folder(variable) or unpack(ROOT / f"tests/fixtures/{name}.tar.xz", factory.mktemp(name))
 
 
-def finder(folder: Path, variable: str) -> Find:
+def make_finder(folder: Path, variable: str) -> Find:
     """Paths of files or folders by name; a test is skipped, by that name, where one is absent."""
 
     def find(name: str) -> Path:
@@ -52,37 +52,37 @@ def finder(folder: Path, variable: str) -> Find:
 @pytest.fixture(scope="session")
 def parity_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of golden numbers of the original, or the one in ``UNIPIXEL_PARITY_DIR``."""
-    return golden_folder("UNIPIXEL_PARITY_DIR", "parity", tmp_path_factory)
+    return find_golden_folder("UNIPIXEL_PARITY_DIR", "parity", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def released_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of checkpoints in the form of the original, or the one in ``UNIPIXEL_RELEASED_DIR``."""
-    return golden_folder("UNIPIXEL_RELEASED_DIR", "released", tmp_path_factory)
+    return find_golden_folder("UNIPIXEL_RELEASED_DIR", "released", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def protocols_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what the original asks and scores, or the one in ``UNIPIXEL_PROTOCOLS_DIR``."""
-    return golden_folder("UNIPIXEL_PROTOCOLS_DIR", "protocols", tmp_path_factory)
+    return find_golden_folder("UNIPIXEL_PROTOCOLS_DIR", "protocols", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def parity_file(parity_dir: Path) -> Find:
     """Finds files of the golden numbers."""
-    return finder(parity_dir, "UNIPIXEL_PARITY_DIR")
+    return make_finder(parity_dir, "UNIPIXEL_PARITY_DIR")
 
 
 @pytest.fixture(scope="session")
 def released_file(released_dir: Path) -> Find:
     """Finds files and folders of the released checkpoints."""
-    return finder(released_dir, "UNIPIXEL_RELEASED_DIR")
+    return make_finder(released_dir, "UNIPIXEL_RELEASED_DIR")
 
 
 @pytest.fixture(scope="session")
 def real_miniatures() -> Path | None:
     """The ``data`` folder on which protocols were recorded: in ``UNIPIXEL_BENCHMARKS_DIR``, else None."""
-    folder = named_folder("UNIPIXEL_BENCHMARKS_DIR", "data")
+    folder = get_named_folder("UNIPIXEL_BENCHMARKS_DIR", "data")
     return None if folder is None else folder / "data"
 
 
@@ -95,7 +95,7 @@ def miniatures(real_miniatures: Path | None, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder with real photos, clips and masks in ``UNIPIXEL_MEDIA_DIR``."""
-    folder = named_folder("UNIPIXEL_MEDIA_DIR")
+    folder = get_named_folder("UNIPIXEL_MEDIA_DIR")
     if folder is None:
         pytest.skip("needs real media: set UNIPIXEL_MEDIA_DIR to a folder with `media` and `cases`")
     return folder

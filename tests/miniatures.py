@@ -20,7 +20,7 @@ from PIL import Image
 from unipixel.data.class_names import COCO_STUFF
 from unipixel.draw import write_mp4
 from unipixel.masks import encode_rle
-from unipixel.stickers import SceneSettings, scene, video
+from unipixel.stickers import SceneSettings, generate_scene, generate_video
 
 SIZE = (96, 128)
 CLIPS, PICTURES, FRAMES = 4, 6, 20
@@ -41,13 +41,13 @@ class Clip:
 
     def rles(self, number: int) -> list[dict[str, Any] | None]:
         """Masks of an object by frame, None where it is out of sight."""
-        return [rle(mask) if mask.any() else None for mask in self.masks[number]]
+        return [encode(mask) if mask.any() else None for mask in self.masks[number]]
 
 
 def draw_clip(index: int, *, is_video: bool) -> Clip:
     """The scene of that number."""
     settings = SceneSettings(size_hw=SIZE, num_objects=(2, 4), num_frames=(FRAMES, FRAMES), twins=0.0)
-    drawn = (video if is_video else scene)(SEED, index, settings)
+    drawn = (generate_video if is_video else generate_scene)(SEED, index, settings)
     shown = [n for n in range(len(drawn.objects)) if drawn.masks[n][0].any()]
     assert shown, f"scene {index} shows nothing on its first frame"
     names = tuple(drawn.objects[n].thing.name for n in shown)
@@ -57,7 +57,7 @@ def draw_clip(index: int, *, is_video: bool) -> Clip:
 # writing
 
 
-def rle(mask: np.ndarray) -> dict[str, Any]:
+def encode(mask: np.ndarray) -> dict[str, Any]:
     return dict(encode_rle(mask))
 
 
@@ -89,16 +89,16 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     write_mp4(list(frames), path, fps=fps)
 
 
-def corners(mask: np.ndarray) -> tuple[int, int, int, int]:
+def find_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """x, y, width, height of the box around a mask."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])
     return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
 
 
-def outline(mask: np.ndarray, points: int = 24) -> list[list[float]]:
+def draw_outline(mask: np.ndarray, points: int = 24) -> list[list[float]]:
     """An ellipse in the box of a mask, as [x, y] rows."""
-    x, y, width, height = corners(mask)
+    x, y, width, height = find_box(mask)
     turns = np.linspace(0, 2 * np.pi, points, endpoint=False)
     xs, ys = x + width / 2 * (1 + np.cos(turns)), y + height / 2 * (1 + np.sin(turns))
     return [[round(float(a), 2), round(float(b), 2)] for a, b in zip(xs, ys, strict=True)]
@@ -131,7 +131,7 @@ EXPRESSIONS: dict[str, tuple[tuple[str, str, str | None], ...]] = {
 """Masks in a JSON are called by annotation, those in a pickle by the running number of their expression."""
 
 
-def expression(dataset: str, clip: Clip, number: int, way: int) -> str:
+def describe_object(dataset: str, clip: Clip, number: int, way: int) -> str:
     """What an object is called in a dataset; the second way of ReVOS is a question."""
     name = clip.names[number]
     if dataset == "lvvis":
@@ -158,24 +158,24 @@ def write_expressions(root: Path, clips: Sequence[Clip]) -> None:
                     "height": height,
                     "width": width,
                     "vid_id": len(videos),
-                    "expressions": expressions_of(dataset, clip, dictionary),
+                    "expressions": build_expressions(dataset, clip, dictionary),
                 }
                 if dataset == "revos":
                     whole = clip.masks.any(0)
                     foreground = dictionaries.setdefault(root / "revos/mask_dict_foreground.json", {})
                     shares = whole.mean((1, 2)).tolist()
-                    foreground[vid] = {"masks_rle": [rle(mask) for mask in whole], "foreground_ratio": shares}
+                    foreground[vid] = {"masks_rle": [encode(mask) for mask in whole], "foreground_ratio": shares}
             write_json(root / dataset / file, {"videos": videos})
     for path, values in dictionaries.items():
         (write_pickle if path.suffix == ".pkl" else write_json)(path, values)
 
 
-def expressions_of(dataset: str, clip: Clip, dictionary: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+def build_expressions(dataset: str, clip: Clip, dictionary: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
     """Expressions of a clip's first two objects; their masks go into the dictionary of the split, where it has one."""
     written: dict[str, dict[str, Any]] = {}
     for number in range(min(2, len(clip.names))):
         for way in range({"revos": 2, "ref_davis17": 4}.get(dataset, 1)):
-            row: dict[str, Any] = {"exp": expression(dataset, clip, number, way)}
+            row: dict[str, Any] = {"exp": describe_object(dataset, clip, number, way)}
             if dictionary is not None:
                 key = len(dictionary)
                 dictionary[str(key)] = clip.rles(number)
@@ -194,7 +194,7 @@ def write_ref_sav(root: Path, clips: Sequence[Clip]) -> None:
         vid, place = f"sav_{k:06d}", "sav_train/sav_000"
         write_video(root / "sav" / place / f"{vid}.mp4", np.repeat(clip.frames[:10], 4, axis=0), 24)
         count, height, width = len(clip.names), *SIZE
-        masks = [[rle(clip.masks[n, t]) for n in range(count)] for t in range(10)]
+        masks = [[encode(clip.masks[n, t]) for n in range(count)] for t in range(10)]
         manual = {
             "video_id": vid, "video_duration": 40 / 24, "video_frame_count": 40.0, "video_height": float(height),
             "video_width": float(width), "video_resolution": float(height * width), "video_environment": "Indoor",
@@ -203,7 +203,7 @@ def write_ref_sav(root: Path, clips: Sequence[Clip]) -> None:
         }  # fmt: skip
         write_json(root / "sav" / place / f"{vid}_manual.json", manual)
         objects = {
-            str(n): {"video_id": vid, "obj_id": n, "formated": expression("ref_sav", clip, n, 0)}
+            str(n): {"video_id": vid, "obj_id": n, "formated": describe_object("ref_sav", clip, n, 0)}
             for n in range(min(2, count))
         }
         paths = {"video_path": f"sav/{place}/{vid}.mp4", "anno_path": f"sav/{place}/{vid}_manual.json"}
@@ -267,7 +267,7 @@ def write_videorefer_bench(root: Path, clips: Sequence[Clip]) -> None:
         clip = clips[k % len(clips)]
         place = f"DAVIS/JPEGImages/480p/{clip.name}"
         write_frames(folder / "videos" / place, clip)
-        masks = {str(t): {"segmentation": rle(mask)} for t, mask in enumerate(clip.masks[0]) if mask.any()}
+        masks = {str(t): {"segmentation": encode(mask)} for t, mask in enumerate(clip.masks[0]) if mask.any()}
         options = ["(A) A lamp post", f"(B) A {clip.names[0]}", "(C) A cloud", "(D) Nothing"]
         questions.append(
             {
@@ -278,7 +278,7 @@ def write_videorefer_bench(root: Path, clips: Sequence[Clip]) -> None:
     for k, clip in enumerate(clips):
         write_video(folder / "videos/Panda-70M-part" / f"{clip.name}.mp4", clip.frames, 10)
         caption = f"A {clip.names[0]} that is seen from its side moves slowly over a background of one colour."
-        shown = {str(t): {"segmentation": rle(mask)} for t, mask in enumerate(clip.masks[0]) if mask.any()}
+        shown = {str(t): {"segmentation": encode(mask)} for t, mask in enumerate(clip.masks[0]) if mask.any()}
         row = {"id": k, "video": f"{clip.name}.mp4", "caption": caption, "frame_idx": "0", "annotation": [shown]}
         descriptions.append(row)
     write_json(folder / "VideoRefer-Bench-Q.json", questions)
@@ -296,13 +296,13 @@ REFERRING: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
 )
 
 
-def categories(pictures: Iterable[Clip]) -> dict[str, int]:
+def number_names(pictures: Iterable[Clip]) -> dict[str, int]:
     """Ids of all names."""
     return {name: k for k, name in enumerate(sorted({name for one in pictures for name in one.names}), start=1)}
 
 
 def write_referring(root: Path, pictures: Sequence[Clip]) -> None:
-    folder, ids = root / "lisa/refer_seg", categories(pictures)
+    folder, ids = root / "lisa/refer_seg", number_names(pictures)
     for dataset, author, place, called, splits in REFERRING:
         images, annotations, references, told = [], [], [], 0
         for k, one in enumerate(pictures, start=1):
@@ -312,12 +312,14 @@ def write_referring(root: Path, pictures: Sequence[Clip]) -> None:
             images.append({"id": k, "file_name": file, "height": height, "width": width})
             split = splits[(k - 1) % len(splits)]
             for name, (mask,) in zip(one.names, one.masks, strict=True):
-                shape = [rle(mask)] if dataset == "refclef" else [[value for row in outline(mask) for value in row]]
+                shape = (
+                    [encode(mask)] if dataset == "refclef" else [[value for row in draw_outline(mask) for value in row]]
+                )
                 number = len(annotations) + 1
                 annotations.append(
                     {
                         "id": number, "image_id": k, "category_id": ids[name], "segmentation": shape,
-                        "bbox": list(corners(mask)), "area": int(mask.sum()), "iscrowd": 0,
+                        "bbox": list(find_box(mask)), "area": int(mask.sum()), "iscrowd": 0,
                     }
                 )  # fmt: skip
                 sentences = []
@@ -349,7 +351,7 @@ def write_reason_seg(root: Path, pictures: Sequence[Clip]) -> None:
         labels = ["target", *(["ignore"] if split == "test" and len(one.names) > 1 else [])]
         shapes = [
             {"label": label, "labels": [label], "shape_type": "polygon", "image_name": f"{name}.jpg",
-             "points": outline(mask[0])} for label, mask in zip(labels, one.masks, strict=False)
+             "points": draw_outline(mask[0])} for label, mask in zip(labels, one.masks, strict=False)
         ]  # fmt: skip
         shapes.append({"label": "flag", "shape_type": "polygon", "image_name": f"{name}.jpg", "points": []})
         write_json(folder / split / f"{name}.json", {"text": [text], "is_sentence": is_sentence, "shapes": shapes})
@@ -376,7 +378,7 @@ def write_parts(root: Path, pictures: Sequence[Clip]) -> None:
             height, width = SIZE
             images.append({"id": k, "file_name": called.format(k), "height": height, "width": width})
             for n, (name, (mask,)) in enumerate(zip(one.names, one.masks, strict=True)):
-                upper, (_, y, _, tall) = mask.copy(), corners(mask)
+                upper, (_, y, _, tall) = mask.copy(), find_box(mask)
                 upper[y + tall // 2 :] = False
                 whole = f"{name}_(thing)" if "paco" in file else name
                 for shown, part in ((mask, whole), (upper, f"{whole}:top"), *([(upper, whole)] if n == 0 else [])):
@@ -384,7 +386,7 @@ def write_parts(root: Path, pictures: Sequence[Clip]) -> None:
                     annotations.append(
                         {
                             "id": len(annotations) + 1, "image_id": k, "category_id": number,
-                            "segmentation": rle(shown), "bbox": list(corners(mask)), "area": int(shown.sum()),
+                            "segmentation": encode(shown), "bbox": list(find_box(mask)), "area": int(shown.sum()),
                             "iscrowd": 0,
                         }
                     )  # fmt: skip

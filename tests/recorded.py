@@ -18,14 +18,14 @@ REAL_MEDIA = (
 )
 
 
-def recorded(drawn: Sequence[str], real: Sequence[str]) -> list[Any]:
+def list_recorded(drawn: Sequence[str], real: Sequence[str]) -> list[Any]:
     """Parameters of a test: what was recorded on drawn files, and on real ones where there are any, else one skip."""
     if os.environ.get("UNIPIXEL_BENCHMARKS_DIR"):
         return [*drawn, *real]
     return [*drawn, pytest.param("real media", marks=pytest.mark.skip(reason=f"{', '.join(real)}: {REAL_MEDIA}"))]
 
 
-def training_sets() -> tuple[list[str], list[str]]:
+def list_training_sets() -> tuple[list[str], list[str]]:
     """Names of the recorded training sets: those on drawn files, and those on real ones."""
     named = os.environ.get("UNIPIXEL_PROTOCOLS_DIR")
     documents = {}

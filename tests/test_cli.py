@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from unipixel import __version__
-from unipixel.bench.subject import QUICK_SAM, moving_blobs, random_engine
+from unipixel.bench.inputs import QUICK_SAM, build_random_engine, draw_moving_discs
 from unipixel.cli import app
-from unipixel.cli.commands import Commands
-from unipixel.cli.demo import bundled, clip_scene, still_scene
-from unipixel.cli.prompts import gather, parse_box, parse_mask, parse_point
+from unipixel.cli.commands import CommandGroup
+from unipixel.cli.demo import find_clip_scene, find_still_scene, open_example
+from unipixel.cli.prompts import parse_box, parse_mask, parse_point, parse_prompts
 from unipixel.draw import write_mp4, write_png
 from unipixel.engine.engine import load
 from unipixel.errors import MediaError, PromptError
@@ -27,11 +28,12 @@ from unipixel.model.weights import save_model
 from unipixel.sample import Box, Mask, Point
 
 HEIGHT, WIDTH = 48, 64
+Ask = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    engine = random_engine(QUICK_SAM)
+    engine = build_random_engine(QUICK_SAM)
     folder = tmp_path_factory.mktemp("checkpoint")
     save_model(engine.model, folder)
     engine.processor.save(folder)
@@ -42,14 +44,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``picture.png`` and ``clip.mp4`` of 5 frames."""
     folder = tmp_path_factory.mktemp("media")
-    frames = moving_blobs(5, (HEIGHT, WIDTH))
+    frames = draw_moving_discs(5, (HEIGHT, WIDTH))
     write_png(frames[0], folder / "picture.png")
     write_mp4(frames, folder / "clip.mp4")
     return folder
 
 
 @pytest.fixture
-def ask(checkpoint: Path):
+def ask(checkpoint: Path) -> Ask:
     """Run ``unipixel ask`` with the small checkpoint and short replies."""
 
     def run(*arguments: object) -> Result:
@@ -91,7 +93,7 @@ def test_version_is_printed() -> None:
     assert invoke("--version").stdout == f"unipixel {__version__}\n"
 
 
-def test_json_is_all_that_stdout_holds(ask, media: Path) -> None:
+def test_json_is_all_that_stdout_holds(ask: Ask, media: Path) -> None:
     result = ask(media / "picture.png", "What is this?", "--point", "20,14", "--force", "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
@@ -101,7 +103,7 @@ def test_json_is_all_that_stdout_holds(ask, media: Path) -> None:
     assert decode_rle(found["rles"][0]).shape == (HEIGHT, WIDTH)
 
 
-def test_things_are_asked_for_one_by_one_if_wanted(ask, checkpoint: Path, media: Path) -> None:
+def test_things_are_asked_for_one_by_one_if_wanted(ask: Ask, checkpoint: Path, media: Path) -> None:
     text = "Please segment the dog and the ball."
     engine, picture = load(checkpoint, device="cpu"), media / "picture.png"
     expected = {each: engine.ask(picture, text, each=each, max_new_tokens=4).raw_text for each in (True, False)}
@@ -113,7 +115,7 @@ def test_things_are_asked_for_one_by_one_if_wanted(ask, checkpoint: Path, media:
     assert_refused(ask(media / "picture.png", text, "--each", "--point", "20,14"), "each is for things that a question")
 
 
-def test_answer_about_a_video_is_written_to_a_folder(ask, media: Path, tmp_path: Path) -> None:
+def test_answer_about_a_video_is_written_to_a_folder(ask: Ask, media: Path, tmp_path: Path) -> None:
     prompts = ["--point", "1=20,14@1", "--point", "1=-2,2@1", "--box", "2=30,20,50,40"]
     result = ask(media / "clip.mp4", *prompts, "--force", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -125,7 +127,7 @@ def test_answer_about_a_video_is_written_to_a_folder(ask, media: Path, tmp_path:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".mp4"])
-def test_overlay_has_the_json_beside_it(ask, media: Path, tmp_path: Path, suffix: str) -> None:
+def test_overlay_has_the_json_beside_it(ask: Ask, media: Path, tmp_path: Path, suffix: str) -> None:
     place = tmp_path / "deep" / f"answer{suffix}"
     result = ask(media / "clip.mp4", "--box", "30,20,50,40", "--force", "--num-frames", "2", "-o", place)
     assert result.exit_code == 0, result.output
@@ -133,7 +135,7 @@ def test_overlay_has_the_json_beside_it(ask, media: Path, tmp_path: Path, suffix
     assert json.loads(place.with_suffix(".json").read_text())["media"]["frame_indices"] == [0, 4]
 
 
-def test_mask_file_becomes_the_object_itself(ask, media: Path, tmp_path: Path) -> None:
+def test_mask_file_becomes_the_object_itself(ask: Ask, media: Path, tmp_path: Path) -> None:
     ids = np.zeros((HEIGHT, WIDTH), np.uint8)
     ids[10:20, 10:30], ids[30:40, 40:60] = 3, 7
     save_davis_png(ids, tmp_path / "ids.png")
@@ -144,7 +146,7 @@ def test_mask_file_becomes_the_object_itself(ask, media: Path, tmp_path: Path) -
     assert np.array_equal(decode_rle(objects[0]["rles"][0]), ids == 3)
 
 
-def test_all_frames_are_tracked_when_asked_for(ask, media: Path) -> None:
+def test_all_frames_are_tracked_when_asked_for(ask: Ask, media: Path) -> None:
     options = ["--box", "30,20,50,40", "--force", "--json", "--num-frames", 2, "--track", "all", "--start", "best"]
     answer = json.loads(ask(media / "clip.mp4", *options).stdout)
     assert answer["media"]["frame_indices"] == [0, 1, 2, 3, 4]
@@ -234,8 +236,8 @@ def test_demo_asks_scores_and_writes_what_it_names(checkpoint: Path, tmp_path: P
 
 
 def test_demo_scenes_hold_what_is_shown() -> None:
-    still, clip = still_scene(), clip_scene()
-    assert still.held_out and clip.held_out and len(still.objects) == 4
+    still, clip = find_still_scene(), find_clip_scene()
+    assert still.is_held_out and clip.is_held_out and len(still.objects) == 4
     leaving = [n for n, item in enumerate(clip.objects) if "leave" in item.does]
     assert len(leaving) == 1 and clip.areas[leaving[0], 0] and not clip.areas[leaving[0], -1]
     assert any(clip.areas[n].all() for n in range(len(clip.objects)))
@@ -243,7 +245,7 @@ def test_demo_scenes_hold_what_is_shown() -> None:
 
 def test_bundled_files_are_small() -> None:
     for name in ("picture.png", "clip.mp4"):
-        with bundled(name) as path:
+        with open_example(name) as path:
             assert path.stat().st_size < 150_000
 
 
@@ -288,7 +290,7 @@ def test_bench_prints_a_table_or_json(tmp_path: Path) -> None:
 
 
 def test_errors_become_exit_codes() -> None:
-    trial = typer.Typer(cls=Commands)
+    trial = typer.Typer(cls=CommandGroup)
 
     @trial.command()
     def interrupted() -> None:
@@ -334,13 +336,13 @@ def test_boxes_are_read() -> None:
 
 
 def test_negative_point_joins_the_only_object() -> None:
-    joined = gather(["10,10"], ["20,20"], None, None)
+    joined = parse_prompts(["10,10"], ["20,20"], None, None)
     assert joined == [Point(10, 10, object_id=1), Point(20, 20, positive=False, object_id=1)]
-    assert gather(["-20,20"], None, ["5=1,1,9,9"], None)[1] == Point(20, 20, positive=False, object_id=5)
+    assert parse_prompts(["-20,20"], None, ["5=1,1,9,9"], None)[1] == Point(20, 20, positive=False, object_id=5)
 
 
 def test_points_without_a_number_are_objects_of_their_own() -> None:
-    assert [p.object_id for p in gather(["1,1", "2,2"], None, ["1,1,2,2"], None)] == [None, None, None]
+    assert [p.object_id for p in parse_prompts(["1,1", "2,2"], None, ["1,1,2,2"], None)] == [None, None, None]
 
 
 def test_mask_files_are_read_with_their_frame_and_number(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def unpack(archive: Path, folder: Path) -> Path:
             path = folder / member.name.removesuffix(SUFFIX)
             path.parent.mkdir(parents=True, exist_ok=True)
             content = stream.read()
-            path.write_bytes(_tensor_file(content) if member.name.endswith(SUFFIX) else content)
+            path.write_bytes(_unpack_tensors(content) if member.name.endswith(SUFFIX) else content)
     return folder
 
 
@@ -82,20 +82,20 @@ def pack(contents: dict[str, bytes], archive: Path) -> None:
     print(f"{archive}: {archive.stat().st_size / 1e6:.2f} MB, {len(contents)} files")
 
 
-def _planes(values: np.ndarray) -> np.ndarray:
+def _split_planes(values: np.ndarray) -> np.ndarray:
     """Byte 0 of all numbers, then byte 1, and so on; signs move to the end, so that exponents fill a byte."""
     bits = 8 * values.dtype.itemsize
     turned = (values << 1) | (values >> (bits - 1))
     return np.ascontiguousarray(turned.view(np.uint8).reshape(-1, bits // 8).T)
 
 
-def _numbers(planes: bytes, size: int) -> bytes:
-    """Undo `_planes`."""
+def _join_planes(planes: bytes, size: int) -> bytes:
+    """Undo `_split_planes`."""
     turned = np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(size, -1).T).view(f"<u{size}").reshape(-1)
     return bytes(((turned >> 1) | (turned << (8 * size - 1))).astype(f"<u{size}").tobytes())
 
 
-def _packed(tensors: Tensors, metadata: dict[str, str] | None, drawn: Collection[str] = ()) -> bytes:
+def _pack_tensors(tensors: Tensors, metadata: dict[str, str] | None, drawn: Collection[str] = ()) -> bytes:
     """Header and bytes of a safetensors file, without those of tensors that are ``drawn``."""
     rows, body = [], b""
     for name, tensor in tensors.items():
@@ -104,30 +104,30 @@ def _packed(tensors: Tensors, metadata: dict[str, str] | None, drawn: Collection
         if name in drawn:
             content, way = b"", "drawn"
         elif tensor.is_floating_point() and content and "pixel_values" not in name:  # those are of few values
-            content, way = _planes(np.frombuffer(content, f"<u{size}")).tobytes(), "planes"
+            content, way = _split_planes(np.frombuffer(content, f"<u{size}")).tobytes(), "planes"
         rows.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), way])
         body += content
     header = json.dumps({"metadata": metadata, "tensors": rows}).encode()
     return len(header).to_bytes(8, "little") + header + body
 
 
-def _tensor_file(content: bytes) -> bytes:
-    """The safetensors file of what `_packed` made."""
+def _unpack_tensors(content: bytes) -> bytes:
+    """The safetensors file of what `_pack_tensors` made."""
     start = 8 + int.from_bytes(content[:8], "little")
     header, tensors = json.loads(content[8:start]), {}
     for name, kind, shape, way in header["tensors"]:
         dtype = getattr(torch, kind)
         if way == "drawn":
-            tensors[name] = drawn_values(name, shape).to(dtype)
+            tensors[name] = draw_values(name, shape).to(dtype)
             continue
         end = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        plain = _numbers(content[start:end], dtype.itemsize) if way == "planes" else content[start:end]
+        plain = _join_planes(content[start:end], dtype.itemsize) if way == "planes" else content[start:end]
         flat = torch.frombuffer(bytearray(plain), dtype=dtype) if plain else torch.empty(0, dtype=dtype)
         tensors[name], start = flat.reshape(shape), end
     return serialize(tensors, header["metadata"])
 
 
-def drawn_values(name: str, shape: list[int]) -> Tensor:
+def draw_values(name: str, shape: list[int]) -> Tensor:
     """Small random weights that depend on the name alone, about 1 for the scales of norms."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     values = 0.02 * torch.randn(shape, generator=generator)
@@ -143,7 +143,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, str] | None]:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def rounded(tensor: Tensor, step: float) -> Tensor:
+def round_to(tensor: Tensor, step: float) -> Tensor:
     """Multiples of ``step``; infinite values, and those that are none, stay."""
     return torch.where(tensor.isfinite(), (tensor.double() / step).round() * step, tensor.double()).float()
 
@@ -153,7 +153,7 @@ def keep_some_logits(case: Tensors, prefix: str) -> None:
     logits = case[f"{prefix}logits"]
     length = logits.shape[1]
     places = torch.tensor(sorted({*range(length - 1, -1, -8), 0}))
-    case[f"{prefix}logits"], case[f"{prefix}logits_positions"] = rounded(logits[:, places], LANGUAGE), places
+    case[f"{prefix}logits"], case[f"{prefix}logits_positions"] = round_to(logits[:, places], LANGUAGE), places
 
 
 def trim_case(file: str, name: str, case: Tensors) -> Tensors:
@@ -168,7 +168,7 @@ def trim_case(file: str, name: str, case: Tensors) -> Tensors:
             if case[key].numel() > 8192:
                 del case[key]
             elif (largest := float(case[key].abs().max())) > 0:
-                case[key] = rounded(case[key], largest * 2.0**-16)
+                case[key] = round_to(case[key], largest * 2.0**-16)
         return case
     if file == "generate":
         case = {key: tensor for key, tensor in case.items() if key not in ("out/low_res_masks",)}
@@ -179,12 +179,12 @@ def trim_case(file: str, name: str, case: Tensors) -> Tensors:
         for key in ("backbone_fpn0", "backbone_fpn1", "backbone_fpn2", "video_res_mask_logits", "low_res_masks",
                     "multimask_low_res_raw", "pix_feat_with_mem", "maskmem_features", "obj_ptr"):  # fmt: skip
             if (tensor := case.get(f"out/{key}")) is not None:
-                case[f"out/{key}"] = rounded(tensor, SAM)
+                case[f"out/{key}"] = round_to(tensor, SAM)
     if "out/logits" in case:
         keep_some_logits(case, "out/")
     for key in ("hidden_pre_norm", "inputs_embeds", "vision_merged", "vision_pre_mlp_window_order", "step_logits"):
         if (tensor := case.get(f"out/{key}")) is not None:
-            case[f"out/{key}"] = rounded(tensor, LANGUAGE)
+            case[f"out/{key}"] = round_to(tensor, LANGUAGE)
     return case
 
 
@@ -226,17 +226,17 @@ def trim_golden(path: Path) -> bytes:
         for name, case in cases.items()
         for key, tensor in trim_case(path.stem, name, case).items()
     }
-    return _packed(kept, metadata)
+    return _pack_tensors(kept, metadata)
 
 
-def stored(path: Path) -> bytes:
+def store_arrays(path: Path) -> bytes:
     """An npz file without compression of its own."""
     arrays, stream = np.load(path), io.BytesIO()
     np.savez(stream, **{name: arrays[name] for name in arrays.files})
     return stream.getvalue()
 
 
-def files(folder: Path) -> Iterator[tuple[str, Path]]:
+def list_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Names and paths of all files but descriptions."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix != ".md":
@@ -246,24 +246,24 @@ def files(folder: Path) -> Iterator[tuple[str, Path]]:
 def trim_parity(folder: Path) -> dict[str, bytes]:
     """Golden numbers of the model and of the processor; ``protocols`` is a folder of its own."""
     out = {}
-    for name, path in files(folder):
+    for name, path in list_files(folder):
         if name.startswith("protocols/"):
             continue
         if name == "meta.json":
             out[name] = json.dumps({"train_param_names": json.loads(path.read_text())["train_param_names"]}).encode()
         elif name == "model.safetensors":
-            out[name + SUFFIX] = _packed(*read(path))
+            out[name + SUFFIX] = _pack_tensors(*read(path))
         elif path.suffix == ".safetensors":
             out[name + SUFFIX] = trim_golden(path)
         else:
-            out[name] = stored(path) if path.suffix == ".npz" else path.read_bytes()
+            out[name] = store_arrays(path) if path.suffix == ".npz" else path.read_bytes()
     return out
 
 
 def trim_released(folder: Path) -> dict[str, bytes]:
     """Checkpoints in the form in which the original leaves them."""
     out = {}
-    for name, path in files(folder):
+    for name, path in list_files(folder):
         if path.suffix != ".safetensors":
             out[name] = path.read_bytes()
             continue
@@ -273,13 +273,13 @@ def trim_released(folder: Path) -> dict[str, bytes]:
             for key in [key for key in tensors if key.endswith("logits")]:
                 keep_some_logits(tensors, key.removesuffix("logits"))
         drawn = [key for key in tensors if "sam2." in key or path.parent.name == "sam2.1"]
-        out[name + SUFFIX] = _packed(tensors, metadata, drawn)
+        out[name + SUFFIX] = _pack_tensors(tensors, metadata, drawn)
     return out
 
 
 def copy_all(folder: Path) -> dict[str, bytes]:
     """Every file as it is: small drawn clips, and what the original asks, sees and scores."""
-    return {name: path.read_bytes() for name, path in files(folder)}
+    return {name: path.read_bytes() for name, path in list_files(folder)}
 
 
 KINDS: dict[str, Callable[[Path], dict[str, bytes]]] = {

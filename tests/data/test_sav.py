@@ -51,15 +51,15 @@ def edited(path: Path, **changes: Any) -> None:
 
 
 def test_every_described_object_is_a_record(miniatures: Path) -> None:
-    records = sav.index(miniatures, "ref_sav", "train")
+    records = sav.read_records(miniatures, "ref_sav", "train")
     told = [f"{video}/{key}" for video, value in described(miniatures).items() for key in value["objects"]]
     assert [record.id for record in records] == told
     assert all(record.num_frames is None and record.data_type == "seg_video" for record in records)
 
 
 def test_every_fourth_frame_of_the_video_has_its_mask(miniatures: Path, one_video: Path) -> None:
-    (record,) = sav.index(one_video, "ref_sav", "train")
-    sample = sav.sample(record)
+    (record,) = sav.read_records(one_video, "ref_sav", "train")
+    sample = sav.read_sample(record)
     folder = one_video / "sav/sav_train/sav_000"
     with av.open(str(folder / "v.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -75,19 +75,19 @@ def test_every_fourth_frame_of_the_video_has_its_mask(miniatures: Path, one_vide
 
 
 def test_chosen_frames_are_counted_in_the_clip(one_video: Path) -> None:
-    (record,) = sav.index(one_video, "ref_sav", "train")
-    whole, part = sav.sample(record), sav.sample(record, [9, 2])
+    (record,) = sav.read_records(one_video, "ref_sav", "train")
+    whole, part = sav.read_sample(record), sav.read_sample(record, [9, 2])
     assert part.media.frame_indices == (36, 8)
     np.testing.assert_array_equal(part.media.frames(), whole.media.frames([9, 2]))
     np.testing.assert_array_equal(part.objects[1].masks, whole.objects[1].masks[[9, 2]])
     count = whole.media.num_frames
     with pytest.raises(ValueError, match=f"frame {count} was asked for; the clip has frames 0 to {count - 1}"):
-        sav.sample(record, [count])
+        sav.read_sample(record, [count])
 
 
 def test_the_evaluation_split_is_read_as_videos_with_expressions(miniatures: Path) -> None:
-    record = sav.index(miniatures, "ref_sav", "valid")[0]
-    sample = sav.sample(record, [0, 1])
+    record = sav.read_records(miniatures, "ref_sav", "valid")[0]
+    sample = sav.read_sample(record, [0, 1])
     (video, *_) = json.loads((miniatures / "ref_sav/valid/meta_expressions_valid.json").read_bytes())["videos"]
     assert record.id == f"{video}/0" and sample.queries[0].kind == "description"
     assert sample.objects[1].num_frames == 2
@@ -95,23 +95,25 @@ def test_the_evaluation_split_is_read_as_videos_with_expressions(miniatures: Pat
 
 def test_an_unknown_split_is_refused(miniatures: Path) -> None:
     with pytest.raises(DatasetError, match="ref_sav has no split 'test'"):
-        sav.index(miniatures, "ref_sav", "test")
+        sav.read_records(miniatures, "ref_sav", "test")
 
 
 def test_a_video_one_frame_short_is_cut_and_a_shorter_one_refused(one_video: Path) -> None:
     path = one_video / "sav/sav_train/sav_000/v_manual.json"
     masks = json.loads(path.read_bytes())["masklet"]
-    (record,) = sav.index(one_video, "ref_sav", "train")
+    (record,) = sav.read_records(one_video, "ref_sav", "train")
     for length in (len(masks) - 1, len(masks) + 1):
         edited(path, masklet=(masks * 2)[:length])
         assert (
-            sav.sample(record).media.num_frames == sav.sample(record).objects[1].num_frames == min(length, len(masks))
+            sav.read_sample(record).media.num_frames
+            == sav.read_sample(record).objects[1].num_frames
+            == min(length, len(masks))
         )
     edited(path, masklet=masks[:5])
     with pytest.raises(
         DatasetError, match=rf"masks for 5 frames, but every 4th frame of the video makes {len(masks)}.*fetch"
     ):
-        sav.sample(record)
+        sav.read_sample(record)
 
 
 @pytest.mark.parametrize(
@@ -129,19 +131,19 @@ def test_malformed_descriptions_are_named(one_video: Path, changes: dict[str, An
     video = json.loads((one_video / DESCRIPTIONS).read_bytes())["v"] | changes
     (one_video / DESCRIPTIONS).write_text(json.dumps({"v": video}), encoding="utf-8")
     with pytest.raises(DatasetError, match=rf"ref_sav/train: .*Ratio-0\.3\.json, video 'v'.*{told}"):
-        sav.index(one_video, "ref_sav", "train")
+        sav.read_records(one_video, "ref_sav", "train")
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v_manual.json"])
 def test_missing_and_truncated_files_are_named(one_video: Path, name: str) -> None:
     path = one_video / "sav/sav_train/sav_000" / name
-    (record,) = sav.index(one_video, "ref_sav", "train")
+    (record,) = sav.read_records(one_video, "ref_sav", "train")
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DatasetError, match=rf"ref_sav/train v/0: .*{name}.*fetch it again"):
-        sav.sample(record)
+        sav.read_sample(record)
     path.unlink()
     with pytest.raises(DatasetError, match=rf"{name} does not exist; `unipixel data check ref_sav`"):
-        sav.sample(record)
+        sav.read_sample(record)
 
 
 def test_masks_of_another_size_than_the_video_are_refused(one_video: Path) -> None:
@@ -151,7 +153,7 @@ def test_masks_of_another_size_than_the_video_are_refused(one_video: Path) -> No
     empty = {"size": [height // 2, width // 2], "counts": [(height // 2) * (width // 2)]}
     half = {"video_height": height / 2, "video_width": width / 2}
     edited(path, masklet=[[empty]] * len(value["masklet"]), **half)
-    (record,) = sav.index(one_video, "ref_sav", "train")
+    (record,) = sav.read_records(one_video, "ref_sav", "train")
     told = rf"masks are {height // 2} x {width // 2} .*video {height} x {width}"
     with pytest.raises(DatasetError, match=told):
-        sav.sample(record)
+        sav.read_sample(record)

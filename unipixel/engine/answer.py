@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import torch
 
 from unipixel import draw
-from unipixel.engine.timing import Timings
 from unipixel.masks import MaskTrack, Rle, decode_rle, save_davis_png
 from unipixel.media import Media
 
 NOT_THERE: Literal["not there"] = "not there"
 SHEET_FRAMES = 8
 """Frames of a video that a single picture of it shows."""
+STAGES = ("read", "vision_tower", "prefill", "decode", "sam_encode", "track", "write")
+"""Reading frames, the vision tower, reading the prompt, writing tokens, SAM's image encoder, tracking (mask decoder and
+memory), and turning logits into stored masks."""
+
+
+class Timings(dict[str, float]):
+    """Seconds per stage of one answer.
+
+    Attributes:
+        counts: how many frames, tokens or objects a stage has handled.
+    """
+
+    def __init__(self, seconds: dict[str, float] | None = None, counts: dict[str, int] | None = None) -> None:
+        super().__init__(seconds or {})
+        self.counts = counts or {}
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages together."""
+        return sum(self.values())
+
+    def seconds_per_item(self, stage: str) -> float:
+        """Seconds per counted item of a stage, such as per decoded token; nan if it counted none."""
+        number = self.counts.get(stage, 0)
+        return self[stage] / number if number else float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +137,7 @@ class Clip:
     fps: float | None
 
     @classmethod
-    def of(cls, media: Media) -> Clip:
+    def from_media(cls, media: Media) -> Clip:
         """The clip of opened media."""
         return cls(media, media.source, tuple(media.frame_indices), media.fps)
 
@@ -258,8 +285,8 @@ class Answer:
             uint8 (H, W, 3) for one frame or a still image, else (T, H, W, 3).
         """
         if t is None and len(self.clip.frame_indices) > 1:
-            return np.stack(list(self._drawn()))
-        return self._overlay(self.clip.media.frame(t or 0), t or 0)
+            return np.stack(list(self._draw_frames()))
+        return self._draw_overlay(self.clip.media.frame(t or 0), t or 0)
 
     def save(self, path: str | Path) -> Path:
         """Write the answer in the form that the name asks for.
@@ -277,11 +304,11 @@ class Answer:
         if kind == ".json":
             path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
         elif kind == ".png":
-            draw.write_png(self._sheet(), path)
+            draw.write_png(self._draw_sheet(), path)
         elif kind == ".gif":
-            draw.write_gif(self._drawn(), path, **self._rate())
+            draw.write_gif(self._draw_frames(), path, **self._compute_fps())
         elif kind == ".mp4":
-            draw.write_mp4(self._drawn(), path, **self._rate())
+            draw.write_mp4(self._draw_frames(), path, **self._compute_fps())
         elif not kind:
             self.save(path / "answer.json")
             self.save(path / ("overlay.mp4" if len(self.clip.frame_indices) > 1 else "overlay.png"))
@@ -290,28 +317,83 @@ class Answer:
             raise ValueError(f"an answer cannot be saved as {path.suffix!r}; use .json, .png, .gif, .mp4 or a folder")
         return path
 
-    def _rate(self) -> dict[str, float]:
+    def _compute_fps(self) -> dict[str, float]:
         """Frames per second at which the clip plays as long as its source does."""
         indices = self.clip.frame_indices
         if not self.clip.fps or len(indices) < 2:
             return {}
         return {"fps": self.clip.fps * (len(indices) - 1) / max(indices[-1] - indices[0], 1)}
 
-    def _drawn(self) -> Iterator[np.ndarray]:
+    def _draw_frames(self) -> Iterator[np.ndarray]:
         for t, frame in enumerate(self.clip.media):
-            yield self._overlay(frame, t)
+            yield self._draw_overlay(frame, t)
 
-    def _overlay(self, frame: np.ndarray, t: int) -> np.ndarray:
+    def _draw_overlay(self, frame: np.ndarray, t: int) -> np.ndarray:
         seen = [one for one in self.objects if one.track.rles[t] is not None]
         masks = np.stack([one.track.mask(t) for one in seen]) if seen else np.zeros((0, *frame.shape[:2]), dtype=bool)
         return draw.overlay(
             frame, masks, labels=[f"{one.id} {one.label}".strip() for one in seen], ids=[one.id for one in seen]
         )
 
-    def _sheet(self) -> np.ndarray:
+    def _draw_sheet(self) -> np.ndarray:
         total = len(self.clip.frame_indices)
         if total == 1:
             return self.draw(0)
         shown: Sequence[int] = sorted({round(i) for i in np.linspace(0, total - 1, min(SHEET_FRAMES, total))})
         captions = [f"frame {self.clip.frame_indices[t]}" for t in shown]
-        return draw.contact_sheet([self.draw(t) for t in shown], captions)
+        return draw.make_contact_sheet([self.draw(t) for t in shown], captions)
+
+
+Piece: TypeAlias = TextPiece | MaskPiece | Answer
+
+
+class Clock:
+    """Adds up the seconds spent in named stages. A stage inside another is taken out of the outer one.
+
+    Args:
+        device: on an accelerator each stage waits for its work to finish, so that the time is booked where it belongs.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.seconds: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self._device = device
+        self._inner: list[float] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Book the time until the end of the block under ``name``."""
+        self._wait()
+        started = time.perf_counter()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            self._wait()
+            spent = time.perf_counter() - started
+            self.add({name: spent - self._inner.pop()})
+            if self._inner:
+                self._inner[-1] += spent
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Book time that was measured elsewhere."""
+        for name, spent in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to the number of things that a stage has done, such as tokens or frames."""
+        self.counts[name] = self.counts.get(name, 0) + number
+
+    def take(self) -> Timings:
+        """Everything booked since the last call, in the order of `STAGES`; the clock starts again at zero."""
+        timings = Timings({s: self.seconds.get(s, 0.0) for s in STAGES}, dict(self.counts))
+        self.seconds, self.counts = {}, {}
+        return timings
+
+    def _wait(self) -> None:
+        if self._device is None or self._device.type == "cpu":
+            return
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from unipixel.engine.generate import Conversation, Decoding, Passage, Reply, read
-from unipixel.engine.timing import Clock
+from unipixel.engine.answer import Clock
+from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate, prefill
 from unipixel.errors import PromptError
-from unipixel.masks import MaskTrack
 from unipixel.model.language import VisionFeatures
 from unipixel.model.unipixel import UniPixel
-from unipixel.processing import Processor, TurnInputs, Visual
-from unipixel.sample import Turn
-
-
-@dataclass(frozen=True, eq=False)
-class Ask:
-    """One question for the language model."""
-
-    turn: Turn
-    decoding: Decoding
-    objects: Mapping[int, MaskTrack] = field(default_factory=dict)
-    """Known objects by id, for the turn's regions."""
-    aside: bool = False
-    """Asked beside the conversation: right after the visual, and forgotten afterwards."""
-    answer: str = ""
-    """If given, the reply is not written but read: this text."""
-    prime: str = ""
-    """Words that the reply begins with; what is written goes on from them."""
-    hidden: Tensor | None = None
-    """Of a question aside: bool (tokens of the visual,), True for those that it must not see."""
-    one_of_many: bool = False
-    """One of several questions about one visual, for which it is read once even in a batch."""
+from unipixel.processing import Processor, TurnInputs, VisualInput
 
 
 @dataclass
@@ -48,6 +26,8 @@ class Transcript:
     labels: list[Tensor] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
     regions: list[Tensor] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
+    """Tokens that the model has written last and not read yet."""
 
     def add(self, ids: Sequence[int], inputs: TurnInputs) -> None:
         """Go on with a turn."""
@@ -57,7 +37,7 @@ class Transcript:
         self.frames += inputs.point_frames.tolist()
         self.regions += [] if inputs.region_masks is None else [inputs.region_masks]
 
-    def inputs(self) -> TurnInputs:
+    def join_inputs(self) -> TurnInputs:
         """All turns as one."""
         regions = torch.cat(self.regions, 1) if self.regions else None
         return TurnInputs(
@@ -72,16 +52,15 @@ class Dialogue:
         visual: what the language model sees; encoded when the first question is asked.
     """
 
-    def __init__(self, model: UniPixel, processor: Processor, visual: Visual, clock: Clock | None = None) -> None:
+    def __init__(self, model: UniPixel, processor: Processor, visual: VisualInput, clock: Clock | None = None) -> None:
         self.visual = visual
         self._model, self._processor = model, processor
         self._clock = clock or Clock()
-        self._opening_ids = processor.chat.opening(visual.num_tokens)
+        self._opening_ids = processor.chat.encode_opening(visual.num_tokens)
         self._vision: VisionFeatures | None = None
-        self._seen: Conversation | None = None
-        self._main: Conversation | None = None
+        self._opening: ConversationCache | None = None
+        self._main: ConversationCache | None = None
         self._transcript = Transcript()
-        self._unread: list[int] = []
         self._last: tuple[Reply, list[int], TurnInputs] | None = None
 
     @property
@@ -98,137 +77,140 @@ class Dialogue:
             self._clock.count("vision_tower", frames)
         return self._vision
 
-    def reply(self, ask: Ask) -> Reply:
-        """Ask and get the reply to be written; unless aside, it becomes part of the conversation.
+    def start(self, reply: Reply) -> None:
+        """Make a reply ready to be written, by whoever iterates over it; unless separate, it joins the conversation.
 
         Raises:
-            PromptError: the question is not usable, or the conversation has outgrown what the model can read.
+            PromptError: the turn is not usable, or the conversation has outgrown what the model can read.
         """
-        self._settle()
-        seen = self._opening()
-        later = bool(self._transcript.ids) and not ask.aside
+        self._record_reply()
+        opening = self._read_opening()
+        later = bool(self._transcript.ids) and not reply.is_separate
         if later:
-            conversation = self._main or self._made_again(seen)
-            inputs = self._processor.next_turn(ask.turn, self.visual, ask.objects)
-            ids = [*self._own(self._closing(conversation.unread)), *inputs.input_ids.tolist()]
+            conversation = self._main or self._rebuild_cache(opening)
+            inputs = self._processor.build_next_turn(reply.turn, self.visual, reply.objects)
+            ids = [*self._mark_written(self._close_reply(conversation.unread)), *inputs.input_ids.tolist()]
         else:
-            conversation = seen.fork()
-            if ask.hidden is not None:
-                conversation.padding_mask = self._seen_without(ask.hidden)
-            inputs = self._processor.first_turn(ask.turn, self.visual, ask.objects)
+            conversation = opening.fork()
+            if reply.hidden is not None:
+                conversation.padding_mask = self._build_visual_mask(reply.hidden)
+            inputs = self._processor.build_first_turn(reply.turn, self.visual, reply.objects)
             ids = inputs.input_ids.tolist()[len(self._opening_ids) :]
-        ids += self._own(self._given(ask))
-        decoding = self._within_reach(conversation.length + len(ids), ask.decoding)
-        passage = self._continued(conversation, ids, inputs)
-        reply = Reply(self._model, conversation, [passage], decoding, self._clock, write=not ask.answer)
-        if not ask.aside:
+        ids += self._mark_written(self._encode_prefix(reply))
+        options = self._limit_length(conversation.length + len(ids), reply.options)
+        text = self._continue_text(conversation, ids, inputs)
+        reply.steps = generate(self._model, conversation, [text], [reply], options, self._clock, write=not reply.answer)
+        if not reply.is_separate:
             self._main, self._last = conversation, (reply, ids, inputs)
-        return reply
 
-    def whole(self, ask: Ask) -> Passage:
-        """A first question together with the visual, for a batch of different visuals.
+    def build_prefill(self, reply: Reply) -> PrefillInput:
+        """A first turn together with the visual, for a batch of different visuals.
 
         Raises:
-            PromptError: as `reply`.
+            PromptError: as `start`.
         """
-        inputs = self._processor.first_turn(ask.turn, self.visual, ask.objects)
-        ids = torch.cat([inputs.input_ids, torch.tensor(self._given(ask), dtype=torch.long)])
-        self._within_reach(len(ids), ask.decoding)
-        return self._with_visual(ids, inputs)
+        inputs = self._processor.build_first_turn(reply.turn, self.visual, reply.objects)
+        ids = torch.cat([inputs.input_ids, torch.tensor(self._encode_prefix(reply), dtype=torch.long)])
+        self._limit_length(len(ids), reply.options)
+        return self._prefill_visual(ids, inputs)
 
-    def transcript(self) -> tuple[Transcript, list[int]]:
-        """What was read after the visual, and the tokens that were said but not read yet."""
-        self._settle()
-        return self._transcript, list(self._unread)
+    @property
+    def transcript(self) -> Transcript:
+        """What was said after the visual, as far as it has been written."""
+        self._record_reply()
+        return self._transcript
 
-    def restore(self, transcript: Transcript, unread: Sequence[int]) -> None:
+    def restore(self, transcript: Transcript) -> None:
         """Take up a conversation that was saved; its cache is made again when the next question is asked."""
         self._main, self._last = None, None
-        self._transcript, self._unread = transcript, list(unread)
+        self._transcript = transcript
 
-    def close(self) -> None:
-        """Free the features and caches."""
-        self._vision = self._seen = self._main = self._last = None
+    def release(self) -> None:
+        """Free the features and caches; they are made again when the next question is asked."""
+        self._record_reply()
+        self._vision = self._opening = self._main = self._last = None
 
-    def _opening(self) -> Conversation:
+    def _read_opening(self) -> ConversationCache:
         """The conversation up to the visual, read once."""
-        if self._seen is None:
+        if self._opening is None:
             empty = TurnInputs(torch.tensor(self._opening_ids), [], [], torch.zeros(0, dtype=torch.long), None)
-            passage, seen = self._with_visual(empty.input_ids, empty), Conversation()
+            text, opening = self._prefill_visual(empty.input_ids, empty), ConversationCache()
             with self._clock.stage("prefill"):
-                read(self._model, seen, [passage])
-            self._seen = seen
-        return self._seen
+                prefill(self._model, opening, [text])
+            self._opening = opening
+        return self._opening
 
-    def _made_again(self, seen: Conversation) -> Conversation:
+    def _rebuild_cache(self, opening: ConversationCache) -> ConversationCache:
         """The conversation's cache from its transcript."""
-        conversation, inputs = seen.fork(), self._transcript.inputs()
-        passage = self._continued(conversation, self._transcript.ids, inputs)
+        conversation, inputs = opening.fork(), self._transcript.join_inputs()
+        text = self._continue_text(conversation, self._transcript.ids, inputs)
         with self._clock.stage("prefill"):
-            read(self._model, conversation, [passage])
-        conversation.unread = list(self._unread)
+            prefill(self._model, conversation, [text])
+        conversation.unread = list(self._transcript.unread)
         return conversation
 
-    def _settle(self) -> None:
+    def _record_reply(self) -> None:
         """Write the last reply into the transcript, as far as it got."""
         if self._last is None or self._main is None:
             return
         reply, ids, inputs = self._last
         self._last = None
-        if reply.has_begun:
-            said, self._unread = reply.ids[0], list(self._main.unread)
-            self._transcript.add([*ids, *self._own(said[: len(said) - len(self._unread)])], inputs)
+        if reply.given_states is not None:  # it has begun
+            unread = list(self._main.unread)
+            written = reply.ids[: len(reply.ids) - len(unread)]
+            self._transcript.add([*ids, *self._mark_written(written)], inputs)
+            self._transcript.unread = unread
         if self._main.length != len(self._opening_ids) + len(self._transcript.ids):
             # an error struck while the cache was being extended
             self._main = None
 
-    def _own(self, said: Sequence[int]) -> list[int]:
+    def _mark_written(self, written: Sequence[int]) -> list[int]:
         """Tokens that the model has written, as `Transcript.ids` holds them."""
         config = self._model.config
         inputs = {config.ref_token_id, config.mem_token_id, config.video_token_id, config.image_token_id}
-        return [-1 - i if i in inputs else i for i in said]
+        return [-1 - i if i in inputs else i for i in written]
 
-    def _closing(self, unread: Sequence[int]) -> list[int]:
+    def _close_reply(self, unread: Sequence[int]) -> list[int]:
         """The tokens that close a reply, whatever it ended with."""
         end = self._processor.turn_end_id
         kept = [i for i in unread if i == end or i not in self._model.config.eos_token_ids]
         return kept if kept and kept[-1] == end else [*kept, end]
 
-    def _given(self, ask: Ask) -> list[int]:
-        return self._processor.chat.encode(ask.answer or ask.prime) if ask.answer or ask.prime else []
+    def _encode_prefix(self, reply: Reply) -> list[int]:
+        return self._processor.chat.encode(reply.answer or reply.prefix) if reply.answer or reply.prefix else []
 
-    def _seen_without(self, hidden: Tensor) -> Tensor:
+    def _build_visual_mask(self, hidden: Tensor) -> Tensor:
         """(1, opening) bool: everything up to the visual but the hidden part of it."""
         mask = torch.ones(1, len(self._opening_ids), dtype=torch.bool)
         start = self._opening_ids.index(self._model.config.video_token_id)
         mask[0, start : start + len(hidden)] = ~hidden
         return mask.to(self._model.device)
 
-    def _within_reach(self, length: int, decoding: Decoding) -> Decoding:
+    def _limit_length(self, length: int, options: DecodingOptions) -> DecodingOptions:
         longest = self._model.config.language.max_position_embeddings
         if length >= longest:
             raise PromptError(f"the conversation is {length} tokens long; the model reads at most {longest}")
-        return replace(decoding, max_new_tokens=min(decoding.max_new_tokens, longest - length))
+        return replace(options, max_new_tokens=min(options.max_new_tokens, longest - length))
 
-    def _continued(self, conversation: Conversation, ids: Sequence[int], inputs: TurnInputs) -> Passage:
+    def _continue_text(self, conversation: ConversationCache, ids: Sequence[int], inputs: TurnInputs) -> PrefillInput:
         """Text that goes on where the conversation stands."""
         assert conversation.next_position is not None  # the visual has been read
         start, tensor = int(conversation.next_position), torch.tensor(ids)
         positions = torch.arange(start, start + len(ids)).expand(3, -1)
-        own = tensor < 0
-        embeds = self._embed(tensor.masked_fill(own, self._processor.turn_end_id), inputs, None)
-        tensor = torch.where(own, -1 - tensor, tensor)
-        if own.any():  # what the model wrote was read as it is, with nothing put in its place
-            place = own.to(embeds.device)
+        written = tensor < 0
+        embeds = self._embed(tensor.masked_fill(written, self._processor.turn_end_id), inputs, None)
+        tensor = torch.where(written, -1 - tensor, tensor)
+        if written.any():  # what the model wrote was read as it is, with nothing put in its place
+            place = written.to(embeds.device)
             with torch.no_grad():
                 embeds[place] = self._model.language.embed_tokens(tensor.to(embeds.device)[place])
-        return Passage(tensor, embeds, positions, start + len(ids))
+        return PrefillInput(tensor, embeds, positions, start + len(ids))
 
-    def _with_visual(self, ids: Tensor, inputs: TurnInputs) -> Passage:
+    def _prefill_visual(self, ids: Tensor, inputs: TurnInputs) -> PrefillInput:
         """Text with the visual, from the beginning of a conversation."""
         visual = self.visual
-        positions, following = self._model.rope_index(ids[None], None, visual.grid_thw, visual.second_per_grid)
-        return Passage(ids, self._embed(ids, inputs, self.vision.merged), positions[:, 0], int(following))
+        positions, following = self._model.compute_rope_index(ids[None], None, visual.grid_thw, visual.second_per_grid)
+        return PrefillInput(ids, self._embed(ids, inputs, self.vision.merged), positions[:, 0], int(following))
 
     @torch.no_grad()
     def _embed(self, ids: Tensor, inputs: TurnInputs, merged: Tensor | None) -> Tensor:

@@ -1,0 +1,264 @@
+"""Replies written token by token: prefill, a greedy or sampled decode loop, and the states that ask for masks.
+
+The loop does no mask work. It records the residual state from which each `<|seg|>` was predicted; masks are made from
+these states when the reply is complete.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from unipixel.engine.answer import Clock
+from unipixel.masks import MaskTrack
+from unipixel.model.unipixel import UniPixel
+from unipixel.sample import Turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """How tokens are chosen and when to stop."""
+
+    max_new_tokens: int = 256
+    """Longest reply, tokens."""
+    temperature: float = 0.0
+    """0 takes the most likely token; above, tokens are drawn from the distribution sharpened by 1 / temperature."""
+    top_p: float = 1.0
+    """When drawing: only the likeliest tokens that together have this probability."""
+    seed: int = 0
+    """Every row of a batch draws from a generator of its own with this seed."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or a positive number")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+
+    def choose(self, logits: Tensor, generators: Sequence[np.random.Generator]) -> list[int]:
+        """One token for every row of logits (B, V)."""
+        if self.temperature == 0:
+            return logits.argmax(-1).tolist()
+        rows = logits.float().cpu().double().numpy() / self.temperature
+        return [_sample_token(row, self.top_p, generator) for row, generator in zip(rows, generators, strict=True)]
+
+
+def _sample_token(logits: np.ndarray, top_p: float, generator: np.random.Generator) -> int:
+    prob = np.exp(logits - logits.max())
+    order = np.argsort(-prob, kind="stable")
+    reached = np.cumsum(prob[order] / prob.sum())
+    # the token that crosses top_p still belongs to the choice
+    count = int(np.searchsorted(reached, top_p)) + 1
+    place = int(np.searchsorted(reached, generator.random() * reached[min(count, len(order)) - 1], side="right"))
+    return int(order[min(place, count - 1, len(order) - 1)])
+
+
+class ConversationCache:
+    """Keys and values of everything said so far, for B rows of a batch.
+
+    The last token of a reply is chosen but not yet read by the model: it waits in ``unread`` and opens the next turn.
+    """
+
+    def __init__(self) -> None:
+        self.cache = DynamicCache()
+        self.next_position: Tensor | None = None
+        """(B,) the next free mRoPE position."""
+        self.padding_mask: Tensor | None = None
+        """(B, length) bool, False on padding; None while nothing is padded."""
+        self.unread: list[int] = []
+        """Tokens that were said but not read; only of a conversation with one row."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that the cache holds, padding included."""
+        return int(self.cache.get_seq_length())
+
+    def fork(self) -> ConversationCache:
+        """A conversation that goes on from here by itself. What was said so far is shared, not copied."""
+        twin = copy.copy(self)
+        twin.cache = copy.copy(self.cache)
+        # a layer grows by concatenation into new tensors, so both may hold the old ones
+        twin.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        twin.unread = list(self.unread)
+        return twin
+
+
+@dataclass(frozen=True, eq=False)
+class PrefillInput:
+    """What one row reads before it replies."""
+
+    ids: Tensor
+    """(L,) token ids."""
+    embeds: Tensor
+    """(L, D) their embeddings, with visual, `<|ref|>` and `<|mem|>` rows in place."""
+    positions: Tensor
+    """(3, L) mRoPE positions."""
+    next_position: int
+    """The position after the last token."""
+
+
+@torch.no_grad()
+def prefill(
+    model: UniPixel, conversation: ConversationCache, inputs: Sequence[PrefillInput]
+) -> tuple[Tensor, list[Tensor]]:
+    """Read one input per row into the conversation, padded on the left.
+
+    Returns:
+        (B, D) pre-norm states of the last token of each row, and per row (n, D) the states that predict a `<|seg|>`
+        that is part of its input.
+    """
+    device, longest = model.device, max(len(p.ids) for p in inputs)
+    embeds = inputs[0].embeds.new_zeros(len(inputs), longest, inputs[0].embeds.shape[-1])
+    positions = torch.ones(3, len(inputs), longest, dtype=torch.long, device=device)
+    mask = torch.zeros(len(inputs), longest, dtype=torch.bool, device=device)
+    for row, one in enumerate(inputs):
+        start = longest - len(one.ids)
+        embeds[row, start:] = one.embeds
+        positions[:, row, start:] = one.positions.to(device)
+        mask[row, start:] = True
+    if bool(mask.all()) and conversation.padding_mask is None:
+        keep = None
+    else:
+        past = conversation.padding_mask
+        if past is None:
+            past = mask.new_ones(len(inputs), conversation.length)
+        keep = conversation.padding_mask = torch.cat([past, mask], 1)
+    hidden = model.decode(embeds, positions, keep, conversation.cache)
+    conversation.next_position = torch.tensor([p.next_position for p in inputs], device=device)
+    conversation.unread = []
+    given = []
+    for row, one in enumerate(inputs):
+        own = hidden[row, longest - len(one.ids) :]
+        given.append(own[:-1][(one.ids[1:] == model.config.seg_token_id).to(device)])
+    # a copy, or the states of the whole prompt would stay alive
+    return hidden[:, -1].clone(), given
+
+
+@dataclass(eq=False)
+class Reply:
+    """One reply of the language model: the turn it answers, and what has been written of it so far.
+
+    Iterate to read it token by token while `Dialogue.start` writes it, or once `generate` has written it.
+    """
+
+    turn: Turn = field(default_factory=lambda: Turn(question=""))
+    objects: Mapping[int, MaskTrack] = field(default_factory=dict)
+    """Known objects by id, for the turn's regions."""
+    options: DecodingOptions = field(default_factory=DecodingOptions)
+    answer: str = ""
+    """If given, the reply is not written but read: this text."""
+    prefix: str = ""
+    """Words that the reply begins with; what is written goes on from them."""
+    is_separate: bool = False
+    """Asked right after the visual and forgotten afterwards, rather than as a part of the conversation."""
+    hidden: Tensor | None = None
+    """Of a separate turn: bool (tokens of the visual,), True for those that it must not see."""
+    shares_visual: bool = False
+    """One of several turns about one visual, for which it is read once even in a batch."""
+
+    ids: list[int] = field(default_factory=list, init=False)
+    """Chosen tokens, with the token that ended the reply."""
+    seg_states: list[Tensor] = field(default_factory=list, init=False)
+    """The state (D,) that predicted each chosen `<|seg|>`."""
+    given_states: Tensor | None = field(default=None, init=False)
+    """(n, D) the same for `<|seg|>` tokens of the input; None until that has been read."""
+    steps: Iterator[object] | None = field(default=None, init=False, repr=False)
+    """What writes it, one token at a time; None for one that is written already."""
+
+    def __iter__(self) -> Iterator[int]:
+        if self.steps is None:
+            yield from self.ids
+            return
+        for _ in self.steps:
+            yield self.ids[-1]
+        self.steps = None
+
+    def finish(self) -> None:
+        """Write the rest of it."""
+        for _ in self:
+            pass
+
+    @torch.no_grad()
+    def compute_queries(self, model: UniPixel, *, given: bool = False) -> Tensor:
+        """(n, Q, C) mask queries of the reply, in the order of the text; with those of its input if ``given``.
+
+        Source: UniPixel, section 3.2: the state that predicts `<|seg|>` prompts the mask decoder.
+        """
+        states = [*self.given_states, *self.seg_states] if given and self.given_states is not None else self.seg_states
+        if not states:
+            config = model.config
+            return torch.zeros(0, config.hidden_tokens, config.sam.hidden_size, dtype=model.dtype, device=model.device)
+        return model.compute_seg_tokens(torch.stack(states))
+
+
+@torch.no_grad()
+def generate(
+    model: UniPixel,
+    conversation: ConversationCache,
+    inputs: Sequence[PrefillInput],
+    replies: Sequence[Reply],
+    options: DecodingOptions,
+    clock: Clock | None = None,
+    *,
+    write: bool = True,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Write B replies side by side: each step appends one token to every reply that has not ended.
+
+    Stopping early leaves the conversation as if the replies ended there.
+
+    Args:
+        write: False only reads the inputs, for the states in front of their own `<|seg|>` tokens.
+
+    Yields:
+        After each token: (B, D) the pre-norm states it was chosen from, and (B, V) their logits.
+
+    Differs: the original compares the argmax of the raw logits with `<|seg|>`, also when a drawn token was used; here
+    the state is recorded if `<|seg|>` is the token that was chosen. Greedy replies are the same.
+    """
+    clock = clock or Clock()
+    ends, seg = set(model.config.eos_token_ids), model.config.seg_token_id
+    generators = [np.random.default_rng(options.seed) for _ in replies]
+    with clock.stage("prefill"):
+        hidden, given = prefill(model, conversation, inputs)
+        for reply, states in zip(replies, given, strict=True):
+            reply.given_states = states
+        logits = model.compute_logits(hidden)
+    running = [True] * len(replies)
+    for number in range(options.max_new_tokens if write else 0):
+        chosen = options.choose(logits, generators)
+        for row, reply in enumerate(replies):
+            if running[row]:
+                reply.ids.append(chosen[row])
+                if chosen[row] == seg:
+                    reply.seg_states.append(hidden[row])
+        if len(replies) == 1:
+            conversation.unread = [chosen[0]]
+        running = [on and token not in ends for token, on in zip(chosen, running, strict=True)]
+        yield hidden, logits
+        if not any(running) or number + 1 == options.max_new_tokens:
+            return
+        with clock.stage("decode"):
+            hidden = _advance(model, conversation, chosen)
+            logits = model.compute_logits(hidden)
+        clock.count("decode", sum(running))
+
+
+def _advance(model: UniPixel, conversation: ConversationCache, chosen: list[int]) -> Tensor:
+    """Read the chosen tokens (B,) and return the state (B, D) that predicts the next ones."""
+    position, mask = conversation.next_position, conversation.padding_mask
+    assert position is not None  # `prefill` has set it
+    ids = torch.tensor(chosen, device=model.device)[:, None]
+    if mask is not None:
+        mask = conversation.padding_mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+    embeds = model.language.embed_tokens(ids)
+    hidden = model.decode(embeds, position.expand(3, -1)[..., None], mask, conversation.cache)
+    conversation.next_position = position + 1
+    conversation.unread = []
+    return hidden[:, -1]
