@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class Failing(PerfectPredictor):
     def __init__(self, *places: int) -> None:
         self._places = places
 
-    def answer_batch(self, questions: list[Question]) -> list[Prediction | UnipixelError]:
+    def answer_batch(self, questions: Sequence[Question]) -> list[Prediction | UnipixelError]:
         replies = super().answer_batch(questions)
         return [PromptError("no") if n in self._places else reply for n, reply in enumerate(replies)]
 

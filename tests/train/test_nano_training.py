@@ -14,6 +14,7 @@ from PIL import Image
 
 from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
+from unipixel.model.presets import build_nano_config, initialise
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
 from unipixel.processing import Processor, build_tokenizer
@@ -22,7 +23,6 @@ from unipixel.stickers import THINGS, generate_scene
 from unipixel.train.data import Collator, StickerDataset, label_cells
 from unipixel.train.loss_weights import LossWeights
 from unipixel.train.losses import frame_loss, word_loss
-from unipixel.train.nano import initialise, nano_config
 from unipixel.train.nano_recipes import NANO_RECIPES
 from unipixel.train.objective import TrainingStep, draw_correction_clicks
 from unipixel.train.run import train
@@ -37,7 +37,7 @@ def processor() -> Processor:
 
 
 def fresh(processor: Processor, seed: int = 0) -> UniPixel:
-    model = UniPixel(nano_config(len(processor.tokenizer), processor.chat.ids))
+    model = UniPixel(build_nano_config(len(processor.tokenizer), processor.chat.ids))
     initialise(model, torch.Generator().manual_seed(seed))
     return model
 

@@ -19,13 +19,13 @@ import torch
 from unipixel.ablation.conditions import Condition
 from unipixel.masks import MaskTrack
 from unipixel.model.config import UniPixelConfig
+from unipixel.model.presets import initialise
 from unipixel.model.unipixel import TrainingOutput, UniPixel
 from unipixel.model.weights import resolve_checkpoint
 from unipixel.processing import Processor
 from unipixel.sample import Sample, Turn
 from unipixel.stickers import EVAL_SEED, Scene, generate_scene, generate_turns, generate_video
 from unipixel.stickers.choice_tasks import LETTERS
-from unipixel.train.nano import initialise
 from unipixel.train.nano_recipes import FIRST_WORLD, nano_bind
 from unipixel.train.overrides import override
 from unipixel.train.recall import apply_recall, build_segment_turn, draw_prompt
