@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import unipixel
-from unipixel.data import photos
+from unipixel.data.readers import photos
 from unipixel.masks import encode_rle, save_davis_png
 
 TOOL = Path(__file__).parent.parent / "tools" / "eval_photos.py"

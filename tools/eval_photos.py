@@ -2,13 +2,13 @@
 
     python tools/eval_photos.py [PHOTOS] [--clips CLIPS] [--model nano] [-n 100] [--spread] [--frames 0]
 
-PHOTOS is a folder as `unipixel.data.photos` reads it; its split ``val`` is used. One region per photo is drawn for the
+PHOTOS is a folder as `data.readers.photos` reads it; its split ``val`` is used. One region per photo is drawn for the
 box and the point (at least 2 % of the picture, from a generator seeded with the photo's place); "the person" is asked
 wherever exactly one person is labelled. The first photos of the collection are asked about, those of COCO; --spread
 takes as many evenly from all sets. Beside each figure stands that of the filled box, a disc of average area, and the
 whole picture.
 
-CLIPS is a folder as `unipixel.data.davis_clips` reads it; its split ``val`` is used. Each sequence is followed from the
+CLIPS is a folder as `data.readers.davis_clips` reads it; its split ``val`` is used. Each sequence is followed from the
 true mask of the first frame that shows the object, which is not scored itself; beside it stands that mask, unmoved.
 The same clips are asked for by their first expression, with all frames scored.
 """
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import unipixel
-from unipixel.data import davis_clips, photos
+from unipixel.data.readers import davis_clips, photos
 from unipixel.masks import find_interior_point, mask_to_box
 from unipixel.metrics import frame_scores, overlap, overlap_scores
 from unipixel.sample import Box, Mask, Point, Prompt

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.data import davis_clips
+from unipixel.data.readers import davis_clips
 from unipixel.errors import DatasetError
 from unipixel.masks import save_davis_png
 from unipixel.train.photos import ClipSampler

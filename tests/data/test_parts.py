@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from unipixel.data import parts
+from unipixel.data.readers import parts
 from unipixel.errors import DatasetError
 
 FILES = {

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.data import photos
 from unipixel.data.cutouts import LEVELS, VARIANTS, find_clean_crops, find_cutouts, list_whole_photos
+from unipixel.data.readers import photos
 from unipixel.errors import DatasetError
 from unipixel.masks import encode_rle
 from unipixel.stickers import SceneSettings, generate_scene, generate_turns, generate_video

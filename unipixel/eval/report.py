@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.bad_records import format_reasons
+from unipixel.data.records import format_reasons
 from unipixel.errors import DatasetError
 from unipixel.eval.benchmarks import BENCHMARKS, PublishedFigure, get_protocol
 from unipixel.eval.differences import describe_differences

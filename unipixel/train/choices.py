@@ -8,7 +8,6 @@ from pathlib import Path
 
 from unipixel.data import DATASETS, find_dataset, parse_name
 from unipixel.data.files import find_data_folder
-from unipixel.data.reading import OWN
 from unipixel.train.recipe import MixtureRecipe, Recipe, Source, Start
 
 
@@ -51,7 +50,7 @@ def _build_sources(name: str) -> list[Source]:
     dataset = find_dataset(name)
     split = "train" if "train" in dataset.splits else dataset.splits[0]
     asks = Source(dataset=name, split=split)
-    return [asks, replace(asks, form="prompts")] if name.partition(":")[0] in OWN else [asks]
+    return [asks, replace(asks, form="prompts")] if dataset.location == "path" else [asks]
 
 
 def keep_present_sources(recipe: Recipe, root: Path | None) -> tuple[Recipe, tuple[str, ...]]:

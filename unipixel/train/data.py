@@ -29,7 +29,7 @@ class StickerDataset(Dataset[TrainingInputs]):
     """Endless sticker scenes, and photos among them, with questions, cut to the length of a run."""
 
     def __init__(self, processor: Processor, recipe: StickerRecipe, photos: Path | None = None) -> None:
-        """Take a recipe; ``photos`` is a folder as `unipixel.data.photos` reads it, also used for backgrounds."""
+        """Take a recipe; ``photos`` is a folder as `data.readers.photos` reads it, also used for backgrounds."""
         if (recipe.photo_share or recipe.cutout_share) and photos is None:
             raise ValueError(f"the recipe {recipe.name} draws photos; say where they are: --set photos=DIR")
         self._processor = processor

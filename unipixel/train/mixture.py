@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from unipixel import data
 from unipixel.data import Record
-from unipixel.data.bad_records import BadRecords, describe_left_out
+from unipixel.data.records import BadRecords, describe_left_out
 from unipixel.errors import DatasetError, UnipixelError
 from unipixel.media import sample_at_rate, sample_random_indices
 from unipixel.processing.collation import TrainingInputs

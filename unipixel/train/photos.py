@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unipixel.data import davis_clips, photos
 from unipixel.data.cutouts import find_clean_crops, find_cutouts
+from unipixel.data.readers import davis_clips, photos
 from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
@@ -78,7 +78,7 @@ class ClipSampler:
     """Training clips with questions; which ones depends on the generator handed in."""
 
     def __init__(self, folder: Path) -> None:
-        """Args: folder: as `unipixel.data.davis_clips` reads it."""
+        """Args: folder: as `data.readers.davis_clips` reads it."""
         self._records = davis_clips.read_records(folder, "clips", "train")
         if not self._records:
             raise DatasetError(f"{folder} has no sequence that is for training; every one of its names is held out")

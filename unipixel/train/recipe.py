@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from unipixel.data.bad_records import MAX_BAD
+from unipixel.data.records import MAX_BAD
 from unipixel.model.config import Recall
 from unipixel.stickers import SceneSettings
 from unipixel.train.loss_weights import LossWeights
@@ -141,7 +141,7 @@ class StickerRecipe(Recipe):
     """Share of the batches that are clips."""
     video_turns: int = 4
     photos: str = ""
-    """Folder of photos as `unipixel.data.photos` reads it."""
+    """Folder of photos as `data.readers.photos` reads it."""
     photo_share: float = 0.0
     """Share of the stills that are photos, and of the sticker scenes that lie on one."""
     world: SceneSettings = field(default_factory=SceneSettings)
@@ -151,7 +151,7 @@ class StickerRecipe(Recipe):
     cutout_share: float = 0.0
     """Share of the scenes, still or moving, whose things are cut out of ``photos`` and lie on pieces of others."""
     clips: str = ""
-    """Folder of real clips as `unipixel.data.davis_clips` reads it."""
+    """Folder of real clips as `data.readers.davis_clips` reads it."""
     clip_share: float = 0.0
     """Share of the moving samples that are real clips, with as many frames as sticker clips."""
     distinct: int = 0

@@ -34,7 +34,7 @@ from typing import Any
 
 from unipixel.data.encodings import rle_to_mask
 from unipixel.data.files import get_field, require
-from unipixel.data.records import Record
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.media import open_media
@@ -108,6 +108,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     Raises:
         DatasetError: no set is there, or a line is not as documented.
     """
+    root = root / "photos" if (root / "photos").is_dir() else root
     present = [name for name in SETS if (root / name / "labels.jsonl").is_file()]
     if not present:
         require(root / SETS[0] / "labels.jsonl", f"{dataset}/{split}")
@@ -251,3 +252,17 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
         queries += [Query(kind="query", text=text, targets=(number,), category=region.name) for text in region.texts]
         queries.append(Query(kind="caption", text=f"What is [{number}]?", answer=f"the {region.name}", about=(number,)))
     return Sample(media=media, objects=objects, queries=tuple(queries), source=record.source)
+
+
+DATASETS = {
+    "photos": Dataset(
+        title="Photos with labelled regions, of which nano learns",
+        paper="none; COCO, LVIS, DUTS, ECSSD and others",
+        licence="of each set: CC BY 4.0, CC BY-SA 4.0, Apache-2.0 or research only; photos as each line says",
+        home="a folder with a folder for each set, images/ and labels.jsonl in it; or the folder 'photos' of the root",
+        teaches="names and expressions -> masks; regions -> names",
+        splits=("train", "val"),
+        index=read_records,
+        sample=read_sample,
+    )
+}

@@ -51,15 +51,117 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.clips import open_clip, resolve_frames
 from unipixel.data.encodings import rles_to_track
-from unipixel.data.expression_layouts import LAYOUTS, ExpressionLayout
-from unipixel.data.files import get_field, read_json, read_json_cached, require
-from unipixel.data.mask_files import open_mask_lists, read_numbered_masks
-from unipixel.data.records import Record
+from unipixel.data.files import get_field, open_mask_lists, read_json, read_json_cached, read_numbered_masks, require
+from unipixel.data.frames import open_clip, resolve_frames
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack, area_rle, parse_rle
 from unipixel.sample import Query, QueryKind, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpressionLayout:
+    """Where one split lies, relative to the ``data`` folder, and how it differs from the others."""
+
+    expressions: str
+    frames: tuple[str, ...]
+    """Folder of the videos' frame folders: the first of these that exists."""
+    masks: str | None = None
+    """JSON by annotation id, or pickle by running number; None: no masks are given out."""
+    foreground: str | None = None
+    tests: str | None = None
+    """Expression file that, if there, lists videos which are not part of this split."""
+    kind: QueryKind = "query"
+    questions: bool = False
+    """Whether expressions that end with a question mark are sentences."""
+    names: bool = False
+    """Whether expressions are names of categories, with ``_`` for blanks."""
+    training: bool = False
+    """Whether expressions without objects are left out and TAO clips cut."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What must be there, as far as there is one place for it."""
+        places = (self.expressions, self.masks, self.foreground, self.frames[0] if len(self.frames) == 1 else None)
+        return tuple(place for place in places if place is not None)
+
+
+_YOUTUBE = "ref_youtube_vos/meta_expressions"
+
+LAYOUTS: dict[str, dict[str, ExpressionLayout]] = {
+    "revos": {
+        "train": ExpressionLayout(
+            expressions="revos/meta_expressions_train_.json",
+            frames=("revos/JPEGImages", "revos"),
+            masks="revos/mask_dict.json",
+            questions=True,
+            training=True,
+        ),
+        "valid": ExpressionLayout(
+            expressions="revos/meta_expressions_valid_.json",
+            frames=("revos/JPEGImages", "revos"),
+            masks="revos/mask_dict.json",
+            foreground="revos/mask_dict_foreground.json",
+            questions=True,
+        ),
+    },
+    "mevis": {
+        "train": ExpressionLayout(
+            expressions="mevis/train/meta_expressions.json",
+            frames=("mevis/train/JPEGImages",),
+            masks="mevis/train/mask_dict.json",
+            training=True,
+        ),
+        "valid_u": ExpressionLayout(
+            expressions="mevis/valid_u/meta_expressions.json",
+            frames=("mevis/valid_u/JPEGImages",),
+            masks="mevis/valid_u/mask_dict.json",
+        ),
+        "valid": ExpressionLayout(expressions="mevis/valid/meta_expressions.json", frames=("mevis/valid/JPEGImages",)),
+    },
+    "lvvis": {
+        "train": ExpressionLayout(
+            expressions="lvvis/meta_expressions.json",
+            frames=("lvvis/train/JPEGImages",),
+            masks="lvvis/mask_dict.json",
+            names=True,
+            training=True,
+        ),
+    },
+    "ref_youtube_vos": {
+        "train": ExpressionLayout(
+            expressions=f"{_YOUTUBE}/train/meta_expressions.json",
+            frames=("ref_youtube_vos/train/JPEGImages",),
+            masks="ref_youtube_vos/mask_dict.pkl",
+            training=True,
+        ),
+        "valid": ExpressionLayout(
+            expressions=f"{_YOUTUBE}/valid/meta_expressions.json",
+            frames=("ref_youtube_vos/valid/JPEGImages",),
+            tests=f"{_YOUTUBE}/test/meta_expressions.json",
+        ),
+    },
+    "ref_davis17": {
+        split: ExpressionLayout(
+            expressions=f"ref_davis17/meta_expressions/{split}/meta_expressions.json",
+            frames=("ref_davis17/DAVIS/JPEGImages/480p",),
+            masks=f"ref_davis17/{split}/mask_dict.pkl",
+            training=split == "train",
+        )
+        for split in ("train", "valid")
+    },
+    "ref_sav": {
+        "valid": ExpressionLayout(
+            expressions="ref_sav/valid/meta_expressions_valid.json",
+            frames=("ref_sav/valid/videos",),
+            masks="ref_sav/valid/mask_dict.json",
+            kind="description",
+        ),
+    },
+}
+"""Dataset -> split -> where it lies."""
+
 
 CATEGORIES = {0: "referring", 1: "reasoning", 2: "no object"}
 """What a ReVOS expression is, by ``type_id``."""
@@ -280,3 +382,64 @@ def _check_length(rles: Any, raw: Expression, what: str) -> None:
             f"{what} are for {given}, but the video has {raw.num_masks} frames; both files must come from the same "
             "release of the dataset"
         )
+
+
+def _describe(name: str, title: str, paper: str, licence: str, home: str, teaches: str) -> Dataset:
+    return Dataset(
+        title=title,
+        paper=paper,
+        licence=licence,
+        home=home,
+        teaches=teaches,
+        splits=tuple(LAYOUTS[name]),
+        files={split: layout.files for split, layout in LAYOUTS[name].items()},
+        index=read_records,
+        sample=read_sample,
+    )
+
+
+DATASETS = {
+    row[0]: _describe(*row)
+    for row in (
+        (
+            "revos",
+            "ReVOS",
+            "arXiv 2407.11325 (VISA)",
+            "CC BY-NC-SA 4.0",
+            "github.com/cilinyan/ReVOS-api",
+            "expressions and implicit questions -> masks in video",
+        ),
+        (
+            "mevis",
+            "MeViS",
+            "arXiv 2308.08544",
+            "CC BY-NC-SA 4.0",
+            "github.com/henghuiding/MeViS",
+            "expressions of motion -> masks in video",
+        ),
+        (
+            "lvvis",
+            "LV-VIS",
+            "arXiv 2304.01715",
+            "CC BY-NC-SA 4.0, research only",
+            "github.com/haochenheheda/LVVIS",
+            "class names -> masks in video",
+        ),
+        (
+            "ref_youtube_vos",
+            "Ref-YouTube-VOS",
+            "URVOS, ECCV 2020",
+            "annotations CC BY 4.0, videos research only",
+            "youtube-vos.org/dataset/rvos",
+            "expressions -> mask in video",
+        ),
+        (
+            "ref_davis17",
+            "Ref-DAVIS17",
+            "arXiv 1803.08006",
+            "research only",
+            "davischallenge.org",
+            "expressions -> mask in video",
+        ),
+    )
+}

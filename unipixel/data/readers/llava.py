@@ -30,9 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from unipixel.data.files import get_field, read_json
-from unipixel.data.pictures import open_picture
-from unipixel.data.records import DataType, Record, count_words
-from unipixel.data.videorefer_clips import read_clip
+from unipixel.data.frames import open_picture, read_clip
+from unipixel.data.records import Dataset, DataType, Record, count_words
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -108,3 +107,19 @@ def _pair_turns(turns: list[Any], where: str) -> tuple[tuple[str, str], ...]:
         texts[0] = texts[0].removeprefix(tag).removesuffix(tag)
     pairs = zip(texts[::2], texts[1::2], strict=True)
     return tuple((question, answer) for question, answer in pairs if question.strip() and answer.strip())
+
+
+DATASETS = {
+    "llava_instruct_665k_videogpt_plus_576k": Dataset(
+        title="LLaVA-1.5 and VideoGPT+ instructions",
+        paper="arXiv 2310.03744, 2406.09418",
+        licence="CC BY 4.0 (LLaVA texts, GPT-4 terms); VideoGPT+ none stated; media of their sources",
+        home="huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K and MBZUAI/VideoGPT-plus_Training_Dataset; "
+        "the joined file: UniPixel's data release",
+        teaches="general instructions",
+        splits=("train",),
+        files={"train": (FILE, "llava_instruct", "videogpt_plus")},
+        index=read_records,
+        sample=read_sample,
+    )
+}

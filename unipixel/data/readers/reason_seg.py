@@ -35,8 +35,8 @@ from typing import Any, NamedTuple
 
 from unipixel.data.encodings import draw_lisa_masks
 from unipixel.data.files import get_field, read_json, require
-from unipixel.data.pictures import open_picture, repeat_mask
-from unipixel.data.records import Record
+from unipixel.data.frames import open_picture, repeat_mask
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, QueryKind, Sample
 
@@ -140,3 +140,22 @@ def _read_annotation(path: Path, dataset: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise DatasetError(f"{dataset}: {path} holds a {type(document).__name__}; it should hold an object")
     return document
+
+
+DATASETS = {
+    "reason_seg": Dataset(
+        title="ReasonSeg",
+        paper="arXiv 2308.00692",
+        licence="Apache-2.0; photos OpenImages, ScanNetv2",
+        home="LISA's data folder, github.com/dvlab-research/LISA (dataset section of its README)",
+        teaches="implicit questions -> mask, with reasons",
+        splits=("train", "val", "test"),
+        files={
+            "train": (f"{_FOLDER}/train", f"{_FOLDER}/explanatory/train.json"),
+            "val": (f"{_FOLDER}/val",),
+            "test": (f"{_FOLDER}/test",),
+        },
+        index=read_records,
+        sample=read_sample,
+    )
+}

@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from unipixel.data.files import get_field, read_json, require
-from unipixel.data.records import Record
-from unipixel.data.videorefer_clips import read_clip
+from unipixel.data.frames import read_clip
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -165,3 +165,34 @@ def _read_parquet(path: Path, dataset: str, columns: Sequence[str]) -> list[dict
     except (pyarrow.ArrowException, OSError) as error:
         raise DatasetError(f"{dataset}: {path} is not a readable parquet file ({error}); fetch it again") from error
     return rows
+
+
+DATASETS = {
+    "mvbench": Dataset(
+        title="MVBench",
+        paper="arXiv 2311.17005",
+        licence="MIT; videos of their sources",
+        home="huggingface.co/datasets/OpenGVLab/MVBench",
+        teaches="nothing, evaluation: choices about video",
+        splits=("test",),
+        files={
+            "test": (
+                *(f"mvbench/json/{name}.json" for name, _ in TASKS.values()),
+                *dict.fromkeys(f"mvbench/video/{folder}" for _, folder in TASKS.values()),
+            )
+        },
+        index=read_records,
+        sample=read_sample,
+    ),
+    "videomme": Dataset(
+        title="Video-MME",
+        paper="arXiv 2405.21075",
+        licence="its own, research only",
+        home="huggingface.co/datasets/lmms-lab/Video-MME (videos re-encoded at 3 fps, 480 pixels, without sound)",
+        teaches="nothing, evaluation: choices about video",
+        splits=("test",),
+        files={"test": (VIDEOMME_FILE, "videomme/videos_3fps_480_noaudio")},
+        index=read_records,
+        sample=read_sample,
+    ),
+}

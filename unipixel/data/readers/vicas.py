@@ -29,10 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.clips import open_clip, resolve_frames
 from unipixel.data.encodings import read_vicas_track, rles_to_track
 from unipixel.data.files import get_field, read_json, require
-from unipixel.data.records import Record
+from unipixel.data.frames import open_clip, resolve_frames
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.sample import Query, Sample
@@ -155,3 +155,20 @@ def _read_own_masks(
             raise DatasetError(f"{place}: {len(masks)} masks for {len(tracks)} tracks; there should be one for each")
         rles.append([mask for track, mask in zip(tracks, masks, strict=True) if track in raw.tracks])
     return rles_to_track(rles, size_hw, where)
+
+
+DATASETS = {
+    "vicas": Dataset(
+        title="ViCaS",
+        paper="arXiv 2412.09754",
+        licence="research only",
+        home="github.com/Ali2500/ViCaS",
+        teaches="sentences -> masks in video",
+        splits=_SPLITS,
+        files={
+            split: (f"vicas/splits/v1.0/{split}.json", "vicas/annotations", "vicas/video_frames") for split in _SPLITS
+        },
+        index=read_records,
+        sample=read_sample,
+    )
+}

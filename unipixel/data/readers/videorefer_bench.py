@@ -33,15 +33,15 @@ from typing import Any
 
 from unipixel.data.encodings import rles_to_track
 from unipixel.data.files import get_field, read_json
-from unipixel.data.records import Record
-from unipixel.data.videorefer_clips import (
+from unipixel.data.frames import read_clip
+from unipixel.data.readers.videorefer import (
     ONLY_ID,
     find_annotated_frames,
     find_tagged_ids,
     parse_frame_number,
-    read_clip,
     replace_tags,
 )
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -126,3 +126,22 @@ def _parse_description(row: Any, where: str) -> dict[str, Any]:
         raise DatasetError(f"{where}: there are masks of {len(row['annotation'])} objects; a description is of one")
     caption = get_field(row, "caption", where, str).strip()
     return {"kind": "caption", "text": "", "answer": caption, "about": (ONLY_ID,), "category": "detailed"}
+
+
+DATASETS = {
+    name: Dataset(
+        title=title,
+        paper="arXiv 2501.00599",
+        licence=f"Apache-2.0; videos {videos}",
+        home="huggingface.co/datasets/DAMO-NLP-SG/VideoRefer-Bench; DAVIS and MeViS frames from their own sites",
+        teaches=f"nothing, evaluation: {what}",
+        splits=("test",),
+        files={"test": tuple(f"{FOLDER}/{file}" for file in _FILES[name])},
+        index=read_records,
+        sample=read_sample,
+    )
+    for name, title, videos, what in (
+        ("videorefer_bench_q", "VideoRefer-Bench-Q", "DAVIS, MeViS", "choices about objects"),
+        ("videorefer_bench_d", "VideoRefer-Bench-D", "Panda-70M", "descriptions of objects"),
+    )
+}

@@ -36,10 +36,10 @@ from typing import Any
 
 import numpy as np
 
-from unipixel.data.clips import open_clip, resolve_frames
 from unipixel.data.encodings import build_track, read_id_mask
 from unipixel.data.files import get_field, read_json, require
-from unipixel.data.records import Record
+from unipixel.data.frames import open_clip, resolve_frames
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -186,3 +186,18 @@ def _parse_question(video: str, expression: str, value: Any, clip_start: int, wh
         numbers=(),
         masks=(),
     )
+
+
+DATASETS = {
+    "groundmore": Dataset(
+        title="GroundMoRe",
+        paper="arXiv 2411.09921",
+        licence="none stated; research only",
+        home="groundmore.github.io",
+        teaches="questions -> words and masks in video",
+        splits=tuple(_QUESTIONS),
+        files={split: (path, "groundmore/annotations") for split, path in _QUESTIONS.items()},
+        index=read_records,
+        sample=read_sample,
+    )
+}

@@ -35,16 +35,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.clips import open_clip, resolve_frames
 from unipixel.data.encodings import rle_to_mask, rles_to_track
 from unipixel.data.files import get_field, read_json, require
-from unipixel.data.pictures import open_picture, repeat_mask
-from unipixel.data.records import Record, count_words
+from unipixel.data.frames import open_clip, open_picture, repeat_mask, resolve_frames
+from unipixel.data.records import Dataset, Record, count_words
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
 FOLDER = "inst_it/Inst-IT-Dataset"
 MAX_FRAMES = 10
+_FILES = {"images": "inst_it_dataset_image_51k_w_mask.json", "videos": "inst_it_dataset_video_21k_w_mask.json"}
 MAX_OBJECTS = 5
 
 _LENGTHS = {"inst_it_image_short_caption_raw": "short", "inst_it_image_long_caption_raw": "long"}
@@ -58,7 +58,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
         DatasetError: the annotation file or the folder of a clip is missing, damaged, or not as documented.
     """
     images = dataset in _LENGTHS
-    name = f"inst_it_dataset_{'image_51k' if images else 'video_21k'}_w_mask.json"
+    name = _FILES["images" if images else "videos"]
     records = []
     for number, row in enumerate(read_json(root / FOLDER / name, f"{dataset}/{split}", list)):
         where = f"{dataset}/{split} row {number} of {name}"
@@ -180,3 +180,33 @@ def _parse_time(name: str) -> tuple[int, str]:
     """Frames are in the order of the number in their name, whatever stands before it."""
     number = re.search(r"\d+", name)
     return int(number[0]) if number else -1, name
+
+
+DATASETS = {
+    name: Dataset(
+        title=f"Inst-IT, {title}",
+        paper="arXiv 2412.03565",
+        licence=f"Apache-2.0; {media} of their sources",
+        home="huggingface.co/datasets/Inst-IT/Inst-It-Dataset (images_raw, videos_raw; annotations with masks)",
+        teaches=teaches,
+        splits=("train",),
+        files={"train": (f"{FOLDER}/{_FILES[media]}", f"{FOLDER}/{media}_raw")},
+        index=read_records,
+        sample=read_sample,
+    )
+    for name, title, media, teaches in (
+        (
+            "inst_it_image_short_caption_raw",
+            "short captions of objects in images",
+            "images",
+            "an object in an image -> short caption",
+        ),
+        (
+            "inst_it_image_long_caption_raw",
+            "long captions of objects in images",
+            "images",
+            "an object in an image -> long caption",
+        ),
+        ("inst_it_video_qa_raw", "questions about clips", "videos", "questions about objects in video; memory"),
+    )
+}

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from unipixel.data.clips import open_clip, resolve_frames
 from unipixel.data.files import get_field, require
-from unipixel.data.records import Record
+from unipixel.data.frames import open_clip, resolve_frames
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError, MediaError
 from unipixel.masks import MaskTrack, load_index_png
 from unipixel.sample import Query, Sample
@@ -43,6 +43,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     Raises:
         DatasetError: a file is missing or not as documented, or a sequence has no frames.
     """
+    root = root / "davis_clips" if (root / "davis_clips").is_dir() else root
     records = []
     for line in _read_lines(root / "sequences.jsonl", f"{dataset}/{split}"):
         where = f"{dataset}/{split}"
@@ -107,3 +108,17 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
         queries += [Query(kind="query", text=text, targets=(number,), category=category) for text in texts]
         queries.append(Query(kind="caption", text=f"What is [{number}]?", answer=f"the {category}", about=(number,)))
     return Sample(media=media, objects=objects, queries=tuple(queries), source=record.source)
+
+
+DATASETS = {
+    "davis_clips": Dataset(
+        title="DAVIS clips with names and expressions, of which nano learns",
+        paper="Perazzi et al., CVPR 2016",
+        licence="CC BY-NC 4.0; a few clips belong to their owners",
+        home="davischallenge.org; labels.jsonl of each sequence; or the folder 'davis_clips' of the root",
+        teaches="names and expressions -> mask in video",
+        splits=("train", "val"),
+        index=read_records,
+        sample=read_sample,
+    )
+}

@@ -30,21 +30,27 @@ Differs: the released loader gives a lone object a random id while reading; here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unipixel.data.encodings import rles_to_track
 from unipixel.data.files import get_field, read_json
-from unipixel.data.records import Record, count_words
-from unipixel.data.videorefer_clips import find_annotated_frames, find_tagged_ids, read_clip, replace_tags
+from unipixel.data.frames import read_clip
+from unipixel.data.records import Dataset, Record, count_words
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, QueryKind, Sample
 
 FOLDER = "videorefer/VideoRefer-700K"
 MAX_OBJECTS = 5
 MIN_RATIO = 0.3
+ONLY_ID = 0
+"""Id of the object of a text that does not number its objects."""
+
+_FIRST_MENTION = re.compile(r"(?:<object(\d+)>)?<region>")
+_MENTION = re.compile(r"<object(\d+)>(?:<region>)?")
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,62 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return Sample(media=media, objects=objects, queries=(query,), source=record.source)
 
 
+def find_tagged_ids(text: str, count: int, where: str) -> tuple[int, ...]:
+    """Ids of the objects that a text introduces, in the order of the annotation.
+
+    Args:
+        text: as annotated.
+        count: objects that the row has masks of.
+        where: what messages call the row.
+
+    Raises:
+        DatasetError: the text introduces another number of objects, or one of them twice.
+    """
+    found = [int(number) if number else ONLY_ID for number in _FIRST_MENTION.findall(text)]
+    if len(found) != count or len(set(found)) != count:
+        raise DatasetError(
+            f"{where}: the text introduces the objects {found or 'none'} by <region>, but there are masks of {count}; "
+            f"it should introduce each of them once: {text!r:.80}"
+        )
+    return tuple(found)
+
+
+def replace_tags(text: str) -> str:
+    """The text with every object written as ``[id]``."""
+    return _MENTION.sub(lambda found: f"[{int(found[1])}]", text).replace("<region>", f"[{ONLY_ID}]")
+
+
+def find_annotated_frames(objects: Sequence[Any], where: str) -> tuple[int, ...]:
+    """Numbers of all frames on which any object has a mask, ascending.
+
+    Args:
+        objects: per object a mapping from frame numbers (as text) to masks.
+        where: what messages call the row.
+
+    Raises:
+        DatasetError: a frame number is none, or there is no frame at all.
+    """
+    names = {name for frames in objects for name in (frames if isinstance(frames, dict) else [repr(frames)[:40]])}
+    wrong = sorted(str(name) for name in names if not re.fullmatch(r"0|[1-9][0-9]{0,8}", str(name)))
+    if wrong or not names:
+        found = f"the annotation numbers a frame {wrong[0]!r}" if wrong else "no object has an annotated frame"
+        raise DatasetError(f"{where}: {found}; it should map frame numbers such as '12' to masks")
+    return tuple(sorted({int(name) for name in names}))
+
+
+def parse_frame_number(row: Any, numbers: Collection[int], where: str) -> int:
+    """The field ``frame_idx`` of a benchmark row: the frame on which its objects are pointed at.
+
+    Raises:
+        DatasetError: it is missing, no number, or not one of the annotated frames.
+    """
+    value = get_field(row, "frame_idx", where, (str, int))
+    number = int(value) if str(value).isascii() and str(value).isdigit() else None
+    if number not in numbers or number is None:
+        raise DatasetError(f"{where}: frame_idx is {value!r}; it should be one of the annotated frames {list(numbers)}")
+    return number
+
+
 def _parse_row(raw: Any, number: int, part: _VideoReferPart, where: str) -> _VideoReferRow | None:
     """The row as the index keeps it; None for one that is left out."""
     objects = get_field(raw, "annotation", where, list)
@@ -178,3 +240,24 @@ def _read_masks(record: Record, file: Path) -> list[Any]:
             f"the row has {len(row.ids)} on {len(row.frames)}"
         )
     return [[frame if isinstance(frame, list) else [frame] for frame in frames] for frames in masks]
+
+
+DATASETS = {
+    name: Dataset(
+        title=f"VideoRefer-700K, {title}",
+        paper="arXiv 2501.00599",
+        licence="Apache-2.0; videos Panda-70M",
+        home="huggingface.co/datasets/DAMO-NLP-SG/VideoRefer-700K; files without masks and mask folders: UniPixel's "
+        "data release, huggingface.co/datasets/PolyU-ChenLab/UniPixel-SFT-1M",
+        teaches=teaches,
+        splits=("train",),
+        files={"train": (f"{FOLDER}/{_PARTS[name].file}", f"{FOLDER}/{_PARTS[name].masks}", f"{FOLDER}/videos")},
+        index=read_records,
+        sample=read_sample,
+    )
+    for name, title, teaches in (
+        ("videorefer_short_caption", "short captions", "an object in video -> short caption"),
+        ("videorefer_detailed_caption", "detailed captions", "an object in video -> long caption"),
+        ("videorefer_qa", "questions", "questions about objects in video; memory"),
+    )
+}

@@ -33,10 +33,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unipixel.data.coco_files import Instance, parse_instance, read_instances, unpack_region
 from unipixel.data.files import get_field
-from unipixel.data.instances import Instance, parse_instance, read_instances, unpack_region
-from unipixel.data.pictures import open_picture, repeat_mask
-from unipixel.data.records import Record
+from unipixel.data.frames import open_picture, repeat_mask
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -127,3 +127,39 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
 def _format_query(name: str) -> str:
     """A category's name as a query has it."""
     return ":".join(half.split("_(")[0].replace("_", " ").strip() for half in name.split(":", 1))
+
+
+DATASETS = {
+    name: Dataset(
+        title=title,
+        paper=paper,
+        licence=licence,
+        home=home,
+        teaches=teaches,
+        splits=splits,
+        files={split: (_FILES[name][0].format(split), _FILES[name][1]) for split in splits},
+        index=read_records,
+        sample=read_sample,
+        original=read_original_records,
+    )
+    for name, title, paper, licence, home, teaches, splits in (
+        (
+            "paco_lvis",
+            "PACO-LVIS",
+            "arXiv 2301.01795",
+            "MIT; photos Flickr",
+            "github.com/facebookresearch/paco; photos: cocodataset.org, train2017 and val2017",
+            "names of objects and parts -> masks",
+            ("train", "val"),
+        ),
+        (
+            "pascal_part",
+            "Pascal-Part",
+            "arXiv 1406.2031",
+            "none stated; photos Flickr",
+            "github.com/facebookresearch/VLPart (train.json); photos: PASCAL VOC 2010",
+            "names of parts -> masks",
+            ("train",),
+        ),
+    )
+}

@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unipixel.data import expressions
-from unipixel.data.clips import resolve_frames
 from unipixel.data.encodings import sav_to_track
 from unipixel.data.files import get_field, read_json, require
-from unipixel.data.records import Record
+from unipixel.data.frames import resolve_frames
+from unipixel.data.readers import expressions
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError, MediaError
 from unipixel.media import open_media
 from unipixel.sample import Query, Sample
@@ -135,3 +135,18 @@ def _check_length(document: Mapping[str, Any], num_frames: int, record: Record) 
             f"video makes {num_frames}; one of the two files is cut off, fetch them again"
         )
     return min(num_masks, num_frames)
+
+
+DATASETS = {
+    "ref_sav": Dataset(
+        title="Ref-SAV",
+        paper="arXiv 2501.04001 (Sa2VA)",
+        licence="CC BY 4.0 (SA-V)",
+        home="huggingface.co/datasets/Dense-World/Sa2VA-Training; videos: ai.meta.com/datasets/segment-anything-video",
+        teaches="long descriptions -> mask in video",
+        splits=("train", "valid"),
+        files={"train": (_DESCRIPTIONS, "sav/sav_train"), "valid": expressions.LAYOUTS["ref_sav"]["valid"].files},
+        index=read_records,
+        sample=read_sample,
+    )
+}

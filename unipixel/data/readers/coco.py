@@ -38,13 +38,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unipixel.data.clips import open_clip, resolve_frames
-from unipixel.data.coco_clips import CocoClip, read_clips
+from unipixel.data.coco_files import Box, CocoClip, read_clips, unpack_region
 from unipixel.data.encodings import build_track
-from unipixel.data.instances import Box, unpack_region
-from unipixel.data.labels import Label, build_queries, choose_names, split_queries
-from unipixel.data.pictures import check_size, open_picture
-from unipixel.data.records import Record, Records
+from unipixel.data.frames import check_size, open_clip, open_picture, resolve_frames
+from unipixel.data.labels import SPLITS, Label, build_queries, choose_names, split_queries
+from unipixel.data.records import Dataset, Record, Records
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.media.names import NameAliases, find_file, is_junk
@@ -235,3 +233,18 @@ def _locate_pictures(folder: Path, names: set[str], dataset: str) -> dict[str, s
             )
         files[name] = path.relative_to(folder).as_posix()
     return files
+
+
+DATASETS = {
+    "coco": Dataset(
+        title="Own data: a COCO instance file (coco:PATH)",
+        paper="yours",
+        licence="yours",
+        home="docs: your own data; a COCO JSON beside images/",
+        teaches="your names and expressions -> masks",
+        splits=SPLITS,
+        location="path",
+        index=read_records,
+        sample=read_sample,
+    )
+}

@@ -33,8 +33,8 @@ from typing import Any
 
 from unipixel.data.encodings import regions_to_mask
 from unipixel.data.files import get_field, read_json
-from unipixel.data.pictures import open_picture, repeat_mask
-from unipixel.data.records import Record, count_words
+from unipixel.data.frames import open_picture, repeat_mask
+from unipixel.data.records import Dataset, Record, count_words
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -160,3 +160,28 @@ def _build_descriptions(texts: list[str]) -> tuple[Query, ...]:
 def _replace_tags(text: str) -> str:
     """The text with regions written as ``[id]``."""
     return _TAG.sub(lambda tag: f"[{int(tag[1])}]", text)
+
+
+DATASETS = {
+    name: Dataset(
+        title=f"Osprey-724K, {title}",
+        paper="arXiv 2312.10032",
+        licence="CC BY-NC 4.0; photos COCO",
+        home=f"huggingface.co/datasets/AntGroup-MI/Osprey-724K; photos: cocodataset.org, {photos}",
+        teaches=teaches,
+        splits=("train",),
+        files={"train": (f"osprey/Osprey-724K/{_SETS[name][0]}", f"osprey/coco/{_SETS[name][1]}")},
+        index=read_records,
+        sample=read_sample,
+    )
+    for name, title, photos, teaches in (
+        ("osprey_conversation", "conversations about regions", "train2014", "conversations about regions"),
+        ("osprey_detail_description", "descriptions of regions", "train2014", "a region -> long description"),
+        (
+            "osprey_pos_neg",
+            "what a region is and is not",
+            "train2017 and val2017 in one folder imgs",
+            "is a region this thing?",
+        ),
+    )
+}

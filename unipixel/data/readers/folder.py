@@ -29,12 +29,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unipixel.data.clips import open_clip, resolve_frames
 from unipixel.data.encodings import build_track
 from unipixel.data.files import read_json, require
-from unipixel.data.labels import Label, build_queries, choose_names, parse_label, split_queries
-from unipixel.data.pictures import PICTURE_SUFFIXES, check_size, open_picture
-from unipixel.data.records import Record
+from unipixel.data.frames import PICTURE_SUFFIXES, check_size, open_clip, open_picture, resolve_frames
+from unipixel.data.labels import SPLITS, Label, build_queries, choose_names, parse_label, split_queries
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError, MediaError
 from unipixel.masks import load_annotated_ids
 from unipixel.media.names import NameAliases, is_junk, normalize_name
@@ -226,3 +225,18 @@ def _read_numbers(record: Record, name: str, size_hw: tuple[int, int]) -> tuple[
         raise DatasetError(f"{record.source}: {error}") from error
     check_size((values.shape[0], values.shape[1]), size_hw, record, name)
     return values, is_cut
+
+
+DATASETS = {
+    "folder": Dataset(
+        title="Own data: pictures and masks (folder:PATH)",
+        paper="yours",
+        licence="yours",
+        home="docs: your own data; images/ and masks/ with the object's number in every pixel",
+        teaches="your names and expressions -> masks",
+        splits=SPLITS,
+        location="path",
+        index=read_records,
+        sample=read_sample,
+    )
+}

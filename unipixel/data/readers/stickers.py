@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from unipixel import stickers
-from unipixel.data.clips import resolve_frames
-from unipixel.data.records import Record
+from unipixel.data.frames import resolve_frames
+from unipixel.data.records import Dataset, Record
 from unipixel.masks import MaskTrack
 from unipixel.sample import Box, Point, Sample, Turn
 
@@ -70,3 +70,18 @@ def _move_turn(turn: Turn, frames: list[int]) -> Turn | None:
     return replace(
         turn, references=tuple(tuple(move_prompt(prompt) for prompt in prompts) for prompts in turn.references)
     )
+
+
+DATASETS = {
+    "stickers": Dataset(
+        title="Stickers, the built-in world",
+        paper="none",
+        licence="as this package",
+        home="made on the spot, nothing to fetch",
+        teaches="everything, in small",
+        splits=("train", "val", "train_video", "val_video"),
+        location="none",
+        index=read_records,
+        sample=read_sample,
+    )
+}

@@ -36,10 +36,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unipixel.data.coco_files import Instance, InstanceFile, parse_instance, read_instances, unpack_region
 from unipixel.data.files import get_field, read_pickle
-from unipixel.data.instances import Instance, InstanceFile, parse_instance, read_instances, unpack_region
-from unipixel.data.pictures import open_picture, repeat_mask
-from unipixel.data.records import Record
+from unipixel.data.frames import open_picture, repeat_mask
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -191,3 +191,39 @@ def _index_by_photo(root: Path, dataset: str, chosen: list[tuple[Any, str]]) -> 
                 )
             )
     return records
+
+
+def _describe(
+    name: str, title: str, paper: str, teaches: str, splits: tuple[str, ...], photos: str = "cocodataset.org, train2014"
+) -> Dataset:
+    folder = f"{_FOLDER}/{name}"
+    files = (
+        f"{folder}/instances.json",
+        f"{folder}/refs({_COLLECTED_BY[name]}).p",
+        f"{_FOLDER}/{_PHOTOS.get(name, _COCO_PHOTOS)}",
+    )
+    return Dataset(
+        title=title,
+        paper=paper,
+        licence=f"Apache-2.0; photos {'research only' if name in _PHOTOS else 'Flickr'}",
+        home=f"github.com/lichengunc/refer (expressions); photos: {photos}",
+        teaches=teaches,
+        splits=splits,
+        files=dict.fromkeys(splits, files),
+        index=read_records,
+        sample=read_sample,
+    )
+
+
+_YU, _KAZEMZADEH = "arXiv 1608.00272", "Kazemzadeh et al., EMNLP 2014"
+_TESTS_AB = ("train", "val", "testA", "testB")
+_TESTS_ABC = ("train", "val", "test", "testA", "testB", "testC")
+DATASETS = {
+    row[0]: _describe(*row)
+    for row in (
+        ("refcoco", "RefCOCO", _YU, "expressions -> mask", _TESTS_AB),
+        ("refcoco+", "RefCOCO+", _YU, "expressions without places -> mask", _TESTS_AB),
+        ("refcocog", "RefCOCOg (UMD split)", "arXiv 1511.02283", "long expressions -> mask", ("train", "val", "test")),
+        ("refclef", "RefCLEF (UNC split)", _KAZEMZADEH, "expressions -> mask", _TESTS_ABC, "SAIAPR TC-12"),
+    )
+}
