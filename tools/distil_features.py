@@ -29,9 +29,9 @@ from unipixel.model.weights import save_model
 from unipixel.processing import Processor
 from unipixel.stickers.backgrounds import list_photos
 from unipixel.train.distillation import FeatureLoss, Teacher
-from unipixel.train.optimizer import MuonAdamW
 from unipixel.train.recipe import Recipe, Start
 from unipixel.train.setup import prepare_training
+from unipixel.train.trainer import MuonAdamW
 
 LEARNING = {"neck": "segmenter.vision_encoder", "tower": "visual"}
 """Encoder -> prefix of the parameters that learn."""

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from unipixel.stickers import SceneSettings
-from unipixel.train.loss_weights import LossWeights
-from unipixel.train.recipe import Mix, StickerRecipe
+from unipixel.train.recipe import LossWeights, Mix, StickerRecipe
 
 EASY = LossWeights(
     focal=0.0, entropy=5.0, dice=1.0, iou=1.0, presence=0.2, selection=1.0, every_candidate=0.1, full_resolution=False

@@ -62,7 +62,7 @@ class Validation:
         captions: list[str] = []
         ious: dict[str, list[float]] = defaultdict(list)
         for looked in self._looked:
-            terms, output = predict([dict(looked.inputs)])  # type: ignore[list-item]
+            terms, output = predict([looked.inputs])
             losses.append(float(terms["loss"]))
             masks = extract_masks(output, looked.sample)
             if masks is None:
