@@ -13,7 +13,6 @@ from unipixel.stickers import HARD, SceneSettings
 from unipixel.train.nano_recipes import EASY, NANO_RECIPES, nano_bind
 from unipixel.train.recipe import (
     Lora,
-    Mix,
     MixtureRecipe,
     Recipe,
     RecordLimits,
@@ -233,7 +232,7 @@ def debug() -> StickerRecipe:
     )
 
 
-STAGE_RECIPES = {
+RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
         refer,
@@ -250,8 +249,5 @@ STAGE_RECIPES = {
         debug,
     )
 }
-
-
-__all__ = ["RECIPES", "Mix", "Recipe"]
-
-RECIPES: dict[str, Callable[[], Recipe]] = {**STAGE_RECIPES, **NANO_RECIPES}
+RECIPES |= NANO_RECIPES
+"""By name; a recipe is a function without arguments, whose docstring says what it is."""

@@ -24,12 +24,13 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback
 
+from unipixel.processing.collation import TrainingInputs
 from unipixel.train.arguments import forget_call_order, gather_outside_layers, touch_all_parameters
 from unipixel.train.checkpoints import list_checkpoints, save_adapter, save_whole
 from unipixel.train.losses import TrainingStep
 from unipixel.train.recipe import Recipe
 from unipixel.train.setup import TrainingSetup
-from unipixel.train.validation import Validation, build_predictor
+from unipixel.train.validation import Validation
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -291,11 +292,16 @@ class UniPixelTrainer(Trainer):
         if self._validation is None:
             return {}
         self.model.eval()
-        predict = build_predictor(self.model, self._setup.processor.collate, self._prepare_inputs)
-        figures = self._validation(predict, self.state.global_step, draw=self.args.should_save)
+        with torch.no_grad():
+            figures = self._validation(self._predict, self.state.global_step, draw=self.args.should_save)
         self.model.train()
-        self.log(dict(figures))
+        if figures:
+            self.log(dict(figures))
         return figures
+
+    def _predict(self, inputs: TrainingInputs) -> Any:
+        batch = self._prepare_inputs(self._setup.processor.collate([inputs]))
+        return self.model(with_output=True, **batch)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **kwargs)
