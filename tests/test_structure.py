@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ SOURCES = MODULES + sorted(path for folder in ("tests", "tools", "examples") for
 PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *(path for path in sorted(ROOT.iterdir()) if path.suffix in {".md", ".toml", ".txt"} or path.name == "Makefile"),
-    *sorted((ROOT / ".ci").iterdir()),
+    *(path for path in sorted(ROOT.iterdir()) if path.suffix in {".cff", ".yml", ".yaml"}),
+    *sorted(path for folder in (".ci", ".github") for path in (ROOT / folder).rglob("*") if path.is_file()),
 ]
 
 LAYERS = {
@@ -168,9 +170,11 @@ def test_importing_the_package_and_its_metrics_loads_no_heavy_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_version_is_the_same_everywhere() -> None:
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert f'version = "{unipixel.__version__}"' in project
+def test_version_stands_in_one_place_and_has_a_section_of_the_changelog() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "version" not in project["project"] and "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "unipixel.__version__"}
+    assert f"## [{unipixel.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_no_file_names_a_path_of_one_machine_or_an_index_host() -> None:

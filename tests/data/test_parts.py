@@ -41,7 +41,7 @@ def test_masks_are_the_union_of_the_annotations_of_a_name(miniatures: Path, data
                 unions[name] = unions.get(name, False) | mask
         assert len(sample.queries) == len(unions) == len(sample.objects)
         for query, union in zip(sample.queries, unions.values(), strict=True):
-            assert np.array_equal(sample.objects[query.targets[0]].mask(0), union)  # type: ignore[index]
+            assert np.array_equal(sample.objects[query.targets[0]].mask(0), union)
 
 
 @pytest.mark.parametrize("dataset", FILES)
@@ -53,7 +53,7 @@ def test_the_original_asks_for_every_annotation_by_itself(miniatures: Path, data
         assert len(sample.queries) == len(own)
         for query, annotation in zip(sample.queries, own, strict=True):
             mask = coco.decode(annotation["segmentation"]).astype(bool)
-            assert np.array_equal(sample.objects[query.targets[0]].mask(0), mask)  # type: ignore[index]
+            assert np.array_equal(sample.objects[query.targets[0]].mask(0), mask)
 
 
 def test_parts_are_told_from_wholes_by_the_colon(miniatures: Path) -> None:

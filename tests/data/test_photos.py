@@ -143,7 +143,7 @@ def test_whole_large_objects_of_training_photos_are_cut_out(collection: Path) ->
     made = find_cutouts(collection)
     assert {name: len(where) for name, where in made.by_name.items()} == {"car": 3 * VARIANTS, "owl": 3 * VARIANTS}
     held_out = {record.id for record in photos.read_records(collection, "photos", "val")}
-    assert held_out and not held_out & {one.record.id for one in made.sprites}  # type: ignore[attr-defined]
+    assert held_out and not held_out & {one.record.id for one in made.sprites}
     assert made.weights is not None and abs(made.weights.sum() - 1) < 1e-9
 
 

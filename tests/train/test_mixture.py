@@ -48,7 +48,7 @@ def recipe_of(own: Path, **changes: object) -> MixtureRecipe:
     recipe = MixtureRecipe(
         name="test", steps=4, sources=(Source(dataset=f"folder:{own}"),), batch_size=2, turns=6, objects=3
     )
-    return replace(recipe, **changes)  # type: ignore[arg-type]
+    return replace(recipe, **changes)
 
 
 def test_a_sample_depends_on_its_number_alone(processor: Processor, own: Path) -> None:
@@ -116,8 +116,8 @@ def test_clips_with_many_objects_are_left_out_as_the_original_does(
     counts = {}
     for protocol in ("correct", "original"):
         for form in ("regions", "memory"):
-            source = Source(dataset="inst_it_video_qa_raw", form=form)  # type: ignore[arg-type]
-            recipe = MixtureRecipe(name="test", sources=(source,), protocol=protocol)  # type: ignore[arg-type]
+            source = Source(dataset="inst_it_video_qa_raw", form=form)
+            recipe = MixtureRecipe(name="test", sources=(source,), protocol=protocol)
             counts[protocol, form] = len(collect_entries(recipe, stage_data)[0])
     whole = 2 * len(records)
     assert counts.pop(("original", "regions")) == len(records) and set(counts.values()) == {whole}

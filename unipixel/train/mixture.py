@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from unipixel import data
 from unipixel.data import Record
 from unipixel.data.records import BadRecords, describe_left_out
-from unipixel.engine.wording import write_prompt_answer, write_prompt_question
+from unipixel.engine.turn import write_prompt_answer, write_prompt_question
 from unipixel.errors import DatasetError, UnipixelError
 from unipixel.media import sample_at_rate, sample_random_indices
 from unipixel.processing.collation import TrainingInputs
