@@ -35,7 +35,6 @@ class Instance:
     """Its mask: arrays of polygon corners, RLEs, or one RLE; see `unpack_region`."""
     box_xyxy: Box | None = None
     """The annotated box, right and bottom exclusive; None where the file has none."""
-    is_crowd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,6 @@ def parse_instance(annotation: Mapping[str, Any], categories: Mapping[Any, str],
         categories[category],
         pack_region(get_field(annotation, "segmentation", where), where),
         parse_box(annotation.get("bbox"), where),
-        bool(annotation.get("iscrowd", 0)),
     )
 
 
@@ -144,7 +142,7 @@ CORNERS = 3
 
 
 def parse_region(segmentation: Any, place: str) -> tuple[Any, str]:
-    """A segmentation as `instances.instance_mask` takes it, and, if it is no mask, the reason; of two, one is empty.
+    """A segmentation as `unpack_region` takes it, and, if it is no mask, the reason; of two, one is empty.
 
     An empty list, which tools write for rectangles, polygons of one or two corners and run lengths without a pixel are
     no masks: taught as such they would say that the object is not there.

@@ -9,7 +9,7 @@ import numpy as np
 
 from unipixel.data.records import Record
 from unipixel.errors import DatasetError, MediaError
-from unipixel.masks import MaskTrack, encode_rle, load_index_png
+from unipixel.masks import MaskTrack, encode_rle
 from unipixel.media import Media, open_media
 
 
@@ -88,18 +88,6 @@ def repeat_mask(mask: np.ndarray, num_frames: int) -> MaskTrack:
     """A mask, bool (H, W), on every frame of a clip that repeats one picture."""
     rle = encode_rle(mask) if mask.any() else None
     return MaskTrack((int(mask.shape[0]), int(mask.shape[1])), (rle,) * num_frames)
-
-
-def read_index_picture(path: Path, where: str) -> np.ndarray:
-    """A PNG of object or class numbers, uint8 or uint16 (H, W).
-
-    Raises:
-        DatasetError: missing, damaged, or a picture of colours.
-    """
-    try:
-        return load_index_png(path)
-    except MediaError as error:
-        raise DatasetError(f"{where}: {error}") from error
 
 
 def include_frame(frames: Sequence[int], t: int) -> list[int]:

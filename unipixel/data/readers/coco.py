@@ -23,7 +23,7 @@ annotations are the area ``"ignore"``. One annotation::
 
 Records: in ``train`` one per picture or video with a query per category and expression, elsewhere one per query, id
 ``name/n``. Objects are numbered 1, 2, ... in the file's order; those that share a name or expression are all targets of
-its query. Splits: train, val and all, see `own.names_of_split`; names are those of the files or videos. Pictures and
+its query. Splits: train, val and all, see `labels.choose_names`; names are those of the files or videos. Pictures and
 videos without an annotation give no record; one with objects but nothing to ask for is a record without queries in
 ``train``, where its objects can be pointed at.
 """

@@ -1,10 +1,8 @@
 """DAVIS clips with a mask in every frame: one object per clip, the whole foreground, with names and expressions.
 
-Paper: Perazzi et al., CVPR 2016.
-Licence: CC BY-NC 4.0; a few clips belong to their owners.
-Splits: ``train`` and ``val``; a sequence is in ``val`` when the CRC-32 of its name is divisible by 5.
+A sequence is in ``val`` when the CRC-32 of its name is divisible by 5.
 
-Layout::
+Layout, in the folder that is given or in ``davis_clips`` in it::
 
     sequences.jsonl, <sequence>/labels.jsonl, <sequence>/00000.jpg ..., masks/<sequence>/00000.png ...
 
@@ -12,8 +10,8 @@ One line of ``sequences.jsonl``: ``{"sequence": "bear", "width": 320, "height": 
 ``labels.jsonl``: ``{"id": 1, "category": "bear", "expressions": ["the bear", ...], "motion_expression": "the animal
 walking ...", ...}``; masks are palette PNGs whose values are those ids.
 
-Defects: motion expressions speak of the whole sequence and are not read; riders with their bikes are one object, so
-that "the bike" alone has no mask; some frames show no object.
+Known defects: motion expressions speak of the whole sequence and are not read; riders with their bikes are one object,
+so that "the bike" alone has no mask; some frames show no object.
 """
 
 from __future__ import annotations
@@ -26,11 +24,12 @@ from typing import Any
 
 import numpy as np
 
+from unipixel.data.encodings import read_index_png
 from unipixel.data.files import get_field, require
 from unipixel.data.frames import open_clip, resolve_frames
 from unipixel.data.records import Dataset, Record
-from unipixel.errors import DatasetError, MediaError
-from unipixel.masks import MaskTrack, load_index_png
+from unipixel.errors import DatasetError
+from unipixel.masks import MaskTrack
 from unipixel.sample import Query, Sample
 
 VAL_EVERY = 5
@@ -93,10 +92,7 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     ids = []
     for t in ts:
         path = record.root / "masks" / Path(names[t]).with_suffix(".png")
-        try:
-            ids.append(load_index_png(path))
-        except MediaError as error:
-            raise DatasetError(f"{record.source}: {error}; fetch the sequence again") from error
+        ids.append(read_index_png(path, record.source))
         if ids[-1].shape != media.size_hw:
             raise DatasetError(f"{record.source}: the mask {path} is {ids[-1].shape}, its frame {media.size_hw}")
     stacked = np.stack(ids)

@@ -3,15 +3,6 @@
 All are one ``meta_expressions`` file per split with the masks in a second file. A record is one expression; its objects
 are one object with id 1, the union of all that are meant.
 
-| dataset | paper | licence | splits |
-|---|---|---|---|
-| ``revos`` | VISA, arXiv 2407.11325 | CC BY-NC-SA 4.0 | train, valid |
-| ``mevis`` | arXiv 2308.08544 | CC BY-NC-SA 4.0 | train, valid_u, valid (no masks) |
-| ``lvvis`` | arXiv 2304.01715 | CC BY-NC-SA 4.0, research only | train |
-| ``ref_youtube_vos`` | URVOS, ECCV 2020 | annotations CC BY 4.0, videos research only | train, valid (no masks) |
-| ``ref_davis17`` | arXiv 1803.08006 | DAVIS 2017: research only | train, valid |
-| ``ref_sav`` | Sa2VA, arXiv 2501.04001 | SA-V: CC BY 4.0 | valid (train: see ``sav``) |
-
 Layout under ``data``, which `LAYOUTS` spells out: an expression file, a mask file, and frames
 ``<folder>/<video>/<frame>.jpg``; those of ReVOS may also be in the folder ``JPEGImages`` that its archive makes.
 
@@ -23,7 +14,7 @@ Raw record (ReVOS)::
 ``anno_id`` are keys of ``mask_dict.json``: lists of one RLE or null per frame. Videos may lie in folders of their own
 (``TAO/x``). Ref-YouTube-VOS and Ref-DAVIS17 have no ``anno_id`` but number their expressions, see below.
 
-What users of these sets should know:
+Known defects and peculiarities:
 
 * **ReVOS, type 2** (no such object) and every expression without annotation: left out of training; elsewhere the
   query's target is None. Types are the categories ``referring``, ``reasoning``, ``no object``.

@@ -9,16 +9,16 @@ Layout of the folder::
 
 A mask is a grey or palette PNG of the picture's size: 0 is background, k is object k, the same in all frames of a
 video. A mask with no other values than 0 and 255 is one of yes and no: 255 is object 1. So is one with grey edges
-between black and white, or a JPEG, cut at half white; other greys are refused (`masks.load_drawn_ids`). Every picture
-needs a mask (a black one if nothing is on it); of a video, the frames that have a mask are the clip. Leftovers of
-operating systems (``._cat.jpg``, ``Thumbs.db``) are no pictures. ``labels.json`` says for a picture or video, by its
+between black and white, or a JPEG, cut at half white; other greys are refused (`masks.load_annotated_ids`). Every
+picture needs a mask (a black one if nothing is on it); of a video, the frames that have a mask are the clip. Leftovers
+of operating systems (``._cat.jpg``, ``Thumbs.db``) are no pictures. ``labels.json`` says for a picture or video, by its
 name with or without the ending, what its objects are::
 
     {"cat": {"1": "cat", "2": {"name": "cup", "expressions": ["the cup that is about to fall"]}}}
 
 Records: in ``train`` one per picture or video with a query per name and expression, elsewhere one per query, id
 ``name/n``. Objects that share a name or expression are all targets of its query. A picture or video that is not in
-``labels.json`` has the one query "object", for all objects on it. Splits: train, val, all; see `own.names_of_split`.
+``labels.json`` has the one query "object", for all objects on it. Splits: train, val, all; see `labels.choose_names`.
 """
 
 from __future__ import annotations

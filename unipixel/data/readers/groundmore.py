@@ -1,8 +1,5 @@
 """GroundMoRe: questions about actions, answered in words and by the masks of who or what takes part.
 
-Paper: Motion-Grounded Video Reasoning, arXiv 2411.09921 (CVPR 2025). Licence: none stated; the videos come from
-YouTube, so research only. Splits: train, test.
-
 Layout under ``data/groundmore``::
 
     trainval_v2.json, test_v2.json                          questions

@@ -1,8 +1,5 @@
 """Inst-IT: captions of single objects in images, and questions about objects in short clips.
 
-Paper: Inst-IT (arXiv 2412.03565). Licence: Apache-2.0 for the annotations; images and videos under the terms of the
-sets that they come from. Splits: ``train``.
-
 Layout, under ``inst_it/Inst-IT-Dataset``::
 
     inst_it_dataset_image_51k_w_mask.json    images_raw/<path without its first folder>

@@ -1,9 +1,5 @@
 """LLaVA's and VideoGPT+'s instructions: conversations about whole pictures and videos, and some about neither.
 
-Papers: LLaVA-1.5 (arXiv 2310.03744) and VideoGPT+ (arXiv 2406.09418). Licence: CC BY 4.0 for the texts of LLaVA
-(written by GPT-4, its terms apply); VideoGPT+ states none for its mixture (MIT for its own part of it); pictures and
-videos under the terms of the many sets they come from. Splits: ``train``.
-
 Layout::
 
     general/llava_v1_5_mix665k_with_videogpt_plus_576k.json
@@ -20,7 +16,7 @@ Rows; one record each, whose queries are to be asked in order::
 Known defects and how they are handled: ids are not unique, so records are named by row; ``<image>`` and ``<video>``
 before or behind the first question are taken off; a conversation that an assistant opens loses that line; pairs with
 an empty side are left out, and rows without any pair or whose speakers do not alternate. Rows of text only have the
-type ``text`` and become samples without media (`Sample.words_only`).
+type ``text`` and become samples without media (`Sample.is_text_only`).
 """
 
 from __future__ import annotations

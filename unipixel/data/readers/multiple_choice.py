@@ -1,8 +1,7 @@
 """MVBench and Video-MME: multiple-choice questions about whole videos.
 
-**MVBench**, ``mvbench``. Paper: arXiv 2311.17005. Licence: MIT for the questions; videos under the terms of their sets.
-Splits: ``test``, 20 tasks of 200 questions. Under ``mvbench``: ``json/<task>.json`` and ``video/<folder>/<video>``, see
-`TASKS`. A row::
+**MVBench**, ``mvbench``: 20 tasks of 200 questions. Under ``mvbench``: ``json/<task>.json`` and
+``video/<folder>/<video>``, see `TASKS`. A row::
 
     {"video": "166583.webm", "question": "What ...?", "candidates": ["a", "b", "c"], "answer": "b"}
 
@@ -10,9 +9,8 @@ The answer is the text of a candidate; the letter of the first that equals it is
 tasks have, are not used, as in the released evaluation. The videos of "Episodic Reasoning" are folders of frames at
 3 per second; their clip is every (n // 31)-th frame, at most 32 (every frame where there are fewer than 31).
 
-**Video-MME**, ``videomme``. Paper: arXiv 2405.21075. Licence: its own, for research only. Splits: ``test``, 2,700
-questions about 900 videos, grouped by duration (short, medium, long). Under ``videomme``: the questions in
-``test-00000-of-00001.parquet``, the videos as
+**Video-MME**, ``videomme``: 2,700 questions about 900 videos, grouped by duration (short, medium, long). Under
+``videomme``: the questions in ``test-00000-of-00001.parquet``, the videos as
 ``videos_3fps_480_noaudio/<videoID>.mp4``; subtitles are not used. A row::
 
     {"question_id": "001-1", "videoID": "fFjv93ACGo8", "duration": "short", "question": "...",

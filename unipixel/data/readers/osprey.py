@@ -1,7 +1,5 @@
 """Osprey-724K: conversations about regions of COCO pictures, descriptions of them, and questions of what they are.
 
-Paper: Osprey (arXiv 2312.10032). Licence: CC BY-NC 4.0; the pictures are COCO's, under their own. Splits: ``train``.
-
 Layout, under ``osprey``::
 
     Osprey-724K/osprey_conversation.json                 osprey_conversation        coco/train2014/<file_name>

@@ -1,10 +1,5 @@
 """PACO-LVIS and Pascal-Part: objects and their parts, by name.
 
-Papers: Ramanathan et al., "PACO: Parts and Attributes of Common Objects" (arXiv 2301.01795), annotations MIT; Chen et
-al., "Detect What You Can" (arXiv 1406.2031; Pascal-Part), no licence stated, photos under the terms of Flickr.
-
-Splits: ``paco_lvis`` train and val; ``pascal_part`` train.
-
 Layout: ``data/lisa/vlpart/paco/annotations/paco_lvis_v1_{train,val}.json`` with photos in ``data/lisa/coco``, and
 ``data/lisa/vlpart/pascal_part/train.json`` with photos in
 ``data/lisa/vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages``. Both are COCO instance files; PACO's ``file_name`` begins
@@ -20,7 +15,7 @@ Known defects, and what is done about them:
 
 * A photo often has several objects of one name, and a name says nothing about which is meant. The released loader asks
   for each annotation alone, so that one question has several right answers in its training data; here the annotations
-  of one name are one object, their union. `original_index` asks as the released loader does.
+  of one name are one object, their union. `read_original_records` asks as the released loader does.
 * Names carry the senses of LVIS (``glass_(drink_container)``) and underscores: the sense is cut off, underscores
   become spaces.
 """

@@ -1,14 +1,11 @@
 """Photos with labelled regions in one JSON line each: the collection that `nano` is trained on besides stickers.
 
-Paper: none; gathered from COCO (Lin et al., arXiv 1405.0312), LVIS (Gupta et al., arXiv 1908.03195), Clothing
-Co-Parsing (Yang et al., CVPR 2014), DUTS (Wang et al., CVPR 2017), ECSSD (Yan et al., CVPR 2013), Oxford-IIIT Pet,
-Penn-Fudan, Weizmann Horses, 17 Flowers, VOC 2007, MSRC and a few smaller sets.
-Licence: annotations CC BY 4.0, CC BY-SA 4.0, Apache-2.0, or published for research without a licence file; photos under
-the licence named in each line.
-Splits: ``train`` and ``val``; a photo is in ``val`` when the CRC-32 of its file's stem is divisible by 10, so that a
-photo that several sets contain is held out of all of them.
+Gathered from COCO (Lin et al., arXiv 1405.0312), LVIS (Gupta et al., arXiv 1908.03195), Clothing Co-Parsing (Yang et
+al., CVPR 2014), DUTS (Wang et al., CVPR 2017), ECSSD (Yan et al., CVPR 2013), Oxford-IIIT Pet, Penn-Fudan, Weizmann
+Horses, 17 Flowers, VOC 2007, MSRC and a few smaller sets. A photo is in ``val`` when the CRC-32 of its file's stem is
+divisible by 10, so that a photo that several sets contain is held out of all of them.
 
-Layout, for each set of `SETS`; sets that are absent are passed over::
+Layout, in the folder that is given or in ``photos`` in it, for each set of `SETS`; absent sets are passed over::
 
     <set>/labels.jsonl, <set>/images/*.jpg
 
@@ -16,7 +13,7 @@ One line: ``{"image": "images/000000000009.jpg", "width": 320, "height": 240, "i
 "bowl", "iscrowd": 0, "bbox": [x, y, w, h], "area": 30143, "rle": {"size": [240, 320], "counts": "..."}, "color_frac":
 0.7, "exprs": [{"text": "the lowest bowl", "type": "position"}]}], "person_rle": ...}``
 
-Defects: crowds cover many objects and are left out; regions of Clothing Co-Parsing are classes, whose ids are no
+Known defects: crowds cover many objects and are left out; regions of Clothing Co-Parsing are classes, whose ids are no
 object numbers, so objects are numbered by their place in the line; its whole person stands in ``person_rle`` and
 becomes one more object. Expressions and their uniqueness are heuristic: those that the set's own defects make
 ambiguous are left out (see `TRUSTED`, `_choose_expressions`), and names are those that stickers use (see `WORDS`).

@@ -1,9 +1,6 @@
 """ReasonSeg: questions about a photo whose answer is a region, reached only by thinking.
 
-Paper: Lai et al., "LISA: Reasoning Segmentation via Large Language Model" (arXiv 2308.00692). Licence: Apache-2.0 (the
-LISA project); photos from OpenImages and ScanNetv2 under their own terms.
-
-Splits: train (239 photos), val (200), test (779).
+There are 239 photos in train, 200 in val and 779 in test.
 
 Layout under ``data/lisa/reason_seg/ReasonSeg``: ``{train,val,test}/<name>.jpg`` beside ``<name>.json``, and
 ``explanatory/train.json``::

@@ -1,12 +1,7 @@
 """RefCOCO, RefCOCO+, RefCOCOg and RefCLEF: expressions that name one object of a photo.
 
-Papers: Yu et al., "Modeling Context in Referring Expressions" (arXiv 1608.00272; RefCOCO, RefCOCO+); Mao et al.,
-"Generation and Comprehension of Unambiguous Object Descriptions" (arXiv 1511.02283; RefCOCOg, in the UMD split of
-Nagaraja et al.); Kazemzadeh et al., "ReferItGame" (EMNLP 2014; RefCLEF). Expressions: Apache-2.0 (as the REFER
-toolkit that hands them out); photos: each under its own Flickr licence (COCO), and research only (SAIAPR TC-12).
-
-Splits: ``refcoco`` and ``refcoco+`` have train, val, testA (people) and testB (other objects); ``refcocog`` train, val
-and test; ``refclef`` train, val, test (all test parts together), testA, testB and testC.
+In RefCOCO and RefCOCO+, testA is people and testB other objects; RefCOCOg has the UMD split of Nagaraja et al.; the
+test split of RefCLEF is its three test parts together.
 
 Layout under ``data/lisa/refer_seg``::
 

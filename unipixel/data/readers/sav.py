@@ -1,7 +1,7 @@
 """Ref-SAV: long descriptions of single objects in SA-V videos.
 
-Paper: Sa2VA, arXiv 2501.04001 (videos and masks: SAM 2, arXiv 2408.00714). Licence: SA-V is CC BY 4.0. Splits: train
-(read here); valid, the evaluation half, has the layout of videos with expressions and is read by `expressions`.
+Videos and masks are those of SAM 2 (arXiv 2408.00714). The split train is read here; valid, the evaluation half, has
+the layout of videos with expressions and is read by `expressions`.
 
 Layout under ``data``::
 

@@ -1,11 +1,5 @@
 """ADE20K, COCO-Stuff and Mapillary Vistas: a class for every pixel of a photo.
 
-Papers: Zhou et al., "Scene Parsing through ADE20K" (CVPR 2017, arXiv 1608.05442), BSD-3 for the annotations and
-research only for the photos; Caesar et al., "COCO-Stuff" (arXiv 1612.03716), CC BY 4.0; Neuhold et al., "The Mapillary
-Vistas Dataset" (ICCV 2017), CC BY-NC-SA 4.0.
-
-Splits: train and val.
-
 Layout under ``data/lisa``::
 
     ade20k/{images,annotations}/{training,validation}/ADE_train_00000001.{jpg,png}    0 unlabelled, 1 to 150 a class
@@ -22,7 +16,7 @@ Known defects, and what is done about them:
 * COCO-Stuff's catch-all classes (``wall-other``, ``floor-stone``: the names with a hyphen) are no names that anyone
   would use; LISA leaves them out. In the released loader that list is shifted by one class, so that it drops
   ``person``, ``bush``, ``grass`` and others and keeps the catch-alls. Here the names with a hyphen are left out;
-  `original_index` leaves out what the released loader does.
+  `read_original_records` leaves out what the released loader does.
 * Mapillary's last class is "unlabeled": left out.
 """
 
@@ -36,8 +30,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unipixel.data.encodings import read_index_png
 from unipixel.data.files import get_field, read_json, require
-from unipixel.data.frames import PICTURE_SUFFIXES, check_size, open_picture, read_index_picture, repeat_mask
+from unipixel.data.frames import PICTURE_SUFFIXES, check_size, open_picture, repeat_mask
 from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
@@ -239,7 +234,7 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     raw: _SemanticAnnotation = record.raw
     source, names = _SOURCES[record.dataset], _find_class_names(record.root, record.dataset)
     media = open_picture(record, frames)
-    labels = read_index_picture(record.root / raw.labels, record.source)
+    labels = read_index_png(record.root / raw.labels, record.source)
     check_size((labels.shape[0], labels.shape[1]), media.size_hw, record, raw.labels)
     objects, queries = {}, []
     for value in np.flatnonzero(np.bincount(labels.reshape(-1))).tolist():

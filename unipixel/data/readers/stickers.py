@@ -1,6 +1,6 @@
 """The built-in world of stickers as a dataset: nothing to download, exact masks, any number of records.
 
-Licence: as this package; the sprites' own licences are listed beside them in ``unipixel/stickers/LICENCES.md``.
+The sprites' own licences are listed beside them in ``unipixel/stickers/LICENCES.md``.
 
 Splits: ``train`` and ``val`` are pictures, ``train_video`` and ``val_video`` clips. Training scenes have seed 0,
 the others `EVAL_SEED`, from which training never draws.

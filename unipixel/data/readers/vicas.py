@@ -1,7 +1,5 @@
 """ViCaS: requests for the objects of a video's caption.
 
-Paper: ViCaS, arXiv 2412.09754. Licence: research only; the videos are those of Oops. Splits: train, val, test.
-
 Layout under ``data/vicas``::
 
     splits/v1.0/{train,val,test}.json                        video numbers

@@ -1,8 +1,5 @@
 """VideoRefer-700K: captions of objects in videos, short and detailed, and questions about them.
 
-Paper: VideoRefer Suite (arXiv 2501.00599). Licence: Apache-2.0; the videos are Panda-70M's, under its terms.
-Splits: ``train``.
-
 Layout, under ``videorefer/VideoRefer-700K`` (UniPixel's release of it, with the masks taken out of the files)::
 
     videos/<video>
@@ -18,7 +15,7 @@ A row, and its mask file (per object, per frame of the union of all objects' fra
 
 The clip of a row is what has masks: its annotated frames. A row that is annotated on one frame only is about the
 whole video, with `Query.frame` the annotated one; of frames chosen for it, the nearest makes room for that frame.
-Such rows (`Record.tracked` is false) are not for the memory form, which tracks.
+Such rows (`Record.is_tracked` is false) are not for the memory form, which tracks.
 
 Known defects and how they are handled: rows without an object are left out, and, of all but the short captions, those
 with more than 5 or with a ``ratio`` under 0.3 (objects masked on few frames); ``<video>`` before or behind the question

@@ -1,7 +1,6 @@
 """VideoRefer-Bench: questions with options about objects in videos (Q), and descriptions of objects (D).
 
-Paper: VideoRefer Suite (arXiv 2501.00599). Licence: Apache-2.0; the videos are those of DAVIS, MeViS and Panda-70M,
-each under its own terms. Splits: ``test`` (Q: 1,000 questions of five types, D: 400 objects).
+Q has 1,000 questions of five types, D 400 objects.
 
 Layout, under ``videorefer/VideoRefer-Bench``::
 
