@@ -324,7 +324,7 @@ def test_boxes_areas_and_unions_agree_with_pycocotools(masks: np.ndarray) -> Non
 def test_real_index_masks_are_read_and_come_back_from_polygons(shared_dir: Path) -> None:
     paths = sorted((shared_dir / "media").rglob("blackswan_masks/*.png"))
     if not paths:
-        pytest.skip("../shared/media holds no blackswan_masks")
+        pytest.skip("the folder of UNIPIXEL_MEDIA_DIR holds no media/**/blackswan_masks")
     mask = load_index_png(paths[0]) > 0
     assert mask.any()
     np.testing.assert_array_equal(polygons_to_mask(mask_to_polygons(mask), mask.shape), mask)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
+from unipixel.model.presets import build_nano_config, initialise
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
 from unipixel.processing import Processor, build_tokenizer
@@ -21,7 +22,6 @@ from unipixel.sample import Query, Sample, Turn
 from unipixel.stickers import THINGS, generate_scene
 from unipixel.train.checkpoints import copy_rows_by_token, copy_weights
 from unipixel.train.losses import TrainingStep, draw_correction_clicks, frame_loss, word_loss
-from unipixel.train.nano import initialise, nano_config
 from unipixel.train.nano_recipes import NANO_RECIPES
 from unipixel.train.recipe import LossWeights
 from unipixel.train.run import train
@@ -37,7 +37,7 @@ def processor() -> Processor:
 
 
 def fresh(processor: Processor, seed: int = 0) -> UniPixel:
-    model = UniPixel(nano_config(len(processor.tokenizer), processor.chat.ids))
+    model = UniPixel(build_nano_config(len(processor.tokenizer), processor.chat.ids))
     initialise(model, torch.Generator().manual_seed(seed))
     return model
 

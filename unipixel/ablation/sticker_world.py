@@ -19,6 +19,7 @@ import torch
 from unipixel.ablation.conditions import Condition
 from unipixel.masks import MaskTrack
 from unipixel.model.config import UniPixelConfig
+from unipixel.model.presets import initialise
 from unipixel.model.unipixel import TrainingOutput, UniPixel
 from unipixel.model.weights import resolve_checkpoint
 from unipixel.processing import Processor
@@ -26,7 +27,6 @@ from unipixel.sample import Sample, Turn
 from unipixel.stickers import EVAL_SEED, Scene, generate_scene, generate_turns, generate_video
 from unipixel.stickers.choice_tasks import LETTERS
 from unipixel.train.checkpoints import copy_weights
-from unipixel.train.nano import initialise
 from unipixel.train.nano_recipes import FIRST_WORLD, nano_bind
 from unipixel.train.recipe import StickerRecipe, override
 from unipixel.train.recipes import PROMPT_PROJECTIONS

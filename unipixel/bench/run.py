@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from unipixel.bench import memory
-from unipixel.bench.inputs import QUICK_SAM, REAL_SAM, build_random_engine
+from unipixel.bench.inputs import REAL_SAM, build_random_engine
 from unipixel.bench.ratios import Ratio, SessionTimes, compare_objects, compare_questions
 from unipixel.bench.spent import peak_memory_mb
 from unipixel.engine.answer import STAGES
 from unipixel.engine.engine import Engine, choose_device, choose_dtype
+from unipixel.model.presets import TINY_SAM
 
 PARTS = ("memory", "image", "clip", "session")
 """What can be measured on its own."""
@@ -133,7 +134,7 @@ def run_bench(settings: BenchSettings, say: Callable[[str], None] = lambda _: No
     if set(parts) == {"memory"}:
         return report
     say("building the model with random weights")
-    engine = build_random_engine(QUICK_SAM if settings.quick else REAL_SAM, dtype=dtype, device=device)
+    engine = build_random_engine(TINY_SAM if settings.quick else REAL_SAM, dtype=dtype, device=device)
     _measure_speed(engine, parts, settings.quick, report, say)
     report.peak_memory_mb = peak_memory_mb()
     return report

@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.lora_weights import list_partial_names
+from unipixel.model.presets import IMAGE_SIZE, SAM_SIZE, build_debug_config, build_nano_config, initialise
 from unipixel.model.starting_points import build_starting_config, load_starting_point
 from unipixel.model.tensor_names import to_module_name
 from unipixel.model.unipixel import UniPixel
@@ -21,7 +22,6 @@ from unipixel.processing.chat import MEM, REF, SEG, SYSTEM
 from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.stickers import list_vocabulary_texts
 from unipixel.train.checkpoints import copy_weights
-from unipixel.train.nano import IMAGE_SIZE, SAM_SIZE, debug_config, initialise, nano_config
 from unipixel.train.recipe import Recipe, Start
 
 PHOTO_WORDS = """
@@ -132,7 +132,7 @@ def _start_fresh(start: Start, seed: int) -> TrainingSetup:
         target_rule="nearest",
     )
     processor = Processor(tokenizer, settings)
-    model = UniPixel((debug_config if debug else nano_config)(len(tokenizer), processor.chat.ids))
+    model = UniPixel((build_debug_config if debug else build_nano_config)(len(tokenizer), processor.chat.ids))
     initialise(model, torch.Generator().manual_seed(seed))
     return TrainingSetup(model, processor)
 

@@ -1,8 +1,9 @@
-"""The small checkpoint's architecture and its fresh weights."""
+"""Sizes of small models: `nano`, that of the `debug` recipe, and the tiny segmenter of tests and quick measurements."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,63 +13,85 @@ from unipixel.model.config import PixelConfig, SamConfig, UniPixelConfig
 from unipixel.model.unipixel import UniPixel
 
 IMAGE_SIZE = 224
-"""Side of a square picture as the language model sees it, pixels: 8 x 8 visual tokens."""
+"""Side of a square picture as `nano`'s language model sees it, pixels: 8 x 8 visual tokens."""
 SAM_SIZE = 224
-"""Side of a frame as SAM sees it, pixels. The decoder's quarter-size grid bounds IoU on stickers: 0.89 with 160, 0.91
-with 192, 0.94 with 224 (true masks there and back)."""
+"""Side of a frame as `nano`'s SAM sees it, pixels. The decoder's quarter-size grid bounds IoU on stickers: 0.89 with
+160, 0.91 with 192, 0.94 with 224 (true masks there and back)."""
+NANO_SAM = SamConfig(
+    image_size=SAM_SIZE,
+    hidden_size=128,
+    memory_size=64,
+    embed_dim=32,
+    num_heads=1,
+    stages=(1, 2, 3, 1),
+    global_blocks=(4, 5),
+    window_sizes=(8, 4, 14, 7),
+    background_size=(7, 7),
+    memory_attention_layers=2,
+    memory_attention_ffn=512,
+    fuser_layers=1,
+    decoder_ffn=512,
+    decoder_heads=4,
+    iou_head_hidden=128,
+    dropout=0.0,
+)
+TINY_SAM = SamConfig(
+    image_size=64,
+    hidden_size=32,
+    memory_size=8,
+    embed_dim=8,
+    num_heads=1,
+    stages=(1, 1, 2, 1),
+    global_blocks=(3,),
+    window_sizes=(4, 4, 4, 2),
+    background_size=(4, 4),
+    memory_attention_layers=2,
+    memory_attention_ffn=32,
+    decoder_ffn=32,
+    decoder_heads=2,
+    iou_head_hidden=32,
+)
+"""A segmenter that runs in milliseconds."""
+_MARKERS = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "vision_token_id": "<|vision_pad|>",
+}
+"""Fields of ``config.json`` that the original code reads, and what they number."""
 
 
-def nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
-    """Sizes of `nano`: about 11 million parameters.
+def build_config(
+    vocab_size: int,
+    token_ids: dict[str, int],
+    sam: SamConfig,
+    *,
+    language: dict[str, Any],
+    vision: dict[str, Any],
+    pixel: PixelConfig | None = None,
+    tied: bool = True,
+    mrope_section: tuple[int, int, int] = (4, 6, 6),
+) -> UniPixelConfig:
+    """A model of any size around the special tokens of a tokenizer.
 
     Args:
         vocab_size: entries of the tokenizer.
         token_ids: ids of the special tokens by their text.
+        language, vision: fields of the configs of Qwen2.5-VL's two parts.
+        tied: whether the output head is the embedding.
+        mrope_section: how half of a head's width is shared among time, height and width.
     """
-    language = Qwen2_5_VLTextConfig(
-        vocab_size=vocab_size,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=8192,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-        bos_token_id=None,
-        eos_token_id=None,
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(mrope_section)}
+    text = Qwen2_5_VLTextConfig(
+        vocab_size=vocab_size, rope_parameters=rope, bos_token_id=None, eos_token_id=None, **language
     )
-    vision = Qwen2_5_VLVisionConfig(
-        depth=4,
-        hidden_size=192,
-        intermediate_size=576,
-        num_heads=6,
-        out_hidden_size=256,
-        fullatt_block_indexes=list(range(4)),
-    )
-    language._attn_implementation = vision._attn_implementation = "sdpa"
-    sam = SamConfig(
-        image_size=SAM_SIZE,
-        hidden_size=128,
-        memory_size=64,
-        embed_dim=32,
-        num_heads=1,
-        stages=(1, 2, 3, 1),
-        global_blocks=(4, 5),
-        window_sizes=(8, 4, 14, 7),
-        background_size=(7, 7),
-        memory_attention_layers=2,
-        memory_attention_ffn=512,
-        fuser_layers=1,
-        decoder_ffn=512,
-        decoder_heads=4,
-        iou_head_hidden=128,
-        dropout=0.0,
-    )
+    tower = Qwen2_5_VLVisionConfig(out_hidden_size=text.hidden_size, **vision)
+    text._attn_implementation = tower._attn_implementation = "sdpa"
     return UniPixelConfig(
-        language=language,
-        vision=vision,
+        language=text,
+        vision=tower,
         sam=sam,
-        pixel=PixelConfig(visual_place_encoding=True),
+        pixel=pixel or PixelConfig(visual_place_encoding=True),
+        tie_word_embeddings=tied,
         image_token_id=token_ids["<|image_pad|>"],
         video_token_id=token_ids["<|video_pad|>"],
         ref_token_id=token_ids["<|ref|>"],
@@ -79,52 +102,30 @@ def nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
     )
 
 
-_MARKERS = {
-    "vision_start_token_id": "<|vision_start|>",
-    "vision_end_token_id": "<|vision_end|>",
-    "vision_token_id": "<|vision_pad|>",
-}
-"""Fields of ``config.json`` that the original code reads, and what they number."""
+def build_nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
+    """Sizes of `nano`: about 11 million parameters; arguments as in `build_config`."""
+    language = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8}
+    vision = {"depth": 4, "hidden_size": 192, "intermediate_size": 576, "num_heads": 6}
+    return build_config(
+        vocab_size,
+        token_ids,
+        NANO_SAM,
+        language=language | {"num_key_value_heads": 4, "max_position_embeddings": 8192},
+        vision=vision | {"fullatt_block_indexes": [0, 1, 2, 3]},
+    )
 
 
-def debug_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
+def build_debug_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
     """The smallest model with every part: about 0.3 million parameters, for the `debug` recipe."""
-    whole = nano_config(vocab_size, token_ids)
-    language = Qwen2_5_VLTextConfig(
-        vocab_size=vocab_size,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-        bos_token_id=None,
-        eos_token_id=None,
+    language = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
+    return build_config(
+        vocab_size,
+        token_ids,
+        replace(TINY_SAM, memory_attention_ffn=64, fuser_layers=1, decoder_ffn=64, dropout=0.0),
+        language=language | {"num_key_value_heads": 1, "max_position_embeddings": 2048},
+        vision=vision | {"fullatt_block_indexes": [0, 1]},
     )
-    vision = Qwen2_5_VLVisionConfig(
-        depth=2, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64, fullatt_block_indexes=[0, 1]
-    )
-    language._attn_implementation = vision._attn_implementation = "sdpa"
-    sam = SamConfig(
-        image_size=64,
-        hidden_size=32,
-        memory_size=8,
-        embed_dim=8,
-        num_heads=1,
-        stages=(1, 1, 2, 1),
-        global_blocks=(3,),
-        window_sizes=(4, 4, 4, 2),
-        background_size=(4, 4),
-        memory_attention_layers=2,
-        memory_attention_ffn=64,
-        fuser_layers=1,
-        decoder_ffn=64,
-        decoder_heads=2,
-        iou_head_hidden=32,
-        dropout=0.0,
-    )
-    return replace(whole, language=language, vision=vision, sam=sam)
 
 
 @torch.no_grad()
