@@ -22,8 +22,8 @@ from recorded import REAL_MEDIA, list_recorded
 from replay import Recorder, ask, by_rule, differing, fingerprint, matching, media_of, middle, pieces, root_of
 
 from unipixel.data import read
+from unipixel.data.catalogue import find_dataset
 from unipixel.data.encodings import build_track, read_id_mask
-from unipixel.data.reading import find_dataset
 from unipixel.eval import pixelqa
 from unipixel.eval.benchmarks import BENCHMARKS
 from unipixel.eval.captions import DIMENSIONS, average_grades

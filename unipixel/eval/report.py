@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.bad_records import format_reasons
 from unipixel.data.differences import describe_differences
+from unipixel.data.records import format_reasons
 from unipixel.errors import DatasetError
 from unipixel.eval.benchmarks import BENCHMARKS, PublishedFigure, get_protocol
 from unipixel.eval.judge import merge_grades

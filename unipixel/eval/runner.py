@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from unipixel.data import Record, read
-from unipixel.data.bad_records import MAX_BAD, BadRecords
+from unipixel.data.records import MAX_BAD, BadRecords
 from unipixel.errors import DatasetError, MediaError
 from unipixel.eval.benchmarks import BENCHMARKS, get_protocol
 from unipixel.eval.predictions import LineFile, PredictionLine, RunHeader
