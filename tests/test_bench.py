@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from unipixel.bench import BenchSettings, Report, run
-from unipixel.bench.memory import track_through, write_video
-from unipixel.bench.ratios import Ratio, objects_together, second_question, track_together
-from unipixel.bench.reencoding import attend_by_layers, track_alone
-from unipixel.bench.spent import Spent, peak_memory_mb, spending
-from unipixel.bench.subject import QUICK_SAM, moving_blobs, random_engine, random_queries
+from unipixel.bench import BenchReport, BenchSettings, run_bench
+from unipixel.bench.inputs import QUICK_SAM, build_random_engine, draw_moving_discs, draw_random_queries
+from unipixel.bench.memory import track_video, write_video
+from unipixel.bench.ratios import Ratio, compare_objects, compare_questions, track_together
+from unipixel.bench.reencoding import attend_by_layers, track_separately
+from unipixel.bench.spent import TimeSpent, measure_time, peak_memory_mb
 from unipixel.engine.engine import Engine
 from unipixel.engine.timing import STAGES
 from unipixel.masks import iou_rles
@@ -25,7 +25,7 @@ SIZE_HW = (48, 64)
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return random_engine(QUICK_SAM)
+    return build_random_engine(QUICK_SAM)
 
 
 @torch.no_grad()
@@ -60,11 +60,11 @@ def test_memory_attention_of_many_objects_equals_each_alone(engine: Engine) -> N
 @pytest.mark.parametrize("attention", ["layers", "ours"])
 def test_encoding_once_gives_the_masks_of_encoding_again_for_every_object(engine: Engine, attention: str) -> None:
     # longer than the memory, so that frames drop out of it
-    media = Media.from_array(moving_blobs(10, SIZE_HW))
-    queries = random_queries(engine, 2)
+    media = Media.from_array(draw_moving_discs(10, SIZE_HW))
+    queries = draw_random_queries(engine, 2)
     together = track_together(engine, media, queries)
     for i in range(2):
-        alone = track_alone(
+        alone = track_separately(
             engine.model.segmenter,
             media,
             engine.processor.settings,
@@ -78,7 +78,7 @@ def test_encoding_once_gives_the_masks_of_encoding_again_for_every_object(engine
 
 @pytest.mark.parametrize(("num_frames", "ways"), [(1, 1), (3, 2)])
 def test_both_ways_of_tracking_objects_are_timed(engine: Engine, num_frames: int, ways: int) -> None:
-    ratios = objects_together(engine, num_frames, 2, 2.5, SIZE_HW, strict=ways == 2)
+    ratios = compare_objects(engine, num_frames, 2, 2.5, SIZE_HW, strict=ways == 2)
     assert [ratio.required for ratio in ratios] == [2.5, None][:ways]
     for ratio in ratios:
         assert ratio.agreement is not None and ratio.agreement > 0.99
@@ -87,7 +87,7 @@ def test_both_ways_of_tracking_objects_are_timed(engine: Engine, num_frames: int
 
 
 def test_second_question_reads_and_encodes_nothing_again(engine: Engine) -> None:
-    times = second_question(engine, 3, 5.0, SIZE_HW)
+    times = compare_questions(engine, 3, 5.0, SIZE_HW)
     first, second = times.first.timings, times.second.timings
     assert set(first) == set(STAGES)
     assert first.counts["sam_encode"] == 3
@@ -98,32 +98,35 @@ def test_second_question_reads_and_encodes_nothing_again(engine: Engine) -> None
 
 
 def test_tracking_through_a_video_tells_its_peak_memory(tmp_path: Path) -> None:
-    use = track_through(write_video(tmp_path / "clip.mp4", 12), quick=True)
+    use = track_video(write_video(tmp_path / "clip.mp4", 12), quick=True)
     assert use.frames == 12
     assert use.peak_mb >= use.start_mb > 0
 
 
 def test_moving_blobs_are_the_same_every_time_and_move() -> None:
-    frames = moving_blobs(3, SIZE_HW)
+    frames = draw_moving_discs(3, SIZE_HW)
     assert frames.shape == (3, *SIZE_HW, 3) and frames.dtype == np.uint8
-    assert np.array_equal(frames, moving_blobs(3, SIZE_HW))
+    assert np.array_equal(frames, draw_moving_discs(3, SIZE_HW))
     assert not np.array_equal(frames[0], frames[1])
 
 
 def test_random_engine_is_the_same_every_time_in_the_dtype_asked_for() -> None:
-    one, other = random_engine(QUICK_SAM, dtype=torch.bfloat16), random_engine(QUICK_SAM, dtype=torch.bfloat16)
+    one, other = (
+        build_random_engine(QUICK_SAM, dtype=torch.bfloat16),
+        build_random_engine(QUICK_SAM, dtype=torch.bfloat16),
+    )
     assert one.model.dtype == torch.bfloat16
     for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_spent_time_adds_up() -> None:
-    total = Spent()
+    total = TimeSpent()
     for _ in range(2):
-        with spending(total, torch.device("cpu")):
+        with measure_time(total, torch.device("cpu")):
             sum(range(10000))
     assert 0 < total.cpu_s
-    assert total + Spent(1.0, 2.0) == Spent(total.wall_s + 1.0, total.cpu_s + 2.0)
+    assert total + TimeSpent(1.0, 2.0) == TimeSpent(total.wall_s + 1.0, total.cpu_s + 2.0)
 
 
 def test_peak_memory_never_falls() -> None:
@@ -136,8 +139,8 @@ def test_peak_memory_never_falls() -> None:
 
 def test_one_measurement_alone_makes_a_report_of_plain_values() -> None:
     told: list[str] = []
-    report = run(BenchSettings(quick=True, only=("image",), dtype="fp32"), told.append)
-    assert isinstance(report, Report) and told
+    report = run_bench(BenchSettings(quick=True, only=("image",), dtype="fp32"), told.append)
+    assert isinstance(report, BenchReport) and told
     assert [type(ratio) for ratio in report.ratios] == [Ratio] and not report.stages and report.memory_growth is None
     assert json.loads(json.dumps(report.to_json()))["ratios"][0]["name"] == "1 image, 3 objects"
 

@@ -14,11 +14,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from unipixel import __version__
-from unipixel.bench.subject import QUICK_SAM, moving_blobs, random_engine
+from unipixel.bench.inputs import QUICK_SAM, build_random_engine, draw_moving_discs
 from unipixel.cli import app
-from unipixel.cli.commands import Commands
-from unipixel.cli.demo import bundled, clip_scene, still_scene
-from unipixel.cli.prompts import gather, parse_box, parse_mask, parse_point
+from unipixel.cli.commands import CommandGroup
+from unipixel.cli.demo import find_clip_scene, find_still_scene, open_example
+from unipixel.cli.prompts import parse_box, parse_mask, parse_point, parse_prompts
 from unipixel.draw import write_mp4, write_png
 from unipixel.engine.engine import load
 from unipixel.errors import MediaError, PromptError
@@ -31,7 +31,7 @@ HEIGHT, WIDTH = 48, 64
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    engine = random_engine(QUICK_SAM)
+    engine = build_random_engine(QUICK_SAM)
     folder = tmp_path_factory.mktemp("checkpoint")
     save_model(engine.model, folder)
     engine.processor.save(folder)
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``picture.png`` and ``clip.mp4`` of 5 frames."""
     folder = tmp_path_factory.mktemp("media")
-    frames = moving_blobs(5, (HEIGHT, WIDTH))
+    frames = draw_moving_discs(5, (HEIGHT, WIDTH))
     write_png(frames[0], folder / "picture.png")
     write_mp4(frames, folder / "clip.mp4")
     return folder
@@ -234,8 +234,8 @@ def test_demo_asks_scores_and_writes_what_it_names(checkpoint: Path, tmp_path: P
 
 
 def test_demo_scenes_hold_what_is_shown() -> None:
-    still, clip = still_scene(), clip_scene()
-    assert still.held_out and clip.held_out and len(still.objects) == 4
+    still, clip = find_still_scene(), find_clip_scene()
+    assert still.is_held_out and clip.is_held_out and len(still.objects) == 4
     leaving = [n for n, item in enumerate(clip.objects) if "leave" in item.does]
     assert len(leaving) == 1 and clip.areas[leaving[0], 0] and not clip.areas[leaving[0], -1]
     assert any(clip.areas[n].all() for n in range(len(clip.objects)))
@@ -243,7 +243,7 @@ def test_demo_scenes_hold_what_is_shown() -> None:
 
 def test_bundled_files_are_small() -> None:
     for name in ("picture.png", "clip.mp4"):
-        with bundled(name) as path:
+        with open_example(name) as path:
             assert path.stat().st_size < 150_000
 
 
@@ -288,7 +288,7 @@ def test_bench_prints_a_table_or_json(tmp_path: Path) -> None:
 
 
 def test_errors_become_exit_codes() -> None:
-    trial = typer.Typer(cls=Commands)
+    trial = typer.Typer(cls=CommandGroup)
 
     @trial.command()
     def interrupted() -> None:
@@ -334,13 +334,13 @@ def test_boxes_are_read() -> None:
 
 
 def test_negative_point_joins_the_only_object() -> None:
-    joined = gather(["10,10"], ["20,20"], None, None)
+    joined = parse_prompts(["10,10"], ["20,20"], None, None)
     assert joined == [Point(10, 10, object_id=1), Point(20, 20, positive=False, object_id=1)]
-    assert gather(["-20,20"], None, ["5=1,1,9,9"], None)[1] == Point(20, 20, positive=False, object_id=5)
+    assert parse_prompts(["-20,20"], None, ["5=1,1,9,9"], None)[1] == Point(20, 20, positive=False, object_id=5)
 
 
 def test_points_without_a_number_are_objects_of_their_own() -> None:
-    assert [p.object_id for p in gather(["1,1", "2,2"], None, ["1,1,2,2"], None)] == [None, None, None]
+    assert [p.object_id for p in parse_prompts(["1,1", "2,2"], None, ["1,1,2,2"], None)] == [None, None, None]
 
 
 def test_mask_files_are_read_with_their_frame_and_number(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from unipixel.cli import app
-from unipixel.cli.asking import open_source
+from unipixel.cli.ask import open_source
 from unipixel.cli.prompts import parse_box
 from unipixel.errors import MediaError
 from unipixel.masks import save_davis_png

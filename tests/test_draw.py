@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.draw import contact_sheet, mark_prompts, outline, overlay, palette, write_gif, write_mp4, write_png
+from unipixel.draw import (
+    get_colour,
+    make_contact_sheet,
+    mark_prompts,
+    outline,
+    overlay,
+    write_gif,
+    write_mp4,
+    write_png,
+)
 from unipixel.media import open_media
 
 GREY = np.full((60, 80, 3), 100, dtype=np.uint8)
@@ -23,8 +32,8 @@ def square(top: int, left: int, side: int, size_hw: tuple[int, int] = (60, 80)) 
 
 
 def test_colours_are_stable_and_apart_from_each_other() -> None:
-    colours = np.array([palette(object_id) for object_id in range(24)], dtype=int)
-    assert palette(3) == palette(3)
+    colours = np.array([get_colour(object_id) for object_id in range(24)], dtype=int)
+    assert get_colour(3) == get_colour(3)
     distance = np.abs(colours[:, None] - colours[None]).sum(axis=-1)
     np.fill_diagonal(distance, 999)
     assert distance.min() >= 30
@@ -36,8 +45,8 @@ def test_inside_is_translucent_the_outline_solid_and_outside_untouched() -> None
     mask = square(10, 20, 30)
     drawn = overlay(GREY, mask[None], labels=[""], ids=[4], opacity=0.5)
     np.testing.assert_array_equal(drawn[~mask], GREY[~mask])
-    assert drawn[10, 20].tolist() == drawn[39, 49].tolist() == list(palette(4))
-    expected = 100 + 0.5 * (np.array(palette(4)) - 100)
+    assert drawn[10, 20].tolist() == drawn[39, 49].tolist() == list(get_colour(4))
+    expected = 100 + 0.5 * (np.array(get_colour(4)) - 100)
     assert np.abs(drawn[25, 35] - expected).max() <= 0.5
     assert GREY.min() == GREY.max() == 100  # the frame given stays as it was
 
@@ -103,7 +112,7 @@ def test_prompts_are_marked_where_they_are() -> None:
 
 def test_contact_sheets_hold_every_picture_in_reading_order() -> None:
     levels = [40, 90, 140, 190, 240]
-    sheet = contact_sheet(
+    sheet = make_contact_sheet(
         [np.full((30 + 10 * n, 40, 3), (level, 0, 0), np.uint8) for n, level in enumerate(levels)],
         ["one", "two words", "", "four", "a caption that is far too long for one line of a narrow cell " * 2],
         columns=2,
@@ -117,12 +126,12 @@ def test_contact_sheets_hold_every_picture_in_reading_order() -> None:
 
 def test_contact_sheets_take_extreme_pictures_and_words() -> None:
     tall, wide = np.zeros((900, 2, 3), np.uint8), np.zeros((1, 900, 3), np.uint8)
-    sheet = contact_sheet([tall, wide], ["x" * 300, "two\nlines"], cell_width=60)
+    sheet = make_contact_sheet([tall, wide], ["x" * 300, "two\nlines"], cell_width=60)
     assert sheet.shape[0] < 1200 and sheet.shape[1] == 2 * 60 + 3 * 8
     with pytest.raises(ValueError, match="at least one picture"):
-        contact_sheet([])
+        make_contact_sheet([])
     with pytest.raises(ValueError, match="2 pictures need as many captions, not 1"):
-        contact_sheet([tall, wide], ["one"])
+        make_contact_sheet([tall, wide], ["one"])
 
 
 def test_pngs_come_back_as_written(tmp_path: Path) -> None:

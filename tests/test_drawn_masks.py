@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from unipixel.cli.prompts import parse_mask
 from unipixel.errors import MediaError, PromptError
-from unipixel.masks import load_drawn_ids, load_index_png
+from unipixel.masks import load_annotated_ids, load_index_png
 
 
 def disc(side: int = 120, *, left: int = 30) -> Image.Image:
@@ -33,7 +33,7 @@ def soft(image: Image.Image, kind: str) -> Image.Image:
 def test_grey_edges_are_cut_at_half_white(tmp_path: Path, kind: str) -> None:
     image = soft(disc(), kind)
     image.save(tmp_path / "mask.png")
-    ids, is_cut = load_drawn_ids(tmp_path / "mask.png")
+    ids, is_cut = load_annotated_ids(tmp_path / "mask.png")
     assert is_cut
     np.testing.assert_array_equal(ids, np.where(np.asarray(image) > 127, 255, 0))
     (prompt,) = parse_mask(str(tmp_path / "mask.png"))
@@ -46,11 +46,11 @@ def test_the_noise_of_a_jpeg_is_no_object(tmp_path: Path, quality: int) -> None:
     Image.open(tmp_path / "mask.jpg").save(tmp_path / "saved.png")
     truth = np.asarray(disc()) > 127
     for name in ("mask.jpg", "saved.png"):
-        ids, is_cut = load_drawn_ids(tmp_path / name)
+        ids, is_cut = load_annotated_ids(tmp_path / name)
         assert is_cut and set(np.unique(ids)) == {0, 255}
         assert (truth != (ids > 0)).mean() < 0.01
     Image.new("L", (20, 20)).save(tmp_path / "black.jpg")
-    assert not load_drawn_ids(tmp_path / "black.jpg")[0].any()
+    assert not load_annotated_ids(tmp_path / "black.jpg")[0].any()
 
 
 def test_ids_stay_ids_even_of_small_objects(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_ids_stay_ids_even_of_small_objects(tmp_path: Path) -> None:
             height, width = rng.integers(1, 12, 2)
             ids[y : y + height, x : x + width] = number
         Image.fromarray(ids).save(tmp_path / "ids.png")
-        read, is_cut = load_drawn_ids(tmp_path / "ids.png")
+        read, is_cut = load_annotated_ids(tmp_path / "ids.png")
         np.testing.assert_array_equal(read, ids)
         assert not is_cut
 
@@ -72,15 +72,15 @@ def test_palettes_bits_and_deep_pictures_are_taken_as_they_are(tmp_path: Path) -
     palette = Image.fromarray(values, mode="P")
     palette.putpalette(list(range(256)) * 3)
     palette.save(tmp_path / "palette.png")
-    np.testing.assert_array_equal(load_drawn_ids(tmp_path / "palette.png")[0], values)
+    np.testing.assert_array_equal(load_annotated_ids(tmp_path / "palette.png")[0], values)
     disc().convert("1").save(tmp_path / "bits.png")
-    assert set(np.unique(load_drawn_ids(tmp_path / "bits.png")[0])) == {0, 1}
+    assert set(np.unique(load_annotated_ids(tmp_path / "bits.png")[0])) == {0, 1}
     deep = np.zeros((9, 9), dtype=np.uint16)
     deep[:4], deep[5:] = 300, 7
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    np.testing.assert_array_equal(load_drawn_ids(tmp_path / "deep.png")[0], deep)
+    np.testing.assert_array_equal(load_annotated_ids(tmp_path / "deep.png")[0], deep)
     Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "deep_soft.png")
-    ids, is_cut = load_drawn_ids(tmp_path / "deep_soft.png")
+    ids, is_cut = load_annotated_ids(tmp_path / "deep_soft.png")
     assert is_cut
     np.testing.assert_array_equal(ids > 0, values > 127)
 
@@ -88,7 +88,7 @@ def test_palettes_bits_and_deep_pictures_are_taken_as_they_are(tmp_path: Path) -
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_grey_in_colour_channels_is_grey(tmp_path: Path, mode: str) -> None:
     soft(disc(), "halved").convert(mode).save(tmp_path / "mask.png")
-    assert load_drawn_ids(tmp_path / "mask.png")[1]
+    assert load_annotated_ids(tmp_path / "mask.png")[1]
     with pytest.raises(MediaError, match="need a palette or grey PNG"):
         load_index_png(tmp_path / "mask.png")  # whoever writes ids for machines writes no colours
 
@@ -102,19 +102,19 @@ def smooth_ids() -> Image.Image:
 def test_greys_that_are_neither_are_refused_with_their_values(tmp_path: Path) -> None:
     smooth_ids().save(tmp_path / "ids.png")
     with pytest.raises(MediaError, match=r"its \d+ grey values \(0, .*, \.\.\.\) are neither black and white nor"):
-        load_drawn_ids(tmp_path / "ids.png")
-    assert load_drawn_ids(tmp_path / "ids.png", of_one=True)[0].any()
+        load_annotated_ids(tmp_path / "ids.png")
+    assert load_annotated_ids(tmp_path / "ids.png", of_one=True)[0].any()
     with pytest.raises(MediaError, match="neither black and white nor"):
         parse_mask(str(tmp_path / "ids.png"))
     assert parse_mask(f"3={tmp_path / 'ids.png'}")[0].object_id == 3
     for name, image in (("few.jpg", smooth_ids()), ("dark.jpg", Image.new("L", (20, 20), 3))):
         image.save(tmp_path / name)
         with pytest.raises(MediaError, match="grey value"):
-            load_drawn_ids(tmp_path / name)
+            load_annotated_ids(tmp_path / name)
     clear = Image.new("RGBA", (9, 9), (255, 255, 255, 0))
     clear.save(tmp_path / "clear.png")
     with pytest.raises(MediaError, match="some here are transparent"):
-        load_drawn_ids(tmp_path / "clear.png")
+        load_annotated_ids(tmp_path / "clear.png")
     disc().save(tmp_path / "mask.jpg")
     with pytest.raises(MediaError, match="a JPEG does not keep them exactly"):
         load_index_png(tmp_path / "mask.jpg")
@@ -126,7 +126,7 @@ def test_masks_are_turned_as_they_say(tmp_path: Path) -> None:
     ids = np.zeros((4, 6), dtype=np.uint8)
     ids[0, 0] = 1
     Image.fromarray(ids).save(tmp_path / "mask.png", exif=exif)
-    for read in (load_index_png(tmp_path / "mask.png"), load_drawn_ids(tmp_path / "mask.png")[0]):
+    for read in (load_index_png(tmp_path / "mask.png"), load_annotated_ids(tmp_path / "mask.png")[0]):
         assert read.shape == (6, 4) and read[0, 3] == 1
 
 

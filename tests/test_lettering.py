@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.draw import contact_sheet, lettering, overlay
-from unipixel.draw.lettering import Lettering, writable
+from unipixel.draw import lettering, make_contact_sheet, overlay
+from unipixel.draw.lettering import Lettering, is_writable
 
 WORDS = {
     "Chinese": "狗",
@@ -33,8 +33,8 @@ WORDS = {
 @pytest.fixture(autouse=True)
 def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is bundled must do, whatever the machine has."""
-    lettering._font_of.cache_clear()
-    monkeypatch.setattr(lettering, "_system_fonts", lambda: ())
+    lettering._find_font.cache_clear()
+    monkeypatch.setattr(lettering, "_list_system_fonts", lambda: ())
 
 
 def written(text: str, size: int = 24) -> np.ndarray:
@@ -47,7 +47,7 @@ def written(text: str, size: int = 24) -> np.ndarray:
 
 @pytest.mark.parametrize("word", WORDS.values(), ids=list(WORDS))
 def test_words_of_many_scripts_have_glyphs_of_their_own(word: str) -> None:
-    assert writable(word)
+    assert is_writable(word)
     drawn = written(word)
     signs = [sign for sign in word if sign.isalpha() or ord(sign) > 0x1F000]
     boxes = written("\U0010fffd" * len(signs))
@@ -67,18 +67,20 @@ def test_blanks_controls_and_halves_of_signs_break_nothing() -> None:
 
 def test_a_label_that_no_font_can_write_becomes_the_number() -> None:
     frame, mask = np.full((120, 160, 3), 100, dtype=np.uint8), np.ones((1, 120, 160), dtype=bool)
-    assert not writable("𒀀𒀁")
+    assert not is_writable("𒀀𒀁")
     np.testing.assert_array_equal(overlay(frame, mask, ["𒀀𒀁"], [7]), overlay(frame, mask, ["7"], [7]))
     assert not np.array_equal(overlay(frame, mask, ["狗"], [7]), overlay(frame, mask, ["7"], [7]))
-    assert contact_sheet([frame], ["𒀀 and 狗"]).shape[2] == 3
+    assert make_contact_sheet([frame], ["𒀀 and 狗"]).shape[2] == 3
 
 
 def test_lines_are_broken_by_the_width_of_their_own_signs() -> None:
-    narrow, wide = (contact_sheet([np.zeros((40, 40, 3), np.uint8)], [sign * 40], cell_width=200) for sign in "i犬")
+    narrow, wide = (
+        make_contact_sheet([np.zeros((40, 40, 3), np.uint8)], [sign * 40], cell_width=200) for sign in "i犬"
+    )
     assert wide.shape[0] > narrow.shape[0]
 
 
 def test_a_system_font_helps_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lettering, "_system_font_of", lambda sign: "sans" if sign == "𒀀" else None)
-    assert writable("𒀀") and not writable("𒀁")
-    lettering._font_of.cache_clear()
+    monkeypatch.setattr(lettering, "_find_system_font", lambda sign: "sans" if sign == "𒀀" else None)
+    assert is_writable("𒀀") and not is_writable("𒀁")
+    lettering._find_font.cache_clear()

@@ -15,17 +15,17 @@ from unipixel.errors import MediaError
 from unipixel.masks import (
     MaskTrack,
     area_rle,
-    box_xyxy,
-    davis_palette,
+    build_davis_palette,
     decode_rle,
-    drawn_polygon,
     encode_rle,
-    interior_point,
+    find_interior_point,
     iou_rles,
     load_index_png,
+    mask_to_box,
     mask_to_polygons,
     parse_rle,
     polygons_to_mask,
+    rasterize_polygon,
     save_davis_png,
     union_rles,
 )
@@ -135,10 +135,10 @@ def test_arrays_that_are_no_masks_are_refused(mask: np.ndarray) -> None:
 
 def test_boxes_end_one_past_the_last_pixel() -> None:
     mask = np.zeros((5, 8), dtype=bool)
-    assert box_xyxy(mask) is None
+    assert mask_to_box(mask) is None
     mask[1, 2] = mask[3, 6] = True
-    assert box_xyxy(mask) == (2, 1, 7, 4)
-    assert box_xyxy(np.ones((5, 8), dtype=bool)) == (0, 0, 8, 5)
+    assert mask_to_box(mask) == (2, 1, 7, 4)
+    assert mask_to_box(np.ones((5, 8), dtype=bool)) == (0, 0, 8, 5)
 
 
 def test_polygons_are_filled_as_counted_by_hand() -> None:
@@ -199,7 +199,7 @@ def test_the_interior_point_is_the_deepest_pixel_of_any_small_mask() -> None:
             continue
         outside = np.argwhere(~np.pad(mask, 1)) - 1
         depth = np.array([[((outside - place) ** 2).sum(axis=1).min() for place in row] for row in _places(mask.shape)])
-        x, y = interior_point(mask)
+        x, y = find_interior_point(mask)
         assert depth[int(y), int(x)] == (depth * mask).max()
         assert (x % 1, y % 1) == (0.5, 0.5)
 
@@ -207,14 +207,14 @@ def test_the_interior_point_is_the_deepest_pixel_of_any_small_mask() -> None:
 def test_the_interior_point_of_a_bar_is_its_middle() -> None:
     mask = np.zeros((9, 60), dtype=bool)
     mask[2:7, 5:56] = True
-    assert interior_point(mask) == (30.5, 4.5)
+    assert find_interior_point(mask) == (30.5, 4.5)
 
 
 def test_the_interior_point_of_a_large_mask_is_deep_inside() -> None:
     rows, columns = np.mgrid[:900, :1600]
     mask = (rows - 420) ** 2 + (columns - 1000) ** 2 < 380**2
     mask[400:440, 640:1000] = False  # a slot up to the centre
-    x, y = interior_point(mask)
+    x, y = find_interior_point(mask)
     outside = np.argwhere(~mask)
     best = 190.0 - 20 / 2  # the largest circle that fits beside the slot is at least about this wide
     assert np.sqrt(((outside - (y - 0.5, x - 0.5)) ** 2).sum(axis=1).min()) > best - 12
@@ -224,10 +224,10 @@ def test_the_interior_point_of_a_large_mask_is_deep_inside() -> None:
 def test_thin_masks_of_any_length_have_an_interior_point_inside() -> None:
     mask = np.zeros((1000, 1000), dtype=bool)
     mask[np.arange(1000), np.arange(1000)] = True
-    x, y = interior_point(mask)
+    x, y = find_interior_point(mask)
     assert mask[int(y), int(x)]
     with pytest.raises(ValueError, match="empty mask"):
-        interior_point(np.zeros((3, 3), dtype=bool))
+        find_interior_point(np.zeros((3, 3), dtype=bool))
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_a_track_gives_masks_areas_visibility_and_boxes_back(masks: np.ndarray) 
     assert track.visible.tolist() == [True, True, False, True, True] and track.visible.dtype == bool
     assert np.isnan(track.boxes[2]).all() and track.boxes.shape == (5, 4)
     for t in (0, 1, 3, 4):
-        assert tuple(track.boxes[t]) == box_xyxy(masks[t])
+        assert tuple(track.boxes[t]) == mask_to_box(masks[t])
 
 
 def test_tracks_unite_and_compare_frame_by_frame(masks: np.ndarray) -> None:
@@ -289,7 +289,7 @@ def test_davis_pngs_keep_ids_and_show_the_known_colours(tmp_path: Path) -> None:
         colours = np.array(image.convert("RGB"))
     known = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 64, 128), (224, 224, 192)]  # the VOC colour map
     assert [tuple(colour) for colour in colours.reshape(-1, 3).tolist()] == known
-    assert davis_palette().shape == (256, 3)
+    assert build_davis_palette().shape == (256, 3)
 
 
 def test_index_pngs_are_read_in_each_depth(tmp_path: Path) -> None:
@@ -378,17 +378,17 @@ DRAWN = {  # by OpenCV's polylines (one pixel) and fillPoly
 @pytest.mark.parametrize(("corners", "picture"), DRAWN.items())
 def test_polygons_are_drawn_with_their_outlines_as_opencv_does(corners: tuple, picture: str) -> None:
     expected = np.array([[sign == "#" for sign in line] for line in picture.strip().splitlines()])
-    assert np.array_equal(drawn_polygon(np.array(corners), expected.shape), expected)
+    assert np.array_equal(rasterize_polygon(np.array(corners), expected.shape), expected)
 
 
 def test_a_polygon_that_leaves_the_picture_is_cut_at_its_edges() -> None:
     outside = np.array([(-5, -5), (30, -5), (30, 20), (-5, 20)])
-    assert drawn_polygon(outside, (8, 12)).all()
-    assert not drawn_polygon(outside + 100, (8, 12)).any()
+    assert rasterize_polygon(outside, (8, 12)).all()
+    assert not rasterize_polygon(outside + 100, (8, 12)).any()
 
 
 def test_an_exact_interior_point_is_the_first_of_the_deepest_pixels() -> None:
     mask = np.zeros((400, 900), dtype=bool)
     mask[10:31, 20:820] = True  # wider than what is searched in blocks
-    assert interior_point(mask, exact=True) == (30.5, 20.5)
-    assert interior_point(mask) != (30.5, 20.5)
+    assert find_interior_point(mask, exact=True) == (30.5, 20.5)
+    assert find_interior_point(mask) != (30.5, 20.5)

@@ -21,7 +21,7 @@ from PIL import Image, features
 
 from unipixel.errors import MediaError
 from unipixel.media import LOCAL, UNLIMITED, Limits, open_media
-from unipixel.media.names import Aliases, find_file, is_junk
+from unipixel.media.names import NameAliases, find_file, is_junk
 
 STORED = np.kron(np.array([[10, 70], [130, 190]]), np.ones((16, 24), dtype=int)).astype(np.uint8)
 UPRIGHT = {
@@ -451,5 +451,5 @@ def test_files_are_found_under_other_spellings(tmp_path: Path) -> None:
     assert found["sub\\b.png"] == found["images\\sub\\b.png"] == folder / "sub" / "b.png"
     assert found["caf\u00e9.png"] == folder / "cafe\u0301.png"
     assert found["other/b.png"] is None and found[""] is None
-    names = Aliases(["a.jpg", "b.jpg", "b.png", "cafe\u0301.png"])
+    names = NameAliases(["a.jpg", "b.jpg", "b.png", "cafe\u0301.png"])
     assert names.find("a") == "a.jpg" and names.find("b") is None and names.find("caf\u00e9") == "cafe\u0301.png"

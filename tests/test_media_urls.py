@@ -17,7 +17,7 @@ from PIL import Image
 
 from unipixel.errors import MediaError
 from unipixel.media import Limits, open_media
-from unipixel.media.urls import is_url, shown
+from unipixel.media.urls import is_url, shorten_url
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -177,7 +177,7 @@ def test_bad_data_urls_are_refused_without_repeating_them(url: str, message: str
 
 
 def test_messages_show_no_password_or_query() -> None:
-    assert shown("https://user:secret@example.org/a.png?token=1") == "https://example.org/a.png"
+    assert shorten_url("https://user:secret@example.org/a.png?token=1") == "https://example.org/a.png"
 
 
 def test_paths_are_not_taken_for_addresses() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from unipixel.model.weights import load_model, save_model
 from unipixel.processing import Processor
-from unipixel.train.starting import load_into
+from unipixel.train.setup import copy_weights
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
         parser.error(f"--share is {options.share}; give a number from 0 to 1")
     processor = Processor.from_folder(options.first)
     model, other = (load_model(str(options.first)).float() for _ in range(2))
-    load_into(other, options.second, tokenizer=processor.tokenizer)
+    copy_weights(other, options.second, tokenizer=processor.tokenizer)
     with torch.no_grad():
         for own, given in zip(model.parameters(), other.parameters(), strict=True):  # a tied table comes once
             own.lerp_(given, 1 - options.share)

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 
 from unipixel.train.attention import PlainAttention
-from unipixel.train.data import Collator, StickerTraining
+from unipixel.train.data import Collator, StickerDataset
 from unipixel.train.nano_recipes import NANO_RECIPES
 from unipixel.train.objective import TrainingStep
 from unipixel.train.optimizer import MuonAdamW
 from unipixel.train.recipe import StickerRecipe
-from unipixel.train.run import choose_learning
-from unipixel.train.starting import begin
+from unipixel.train.run import set_trainable
+from unipixel.train.setup import prepare_training
 
 PARTS = {"vision": "encode_vision", "decoder": "decode", "segmenter": "segment"}
 """Column -> method of the model whose forward time it shows."""
@@ -54,7 +54,7 @@ class Clock:
         return timed
 
 
-def batches(recipe: StickerRecipe, dataset: StickerTraining, collate: Any, count: int) -> tuple[list[Any], float]:
+def batches(recipe: StickerRecipe, dataset: StickerDataset, collate: Any, count: int) -> tuple[list[Any], float]:
     """Batches, and CPU seconds that one takes to make once sprites are in memory."""
     for index in range(2 * recipe.batch_size):
         dataset[index]
@@ -66,11 +66,11 @@ def batches(recipe: StickerRecipe, dataset: StickerTraining, collate: Any, count
 def measure(name: str, count: int) -> str:
     """A line of the table."""
     recipe = replace(NANO_RECIPES[name](), photo_share=0.0)
-    begun = begin(recipe)
+    begun = prepare_training(recipe)
     model = begun.model.train()
-    choose_learning(model, recipe)
+    set_trainable(model, recipe)
     made, making = batches(
-        recipe, StickerTraining(begun.processor, recipe), Collator(begun.processor, model.config), count
+        recipe, StickerDataset(begun.processor, recipe), Collator(begun.processor, model.config), count
     )
     step, clock = TrainingStep(model, recipe), Clock()
     learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]

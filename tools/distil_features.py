@@ -23,15 +23,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
-from unipixel.data.cutouts import whole_photos
+from unipixel.data.cutouts import list_whole_photos
 from unipixel.media import Media
 from unipixel.model.weights import save_model
 from unipixel.processing import Processor
-from unipixel.stickers.backgrounds import photo_files
+from unipixel.stickers.backgrounds import list_photos
 from unipixel.train.distillation import FeatureLoss, Teacher
 from unipixel.train.optimizer import MuonAdamW
 from unipixel.train.recipe import Recipe, Start
-from unipixel.train.starting import begin
+from unipixel.train.setup import prepare_training
 
 LEARNING = {"neck": "segmenter.vision_encoder", "tower": "visual"}
 """Encoder -> prefix of the parameters that learn."""
@@ -59,8 +59,8 @@ class Crops(IterableDataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
                     piece = piece[:, ::-1]
                 lit = (piece - 128) * rng.uniform(0.8, 1.2) + 128 + rng.uniform(-20, 20, 3)
                 picture = np.ascontiguousarray(lit.clip(0, 255).astype(np.uint8))
-                visual = self._processor.visual(Media.from_array(picture))
-                yield self._processor.sam_frames(picture[None])[0], visual.pixel_values, visual.grid_thw
+                visual = self._processor.build_visual(Media.from_array(picture))
+                yield self._processor.prepare_sam_frames(picture[None])[0], visual.pixel_values, visual.grid_thw
 
 
 def main() -> None:
@@ -78,12 +78,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    teacher = Teacher.installed()
+    teacher = Teacher.from_package()
     start = Start(model=options.model, fresh="" if options.model else "nano", parts=tuple(options.start))
-    begun = begin(Recipe(name="features", start=start, seed=options.seed))
+    begun = prepare_training(Recipe(name="features", start=start, seed=options.seed))
     model, processor = begun.model, begun.processor
-    files = [path for path, _ in whole_photos(options.photos)]
-    files += list(photo_files(options.more)) if options.more else []
+    files = [path for path, _ in list_whole_photos(options.photos)]
+    files += list(list_photos(options.more)) if options.more else []
     model.requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(tuple(LEARNING[one] for one in options.encoders)))

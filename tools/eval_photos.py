@@ -24,7 +24,7 @@ import numpy as np
 
 import unipixel
 from unipixel.data import davis_clips, photos
-from unipixel.masks import box_xyxy, interior_point
+from unipixel.masks import find_interior_point, mask_to_box
 from unipixel.metrics import frame_scores, overlap, overlap_scores
 from unipixel.sample import Box, Mask, Point, Prompt
 
@@ -41,8 +41,8 @@ def chosen(found: list[Any], count: int, spread: bool) -> list[Any]:
 def regions(folder: Path, count: int, spread: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Picture and mask of one region of each photo."""
     found = []
-    for place, record in enumerate(photos.index(folder, "photos", "val")):
-        sample = photos.sample(record)
+    for place, record in enumerate(photos.read_records(folder, "photos", "val")):
+        sample = photos.read_sample(record)
         masks = [track.mask(0) for track in sample.objects.values()]
         large = [mask for mask in masks if mask.mean() >= MIN_SHARE]
         if large:
@@ -53,8 +53,8 @@ def regions(folder: Path, count: int, spread: bool) -> list[tuple[np.ndarray, np
 def persons(folder: Path, count: int, spread: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Picture and mask of each photo with exactly one person."""
     found = []
-    for record in photos.index(folder, "photos", "val"):
-        sample = photos.sample(record)
+    for record in photos.read_records(folder, "photos", "val"):
+        sample = photos.read_sample(record)
         own = [query.about[0] for query in sample.queries if query.answer == "the person"]
         if len(own) == 1:
             found.append((sample.media.frame(0), sample.objects[own[0]].mask(0)))
@@ -80,7 +80,7 @@ def masks_of(
 
 def filled(mask: np.ndarray) -> tuple[Box, np.ndarray]:
     """The box around a mask, and its pixels."""
-    x1, y1, x2, y2 = (int(v) for v in box_xyxy(mask) or (0, 0, 1, 1))
+    x1, y1, x2, y2 = (int(v) for v in mask_to_box(mask) or (0, 0, 1, 1))
     whole = np.zeros_like(mask)
     whole[y1:y2, x1:x2] = True
     return Box(x1, y1, x2, y2), whole
@@ -88,19 +88,19 @@ def filled(mask: np.ndarray) -> tuple[Box, np.ndarray]:
 
 def disc(mask: np.ndarray, area: float) -> tuple[Point, np.ndarray]:
     """The most interior point of a mask, and the disc of that area around it."""
-    px, py = interior_point(mask)
+    px, py = find_interior_point(mask)
     y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
     return Point(px, py), (x + 0.5 - px) ** 2 + (y + 0.5 - py) ** 2 <= area / np.pi
 
 
 def given_and_asked(engine: unipixel.Engine, folder: Path, most: int) -> Iterator[tuple[str, float, float, float]]:
     """Name of each held-out clip, and J&F: of the object followed from its mask, of that mask unmoved, and by text."""
-    for record in davis_clips.index(folder, "clips", "val"):
-        whole = davis_clips.sample(record)
+    for record in davis_clips.read_records(folder, "clips", "val"):
+        whole = davis_clips.read_sample(record)
         number, track = next(iter(whole.objects.items()))
         first = int(np.flatnonzero(track.visible)[0])
         frames = list(range(first, track.num_frames))[: most or None]
-        sample = davis_clips.sample(record, frames)
+        sample = davis_clips.read_sample(record, frames)
         truth = sample.objects[number].masks
         expression = next(query.text for query in sample.queries if query.kind == "query")
         with engine.open(sample.media, track="all") as session:

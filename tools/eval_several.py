@@ -20,7 +20,7 @@ import torch
 
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine, load
-from unipixel.stickers import EVAL_SEED, Scene, SceneSettings, scene, turns, video
+from unipixel.stickers import EVAL_SEED, Scene, SceneSettings, generate_scene, generate_turns, generate_video
 
 SEED = EVAL_SEED + 60
 MATCH = 0.5
@@ -39,8 +39,8 @@ class Request:
 def named(moving: bool) -> Iterator[Request]:
     """Scenes with a request for two or three things."""
     for index in range(1_000_000):
-        world = (video if moving else scene)(SEED, index)
-        made = turns(world, np.random.default_rng((SEED, index, 1)), 1, {"refer_many": 1.0})
+        world = (generate_video if moving else generate_scene)(SEED, index)
+        made = generate_turns(world, np.random.default_rng((SEED, index, 1)), 1, {"refer_many": 1.0})
         if made:
             place = {item.id: n for n, item in enumerate(world.objects)}
             yield Request(world, made[0].question, world.masks[[place[i] for i in made[0].targets if i is not None]])
@@ -50,7 +50,7 @@ def alike(moving: bool) -> Iterator[Request]:
     """Scenes with two or three things of one name, and a request for all of them."""
     settings = replace(SceneSettings(), twins=1.0)
     for index in range(1_000_000):
-        world = (video if moving else scene)(SEED + 1, index, settings)
+        world = (generate_video if moving else generate_scene)(SEED + 1, index, settings)
         names = [item.thing.name for item in world.objects]
         most = max(names, key=names.count)
         places = [n for n, name in enumerate(names) if name == most]

@@ -35,10 +35,10 @@ from schemathesis import GenerationMode
 from schemathesis import checks as known_checks
 from schemathesis.core.failures import Failure, FailureGroup
 
-from unipixel.bench.subject import QUICK_SAM, moving_blobs, random_engine
+from unipixel.bench.inputs import QUICK_SAM, build_random_engine, draw_moving_discs
 from unipixel.draw import write_mp4
 from unipixel.serve import ServeSettings
-from unipixel.serve.running import Server
+from unipixel.serve.server import Server
 
 Mode: TypeAlias = Literal["positive", "negative", "broken"]
 MODES: tuple[Mode, ...] = ("positive", "negative", "broken")
@@ -270,7 +270,7 @@ class Fuzzer:
 
 def _media() -> tuple[str, str]:
     """A picture and a clip of 3 frames as ``data:`` URLs."""
-    frames = moving_blobs(3, SIZE_HW)
+    frames = draw_moving_discs(3, SIZE_HW)
     packed = io.BytesIO()
     Image.fromarray(frames[0]).save(packed, "PNG")
     with tempfile.TemporaryDirectory() as folder:
@@ -289,7 +289,7 @@ def own_server(folder: Path) -> Iterator[str]:
     place = Path.cwd()
     os.chdir(folder)
     settings = ServeSettings(port=0, state=folder / "state", max_tokens=16, max_frames=16, max_source_frames=64)
-    server = Server(random_engine(QUICK_SAM), settings, lambda _: ready.set())
+    server = Server(build_random_engine(QUICK_SAM), settings, lambda _: ready.set())
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from unipixel import stickers
 from unipixel.draw import write_mp4
-from unipixel.masks import box_xyxy, iou_rles
+from unipixel.masks import iou_rles, mask_to_box
 
 SAME = 0.99
 """IoU above which a mask counts as the expected one; batches may differ in the last bit."""
@@ -42,7 +42,7 @@ def cases(count: int, model: str) -> list[Case]:
 
 
 def _case(number: int, model: str) -> Case:
-    scene = stickers.scene(stickers.EVAL_SEED, number)
+    scene = stickers.generate_scene(stickers.EVAL_SEED, number)
     place = number % len(scene.objects)
     packed = io.BytesIO()
     Image.fromarray(scene.frames[0]).save(packed, "PNG")
@@ -50,7 +50,7 @@ def _case(number: int, model: str) -> Case:
     question = f"Please segment the {scene.objects[place].thing.name} in this image."
     parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]
     chat = {"model": model, "max_tokens": 32, "messages": [{"role": "user", "content": parts}]}
-    box = [float(v) for v in box_xyxy(scene.masks[place, 0]) or (0, 0, 10, 10)]
+    box = [float(v) for v in mask_to_box(scene.masks[place, 0]) or (0, 0, 10, 10)]
     prompts = {"prompts": [{"type": "box", "box": box}], "stream": True}
     return Case(
         chat=_json(chat),

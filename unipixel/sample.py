@@ -116,7 +116,7 @@ class Sample:
     """One image or clip with a conversation about it, and the masks the conversation speaks of."""
 
     media: Media = None  # type: ignore[assignment]  # so that all that is about pixels need not ask
-    """None for a conversation of words alone, see `words_only`; only training takes those."""
+    """None for a conversation of words alone, see `is_text_only`; only training takes those."""
     objects: dict[int, MaskTrack] = field(default_factory=dict)
     """Ground-truth (or known) masks by object id, at source size over the clip's frames."""
     turns: tuple[Turn, ...] = ()
@@ -135,6 +135,6 @@ class Sample:
     what the processor assumes of all clips."""
 
     @property
-    def words_only(self) -> bool:
+    def is_text_only(self) -> bool:
         """Whether there is neither picture nor video."""
         return self.media is None

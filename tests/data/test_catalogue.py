@@ -37,12 +37,12 @@ def test_every_row_says_what_it_trains() -> None:
     ],
 )
 def test_names_may_end_in_a_split(text: str, name: str, split: str | None) -> None:
-    assert data.split_name(text) == (name, split)
+    assert data.parse_name(text) == (name, split)
 
 
 def test_a_folder_that_is_named_like_a_split_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
-    assert data.split_name(f"folder:{tmp_path}/val") == (f"folder:{tmp_path}/val", None)
+    assert data.parse_name(f"folder:{tmp_path}/val") == (f"folder:{tmp_path}/val", None)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_folder_that_is_named_like_a_split_is_a_folder(tmp_path: Path) -> None
 )
 def test_names_that_do_not_exist_are_refused(text: str, words: str) -> None:
     with pytest.raises(DatasetError, match=words):
-        data.split_name(text)
+        data.parse_name(text)
 
 
 def test_roots_that_do_not_exist_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from unipixel.data import davis_clips
 from unipixel.errors import DatasetError
 from unipixel.masks import save_davis_png
-from unipixel.train.photos import ClipTraining
+from unipixel.train.photos import ClipSampler
 
 HEIGHT, WIDTH, LENGTH = 60, 100, 12
 
@@ -49,13 +49,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_sequence_is_held_out_by_its_name(folder: Path) -> None:
-    assert [r.id for r in davis_clips.index(folder, "clips", "val")] == names(True, 1)
-    assert [r.id for r in davis_clips.index(folder, "clips", "train")] == names(False, 2)
+    assert [r.id for r in davis_clips.read_records(folder, "clips", "val")] == names(True, 1)
+    assert [r.id for r in davis_clips.read_records(folder, "clips", "train")] == names(False, 2)
 
 
 def test_masks_and_frames_are_those_asked_for_in_their_order(folder: Path) -> None:
-    record = davis_clips.index(folder, "clips", "train")[0]
-    sample = davis_clips.sample(record, [7, 5, 2])
+    record = davis_clips.read_records(folder, "clips", "train")[0]
+    sample = davis_clips.read_sample(record, [7, 5, 2])
     assert [int(frame.mean()) // 10 - 6 for frame in sample.media.frames(range(3)).astype(int) + 3] == [7, 5, 2]
     masks = sample.objects[1].masks
     assert [int(np.flatnonzero(m.any(0))[0]) if m.any() else -1 for m in masks] == [38, -1, 18]
@@ -76,11 +76,11 @@ def test_damaged_sequences_are_named(folder: Path, damage: str) -> None:
     else:
         save_davis_png(np.zeros((3, 4), np.uint8), folder / "masks" / name / "00004.png")
     with pytest.raises(DatasetError, match=name):
-        davis_clips.sample(davis_clips.index(folder, "clips", "train")[0])
+        davis_clips.read_sample(davis_clips.read_records(folder, "clips", "train")[0])
 
 
 def test_training_clips_begin_with_the_object_and_move_evenly(folder: Path) -> None:
-    clips, strides = ClipTraining(folder), set()
+    clips, strides = ClipSampler(folder), set()
     for seed in range(40):
         sample = clips.draw(np.random.default_rng(seed), 4, 2, {"box": 1.0, "refer": 1.0, "absent": 3.0})
         assert sample.media.num_frames == 4 and sample.objects[1].areas[0] > 0
@@ -100,10 +100,10 @@ def test_training_clips_begin_with_the_object_and_move_evenly(folder: Path) -> N
 
 def test_clips_that_are_too_short_are_refused(folder: Path) -> None:
     with pytest.raises(DatasetError, match=f"has {LENGTH} frames, and clips of {LENGTH + 1} are wanted"):
-        ClipTraining(folder).draw(np.random.default_rng(0), LENGTH + 1, 1, {"box": 1.0})
+        ClipSampler(folder).draw(np.random.default_rng(0), LENGTH + 1, 1, {"box": 1.0})
 
 
 def test_mirrored_clips_are_not_asked_about_left_and_right(folder: Path) -> None:
-    clips = ClipTraining(folder)
+    clips = ClipSampler(folder)
     asked = [clips.draw(np.random.default_rng(seed), 2, 1, {"refer": 1.0}).turns[0].answer for seed in range(60)]
     assert "the duck<|seg|>" in asked and asked.count("the bird on the left<|seg|>") < 20

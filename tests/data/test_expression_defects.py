@@ -58,27 +58,27 @@ def revos(tmp_path: Path, write_json: WriteJson, write_picture: WritePicture) ->
 
 
 def test_several_annotations_are_one_object(revos: Path) -> None:
-    record = expressions.index(revos, "revos", "valid")[0]
-    masks = expressions.sample(record).objects[1].masks
+    record = expressions.read_records(revos, "revos", "valid")[0]
+    masks = expressions.read_sample(record).objects[1].masks
     np.testing.assert_array_equal(
         masks, np.stack([square(0) & False, square(1) | square(9), square(10), square(0) & False])
     )
 
 
 def test_tao_clips_are_cut_to_their_objects_in_training_only(revos: Path) -> None:
-    train, valid = (expressions.index(revos, "revos", split) for split in ("train", "valid"))
+    train, valid = (expressions.read_records(revos, "revos", split) for split in ("train", "valid"))
     # The objects of TAO/a/1 are on one frame, those of the others do not exist; OVIS/b keeps its whole length.
     assert [(record.id, record.num_frames) for record in train] == [("TAO/a/0", 2), ("OVIS/b/0", 4)]
     assert [record.num_frames for record in valid] == [4] * 5
-    cut, whole = expressions.sample(train[0]), expressions.sample(valid[0])
+    cut, whole = expressions.read_sample(train[0]), expressions.read_sample(valid[0])
     np.testing.assert_array_equal(cut.objects[1].masks, whole.objects[1].masks[1:3])
     np.testing.assert_array_equal(cut.media.frames(), whole.media.frames([1, 2]))
-    np.testing.assert_array_equal(expressions.sample(train[0], [1]).objects[1].masks, whole.objects[1].masks[2:3])
+    np.testing.assert_array_equal(expressions.read_sample(train[0], [1]).objects[1].masks, whole.objects[1].masks[2:3])
 
 
 def test_hallucinated_objects_are_asked_for_but_not_there(revos: Path) -> None:
-    for record in expressions.index(revos, "revos", "valid")[2:4]:
-        sample = expressions.sample(record)
+    for record in expressions.read_records(revos, "revos", "valid")[2:4]:
+        sample = expressions.read_sample(record)
         assert sample.queries[0].targets == (None,) and sample.queries[0].category == "no object"
         assert not sample.objects and sample.areas["foreground"].visible.all()
 
@@ -87,9 +87,9 @@ def test_frames_may_lie_in_the_folder_that_the_archive_makes(revos: Path) -> Non
     (revos / "revos/JPEGImages").mkdir()
     for source in ("TAO", "OVIS"):
         (revos / "revos" / source).rename(revos / "revos/JPEGImages" / source)
-    record = expressions.index(revos, "revos", "valid")[0]
+    record = expressions.read_records(revos, "revos", "valid")[0]
     assert record.frame_names is not None and record.frame_names[0] == "revos/JPEGImages/TAO/a/00000.jpg"
-    assert expressions.sample(record).media.num_frames == 4
+    assert expressions.read_sample(record).media.num_frames == 4
 
 
 @pytest.fixture
@@ -110,30 +110,30 @@ def davis(tmp_path: Path, write_json: WriteJson, write_picture: WritePicture) ->
 
 
 def test_numbered_masks_follow_the_file_and_the_string_sorted_number_is_known(davis: Path) -> None:
-    records = expressions.index(davis, "ref_davis17", "valid")
+    records = expressions.read_records(davis, "ref_davis17", "valid")
     assert [record.raw.number for record in records] == list(range(13))
     # As strings "a" comes before "b", and "10" and "11" before "2".
     assert [record.raw.string_number for record in records] == [1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 3, 4, 0]
     for number, record in enumerate(records):
-        np.testing.assert_array_equal(expressions.sample(record).objects[1].mask(0), square(number))
+        np.testing.assert_array_equal(expressions.read_sample(record).objects[1].mask(0), square(number))
     released = replace(records[2], raw=replace(records[2].raw, number=records[2].raw.string_number))
-    np.testing.assert_array_equal(expressions.sample(released).objects[1].mask(0), square(5))
+    np.testing.assert_array_equal(expressions.read_sample(released).objects[1].mask(0), square(5))
 
 
 def test_a_mask_file_for_another_list_of_expressions_is_refused(davis: Path) -> None:
     (davis / "ref_davis17/valid/mask_dict.pkl").write_bytes(pickle.dumps({"0": [None]}))
-    record = expressions.index(davis, "ref_davis17", "valid")[0]
+    record = expressions.read_records(davis, "ref_davis17", "valid")[0]
     with pytest.raises(
         DatasetError, match=r"ref_davis17/valid b/0: .*mask_dict\.pkl holds the masks of 1 expr.*has 13.*same release"
     ):
-        expressions.sample(record)
+        expressions.read_sample(record)
 
 
 def test_names_of_categories_are_written_with_blanks(tmp_path: Path, write_json: WriteJson) -> None:
     exps = {"0": {"exp": "polar_bear", "obj_id": [1], "anno_id": 4}}
     write_json("lvvis/meta_expressions.json", {"videos": {"00001": {"frames": ["00000"], "expressions": exps}}})
     write_json("lvvis/mask_dict.json", {"4": [None]})
-    (record,) = expressions.index(tmp_path, "lvvis", "train")
+    (record,) = expressions.read_records(tmp_path, "lvvis", "train")
     assert record.raw.text == "polar bear" and record.raw.annotations == ("4",) and record.data_type == "seg_image"
 
 
@@ -141,8 +141,8 @@ def broken(revos: Path, name: str, change: Callable[[Path], object], told: str) 
     """Change a file, then expect an index or sample that names dataset, file and remedy."""
     change(revos / name)
     with pytest.raises(DatasetError, match=told) as caught:
-        for record in expressions.index(revos, "revos", "valid"):
-            expressions.sample(record)
+        for record in expressions.read_records(revos, "revos", "valid"):
+            expressions.read_sample(record)
     assert "\n" not in str(caught.value)
 
 
@@ -234,13 +234,13 @@ def test_wrong_files_are_named_with_what_would_be_right(revos: Path, name: str, 
 )
 def test_damaged_wrong_and_dangerous_pickles_are_refused(davis: Path, content: bytes, told: str) -> None:
     (davis / "ref_davis17/valid/mask_dict.pkl").write_bytes(content)
-    record = expressions.index(davis, "ref_davis17", "valid")[0]
+    record = expressions.read_records(davis, "ref_davis17", "valid")[0]
     with pytest.raises(DatasetError, match=rf"ref_davis17/valid.*mask_dict\.pkl.*{told}"):
-        expressions.sample(record)
+        expressions.read_sample(record)
 
 
 def test_no_frame_folder_at_all_is_said_when_indexing(tmp_path: Path, write_json: WriteJson) -> None:
     exps = {"videos": {"a": {"frames": ["0"], "expressions": {"0": {"exp": "x"}}}}}
     write_json("ref_youtube_vos/meta_expressions/valid/meta_expressions.json", exps)
     with pytest.raises(DatasetError, match="ref_youtube_vos/valid: none of the 1 videos has a frame folder in"):
-        expressions.index(tmp_path, "ref_youtube_vos", "valid")
+        expressions.read_records(tmp_path, "ref_youtube_vos", "valid")

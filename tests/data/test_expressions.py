@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 
 from unipixel.data import expressions
 from unipixel.data.expression_layouts import LAYOUTS
-from unipixel.data.record import Record
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 
 COUNTS = {
@@ -60,7 +60,7 @@ def some(record: Record) -> list[int]:
 
 @pytest.mark.parametrize(("dataset", "split"), list(COUNTS))
 def test_every_expression_is_a_record_with_its_text_id_and_frames(miniatures: Path, dataset: str, split: str) -> None:
-    records = expressions.index(miniatures, dataset, split)
+    records = expressions.read_records(miniatures, dataset, split)
     videos = annotated(miniatures, dataset, split)
     told = [
         (f"{video}/{key}", value["exp"])
@@ -80,9 +80,9 @@ def test_every_expression_is_a_record_with_its_text_id_and_frames(miniatures: Pa
 def test_masks_named_by_annotation_are_those_of_the_mask_file(miniatures: Path, dataset: str, split: str) -> None:
     masks = json.loads((miniatures / LAYOUTS[dataset][split].masks).read_bytes())
     videos = annotated(miniatures, dataset, split)
-    for record in expressions.index(miniatures, dataset, split):
+    for record in expressions.read_records(miniatures, dataset, split):
         ts = some(record)
-        sample = expressions.sample(record, ts)
+        sample = expressions.read_sample(record, ts)
         (key,) = videos[record.raw.video]["expressions"][record.raw.expression]["anno_id"]
         np.testing.assert_array_equal(sample.objects[1].masks, decoded([masks[str(key)][t] for t in ts]))
         assert sample.media.size_hw == sample.objects[1].size_hw and sample.queries[0].targets == (1,)
@@ -91,31 +91,31 @@ def test_masks_named_by_annotation_are_those_of_the_mask_file(miniatures: Path, 
 @pytest.mark.parametrize(("dataset", "split"), BY_NUMBER)
 def test_numbered_masks_are_counted_in_file_order(miniatures: Path, dataset: str, split: str) -> None:
     masks = pickle.loads((miniatures / LAYOUTS[dataset][split].masks).read_bytes())
-    for number, record in enumerate(expressions.index(miniatures, dataset, split)):
+    for number, record in enumerate(expressions.read_records(miniatures, dataset, split)):
         ts = some(record)
-        track = expressions.sample(record, ts).objects[1]
+        track = expressions.read_sample(record, ts).objects[1]
         np.testing.assert_array_equal(track.masks, decoded([masks[str(number)][t] for t in ts]))
         assert record.raw.number == number and record.raw.total == len(masks)
 
 
 @pytest.mark.parametrize(("dataset", "split"), WITHOUT_MASKS)
 def test_splits_scored_by_servers_have_queries_and_no_masks(miniatures: Path, dataset: str, split: str) -> None:
-    for record in expressions.index(miniatures, dataset, split):
-        sample = expressions.sample(record)
+    for record in expressions.read_records(miniatures, dataset, split):
+        sample = expressions.read_sample(record)
         assert not sample.objects and sample.queries[0].targets == () and sample.queries[0].text
         assert sample.media.num_frames == record.num_frames
 
 
 def test_by_default_all_frames_of_the_clip_are_read(miniatures: Path) -> None:
-    record = expressions.index(miniatures, "ref_sav", "valid")[0]
-    sample = expressions.sample(record)
+    record = expressions.read_records(miniatures, "ref_sav", "valid")[0]
+    sample = expressions.read_sample(record)
     assert sample.media.num_frames == sample.objects[1].num_frames == record.num_frames == 13
 
 
 def test_chosen_frames_have_the_pictures_and_masks_of_those_frames(miniatures: Path) -> None:
     for dataset, split in [("revos", "valid"), ("ref_davis17", "valid"), ("mevis", "valid")]:
-        record = expressions.index(miniatures, dataset, split)[0]
-        whole, part = expressions.sample(record), expressions.sample(record, [7, 0, 3])
+        record = expressions.read_records(miniatures, dataset, split)[0]
+        whole, part = expressions.read_sample(record), expressions.read_sample(record, [7, 0, 3])
         pictures = [np.asarray(Image.open(miniatures / record.frame_names[t]).convert("RGB")) for t in (7, 0, 3)]
         np.testing.assert_array_equal(part.media.frames(), np.stack(pictures))
         for object_id, track in part.objects.items():
@@ -125,25 +125,27 @@ def test_chosen_frames_have_the_pictures_and_masks_of_those_frames(miniatures: P
 
 
 def test_revos_questions_are_sentences_and_types_are_categories(miniatures: Path) -> None:
-    samples = [expressions.sample(record, [0]) for record in expressions.index(miniatures, "revos", "valid")]
+    samples = [
+        expressions.read_sample(record, [0]) for record in expressions.read_records(miniatures, "revos", "valid")
+    ]
     told = [(sample.queries[0].kind, sample.queries[0].category) for sample in samples]
     assert told == [("query", "referring"), ("sentence", "reasoning")] * 4
 
 
 def test_revos_foreground_covers_every_object_of_the_video(miniatures: Path) -> None:
     given = json.loads((miniatures / "revos/mask_dict_foreground.json").read_bytes())
-    for record in expressions.index(miniatures, "revos", "valid"):
+    for record in expressions.read_records(miniatures, "revos", "valid"):
         ts = some(record)
-        sample = expressions.sample(record, ts)
+        sample = expressions.read_sample(record, ts)
         foreground = sample.areas["foreground"].masks
         np.testing.assert_array_equal(foreground, decoded([given[record.raw.video]["masks_rle"][t] for t in ts]))
         assert not (sample.objects[1].masks & ~foreground).any()
-    assert not expressions.sample(expressions.index(miniatures, "revos", "train")[0], [0]).areas
+    assert not expressions.read_sample(expressions.read_records(miniatures, "revos", "train")[0], [0]).areas
 
 
 def test_kinds_are_those_of_the_dataset(miniatures: Path) -> None:
     def kind(dataset: str, split: str) -> str:
-        return expressions.sample(expressions.index(miniatures, dataset, split)[0], [0]).queries[0].kind
+        return expressions.read_sample(expressions.read_records(miniatures, dataset, split)[0], [0]).queries[0].kind
 
     assert kind("ref_sav", "valid") == "description"
     assert {kind("mevis", "train"), kind("lvvis", "train"), kind("ref_davis17", "valid")} == {"query"}
@@ -158,12 +160,12 @@ def test_the_real_youtube_list_leaves_the_202_videos_that_have_frames(miniatures
     kept = sorted(videos)[:202]
     for video in kept:
         (folder / "valid/JPEGImages" / video).mkdir(parents=True)
-    by_folder = expressions.index(tmp_path, "ref_youtube_vos", "valid")
+    by_folder = expressions.read_records(tmp_path, "ref_youtube_vos", "valid")
     others = {"videos": {video: {} for video in videos if video not in kept}}
     (folder / "meta_expressions/test").mkdir()
     (folder / "meta_expressions/test/meta_expressions.json").write_text(json.dumps(others), encoding="utf-8")
     (folder / "valid/JPEGImages" / kept[0]).rmdir()  # a missing folder no longer drops the video: it shows as an error
-    by_list = expressions.index(tmp_path, "ref_youtube_vos", "valid")
+    by_list = expressions.read_records(tmp_path, "ref_youtube_vos", "valid")
     assert len(videos) == 507
     assert {record.raw.video for record in by_folder} == {record.raw.video for record in by_list} == set(kept)
     assert [record.id for record in by_folder] == [record.id for record in by_list]
@@ -172,11 +174,11 @@ def test_the_real_youtube_list_leaves_the_202_videos_that_have_frames(miniatures
 
 def test_an_unknown_split_is_refused_by_the_names_there_are(miniatures: Path) -> None:
     with pytest.raises(DatasetError, match="mevis has no split 'test'; it has train, valid_u, valid"):
-        expressions.index(miniatures, "mevis", "test")
+        expressions.read_records(miniatures, "mevis", "test")
 
 
 def test_frames_outside_of_the_clip_are_refused(miniatures: Path) -> None:
-    record = expressions.index(miniatures, "mevis", "valid_u")[0]
+    record = expressions.read_records(miniatures, "mevis", "valid_u")[0]
     for frames, told in [([50], "frame 50"), ([-1], "frame -1"), ([], "no frame")]:
         with pytest.raises(ValueError, match=f"{told} was asked for; the clip has frames 0 to 49"):
-            expressions.sample(record, frames)
+            expressions.read_sample(record, frames)

@@ -22,7 +22,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_test_clips_are_twenty_even_frames_with_masks_while_the_action_lasts(miniatures: Path) -> None:
-    records = groundmore.index(miniatures, "groundmore", "test")
+    records = groundmore.read_records(miniatures, "groundmore", "test")
     assert [record.id for record in records] == [
         "horsejumphigh_0005_0014/0",
         "horsejumphigh_0005_0014/1",
@@ -30,7 +30,7 @@ def test_test_clips_are_twenty_even_frames_with_masks_while_the_action_lasts(min
     ]
     folder = miniatures / "groundmore/annotations/horsejumphigh_0005_0014"
     numbers = [int(place) for place in np.linspace(0, 49, 20)]
-    sample = groundmore.sample(records[0])
+    sample = groundmore.read_sample(records[0])
     assert records[0].frame_names == tuple(
         f"groundmore/annotations/horsejumphigh_0005_0014/images/frame_{number:06d}.jpg" for number in numbers
     )
@@ -43,16 +43,16 @@ def test_test_clips_are_twenty_even_frames_with_masks_while_the_action_lasts(min
 
 
 def test_questions_answers_and_types_are_as_annotated(miniatures: Path) -> None:
-    (query,) = groundmore.sample(groundmore.index(miniatures, "groundmore", "test")[2], [0]).queries
+    (query,) = groundmore.read_sample(groundmore.read_records(miniatures, "groundmore", "test")[2], [0]).queries
     assert (query.kind, query.category, query.targets) == ("question", "Sequential", (1,))
     assert (query.text, query.answer) == ("Who turns around after raising the arms?", "The dancer")
     # This one lacks its question mark in the file.
-    assert groundmore.index(miniatures, "groundmore", "train")[0].raw.text == "Who jumps over the obstacles?"
+    assert groundmore.read_records(miniatures, "groundmore", "train")[0].raw.text == "Who jumps over the obstacles?"
 
 
 def test_chosen_frames_have_their_own_masks(miniatures: Path) -> None:
-    record = groundmore.index(miniatures, "groundmore", "train")[0]
-    whole, part = groundmore.sample(record), groundmore.sample(record, [40, 2])
+    record = groundmore.read_records(miniatures, "groundmore", "train")[0]
+    whole, part = groundmore.read_sample(record), groundmore.read_sample(record, [40, 2])
     assert whole.media.num_frames == 100 and whole.objects[1].visible.all()
     np.testing.assert_array_equal(part.media.frames(), whole.media.frames([40, 2]))
     np.testing.assert_array_equal(part.objects[1].masks, whole.objects[1].masks[[40, 2]])
@@ -82,28 +82,28 @@ def questions(video: str = "x_0100_0101", **changes: Any) -> dict[str, Any]:
 
 
 def test_training_clips_are_the_frames_with_a_mask(tree: Path) -> None:
-    (record,) = groundmore.index(tree, "groundmore", "train")
+    (record,) = groundmore.read_records(tree, "groundmore", "train")
     assert record.raw.numbers == (2, 3, 4) and record.num_frames == 3
-    track = groundmore.sample(record).objects[1]
+    track = groundmore.read_sample(record).objects[1]
     expected = np.zeros(SIZE, dtype=bool)
     expected[2:5, 2:5] = expected[6:9, 8:12] = True
     np.testing.assert_array_equal(track.masks, np.stack([expected] * 3))
 
 
 def test_short_test_clips_repeat_frames_and_lack_masks_outside_of_the_action(tree: Path) -> None:
-    (record,) = groundmore.index(tree, "groundmore", "test")
+    (record,) = groundmore.read_records(tree, "groundmore", "test")
     assert record.raw.numbers == tuple(int(place) for place in np.linspace(0, 5, 20)) and record.num_frames == 20
-    visible = groundmore.sample(record).objects[1].visible
+    visible = groundmore.read_sample(record).objects[1].visible
     assert visible.tolist() == [number in (2, 3, 4) for number in record.raw.numbers]
     later = questions(action_start="01:00", action_end="0:01:00")
     (tree / "groundmore/test_v2.json").write_text(json.dumps(later), encoding="utf-8")
-    (record,) = groundmore.index(tree, "groundmore", "test")
-    assert record.raw.action == (0, -1) and not groundmore.sample(record).objects[1].visible.any()
+    (record,) = groundmore.read_records(tree, "groundmore", "test")
+    assert record.raw.action == (0, -1) and not groundmore.read_sample(record).objects[1].visible.any()
 
 
 @pytest.mark.parametrize(("text", "expected"), [("7", 7), ("0:07", 7), ("1:02:03", 3723), (" 10:00", 600)])
 def test_times_are_read_in_seconds(text: str, expected: int) -> None:
-    assert groundmore.seconds(text, "x") == expected
+    assert groundmore.parse_seconds(text, "x") == expected
 
 
 @pytest.mark.parametrize(
@@ -120,25 +120,25 @@ def test_times_are_read_in_seconds(text: str, expected: int) -> None:
 def test_malformed_questions_are_named(tree: Path, written: dict[str, Any], told: str) -> None:
     (tree / "groundmore/test_v2.json").write_text(json.dumps(written), encoding="utf-8")
     with pytest.raises(DatasetError, match=rf"^groundmore/test: .*{told}"):
-        groundmore.index(tree, "groundmore", "test")
+        groundmore.read_records(tree, "groundmore", "test")
 
 
 def test_missing_and_damaged_files_are_named(tree: Path) -> None:
     folder = tree / "groundmore/annotations/x_0100_0101"
-    (record,) = groundmore.index(tree, "groundmore", "train")
+    (record,) = groundmore.read_records(tree, "groundmore", "train")
     mask = folder / "masks/frame_000003.png"
     mask.write_bytes(mask.read_bytes()[:50])
     with pytest.raises(DatasetError, match=r"groundmore/train x_0100_0101/0: .*frame_000003\.png.*fetch it again"):
-        groundmore.sample(record)
+        groundmore.read_sample(record)
     Image.fromarray(np.ones((4, 4), dtype=np.uint8)).save(mask)
     with pytest.raises(DatasetError, match=r"groundmore/train x_0100_0101/0: masks must all .*4 x 4 and 12 x 16"):
-        groundmore.sample(record)
+        groundmore.read_sample(record)
     (folder / "images/0000002.jpg").unlink()
     with pytest.raises(DatasetError, match=r"0000002\.jpg does not exist; `unipixel data check groundmore`"):
-        groundmore.sample(record)
+        groundmore.read_sample(record)
     for path in (folder / "masks").iterdir():
         path.unlink()
     with pytest.raises(DatasetError, match="5 images and 0 masks in its folder, and none that a clip can be made of"):
-        groundmore.index(tree, "groundmore", "train")
+        groundmore.read_records(tree, "groundmore", "train")
     with pytest.raises(DatasetError, match="groundmore has no split 'val'; it has train, test"):
-        groundmore.index(tree, "groundmore", "val")
+        groundmore.read_records(tree, "groundmore", "val")

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from unipixel import data
-from unipixel.data.bad_records import BadRecords, kind_of
+from unipixel.data.bad_records import BadRecords, classify_reason
 from unipixel.data.checking import check_records
-from unipixel.data.record import Records
+from unipixel.data.records import Records
 from unipixel.errors import DatasetError
 from unipixel.masks import encode_rle, save_davis_png
 
@@ -268,7 +268,10 @@ def test_every_record_is_read_and_faults_are_told_by_kind(folder: Path) -> None:
     (folder / "masks" / "cat.png").unlink()
     bad = check_records(data.open_index(f"folder:{folder}", None, "all"))
     assert list(bad) == ["folder/all cat/0", "folder/all walk/0"]
-    assert [kind_of(reason) for reason in bad.values()] == ["a file that is missing", "a damaged picture or video"]
+    assert [classify_reason(reason) for reason in bad.values()] == [
+        "a file that is missing",
+        "a damaged picture or video",
+    ]
 
 
 def test_several_processes_find_the_same_as_one(folder: Path, write_picture: Write) -> None:
@@ -286,7 +289,7 @@ def test_several_processes_find_the_same_as_one(folder: Path, write_picture: Wri
 def test_bad_records_are_counted_once_by_all_and_end_a_run_above_their_share(tmp_path: Path) -> None:
     one, other = (BadRecords(40, 0.05, tmp_path / "bad.jsonl") for _ in range(2))
     assert one.add("a", "gone") and not one.add("a", "gone") and not other.add("a", "gone")
-    assert other.add("b", "cut") and one.found() == {"a": "gone", "b": "cut"}
+    assert other.add("b", "cut") and one.collect_reasons() == {"a": "gone", "b": "cut"}
     with pytest.raises(
         DatasetError, match=r"3 of 40 records cannot be read, more than the share of 0\.05 .*a: gone; b: cut; c: x"
     ):
@@ -295,6 +298,6 @@ def test_bad_records_are_counted_once_by_all_and_end_a_run_above_their_share(tmp
     many = BadRecords(20, 1)
     for number in range(14):
         many.add(f"r{number}", "gone")
-    assert "14 of 20" in many.told() and "r9: gone; and 4 more" in many.told()
+    assert "14 of 20" in many.describe() and "r9: gone; and 4 more" in many.describe()
     with pytest.raises(ValueError, match="must be from 0"):
         BadRecords(3, 1.5)

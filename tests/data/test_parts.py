@@ -22,7 +22,7 @@ FILES = {
 
 @pytest.mark.parametrize(("dataset", "photos", "names"), [("paco_lvis", 62, 209), ("pascal_part", 60, 503)])
 def test_every_name_of_a_photo_is_one_query(miniatures: Path, dataset: str, photos: int, names: int) -> None:
-    records = parts.index(miniatures, dataset, "train")
+    records = parts.read_records(miniatures, dataset, "train")
     assert (len(records), sum(len(record.raw.queries) for record in records)) == (photos, names)
     assert len({record.id for record in records}) == photos
 
@@ -31,8 +31,8 @@ def test_every_name_of_a_photo_is_one_query(miniatures: Path, dataset: str, phot
 def test_masks_are_the_union_of_the_annotations_of_a_name(miniatures: Path, dataset: str) -> None:
     document = json.loads((miniatures / FILES[dataset]).read_bytes())
     names = {category["id"]: category["name"] for category in document["categories"]}
-    for record in parts.index(miniatures, dataset, "train")[:10]:
-        sample = parts.sample(record)
+    for record in parts.read_records(miniatures, dataset, "train")[:10]:
+        sample = parts.read_sample(record)
         unions: dict[str, Any] = {}
         for annotation in document["annotations"]:
             if annotation["image_id"] == int(record.id):
@@ -47,9 +47,9 @@ def test_masks_are_the_union_of_the_annotations_of_a_name(miniatures: Path, data
 @pytest.mark.parametrize("dataset", FILES)
 def test_the_original_asks_for_every_annotation_by_itself(miniatures: Path, dataset: str) -> None:
     document = json.loads((miniatures / FILES[dataset]).read_bytes())
-    for record in parts.original_index(miniatures, dataset, "train")[:10]:
+    for record in parts.read_original_records(miniatures, dataset, "train")[:10]:
         own = [one for one in document["annotations"] if one["image_id"] == int(record.id)]
-        sample = parts.sample(record)
+        sample = parts.read_sample(record)
         assert len(sample.queries) == len(own)
         for query, annotation in zip(sample.queries, own, strict=True):
             mask = coco.decode(annotation["segmentation"]).astype(bool)
@@ -57,7 +57,7 @@ def test_the_original_asks_for_every_annotation_by_itself(miniatures: Path, data
 
 
 def test_parts_are_told_from_wholes_by_the_colon(miniatures: Path) -> None:
-    sample = parts.sample(parts.index(miniatures, "pascal_part", "train")[0])
+    sample = parts.read_sample(parts.read_records(miniatures, "pascal_part", "train")[0])
     assert {(query.kind, ":" in query.text) for query in sample.queries} == {("part", True), ("query", False)}
 
 
@@ -71,7 +71,7 @@ def test_parts_are_told_from_wholes_by_the_colon(miniatures: Path) -> None:
     ],
 )
 def test_senses_and_underscores_go(name: str, text: str) -> None:
-    assert parts._query_text(name) == text
+    assert parts._format_query(name) == text
 
 
 def test_wrong_files_are_named(tmp_path: Path, write_json: Callable[[str, Any], Path]) -> None:
@@ -83,13 +83,13 @@ def test_wrong_files_are_named(tmp_path: Path, write_json: Callable[[str, Any], 
             **changed,
         }
         write_json(FILES["pascal_part"], document)
-        return parts.index(tmp_path, "pascal_part", "train")
+        return parts.read_records(tmp_path, "pascal_part", "train")
 
     with pytest.raises(DatasetError, match=r"pascal_part: the file .*train\.json does not exist"):
-        parts.index(tmp_path, "pascal_part", "train")
+        parts.read_records(tmp_path, "pascal_part", "train")
     (record,) = index()
     with pytest.raises(DatasetError, match=r"pascal_part/train 1: .*1\.jpg does not exist"):
-        parts.sample(record)
+        parts.read_sample(record)
     with pytest.raises(DatasetError, match="annotation 0: image 1 is not among the file's 0 images"):
         index(images=[])
     with pytest.raises(DatasetError, match="category 2 is not among"):

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from unipixel.data import photos
-from unipixel.data.cutouts import LEVELS, VARIANTS, clean_crops, cutouts, whole_photos
+from unipixel.data.cutouts import LEVELS, VARIANTS, find_clean_crops, find_cutouts, list_whole_photos
 from unipixel.errors import DatasetError
 from unipixel.masks import encode_rle
-from unipixel.stickers import SceneSettings, scene, turns, video
-from unipixel.train.photos import PhotoTraining
+from unipixel.stickers import SceneSettings, generate_scene, generate_turns, generate_video
+from unipixel.train.photos import PhotoSampler
 
 SIZE_HW = (200, 260)
 BEHIND, OBJECT = (10, 200, 30), (220, 20, 160)
@@ -48,7 +48,7 @@ def add(root: Path, name_of_set: str, name: str, instances: list[dict[str, Any]]
     for one in instances:
         x, y, w, h = one["bbox"]
         picture[y : y + h, x : x + w] = np.where(
-            photos.rle_mask(one["rle"], SIZE_HW, "test")[y : y + h, x : x + w, None],
+            photos.rle_to_mask(one["rle"], SIZE_HW, "test")[y : y + h, x : x + w, None],
             OBJECT,
             picture[y : y + h, x : x + w],
         )
@@ -58,12 +58,12 @@ def add(root: Path, name_of_set: str, name: str, instances: list[dict[str, Any]]
         file.write(json.dumps(line) + "\n")
 
 
-def only(root: Path, name_of_set: str) -> list[photos.Region]:
+def only(root: Path, name_of_set: str) -> list[photos.PhotoRegion]:
     return [
         region
-        for record in photos.index(root, "photos", "train")
+        for record in photos.read_records(root, "photos", "train")
         if record.id.startswith(f"{name_of_set}/")
-        for region in photos.regions(record)
+        for region in photos.read_regions(record)
     ]
 
 
@@ -140,17 +140,17 @@ def collection(tmp_path: Path) -> Path:
 
 
 def test_whole_large_objects_of_training_photos_are_cut_out(collection: Path) -> None:
-    made = cutouts(collection)
+    made = find_cutouts(collection)
     assert {name: len(where) for name, where in made.by_name.items()} == {"car": 3 * VARIANTS, "owl": 3 * VARIANTS}
-    held_out = {record.id for record in photos.index(collection, "photos", "val")}
+    held_out = {record.id for record in photos.read_records(collection, "photos", "val")}
     assert held_out and not held_out & {one.record.id for one in made.sprites}  # type: ignore[attr-defined]
     assert made.weights is not None and abs(made.weights.sum() - 1) < 1e-9
 
 
 def test_a_cut_out_shows_no_rim_of_its_old_background(collection: Path) -> None:
-    made = cutouts(collection)
+    made = find_cutouts(collection)
     for side in LEVELS:
-        patch = np.asarray(made.level(0, side)).astype(float)
+        patch = np.asarray(made.get_level(0, side)).astype(float)
         assert patch.shape == (side, side, 4)
         seen = patch[..., 3] > 100
         colour = patch[..., :3][seen] / patch[..., 3:][seen] * 255
@@ -160,16 +160,16 @@ def test_a_cut_out_shows_no_rim_of_its_old_background(collection: Path) -> None:
 
 
 def test_lightings_differ_and_keep_the_outline(collection: Path) -> None:
-    made = cutouts(collection)
-    first, second = (np.asarray(made.level(n, 92)) for n in (0, 1))
+    made = find_cutouts(collection)
+    first, second = (np.asarray(made.get_level(n, 92)) for n in (0, 1))
     assert (first[..., 3] == second[..., 3]).all() and (first[..., :3] != second[..., :3]).any()
     assert (second[..., :3] <= second[..., 3:]).all()
 
 
 def test_clean_pieces_show_nothing_labelled_and_whole_photos_nothing_held_out(collection: Path) -> None:
-    held_out = {f"{record.id.split('/')[1]}.jpg" for record in photos.index(collection, "photos", "val")}
+    held_out = {f"{record.id.split('/')[1]}.jpg" for record in photos.read_records(collection, "photos", "val")}
     add(collection, "car_parts", stem(False, 8000), [instance(disc(40, 40, 30), "wheel")])  # most of the car is unnamed
-    pieces, wholes = clean_crops(collection), whole_photos(collection)
+    pieces, wholes = find_clean_crops(collection), list_whole_photos(collection)
     assert any("car_parts" in path.parts for path, _ in wholes)
     assert not any("car_parts" in path.parts for path, _ in pieces)
     assert pieces and not held_out & {path.name for path, _ in (*pieces, *wholes)}
@@ -183,34 +183,34 @@ def test_scenes_and_clips_of_cut_outs_have_exact_masks_and_true_names(collection
         size_hw=(120, 120),
         num_objects=(2, 3),
         scale=(0.25, 0.5),
-        sprites=cutouts(collection),
-        photos=clean_crops(collection),
+        sprites=find_cutouts(collection),
+        photos=find_clean_crops(collection),
         photo_share=1.0,
         repaint=0.0,
         noise=0.0,
     )
-    for made in (scene(3, 0, settings), video(3, 0, settings)):
+    for made in (generate_scene(3, 0, settings), generate_video(3, 0, settings)):
         assert {item.thing.name for item in made.objects} <= {"car", "owl"}
         frames, seen = made.frames.astype(int), made.masks.any(0)
         pinkish = frames[..., 0] - frames[..., 1] > 60
         if not made.is_video:
             assert (pinkish == seen).mean() > 0.98
-        assert all(turn.targets for turn in turns(made, np.random.default_rng(0), 2, {"box": 1.0}))
-    again = scene(3, 0, settings)
-    assert (again.frames == scene(3, 0, settings).frames).all()
+        assert all(turn.targets for turn in generate_turns(made, np.random.default_rng(0), 2, {"box": 1.0}))
+    again = generate_scene(3, 0, settings)
+    assert (again.frames == generate_scene(3, 0, settings).frames).all()
 
 
 def test_a_folder_without_enough_whole_objects_is_refused(tmp_path: Path) -> None:
     add(tmp_path, "duts_objects", stem(False, 0), [instance(disc(20, 100, 60), "car")])
     with pytest.raises(DatasetError, match="too few for scenes"):
-        cutouts(tmp_path)
+        find_cutouts(tmp_path)
 
 
 def test_a_crop_larger_than_its_photo_is_refused(collection: Path) -> None:
-    path = clean_crops(collection)[0][0]
+    path = find_clean_crops(collection)[0][0]
     settings = SceneSettings(photos=((path, (0, 0, 500, 500)),), photo_share=1.0)
     with pytest.raises(DatasetError, match="fetch photo and labels again"):
-        scene(0, 0, settings)
+        generate_scene(0, 0, settings)
 
 
 def test_only_what_a_photo_is_known_not_to_show_is_asked_for_in_vain(tmp_path: Path) -> None:
@@ -220,10 +220,10 @@ def test_only_what_a_photo_is_known_not_to_show_is_asked_for_in_vain(tmp_path: P
     add(tmp_path, "coco_subset", stem(False, 200), [instance(disc(60, 100, 40), "sky", isthing=False)])
     add(tmp_path, "lvis_val100_subset", stem(False, 300), [dog], neg_categories=["shower_head"])
     add(tmp_path, "duts_objects", stem(False, 400), [dog])
-    records = photos.index(tmp_path, "photos", "train")
-    names = photos.things_of_coco(records)
+    records = photos.read_records(tmp_path, "photos", "train")
+    names = photos.list_coco_things(records)
     assert names == ["computer mouse", "dog", "television"]
-    absent = {record.id: photos.sure_to_be_absent(record, names) for record in records}
+    absent = {record.id: photos.list_absent_names(record, names) for record in records}
     assert absent == {
         f"coco_subset/{stem(False, 0)}": ["television"],
         f"coco_subset/{stem(False, 100)}": ["computer mouse", "dog"],
@@ -231,7 +231,7 @@ def test_only_what_a_photo_is_known_not_to_show_is_asked_for_in_vain(tmp_path: P
         f"lvis_val100_subset/{stem(False, 300)}": ["shower head"],
         f"duts_objects/{stem(False, 400)}": [],
     }
-    training = PhotoTraining(tmp_path)
+    training = PhotoSampler(tmp_path)
     asked = set()
     for seed in range(60):
         sample = training.draw(np.random.default_rng(seed), 2, {"absent": 1.0, "box": 1.0})

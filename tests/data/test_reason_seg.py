@@ -19,23 +19,23 @@ FOLDER = "lisa/reason_seg/ReasonSeg"
 
 @pytest.mark.parametrize(("split", "count"), [("train", 48), ("val", 10), ("test", 39)])
 def test_every_text_of_the_miniature_is_a_record(miniatures: Path, split: str, count: int) -> None:
-    records = reason_seg.index(miniatures, "reason_seg", split)
+    records = reason_seg.read_records(miniatures, "reason_seg", split)
     assert len(records) == count == len({record.id for record in records})
 
 
 def test_training_photos_have_an_explained_question_as_well(miniatures: Path) -> None:
-    records = reason_seg.index(miniatures, "reason_seg", "train")
+    records = reason_seg.read_records(miniatures, "reason_seg", "train")
     explained = [record for record in records if "explained" in record.id]
     assert len(explained) == 24
-    (query,) = reason_seg.sample(next(r for r in explained if r.id == "000000000089/explained 0")).queries
+    (query,) = reason_seg.read_sample(next(r for r in explained if r.id == "000000000089/explained 0")).queries
     assert query.kind == "explanatory" and query.targets == (1,)
     assert (query.text, query.answer) == ("Where would you bake a cake?", "An oven is used for baking.")
 
 
 def test_targets_are_the_outlines_and_ignored_regions_stand_apart(miniatures: Path) -> None:
     ignoring = 0
-    for record in reason_seg.index(miniatures, "reason_seg", "test"):
-        sample = reason_seg.sample(record)
+    for record in reason_seg.read_records(miniatures, "reason_seg", "test"):
+        sample = reason_seg.read_sample(record)
         document = json.loads((miniatures / record.raw.annotation).read_bytes())
         assert sample.queries[0].kind == ("sentence" if document["is_sentence"] else "query")
         outlines = [np.reshape(s["points"], -1).tolist() for s in document["shapes"] if s["label"] == "target"]
@@ -70,24 +70,24 @@ def annotate(write_json: Callable[[str, Any], Path], write_picture: Callable[...
 
 def test_small_targets_lie_above_large_ignored_regions(annotate: Callable[..., Path], tmp_path: Path) -> None:
     annotate(text=["a hat", "something to wear"])
-    first, second = reason_seg.index(tmp_path, "reason_seg", "val")
-    sample = reason_seg.sample(first, [0, 0])
+    first, second = reason_seg.read_records(tmp_path, "reason_seg", "val")
+    sample = reason_seg.read_sample(first, [0, 0])
     assert sample.objects[1].areas.tolist() == [16, 16]
     assert sample.areas["ignore"].areas.tolist() == [84, 84]
-    assert (first.id, second.id, reason_seg.sample(second).queries[0].text) == ("a/0", "a/1", "something to wear")
+    assert (first.id, second.id, reason_seg.read_sample(second).queries[0].text) == ("a/0", "a/1", "something to wear")
 
 
 def test_windows_1252_is_read(annotate: Callable[..., Path], tmp_path: Path) -> None:
     path = annotate()
     text = json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"text": ["the café"]}, ensure_ascii=False)
     path.write_bytes(text.encode("cp1252"))
-    (record,) = reason_seg.index(tmp_path, "reason_seg", "val")
-    assert reason_seg.sample(record).queries[0].text == "the café"
+    (record,) = reason_seg.read_records(tmp_path, "reason_seg", "val")
+    assert reason_seg.read_sample(record).queries[0].text == "the café"
 
 
 def test_wrong_annotations_are_named(annotate: Callable[..., Path], tmp_path: Path) -> None:
     def index(split: str = "val") -> Any:
-        return reason_seg.index(tmp_path, "reason_seg", split)
+        return reason_seg.read_records(tmp_path, "reason_seg", split)
 
     with pytest.raises(DatasetError, match=r"reason_seg: the folder .*val does not exist"):
         index()
@@ -96,7 +96,7 @@ def test_wrong_annotations_are_named(annotate: Callable[..., Path], tmp_path: Pa
         index()
     annotate(shapes=[{"label": "thing", "points": []}])
     with pytest.raises(DatasetError, match="reason_seg/val a/0, shape 0: the label is 'thing'"):
-        reason_seg.sample(index()[0])
+        reason_seg.read_sample(index()[0])
     annotate().write_text('{"text": ["a', encoding="utf-8")
     with pytest.raises(DatasetError, match=r"a\.json is not valid JSON"):
         index()
@@ -107,8 +107,8 @@ def test_explanations_must_match_a_photo(
 ) -> None:
     annotate(split="train")
     with pytest.raises(DatasetError, match=r"explanatory.*does not exist"):
-        reason_seg.index(tmp_path, "reason_seg", "train")
+        reason_seg.read_records(tmp_path, "reason_seg", "train")
     rows = [{"image": "b.jpg", "query": "Why?", "outputs": "So.", "json": "b.json"}]
     write_json(f"{FOLDER}/explanatory/train.json", rows)
     with pytest.raises(DatasetError, match="entry 0: there is no photo 'b' in the train split"):
-        reason_seg.index(tmp_path, "reason_seg", "train")
+        reason_seg.read_records(tmp_path, "reason_seg", "train")

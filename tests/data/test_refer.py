@@ -13,7 +13,7 @@ import pytest
 from pycocotools import mask as coco
 
 from unipixel.data import refer
-from unipixel.data.record import Record
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 
 COUNTS = {
@@ -35,7 +35,7 @@ COUNTS = {
 
 @pytest.mark.parametrize(("dataset", "split"), COUNTS)
 def test_every_sentence_of_a_miniature_is_found_once(miniatures: Path, dataset: str, split: str) -> None:
-    records = refer.index(miniatures, dataset, split)
+    records = refer.read_records(miniatures, dataset, split)
     assert (len(records), sum(len(record.raw.sentences) for record in records)) == COUNTS[dataset, split]
     assert len({record.id for record in records}) == len(records)
     assert all(record.num_frames == 1 and record.data_type == "seg_image" for record in records)
@@ -47,8 +47,8 @@ def test_masks_and_boxes_are_those_of_the_annotation_file(miniatures: Path, data
     annotations = {a["id"]: a for a in json.loads((folder / "instances.json").read_bytes())["annotations"]}
     (path,) = folder.glob("refs(*).p")
     references = {r["ref_id"]: r for r in pickle.loads(path.read_bytes(), encoding="latin1")}
-    for record in refer.index(miniatures, dataset, "val"):
-        sample = refer.sample(record)
+    for record in refer.read_records(miniatures, dataset, "val"):
+        sample = refer.read_sample(record)
         ref_id, number = map(int, record.id.split("/"))
         annotation = annotations[references[ref_id]["ann_id"]]
         assert sample.queries[0].text == references[ref_id]["sentences"][number]["sent"]
@@ -61,8 +61,8 @@ def test_masks_and_boxes_are_those_of_the_annotation_file(miniatures: Path, data
 
 
 def test_training_records_share_a_photo_and_number_its_objects(miniatures: Path) -> None:
-    record = next(r for r in refer.index(miniatures, "refcoco", "train") if len(r.raw.instances) == 4)
-    sample = refer.sample(record)
+    record = next(r for r in refer.read_records(miniatures, "refcoco", "train") if len(r.raw.instances) == 4)
+    sample = refer.read_sample(record)
     assert list(sample.objects) == [1, 2, 3, 4] and list(sample.boxes) == [1, 2, 3, 4]
     assert {query.targets for query in sample.queries} == {(1,), (2,), (3,), (4,)}
     for number, box in sample.boxes.items():
@@ -71,11 +71,11 @@ def test_training_records_share_a_photo_and_number_its_objects(miniatures: Path)
 
 
 def test_a_photo_can_be_asked_for_as_a_clip_that_repeats_it(miniatures: Path) -> None:
-    record = refer.index(miniatures, "refcoco", "val")[0]
-    sample = refer.sample(record, [0, 0])
+    record = refer.read_records(miniatures, "refcoco", "val")[0]
+    sample = refer.read_sample(record, [0, 0])
     assert sample.media.num_frames == 2 and sample.objects[1].num_frames == 2 and not sample.media.is_video
     with pytest.raises(ValueError, match="frame 1 was asked for"):
-        refer.sample(record, [1])
+        refer.read_sample(record, [1])
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_a_photo_can_be_asked_for_as_a_clip_that_repeats_it(miniatures: Path) ->
     [("testA", "testA"), ("testAB", "testA"), ("testAB", "testB"), ("test", "test"), ("testB", "test"), ("val", "val")],
 )
 def test_test_parts_are_told_by_their_letters(own: str, wanted: str) -> None:
-    assert refer._in_split(own, wanted)
-    assert not refer._in_split("train", wanted) and not refer._in_split(own, "train")
-    assert not refer._in_split("testB", "testA") and not refer._in_split("test", "testA")
+    assert refer._is_in_split(own, wanted)
+    assert not refer._is_in_split("train", wanted) and not refer._is_in_split(own, "train")
+    assert not refer._is_in_split("testB", "testA") and not refer._is_in_split("test", "testA")
 
 
 Tree = Callable[..., list[Record]]
@@ -109,14 +109,14 @@ def tree(tmp_path: Path, write_json: Callable[[str, Any], Path], write_picture: 
         reference = {"ref_id": 3, "ann_id": 5, "image_id": 1, "split": split, "sentences": sentences}
         value = [reference, {**reference, "ref_id": 4}] if references is None else references
         (path.parent / "refs(unc).p").write_bytes(pickle.dumps(value, protocol=2))
-        return refer.index(tmp_path, "refclef", split)
+        return refer.read_records(tmp_path, "refclef", split)
 
     return build
 
 
 def test_two_references_to_one_annotation_share_an_object(tree: Tree) -> None:
     (record,) = tree("train")
-    sample = refer.sample(record)
+    sample = refer.read_sample(record)
     assert list(sample.objects) == [1] and [query.targets for query in sample.queries] == [(1,)] * 4
     assert sample.objects[1].areas[0] == 30
 
@@ -127,7 +127,7 @@ def test_a_bare_rle_is_read_like_a_list_of_one(tree: Tree) -> None:
     rle = coco.encode(mask)
     rle = {"size": rle["size"], "counts": rle["counts"].decode()}
     for segmentation in (rle, [rle]):
-        sample = refer.sample(tree("val", segmentation=segmentation)[0])
+        sample = refer.read_sample(tree("val", segmentation=segmentation)[0])
         assert np.array_equal(sample.objects[1].mask(0), mask.astype(bool))
 
 
@@ -138,17 +138,17 @@ def test_damaged_files_are_named(tree: Tree, tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:40])
     with pytest.raises(DatasetError, match=r"refclef: .*refs\(unc\)\.p is not a readable pickle"):
-        refer.index(tmp_path, "refclef", "train")
+        refer.read_records(tmp_path, "refclef", "train")
     path.write_bytes(pickle.dumps([Path("x")]))
     with pytest.raises(DatasetError, match="only plain data is accepted"):
-        refer.index(tmp_path, "refclef", "train")
+        refer.read_records(tmp_path, "refclef", "train")
     path.write_bytes(whole)
     (folder / "instances.json").write_text('{"images": [', encoding="utf-8")
     with pytest.raises(DatasetError, match=r"instances\.json is not valid JSON"):
-        refer.index(tmp_path, "refclef", "train")
+        refer.read_records(tmp_path, "refclef", "train")
     (folder / "instances.json").unlink()
     with pytest.raises(DatasetError, match=r"instances\.json does not exist.*unipixel data check refclef"):
-        refer.index(tmp_path, "refclef", "train")
+        refer.read_records(tmp_path, "refclef", "train")
 
 
 def test_references_that_lead_nowhere_are_refused(tree: Tree) -> None:
@@ -167,16 +167,16 @@ def test_photos_of_another_size_and_malformed_masks_are_refused(
 ) -> None:
     (record, *_) = tree("val", segmentation=[[1, 2]])
     with pytest.raises(DatasetError, match=r"refclef/val 3/0, annotation 5.*polygon"):
-        refer.sample(record)
+        refer.read_sample(record)
     with pytest.raises(DatasetError, match="a polygon is not a list of numbers"):
         tree("val", segmentation=[["a", "b"]])
     (record, *_) = tree("val")
     photo = write_picture("lisa/refer_seg/images/saiapr_tc-12/1.jpg", (24, 32))
     with pytest.raises(DatasetError, match=r"is for 12 x 16 pixels .*has 24 x 32"):
-        refer.sample(record)
+        refer.read_sample(record)
     photo.write_bytes(photo.read_bytes()[:60])
     with pytest.raises(DatasetError, match=r"refclef/val 3/0: .*1\.jpg"):
-        refer.sample(record)
+        refer.read_sample(record)
     photo.unlink()
     with pytest.raises(DatasetError, match=r"1\.jpg does not exist"):
-        refer.sample(record)
+        refer.read_sample(record)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from unipixel.data import semantic
 from unipixel.data.class_names import ADE20K, COCO_STUFF, MAPILLARY
-from unipixel.data.record import Record
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Sample
 
@@ -32,10 +32,10 @@ def test_class_lists_have_their_official_lengths_and_places() -> None:
 
 @pytest.mark.parametrize(("split", "count"), [("train", 26), ("val", 27)])
 def test_every_class_of_a_coco_stuff_photo_is_one_object(miniatures: Path, split: str, count: int) -> None:
-    records = semantic.index(miniatures, "cocostuff", split)
+    records = semantic.read_records(miniatures, "cocostuff", split)
     assert len(records) == count
     for record in records[:8]:
-        sample = semantic.sample(record)
+        sample = semantic.read_sample(record)
         values = np.asarray(Image.open(miniatures / record.raw.labels))
         wanted = [v for v in np.unique(values).tolist() if v != 255 and "-" not in COCO_STUFF[v]]
         assert list(sample.objects) == [value + 1 for value in wanted]
@@ -47,8 +47,8 @@ def test_people_and_plain_stuff_are_kept_and_catch_all_classes_left_out(miniatur
     asked = {
         query.text
         for split in ("train", "val")
-        for record in semantic.index(miniatures, "cocostuff", split)
-        for query in semantic.sample(record).queries
+        for record in semantic.read_records(miniatures, "cocostuff", split)
+        for query in semantic.read_sample(record).queries
     }
     assert {"person", "grass", "dirt", "fence"} <= asked
     assert not any("-" in text for text in asked)
@@ -71,8 +71,8 @@ def write_labels(tmp_path: Path) -> Write:
 
 
 def only_sample(root: Path, dataset: str, split: str = "train") -> Sample:
-    (record,) = semantic.index(root, dataset, split)
-    return semantic.sample(record)
+    (record,) = semantic.read_records(root, dataset, split)
+    return semantic.read_sample(record)
 
 
 def test_ade20k_counts_its_classes_from_one(tmp_path: Path, write_picture: Write, write_labels: Write) -> None:
@@ -101,31 +101,32 @@ def test_mapillary_takes_its_names_from_its_own_file(
 def test_wrong_trees_are_named(tmp_path: Path, write_picture: Write, write_labels: Write) -> None:
     labels, images = "lisa/ade20k/annotations/validation", "lisa/ade20k/images/validation"
     with pytest.raises(DatasetError, match=r"ade20k: the folder .*validation does not exist"):
-        semantic.index(tmp_path, "ade20k", "val")
+        semantic.read_records(tmp_path, "ade20k", "val")
     path = write_labels(f"{labels}/a.png", [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 151])
     (tmp_path / images).mkdir(parents=True)
     with pytest.raises(DatasetError, match=r"1 of 1 photos are missing.*a\.jpg"):
-        semantic.index(tmp_path, "ade20k", "val")
+        semantic.read_records(tmp_path, "ade20k", "val")
     write_picture(f"{images}/a.jpg", (6, 8))
-    (record,) = semantic.index(tmp_path, "ade20k", "val")
+    (record,) = semantic.read_records(tmp_path, "ade20k", "val")
     with pytest.raises(DatasetError, match=r"ade20k/val a: .* is for 3 x 4 pixels .*has 6 x 8"):
-        semantic.sample(record)
+        semantic.read_sample(record)
     write_picture(f"{images}/a.jpg", (3, 4))
     with pytest.raises(DatasetError, match="holds the value 151, but there are 150 classes"):
-        semantic.sample(record)
+        semantic.read_sample(record)
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(DatasetError, match=r"ade20k/val a: .*not a readable mask image"):
-        semantic.sample(record)
+        semantic.read_sample(record)
     path.unlink()
     with pytest.raises(DatasetError, match="holds no PNG of classes"):
-        semantic.index(tmp_path, "ade20k", "val")
+        semantic.read_records(tmp_path, "ade20k", "val")
 
 
 def test_the_original_s_list_of_what_is_left_out_is_shifted_by_one(miniatures: Path) -> None:
     names = semantic._SOURCES["cocostuff"].names
     for split in ("train", "val"):
         for ours, theirs in zip(
-            *(make(miniatures, "cocostuff", split) for make in (semantic.index, semantic.original_index)), strict=True
+            *(make(miniatures, "cocostuff", split) for make in (semantic.read_records, semantic.read_original_records)),
+            strict=True,
         ):
             present = set(np.unique(np.asarray(Image.open(miniatures / ours.raw.labels))).tolist()) - {255}
             catch_alls = {value for value in present if "-" in names[value]}
@@ -135,4 +136,4 @@ def test_the_original_s_list_of_what_is_left_out_is_shifted_by_one(miniatures: P
 
 
 def _values(record: Record, names: tuple[str, ...]) -> set[int]:
-    return {names.index(query.text) for query in semantic.sample(record).queries}
+    return {names.index(query.text) for query in semantic.read_sample(record).queries}

@@ -35,12 +35,12 @@ def copied(miniatures: Path, tmp_path: Path) -> Path:
     ("split", "ids"), [("train", ["000001/0", "000002/0"]), ("val", ["000003/0"]), ("test", ["000003/0"])]
 )
 def test_every_referral_of_the_split_is_a_record_with_its_masks(miniatures: Path, split: str, ids: list[str]) -> None:
-    records = vicas.index(miniatures, "vicas", split)
+    records = vicas.read_records(miniatures, "vicas", split)
     assert [record.id for record in records] == ids
     annotations = read(miniatures / ALL)
     for record in records:
         video = record.id[:6]
-        sample = vicas.sample(record)
+        sample = vicas.read_sample(record)
         masks = read(miniatures / f"vicas/masks/{video}/0.json")
         expected = np.moveaxis(coco.decode([rles[0] for rles in masks]), 2, 0) > 0
         np.testing.assert_array_equal(sample.objects[1].masks, expected)
@@ -52,15 +52,15 @@ def test_every_referral_of_the_split_is_a_record_with_its_masks(miniatures: Path
 
 
 def test_chosen_frames_have_their_own_masks(miniatures: Path) -> None:
-    record = vicas.index(miniatures, "vicas", "train")[0]
-    whole, part = vicas.sample(record), vicas.sample(record, [5, 1])
+    record = vicas.read_records(miniatures, "vicas", "train")[0]
+    whole, part = vicas.read_sample(record), vicas.read_sample(record, [5, 1])
     np.testing.assert_array_equal(part.media.frames(), whole.media.frames([5, 1]))
     np.testing.assert_array_equal(part.objects[1].masks, whole.objects[1].masks[[5, 1]])
 
 
 @pytest.mark.parametrize("folder", ["vicas/annotations", "vicas/annotations/v1.0"])
 def test_the_authors_own_files_with_masks_inside_give_the_same_samples(copied: Path, folder: str) -> None:
-    before = [vicas.sample(record) for record in vicas.index(copied, "vicas", "train")]
+    before = [vicas.read_sample(record) for record in vicas.read_records(copied, "vicas", "train")]
     (copied / folder).mkdir(exist_ok=True)
     for video, value in read(copied / ALL).items():
         for frame, rles in zip(value["segmentations"], read(copied / f"vicas/masks/{video}/0.json"), strict=True):
@@ -69,9 +69,9 @@ def test_the_authors_own_files_with_masks_inside_give_the_same_samples(copied: P
         write(copied / folder / f"{video}.json", value)
     (copied / ALL).unlink()
     shutil.rmtree(copied / "vicas/masks")
-    records = vicas.index(copied, "vicas", "train")
+    records = vicas.read_records(copied, "vicas", "train")
     for record, expected in zip(records, before, strict=True):
-        sample = vicas.sample(record)
+        sample = vicas.read_sample(record)
         np.testing.assert_array_equal(sample.objects[1].masks, expected.objects[1].masks)
         assert sample.queries == expected.queries
     path = copied / folder / "000001.json"
@@ -79,11 +79,11 @@ def test_the_authors_own_files_with_masks_inside_give_the_same_samples(copied: P
     value["segmentations"][2]["mask_rles"].pop()
     write(path, value)
     with pytest.raises(DatasetError, match=r"000001\.json, frame 2: 1 masks for 2 tracks"):
-        vicas.sample(records[0])
+        vicas.read_sample(records[0])
     del value["segmentations"][2]["mask_rles"]
     write(path, value)
     with pytest.raises(DatasetError, match=r"masks/000001/0\.json does not exist; `unipixel data check vicas`"):
-        vicas.sample(records[0])
+        vicas.read_sample(records[0])
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_the_authors_own_files_with_masks_inside_give_the_same_samples(copied: P
 def test_missing_files_are_named_with_the_remedy(copied: Path, name: str, told: str) -> None:
     (copied / name).unlink()
     with pytest.raises(DatasetError, match=told):
-        for record in vicas.index(copied, "vicas", "train"):
-            vicas.sample(record)
+        for record in vicas.read_records(copied, "vicas", "train"):
+            vicas.read_sample(record)
 
 
 @pytest.mark.parametrize("name", ["vicas/splits/v1.0/train.json", ALL, "vicas/masks/000001/0.json"])
@@ -110,20 +110,20 @@ def test_truncated_files_are_named_with_the_remedy(copied: Path, name: str) -> N
     path = copied / name
     path.write_bytes(path.read_bytes()[: min(200, path.stat().st_size - 1)])
     with pytest.raises(DatasetError, match=rf"vicas/train.*{Path(name).name} is not valid JSON.*fetch it again"):
-        for record in vicas.index(copied, "vicas", "train"):
-            vicas.sample(record)
+        for record in vicas.read_records(copied, "vicas", "train"):
+            vicas.read_sample(record)
 
 
 def test_wrong_files_are_named_with_what_would_be_right(copied: Path) -> None:
-    record = vicas.index(copied, "vicas", "train")[0]
+    record = vicas.read_records(copied, "vicas", "train")[0]
     write(copied / "vicas/masks/000001/0.json", [None, None])
     with pytest.raises(DatasetError, match=r"000001/0\.json holds the masks of 2 frames; the video has 16"):
-        vicas.sample(record)
+        vicas.read_sample(record)
     write(copied / "vicas/splits/v1.0/val.json", [77])
     with pytest.raises(DatasetError, match=r"video 000077: the split names it, but it is not among the 3 annotated"):
-        vicas.index(copied, "vicas", "val")
+        vicas.read_records(copied, "vicas", "val")
     write(copied / "vicas/splits/v1.0/val.json", ["seven"])
     with pytest.raises(DatasetError, match="should hold the numbers of videos"):
-        vicas.index(copied, "vicas", "val")
+        vicas.read_records(copied, "vicas", "val")
     with pytest.raises(DatasetError, match="vicas has no split 'dev'; it has train, val, test"):
-        vicas.index(copied, "vicas", "dev")
+        vicas.read_records(copied, "vicas", "dev")

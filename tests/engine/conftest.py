@@ -105,10 +105,10 @@ def randomise(model: UniPixel, seed: int = 0) -> None:
     head = segmenter.mask_decoder.pred_obj_score_head.proj_out
     frame = segmenter.encode(torch.randn(1, 3, SIDE, SIDE, generator=generator))
     for _ in range(2):
-        scores = segmenter.decode(segmenter.unconditioned(frame), frame, queries).object_score_logits
+        scores = segmenter.decode(segmenter.add_no_memory(frame), frame, queries).object_score_logits
         head.weight *= 2 / scores.std()
         head.bias *= 2 / scores.std()
-        scores = segmenter.decode(segmenter.unconditioned(frame), frame, queries).object_score_logits
+        scores = segmenter.decode(segmenter.add_no_memory(frame), frame, queries).object_score_logits
         head.bias -= scores.mean()
 
 

@@ -42,7 +42,7 @@ def answer() -> Answer:
         text="the dog [1], [4] and [2]",
         raw_text="the dog <|seg|>, <|seg|> and <|seg|>",
         objects=objects,
-        clip=Clip.of(media),
+        clip=Clip.from_media(media),
         question="Where?",
         tokens=(1, 2, 3),
         timings=Timings({"read": 0.25}),
@@ -120,7 +120,7 @@ def test_a_folder_holds_everything(answer: Answer, tmp_path: Path) -> None:
 
 def test_a_still_image_is_saved_at_its_own_size(tmp_path: Path) -> None:
     media = Media.from_array(np.zeros((24, 32, 3), np.uint8))
-    still = Answer(text="", raw_text="", objects=(), clip=Clip.of(media))
+    still = Answer(text="", raw_text="", objects=(), clip=Clip.from_media(media))
     still.save(tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").size == (32, 24)
     still.save(tmp_path / "out")
@@ -152,10 +152,10 @@ def test_supervision_gets_classes_and_their_names(answer: Answer, monkeypatch: p
 def test_drawings_last_as_long_as_the_clip(tmp_path: Path, fps: float, suffix: str) -> None:
     frames = np.stack([np.full((24, 32, 3), 8 * t, dtype=np.uint8) for t in range(30)])
     media = Media.from_array(frames, fps=fps)
-    made = Answer(text="", raw_text="", objects=(), clip=Clip.of(media)).save(tmp_path / f"a{suffix}")
+    made = Answer(text="", raw_text="", objects=(), clip=Clip.from_media(media)).save(tmp_path / f"a{suffix}")
     again = open_media(made)
     assert again.num_frames / again.fps == pytest.approx(30 / fps, rel=0.02, abs=0.021)
-    slow = Answer(text="", raw_text="", objects=(), clip=Clip.of(media.select([0, 10, 20, 29])))
+    slow = Answer(text="", raw_text="", objects=(), clip=Clip.from_media(media.select([0, 10, 20, 29])))
     slow.save(tmp_path / f"b{suffix}")
     shown = open_media(tmp_path / f"b{suffix}").timestamps_s
     assert shown is not None and shown[-1] == pytest.approx(29 / fps, rel=0.05, abs=0.03)
@@ -175,7 +175,7 @@ def test_a_stage_inside_another_is_booked_once() -> None:
     clock.count("sam_encode", 2)
     timings = clock.take()
     assert 0 <= timings["track"] < timings["sam_encode"]
-    assert timings.per("sam_encode") == timings["sam_encode"] / 2
-    assert np.isnan(timings.per("decode"))
+    assert timings.seconds_per_item("sam_encode") == timings["sam_encode"] / 2
+    assert np.isnan(timings.seconds_per_item("decode"))
     assert timings.total == pytest.approx(timings["track"] + timings["sam_encode"])
     assert clock.take().total == 0

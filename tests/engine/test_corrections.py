@@ -126,7 +126,7 @@ def test_tracking_again_leaves_alone_what_nothing_says_where_it_is(tiny_engine: 
     with tiny_engine.open(clip(4)) as session:
         session.workspace.memory.add(session.workspace.new_object(1))  # not found
         shape = encode_rle(square())
-        given = session.remember(2, MaskTrack((90, 120), (None, shape, shape, None)))
+        given = session.add_object(2, MaskTrack((90, 120), (None, shape, shape, None)))
         session.segment(Mask(square(), frame=1, object_id=3))
         assert [one.id for one in session.track()] == [1, 2, 3]
         assert session.objects[1].track.rles == (None,) * 4 and session.objects[2].track.rles == given.track.rles

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 import unipixel
-from unipixel.bench.subject import QUICK_SAM, random_engine
+from unipixel.bench.inputs import QUICK_SAM, build_random_engine
 from unipixel.cli import app
 from unipixel.engine.doctor import examine
 from unipixel.errors import CheckpointError
@@ -31,7 +31,7 @@ WIDTH = {"BF16": 2, "F32": 4}
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of our own in several shards."""
     folder = tmp_path_factory.mktemp("sound") / "model"
-    engine = random_engine(QUICK_SAM)
+    engine = build_random_engine(QUICK_SAM)
     save_model(engine.model, folder, max_shard_size="6MB")
     engine.processor.save(folder)
     return folder

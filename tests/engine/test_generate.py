@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from unipixel.engine.engine import Engine
-from unipixel.engine.generate import Conversation, Decoding, Passage, Reply, read
+from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, prefill
 from unipixel.engine.tracking import to_rles
 from unipixel.masks import decode_rle
 from unipixel.model.tracker import Tracker
@@ -32,17 +32,17 @@ def released(parity_dir: Path) -> UniPixel:
     return load_model(parity_dir)
 
 
-def golden_passage(model: UniPixel, golden: dict[str, torch.Tensor], case: str) -> Passage:
+def golden_passage(model: UniPixel, golden: dict[str, torch.Tensor], case: str) -> PrefillInput:
     ids, pixels = golden[f"{case}/in/input_ids"], golden.get(f"{case}/in/pixel_values_videos")
     grid, seconds = golden.get(f"{case}/in/video_grid_thw"), golden.get(f"{case}/in/second_per_grid_ts")
     with torch.no_grad():
         vision = None if pixels is None else model.encode_vision(pixels.float(), grid)
         embeds = model.embed(ids, None if vision is None else vision.merged)
-    positions, following = model.rope_index(ids, None, grid, seconds)
-    return Passage(ids[0], embeds[0], positions[:, 0], int(following))
+    positions, following = model.compute_rope_index(ids, None, grid, seconds)
+    return PrefillInput(ids[0], embeds[0], positions[:, 0], int(following))
 
 
-def texts(model: UniPixel, lengths: tuple[int, ...]) -> list[Passage]:
+def texts(model: UniPixel, lengths: tuple[int, ...]) -> list[PrefillInput]:
     """Passages of random words."""
     rng = np.random.default_rng(5)
     passages = []
@@ -50,16 +50,16 @@ def texts(model: UniPixel, lengths: tuple[int, ...]) -> list[Passage]:
         ids = torch.from_numpy(rng.integers(10, 200, length))
         with torch.no_grad():
             embeds = model.embed(ids[None])[0]
-        passages.append(Passage(ids, embeds, torch.arange(length).expand(3, -1), length))
+        passages.append(PrefillInput(ids, embeds, torch.arange(length).expand(3, -1), length))
     return passages
 
 
-def continued(model: UniPixel, conversation: Conversation, ids: list[int]) -> Passage:
+def continued(model: UniPixel, conversation: ConversationCache, ids: list[int]) -> PrefillInput:
     start = int(conversation.next_position)
     tensor = torch.tensor(ids)
     with torch.no_grad():
         embeds = model.embed(tensor[None])[0]
-    return Passage(tensor, embeds, torch.arange(start, start + len(ids)).expand(3, -1), start + len(ids))
+    return PrefillInput(tensor, embeds, torch.arange(start, start + len(ids)).expand(3, -1), start + len(ids))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -72,13 +72,13 @@ def test_greedy_replies_and_their_states_are_those_of_the_original(
         stop = (int(golden[f"{case}/in/eos_override"]),)
         monkeypatch.setattr(released, "config", replace(released.config, eos_token_ids=stop))
     passage = golden_passage(released, golden, case)
-    reply = Reply(released, Conversation(), [passage], Decoding(max_new_tokens=24))
+    reply = Reply(released, ConversationCache(), [passage], DecodingOptions(max_new_tokens=24))
     steps = list(reply)
     assert reply.ids[0] == golden[f"{case}/out/generated_ids"].tolist()
     hidden, logits = torch.cat([s.hidden for s in steps]), torch.cat([s.logits for s in steps])
     torch.testing.assert_close(hidden, golden[f"{case}/out/hidden_pre_norm_steps"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(logits, golden[f"{case}/out/step_logits"], atol=1e-4, rtol=1e-4)
-    queries = reply.queries(given=True)
+    queries = reply.compute_queries(given=True)
     assert len(queries) == int(golden[f"{case}/out/num_seg"])
     if len(queries):
         torch.testing.assert_close(queries, golden[f"{case}/out/seg_tokens"], atol=1e-4, rtol=1e-4)
@@ -90,19 +90,21 @@ def test_masks_of_a_reply_are_those_of_the_original(
 ) -> None:
     if f"{case}/in/frames.0" not in golden:
         pytest.skip(f"case {case} is absent from generate.safetensors")
-    reply = Reply(released, Conversation(), [golden_passage(released, golden, case)], Decoding(max_new_tokens=24))
+    reply = Reply(
+        released, ConversationCache(), [golden_passage(released, golden, case)], DecodingOptions(max_new_tokens=24)
+    )
     for _ in reply:
         pass
     frames = golden[f"{case}/in/frames.0"].float()
     height, width = golden[f"{case}/in/frame_size.0"].tolist()
     logits = golden[f"{case}/out/video_res_mask_logits"]
-    queries = reply.queries(given=True)
+    queries = reply.compute_queries(given=True)
     with torch.no_grad():
         features = released.segmenter.encode(frames)
         tracker = Tracker(released.segmenter, len(frames))
         for t in range(len(frames)):
             frame = features[t : t + 1]
-            decoded = tracker.step(frame) if t else tracker.prompt(frame, list(range(len(queries))), queries)
+            decoded = tracker.step(frame) if t else tracker.add_prompts(frame, list(range(len(queries))), queries)
             rles = to_rles(decoded.low_res_masks, (height, width))
             for n, rle in enumerate(rles):
                 mask = np.zeros((height, width), bool) if rle is None else decode_rle(rle)
@@ -113,7 +115,7 @@ def test_masks_of_a_reply_are_those_of_the_original(
 def test_tokens_with_a_cache_are_those_of_reading_everything_again(tiny_engine: Engine) -> None:
     model = tiny_engine.model
     passage = texts(model, (9,))[0]
-    reply = Reply(model, Conversation(), [passage], Decoding(max_new_tokens=10))
+    reply = Reply(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=10))
     states = [step.hidden for step in reply]
     for number, state in enumerate(states):
         ids = torch.cat([passage.ids, torch.tensor(reply.ids[0][:number], dtype=torch.long)])
@@ -123,21 +125,21 @@ def test_tokens_with_a_cache_are_those_of_reading_everything_again(tiny_engine: 
 
 
 def test_every_row_of_a_left_padded_batch_replies_as_it_does_alone(tiny_engine: Engine) -> None:
-    model, decoding = tiny_engine.model, Decoding(max_new_tokens=12)
+    model, decoding = tiny_engine.model, DecodingOptions(max_new_tokens=12)
     passages = texts(model, (5, 17, 11))
-    together = Reply(model, Conversation(), passages, decoding)
+    together = Reply(model, ConversationCache(), passages, decoding)
     hidden = [step.hidden for step in together]
     for row, passage in enumerate(passages):
-        alone = Reply(model, Conversation(), [passage], decoding)
+        alone = Reply(model, ConversationCache(), [passage], decoding)
         for number, step in enumerate(alone):
             torch.testing.assert_close(hidden[number][row], step.hidden[0], atol=1e-4, rtol=1e-4)
         assert together.ids[row] == alone.ids[0]
-        torch.testing.assert_close(together.queries(row), alone.queries(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(together.compute_queries(row), alone.compute_queries(), atol=1e-4, rtol=1e-4)
 
 
 def test_a_second_turn_on_the_cache_replies_as_one_on_the_whole_text(tiny_engine: Engine) -> None:
-    model, decoding = tiny_engine.model, Decoding(max_new_tokens=6)
-    conversation = Conversation()
+    model, decoding = tiny_engine.model, DecodingOptions(max_new_tokens=6)
+    conversation = ConversationCache()
     first = texts(model, (8,))[0]
     reply = Reply(model, conversation, [first], decoding)
     list(reply)
@@ -148,16 +150,16 @@ def test_a_second_turn_on_the_cache_replies_as_one_on_the_whole_text(tiny_engine
     with torch.no_grad():
         embeds = model.embed(torch.tensor(everything)[None])[0]
     length = len(everything)
-    whole = Passage(torch.tensor(everything), embeds, torch.arange(length).expand(3, -1), length)
-    again = Reply(model, Conversation(), [whole], decoding)
+    whole = PrefillInput(torch.tensor(everything), embeds, torch.arange(length).expand(3, -1), length)
+    again = Reply(model, ConversationCache(), [whole], decoding)
     list(again)
     assert second.ids == again.ids
 
 
 def test_a_fork_goes_on_by_itself(tiny_engine: Engine) -> None:
-    model, decoding = tiny_engine.model, Decoding(max_new_tokens=5)
-    conversation = Conversation()
-    read(model, conversation, texts(model, (8,)))
+    model, decoding = tiny_engine.model, DecodingOptions(max_new_tokens=5)
+    conversation = ConversationCache()
+    prefill(model, conversation, texts(model, (8,)))
     length = conversation.length
     replies = []
     for _ in range(2):
@@ -172,14 +174,14 @@ def test_a_fork_goes_on_by_itself(tiny_engine: Engine) -> None:
 def test_a_seg_token_that_ends_the_reply_still_has_its_state(tiny_engine: Engine) -> None:
     model = tiny_engine.model
     passage = texts(model, (9,))[0]
-    long = Reply(model, Conversation(), [passage], Decoding(max_new_tokens=40))
+    long = Reply(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=40))
     list(long)
     place = long.ids[0].index(model.config.seg_token_id)
-    short = Reply(model, Conversation(), [passage], Decoding(max_new_tokens=place + 1))
+    short = Reply(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=place + 1))
     list(short)
     assert short.ids[0][-1] == model.config.seg_token_id
-    assert len(short.queries()) == 1
-    torch.testing.assert_close(short.queries()[0], long.queries()[0])
+    assert len(short.compute_queries()) == 1
+    torch.testing.assert_close(short.compute_queries()[0], long.compute_queries()[0])
 
 
 def test_seg_tokens_of_the_prompt_have_the_states_in_front_of_them(tiny_engine: Engine) -> None:
@@ -189,17 +191,21 @@ def test_seg_tokens_of_the_prompt_have_the_states_in_front_of_them(tiny_engine: 
         embeds = model.embed(ids[None])
         hidden = model.decode(embeds, torch.arange(6).expand(3, 1, -1))[0]
     reply = Reply(
-        model, Conversation(), [Passage(ids, embeds[0], torch.arange(6).expand(3, -1), 6)], Decoding(), write=False
+        model,
+        ConversationCache(),
+        [PrefillInput(ids, embeds[0], torch.arange(6).expand(3, -1), 6)],
+        DecodingOptions(),
+        write=False,
     )
     assert list(reply) == []
     torch.testing.assert_close(
-        reply.queries(given=True), model.seg_tokens(hidden[[1, 3]]).detach(), atol=1e-5, rtol=1e-4
+        reply.compute_queries(given=True), model.compute_seg_tokens(hidden[[1, 3]]).detach(), atol=1e-5, rtol=1e-4
     )
 
 
 def test_stopping_in_the_middle_leaves_a_conversation_that_can_go_on(tiny_engine: Engine) -> None:
-    model, conversation = tiny_engine.model, Conversation()
-    reply = Reply(model, conversation, texts(model, (7,)), Decoding(max_new_tokens=20))
+    model, conversation = tiny_engine.model, ConversationCache()
+    reply = Reply(model, conversation, texts(model, (7,)), DecodingOptions(max_new_tokens=20))
     for _, step in zip(range(3), reply, strict=False):
         last = step.ids[0]
     assert conversation.unread == [last]
@@ -210,7 +216,7 @@ def test_sampling_repeats_with_its_seed_and_top_p_of_almost_nothing_is_greedy(ti
     model = tiny_engine.model
 
     def ids(**settings: float) -> list[int]:
-        reply = Reply(model, Conversation(), texts(model, (9,)), Decoding(max_new_tokens=12, **settings))
+        reply = Reply(model, ConversationCache(), texts(model, (9,)), DecodingOptions(max_new_tokens=12, **settings))
         list(reply)
         return reply.ids[0]
 
@@ -222,7 +228,7 @@ def test_sampling_repeats_with_its_seed_and_top_p_of_almost_nothing_is_greedy(ti
 def test_sampling_follows_the_distribution_of_the_likeliest_tokens() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
     rng = [np.random.default_rng(0)]
-    drawn = [Decoding(temperature=1.0, top_p=0.8).choose(logits, rng)[0] for _ in range(4000)]
+    drawn = [DecodingOptions(temperature=1.0, top_p=0.8).choose(logits, rng)[0] for _ in range(4000)]
     share = np.bincount(drawn, minlength=4) / len(drawn)
     np.testing.assert_allclose(share, [0.625, 0.375, 0, 0], atol=0.03)
 
@@ -237,4 +243,4 @@ def test_sampling_follows_the_distribution_of_the_likeliest_tokens() -> None:
 )
 def test_decoding_settings_out_of_range_are_refused(settings: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Decoding(**settings)
+        DecodingOptions(**settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unipixel.engine.memory import KnownObject, ObjectMemory, Recording, unseen
+from unipixel.engine.memory import KnownObject, ObjectMemory, Recording, build_unseen
 from unipixel.engine.tracking import TrackedFrame
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack, encode_rle
@@ -14,24 +14,24 @@ RLE = encode_rle(np.eye(4, dtype=bool))
 
 
 def thing(object_id: int, label: str = "") -> KnownObject:
-    return unseen(object_id, (4, 4), 3, label=label)
+    return build_unseen(object_id, (4, 4), 3, label=label)
 
 
 def test_ids_count_from_one_and_are_never_given_twice() -> None:
     memory = ObjectMemory()
-    ids = [memory.reserve() for _ in range(2)]
+    ids = [memory.reserve_id() for _ in range(2)]
     for i in ids:
         memory.add(thing(i))
     memory.remove(2)
     assert ids == [1, 2]
-    assert memory.reserve() == 3
-    assert memory.reserve(9) == 9
-    assert memory.reserve() == 10
+    assert memory.reserve_id() == 3
+    assert memory.reserve_id(9) == 9
+    assert memory.reserve_id() == 10
 
 
 def test_a_restored_memory_goes_on_counting() -> None:
-    assert ObjectMemory([thing(1)], next_id=5).reserve() == 5
-    assert ObjectMemory([thing(7)], next_id=2).reserve() == 8
+    assert ObjectMemory([thing(1)], next_id=5).reserve_id() == 5
+    assert ObjectMemory([thing(7)], next_id=2).reserve_id() == 8
 
 
 def test_removing_and_renaming_one_object_leaves_the_others_as_they_are() -> None:
@@ -75,10 +75,10 @@ def test_a_recording_keeps_what_it_does_not_reach() -> None:
 @pytest.mark.parametrize("reference", [3, 0, "1", True, None, 1.0])
 def test_unknown_objects_are_refused_by_name(reference: object) -> None:
     with pytest.raises(PromptError, match="is not known in this session; known are 1, 2"):
-        ObjectMemory([thing(1), thing(2)]).known(reference)
+        ObjectMemory([thing(1), thing(2)]).find(reference)
 
 
 def test_objects_are_known_by_id_and_by_the_object_of_an_answer() -> None:
     memory = ObjectMemory([thing(1), thing(2)])
-    assert memory.known(2) is memory[2]
-    assert memory.known(memory[1]) is memory[1]
+    assert memory.find(2) is memory[2]
+    assert memory.find(memory[1]) is memory[1]

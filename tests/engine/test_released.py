@@ -18,20 +18,20 @@ from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCondit
 
 import unipixel
 from unipixel.engine.engine import Engine
-from unipixel.engine.generate import Conversation, Decoding, Passage, Reply
+from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.media import Media
 from unipixel.model.config import UniPixelConfig, read_json
-from unipixel.model.lora_weights import partial_names
-from unipixel.model.tensor_names import module_name, official_name
+from unipixel.model.lora_weights import list_partial_names
+from unipixel.model.tensor_names import to_module_name, to_official_name
 from unipixel.model.tracker import Tracker
-from unipixel.model.weights import empty_model, expected_shapes, load_model, save_model
-from unipixel.processing import Visual
-from unipixel.processing.images import sam_frames
+from unipixel.model.weights import build_empty_model, list_expected_shapes, load_model, save_model
+from unipixel.processing import VisualInput
+from unipixel.processing.images import prepare_sam_frames
 from unipixel.sample import Turn
 from unipixel.train.recipe import Start
 from unipixel.train.recipes import RECIPES
-from unipixel.train.starting import begin
+from unipixel.train.setup import prepare_training
 
 LM = 1e-4  # absolute tolerance of the fixtures' README
 Find = Callable[[str], Path]
@@ -126,9 +126,9 @@ def test_logits_and_reply_are_those_of_the_original(name: str, engine: Any, expe
     assert_close(name, model(**batch(given)).logits, given["logits"])
     merged = model.encode_vision(given["pixel_values_videos"], given["video_grid_thw"]).merged
     ids = given["input_ids"]
-    where, following = model.rope_index(ids, None, given["video_grid_thw"], given["second_per_grid_ts"])
-    passage = Passage(ids[0], model.embed(ids, merged)[0], where[:, 0], int(following))
-    reply = Reply(model, Conversation(), [passage], Decoding(max_new_tokens=len(given["generated"])))
+    where, following = model.compute_rope_index(ids, None, given["video_grid_thw"], given["second_per_grid_ts"])
+    passage = PrefillInput(ids[0], model.embed(ids, merged)[0], where[:, 0], int(following))
+    reply = Reply(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=len(given["generated"])))
     for _ in reply:
         pass
     assert reply.ids[0] == given["generated"].tolist()
@@ -144,8 +144,8 @@ def test_prompt_and_patches_are_those_of_the_original(
     limits = {"min_pixels": told["min_pixels"], "max_pixels": told["max_pixels"], "share_budget": False}
     processor = loaded.processor
     processor.settings = replace(processor.settings, **limits)
-    visual = Visual.of(Media.from_array(given["frames"].numpy()), processor.settings)
-    turn = processor.first_turn(Turn(question=told["question"]), visual)
+    visual = VisualInput.from_media(Media.from_array(given["frames"].numpy()), processor.settings)
+    turn = processor.build_first_turn(Turn(question=told["question"]), visual)
     assert turn.input_ids.tolist() == given["input_ids"][0].tolist()
     assert visual.grid == tuple(given["video_grid_thw"][0].tolist())
     torch.testing.assert_close(visual.pixel_values, given["pixel_values_videos"], atol=1e-5, rtol=0)
@@ -161,9 +161,9 @@ def test_masks_are_those_of_the_original(name: str, engine: Any, expected: Any) 
     hidden = model(**batch(given, "seg/")).hidden[0]
     queries = model.seg_tokens(hidden[:-1][ids[1:] == model.config.seg_token_id])
     settings = replace(loaded.processor.settings, sam_size=model.config.sam.image_size)
-    features = model.segmenter.encode(sam_frames(given["frames"].numpy(), settings))
+    features = model.segmenter.encode(prepare_sam_frames(given["frames"].numpy(), settings))
     tracker = Tracker(model.segmenter, len(features))
-    steps = [tracker.prompt(features[:1], list(range(len(queries))), queries)]
+    steps = [tracker.add_prompts(features[:1], list(range(len(queries))), queries)]
     steps += [tracker.step(features[t : t + 1]) for t in range(1, len(features))]
     theirs = given["seg/masks"].bool().flatten(0, 1)  # (objects, T, H, W)
     low = torch.stack([step.low_res_masks[:, 0] for step in steps], 1)
@@ -197,11 +197,11 @@ def test_names_shapes_and_files_of_the_released_sizes_are_what_we_expect(name: s
     stored = next(value for value in listing.values() if isinstance(value, dict) and _lists_tensors(value))
     theirs = {row[0]: tuple(row[2]) for rows in stored.values() for row in rows}
     config = UniPixelConfig.from_folder(folder)
-    assert expected_shapes(empty_model(config)) == theirs
+    assert list_expected_shapes(build_empty_model(config)) == theirs
     assert config.tie_word_embeddings != listing["lm_head_weight_on_disk"]
     index = read_json(folder / "model.safetensors.index.json")
     assert index["weight_map"] == {row[0]: file for file, rows in stored.items() for row in rows}
-    parameters = sum(p.numel() for p in empty_model(config).parameters())
+    parameters = sum(p.numel() for p in build_empty_model(config).parameters())
     assert index["metadata"]["total_parameters"] == parameters
     assert index["metadata"]["total_size"] == 2 * sum(math.prod(shape) for shape in theirs.values())
     added = read_json(folder / "tokenizer_config.json")["added_tokens_decoder"]
@@ -220,14 +220,14 @@ def _lists_tensors(value: dict[str, Any]) -> bool:
 
 def test_layouts_of_the_untied_twins_are_understood(released_file: Find) -> None:
     config = UniPixelConfig.from_folder(released_file("tiny_untied"))
-    shapes = expected_shapes(empty_model(config))
+    shapes = list_expected_shapes(build_empty_model(config))
     for name, files in read_json(released_file("stages/names.json")).items():
         if name == "untied_stage3_full":
             stored = {key: tuple(entry[1]) for file in files.values() for key, entry in file.items()}
             assert stored == shapes
         elif name == "untied_stage3_adapter":
             for key, entry in files["pytorch_model.safetensors"].items():
-                assert shapes[official_name(key)] == tuple(entry[1]), key
+                assert shapes[to_official_name(key)] == tuple(entry[1]), key
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -257,8 +257,10 @@ def test_what_no_file_holds_is_asked_for_and_never_drawn_in_silence(
     with pytest.warns(CheckpointWarning) as warnings:
         first = load_model(folder, fresh=True, **base)
     text = next(str(w.message) for w in warnings)
-    held = partial_names(folder)
-    made = [n for n in expected_shapes(first) if n not in held and not n.startswith(("visual.", "model.", "sam2."))]
+    held = list_partial_names(folder)
+    made = [
+        n for n in list_expected_shapes(first) if n not in held and not n.startswith(("visual.", "model.", "sam2."))
+    ]
     assert all(drawn in made for drawn in DRAWN) and all(one in text for one in made)
     with pytest.warns(CheckpointWarning):
         again = load_model(folder, fresh=True, **base)
@@ -272,7 +274,7 @@ def test_a_whole_model_as_base_gives_the_buffers(name: str, released_file: Find)
     ours, theirs = laid.state_dict(), whole.state_dict()
     for key in ("prompt_encoder.time_matrix", "prompt_encoder.encoder.shared_embedding.positional_embedding"):
         assert torch.equal(ours[key], theirs[key])
-    held = partial_names(released_file(name))
+    held = list_partial_names(released_file(name))
     changed = {key for key in ours if not torch.equal(ours[key], theirs[key])}
     assert changed and held
 
@@ -313,16 +315,16 @@ def test_training_goes_on_from_the_originals_stages(released_file: Find, base: d
     stages = tuple(str(released_file(name)) for name in PARTS[:2])
     recipe = replace(RECIPES["joint"](), start=Start(qwen=str(base["base"]), sam=str(base["sam"]), stages=stages))
     with pytest.warns(CheckpointWarning, match="drawn anew"):
-        begun = begin(recipe)
+        begun = prepare_training(recipe)
     state = begun.model.state_dict()
     for stage in stages:
         for name, tensor in load_file(Path(stage) / "pytorch_model.safetensors").items():
-            key = module_name(official_name(name))
+            key = to_module_name(to_official_name(name))
             assert torch.equal(state[key], tensor.float()), name
             assert key in begun.changed
     merger, pool = begun.model.visual.merger.mlp, begun.model.region_pool.project
     assert all(torch.equal(a, b) for a, b in zip(merger.parameters(), pool.parameters(), strict=True))
-    assert {module_name(name) for name in DRAWN} <= begun.changed
+    assert {to_module_name(name) for name in DRAWN} <= begun.changed
 
 
 class PixelConfig(Qwen2_5_VLConfig):

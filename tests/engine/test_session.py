@@ -230,7 +230,7 @@ def test_a_new_question_ends_a_stream_that_is_still_open(tiny_engine: Engine, cl
 def test_a_turn_is_put_as_it_is_written_beside_the_conversation(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip()) as session:
         plain = session.ask("What is this?", **SHORT)
-        put = session.put(Turn(question="What is this?"), **SHORT)
+        put = session.ask_turn(Turn(question="What is this?"), **SHORT)
         assert put.tokens == plain.tokens
         again = session.ask("What is this?", **SHORT)
         with tiny_engine.open(clip()) as other:
@@ -247,15 +247,15 @@ def test_a_dictated_answer_gives_the_masks_that_forcing_gives(tiny_engine: Engin
         question=words, answer="[2] <|seg|> [1] <|seg|>", references=tuple((p,) for p in points), targets=(2, 1)
     )
     with tiny_engine.open(clip()) as session:
-        put = session.put(turn)
+        put = session.ask_turn(turn)
         assert (put.text, [one.id for one in put.objects]) == ("", [2, 1])
         assert {one.id: one.track for one in put.objects} == {one.id: one.track for one in forced}
         with pytest.raises(PromptError, match=r"the answer has 2 <\|seg\|>, expected 1"):
-            session.put(replace(turn, targets=(2,)))
+            session.ask_turn(replace(turn, targets=(2,)))
         outside = replace(turn, references=((Box(96, 96, -1, -1),), (points[1],)))
         with pytest.raises(PromptError, match="is empty"):
-            session.put(outside)
-        assert len(session.put(replace(outside, as_written=True)).objects) == 2
+            session.ask_turn(outside)
+        assert len(session.ask_turn(replace(outside, as_written=True)).objects) == 2
 
 
 def test_a_primed_reply_goes_on_from_its_beginning(tiny_engine: Engine, clip: Clips) -> None:
@@ -326,23 +326,23 @@ def test_a_question_that_names_a_removed_object_is_refused(tiny_engine: Engine, 
                 session.ask(text, max_new_tokens=1)
         session.ask(f"What is [{one.id}]?", max_new_tokens=1)
         with pytest.raises(PromptError, match="was removed"):
-            session.request(f"And [{two.id}]?")
-        session.request(f"Find [{two.id}].", prompts=[Point(60, 20, object_id=two.id)])  # pointed at anew
+            session.prepare(f"And [{two.id}]?")
+        session.prepare(f"Find [{two.id}].", prompts=[Point(60, 20, object_id=two.id)])  # pointed at anew
         session.remove(one)
         with pytest.raises(PromptError, match="known are none"):
-            session.request("What is [1]?")
+            session.prepare("What is [1]?")
 
 
 def test_boxes_are_cut_to_the_frame_by_a_pixel_at_most(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(1)) as session:
         height, width = session.media.size_hw
         for box in (Box(0, 0, width + 1e-4, height), Box(-1, 0, 9, 9), Box(2, -0.5, 9, height + 1)):
-            (one,) = session.request(None, prompts=[box]).prompted
+            (one,) = session.prepare(None, prompts=[box]).prompted
             cut = one.prompts[0]
             assert cut.x1 >= 0 and cut.y1 >= 0 and cut.x2 <= width and cut.y2 <= height
         with pytest.raises(
             PromptError, match=rf"the box \(0, 0, {width + 1.0001}, 9\) leaves the frame by 1\.0001 pixels"
         ):
-            session.request(None, prompts=[Box(0, 0, width + 1.0001, 9)])
+            session.prepare(None, prompts=[Box(0, 0, width + 1.0001, 9)])
         with pytest.raises(PromptError, match="leaves the frame by 2 pixels"):
-            session.request(None, prompts=[Box(-2, 0, 9, 9)])
+            session.prepare(None, prompts=[Box(-2, 0, 9, 9)])

@@ -11,8 +11,8 @@ import pytest
 from unipixel.engine.answer import Answer
 from unipixel.engine.dialogue import Ask
 from unipixel.engine.engine import Engine
-from unipixel.engine.rounds import rounds
 from unipixel.engine.session import Session
+from unipixel.engine.turn import answer_request
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack
 from unipixel.sample import Point
@@ -29,7 +29,7 @@ def same(first: Answer, second: Answer) -> bool:
 
 
 def first_ask(session: Session, **options: Any) -> Ask:
-    asked = next(rounds(session.workspace, session.request("What is [1] and [3]?", prompts=POINTS, **options)))
+    asked = next(answer_request(session.workspace, session.prepare("What is [1] and [3]?", prompts=POINTS, **options)))
     assert isinstance(asked, Ask)
     return asked
 
@@ -41,7 +41,7 @@ def test_after_forgetting_an_answer_is_that_of_a_new_session_and_nothing_is_enco
         session.ask(QUESTION, prompts=[Point(20, 30)], **SHORT)
         encoded = session.workspace.features.encoded
         for text in ("What is this?", QUESTION):
-            session.forget()
+            session.reset()
             assert session.objects == {}
             again = session.ask(text, **SHORT)
             assert same(again, tiny_engine.open(clip(4)).ask(text, **SHORT))
@@ -54,15 +54,15 @@ def test_a_remembered_object_keeps_its_masks_and_is_written_as_a_region(tiny_eng
     masks[2, 10:40, 20:60] = True
     track = MaskTrack.from_masks(masks)
     with tiny_engine.open(clip(4)) as session:
-        known = session.remember(0, track)
+        known = session.add_object(0, track)
         assert known.score == 1.0
-        asked = next(rounds(session.workspace, session.request("What is [0]?")))
+        asked = next(answer_request(session.workspace, session.prepare("What is [0]?")))
         assert isinstance(asked, Ask)
         assert asked.turn.regions == (0,)
         session.ask("What is [0]?", **SHORT)
         assert session.objects[0].track == track
         with pytest.raises(PromptError, match=r"object 1 are 1 frames of \(5, 6\); the clip has 4 of \(90, 120\)"):
-            session.remember(1, MaskTrack((5, 6), (None,)))
+            session.add_object(1, MaskTrack((5, 6), (None,)))
 
 
 def test_the_first_round_can_be_worded_by_the_caller(tiny_engine: Engine, clip: Clips) -> None:
@@ -78,7 +78,7 @@ def test_forced_masks_can_be_taken_without_asking_the_model(tiny_engine: Engine,
     with tiny_engine.open(clip(2)) as session:
         asked = first_ask(session, force="always")
         assert asked.answer == "[1] <|seg|> [3] <|seg|>"  # in the order of the question
-        session.forget()
+        session.reset()
         objects = session.segment(POINTS, force="always")
         assert [one.id for one in objects] == [3, 1]
         assert all(one.queries is not None for one in objects)

@@ -14,14 +14,14 @@ import torch
 from unipixel.engine.answer import Answer, MaskPiece, TextPiece
 from unipixel.engine.dialogue import Ask
 from unipixel.engine.engine import Engine, load
-from unipixel.engine.generate import Decoding
+from unipixel.engine.generation import DecodingOptions
+from unipixel.engine.request_parser import MAX_INSTANCES, split_request
 from unipixel.engine.session import Session
-from unipixel.engine.several import MOST_ALIKE, taken_apart
 from unipixel.errors import PromptError
 from unipixel.processing import Processor
-from unipixel.processing.regions import region_masks
+from unipixel.processing.regions import build_region_masks
 from unipixel.sample import Point, Turn
-from unipixel.stickers import EVAL_SEED, SceneSettings, scene
+from unipixel.stickers import EVAL_SEED, SceneSettings, generate_scene
 
 Clips = Callable[..., np.ndarray]
 SHORT: dict[str, Any] = {"max_new_tokens": 16}
@@ -44,25 +44,25 @@ TWO = "Please segment the dog and the ball."
         ("one dog and 3 cats", [("one dog", 1), ("the cat", 3)]),
         ("three of the dogs", [("the dog", 3)]),
         ("a couple of dogs", [("the dog", 2)]),
-        ("every red car", [("the red car", MOST_ALIKE)]),
-        ("all the people on the left", [("the person on the left", MOST_ALIKE)]),
-        ("all dogs that are running", [("the dog that is running", MOST_ALIKE)]),
-        ("the cats sleeping on the sofa", [("the cat sleeping on the sofa", MOST_ALIKE)]),
-        ("black and white cats", [("the black and white cat", MOST_ALIKE)]),
-        ("dogs and cats", [("the dog", MOST_ALIKE), ("the cat", MOST_ALIKE)]),
-        ("all dogs and cats", [("the dog", MOST_ALIKE), ("the cat", MOST_ALIKE)]),
-        ("every cup and saucer", [("the cup", MOST_ALIKE), ("the saucer", MOST_ALIKE)]),
-        ("the knives, the leaves and the women", [(f"the {one}", MOST_ALIKE) for one in ("knife", "leaf", "woman")]),
+        ("every red car", [("the red car", MAX_INSTANCES)]),
+        ("all the people on the left", [("the person on the left", MAX_INSTANCES)]),
+        ("all dogs that are running", [("the dog that is running", MAX_INSTANCES)]),
+        ("the cats sleeping on the sofa", [("the cat sleeping on the sofa", MAX_INSTANCES)]),
+        ("black and white cats", [("the black and white cat", MAX_INSTANCES)]),
+        ("dogs and cats", [("the dog", MAX_INSTANCES), ("the cat", MAX_INSTANCES)]),
+        ("all dogs and cats", [("the dog", MAX_INSTANCES), ("the cat", MAX_INSTANCES)]),
+        ("every cup and saucer", [("the cup", MAX_INSTANCES), ("the saucer", MAX_INSTANCES)]),
+        ("the knives, the leaves and the women", [(f"the {one}", MAX_INSTANCES) for one in ("knife", "leaf", "woman")]),
         ("the boxes, the buses, the houses and the cherries", [
-            (f"the {one}", MOST_ALIKE) for one in ("box", "bus", "house", "cherry")
+            (f"the {one}", MAX_INSTANCES) for one in ("box", "bus", "house", "cherry")
         ]),
-        ("all the sheep", [("the sheep", MOST_ALIKE)]),
-        ("two sheep and my cars", [("the sheep", 2), ("my car", MOST_ALIKE)]),
+        ("all the sheep", [("the sheep", MAX_INSTANCES)]),
+        ("two sheep and my cars", [("the sheep", 2), ("my car", MAX_INSTANCES)]),
     ],
 )  # fmt: skip
 def test_a_request_for_several_things_becomes_one_for_each(what: str, things: list[tuple[str, int]]) -> None:
     for request in ("Please segment {}.", "can you find {} in this video?", "Track {}"):
-        wanted = taken_apart(request.format(what))
+        wanted = split_request(request.format(what))
         assert [(one.question, one.most) for one in wanted] == [(request.format(one), most) for one, most in things]
 
 
@@ -99,7 +99,7 @@ def test_a_request_for_several_things_becomes_one_for_each(what: str, things: li
     ],
 )
 def test_what_may_be_one_thing_is_left_whole(what: str) -> None:
-    assert taken_apart(f"Please segment {what}.") == ()
+    assert split_request(f"Please segment {what}.") == ()
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_what_may_be_one_thing_is_left_whole(what: str) -> None:
     ],
 )
 def test_only_plain_requests_for_masks_are_taken_apart(text: str) -> None:
-    assert taken_apart(text) == ()
+    assert split_request(text) == ()
 
 
 def test_a_request_that_goes_on_speaks_of_one_thing_too() -> None:
     question = "Where are the dogs in this image? Please respond with the segmentation mask."
-    assert taken_apart(question)[0].question == question.replace("are the dogs", "is the dog")
-    both = taken_apart("Find the dog and the cat in this image and segment them.")
+    assert split_request(question)[0].question == question.replace("are the dogs", "is the dog")
+    both = split_request("Find the dog and the cat in this image and segment them.")
     assert [one.question for one in both] == [f"Find the {one} in this image and segment it." for one in ("dog", "cat")]
 
 
@@ -140,7 +140,7 @@ def named(engine: Engine) -> Engine:
 
 def test_each_thing_is_answered_as_if_it_had_been_asked_for_alone(tiny_engine: Engine, clip: Clips) -> None:
     frames = clip(4)
-    alone = [tiny_engine.open(frames).ask(one.question, **SHORT) for one in taken_apart(TWO)]
+    alone = [tiny_engine.open(frames).ask(one.question, **SHORT) for one in split_request(TWO)]
     assert len(alone) == 2 and all(one.objects for one in alone)
     with tiny_engine.open(frames) as session:
         pieces = list(session.stream(TWO, each=True, **SHORT))
@@ -168,12 +168,12 @@ def by_hand(session: Session, question: str, most: int) -> list[Any]:
     for _ in range(most):
         hidden = None
         if found:
-            hidden = region_masks({k: one.track for k, one in enumerate(found)}, space.visual).any(1).flatten()
-        reply = space.dialogue.reply(Ask(Turn(question=question), Decoding(**SHORT), aside=True, hidden=hidden))
+            hidden = build_region_masks({k: one.track for k, one in enumerate(found)}, space.visual).any(1).flatten()
+        reply = space.dialogue.reply(Ask(Turn(question=question), DecodingOptions(**SHORT), aside=True, hidden=hidden))
         for _step in reply:
             pass
         before = len(found)
-        for queries in reply.queries():
+        for queries in reply.compute_queries():
             # its mask as the engine makes it: an object of the conversation with this state alone
             one = mask_of(session, queries)
             overlaps = [
@@ -187,12 +187,14 @@ def by_hand(session: Session, question: str, most: int) -> list[Any]:
 
 
 def mask_of(session: Session, queries: torch.Tensor) -> Any:
-    from unipixel.engine.objects import pursue
+    from unipixel.engine.objects import track_objects
     from unipixel.engine.tracking import Anchor, legs
 
-    space, number = session.workspace, session.workspace.memory.reserve()
+    space, number = session.workspace, session.workspace.memory.reserve_id()
     anchor = Anchor(0, queries)
-    for _ in pursue(space, [space.new_object(number, anchors=[anchor])], legs(number, [anchor], space.num_frames)):
+    for _ in track_objects(
+        space, [space.new_object(number, anchors=[anchor])], legs(number, [anchor], space.num_frames)
+    ):
         pass
     return session.objects[number]
 
@@ -201,11 +203,11 @@ def test_plurals_are_asked_for_until_nothing_new_comes() -> None:
     engine, settings = load("nano"), SceneSettings(twins=1.0, num_objects=(3, 5), scale=(0.2, 0.4))
     counts = []
     for index in range(6):
-        world = scene(EVAL_SEED + 900, index, settings)
+        world = generate_scene(EVAL_SEED + 900, index, settings)
         names = [one.thing.name for one in world.objects]
         name = max(names, key=names.count)
         question = f"Please segment all the {name} in this image."
-        (wanted,) = taken_apart(question)
+        (wanted,) = split_request(question)
         expected = by_hand(engine.open(world.image), wanted.question, wanted.most)
         answer = engine.open(world.image).ask(question, each=True, **SHORT)
         there = [one for one in answer.objects if one.is_there]
@@ -231,13 +233,16 @@ def test_what_is_hidden_is_out_of_sight_of_the_question(tiny_engine: Engine, cli
         hidden[::3] = True
 
         def first_state(which: torch.Tensor | None) -> torch.Tensor:
-            ask = Ask(turn, Decoding(), aside=True, hidden=which)
+            ask = Ask(turn, DecodingOptions(), aside=True, hidden=which)
             return next(iter(dialogue.reply(ask))).hidden
 
-        ids = processor.first_turn(turn, visual).input_ids
+        ids = processor.build_first_turn(turn, visual).input_ids
         embeds = model.embed(ids[None], dialogue.vision.merged)
-        positions, _ = model.rope_index(ids[None], None, visual.grid_thw, visual.second_per_grid)
-        start, opening = ids.tolist().index(model.config.video_token_id), len(processor.chat.opening(visual.num_tokens))
+        positions, _ = model.compute_rope_index(ids[None], None, visual.grid_thw, visual.second_per_grid)
+        start, opening = (
+            ids.tolist().index(model.config.video_token_id),
+            len(processor.chat.encode_opening(visual.num_tokens)),
+        )
         sight = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
         sight[opening:, start : start + len(hidden)] &= ~hidden
         whole = model.decode(embeds, positions, sight[None, None])[:, -1]
@@ -278,11 +283,11 @@ def test_a_session_goes_on_after_it_and_can_be_saved(tiny_engine: Engine, clip: 
 def test_it_is_switched_on_by_itself_where_the_checkpoint_needs_it(tiny_engine: Engine, clip: Clips) -> None:
     for engine, needs in ((tiny_engine, True), (named(tiny_engine), False)):
         with engine.open(clip(2)) as session:
-            assert bool(session.request(TWO).wanted) is needs
-            assert not session.request(TWO, each=False).wanted
-            assert session.request(TWO, each=True).wanted
-            assert not session.request(TWO, prompts=Point(3, 3)).wanted
-            assert not session.request(TWO, prime="The").wanted
+            assert bool(session.prepare(TWO).wanted) is needs
+            assert not session.prepare(TWO, each=False).wanted
+            assert session.prepare(TWO, each=True).wanted
+            assert not session.prepare(TWO, prompts=Point(3, 3)).wanted
+            assert not session.prepare(TWO, prime="The").wanted
             with pytest.raises(PromptError, match="each is for things that a question names"):
                 session.ask(TWO, each=True, prompts=Point(3, 3))
 
@@ -299,11 +304,11 @@ def test_what_is_nowhere_is_said_once(tiny_engine: Engine, clip: Clips) -> None:
 
 
 def test_points_are_shown_in_the_words_that_a_checkpoint_learnt(tiny_engine: Engine, clip: Clips) -> None:
-    from unipixel.engine.rounds import rounds
+    from unipixel.engine.turn import answer_request
 
     def asked(engine: Engine, text: str | None, *points: Point) -> str:
         with engine.open(clip(2)) as session:
-            ask = next(rounds(session.workspace, session.request(text, prompts=points)))
+            ask = next(answer_request(session.workspace, session.prepare(text, prompts=points)))
             assert isinstance(ask, Ask) and ask.aside
             return ask.turn.question
 

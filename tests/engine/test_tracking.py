@@ -12,7 +12,7 @@ import torch
 from unipixel.engine import tracking
 from unipixel.engine.engine import Engine
 from unipixel.engine.features import FrameFeatureCache
-from unipixel.engine.tracking import Anchor, Leg, TrackedFrame, best_frames, follow, legs, to_rles
+from unipixel.engine.tracking import Anchor, Leg, TrackedFrame, find_best_frames, legs, propagate, to_rles
 from unipixel.masks import decode_rle, encode_rle
 from unipixel.media import Media
 from unipixel.model.segmenter import Segmenter
@@ -36,7 +36,7 @@ def tracked(
     """Masks by (object, frame)."""
     found: dict[tuple[int, int], np.ndarray] = {}
     size = frames.shape[1:3]
-    for frame in follow(engine.model.segmenter, cache(engine, frames, capacity), size, len(frames), routes):
+    for frame in propagate(engine.model.segmenter, cache(engine, frames, capacity), size, len(frames), routes):
         for object_id, rle in zip(frame.object_ids, frame.rles, strict=True):
             assert (object_id, frame.t) not in found
             found[object_id, frame.t] = np.zeros(size, bool) if rle is None else decode_rle(rle)
@@ -76,7 +76,7 @@ def test_a_short_clip_is_encoded_once_for_all_objects_and_questions(tiny_engine:
     features = cache(tiny_engine, frames)
     for seed in range(3):
         route = whole(1, queries(1, seed)[0], 6, start=seed * 2)
-        list(follow(tiny_engine.model.segmenter, features, frames.shape[1:3], 6, route))
+        list(propagate(tiny_engine.model.segmenter, features, frames.shape[1:3], 6, route))
     assert features.encoded == 6
 
 
@@ -109,7 +109,7 @@ def test_tracking_does_not_hold_more_frames_the_longer_the_clip(
         frames = np.repeat(clip(5), length // 5, axis=0)
         features = cache(tiny_engine, frames, capacity=4)
         most = 0
-        for _ in follow(
+        for _ in propagate(
             tiny_engine.model.segmenter, features, frames.shape[1:3], length, whole(1, queries(1)[0], length)
         ):
             most = max(most, len(features))
@@ -124,7 +124,7 @@ def test_an_object_that_is_dropped_midway_leaves_the_others_as_they_are(tiny_eng
     routes = [leg for n in range(2) for leg in whole(n + 1, states[n], 6)]
     untouched = tracked(tiny_engine, frames, routes[1:])
     kept, seen = {1, 2}, []
-    stream = follow(
+    stream = propagate(
         tiny_engine.model.segmenter, cache(tiny_engine, frames), frames.shape[1:3], 6, routes, wanted=kept.__contains__
     )
     for frame in stream:
@@ -175,7 +175,7 @@ def test_a_mask_too_thin_for_sams_grid_still_counts_as_there(tiny_engine: Engine
     mask = np.zeros(frames.shape[1:3], bool)
     mask[40, 60] = True
     frame = next(
-        follow(
+        propagate(
             tiny_engine.model.segmenter,
             cache(tiny_engine, frames),
             frames.shape[1:3],
@@ -203,12 +203,14 @@ def test_objects_with_different_numbers_of_clicks_do_not_pad_each_other(tiny_eng
 def test_the_best_frame_is_where_the_object_scores_highest_by_itself(tiny_engine: Engine, clip: Clips) -> None:
     frames, states = clip(5), queries(3)
     segmenter, features = tiny_engine.model.segmenter, cache(tiny_engine, frames)
-    best = best_frames(segmenter, features, states, range(5))
+    best = find_best_frames(segmenter, features, states, range(5))
     for n in range(3):
         scores = []
         for t in range(5):
             first = next(
-                follow(segmenter, cache(tiny_engine, frames[t : t + 1]), frames.shape[1:3], 1, whole(1, states[n], 1))
+                propagate(
+                    segmenter, cache(tiny_engine, frames[t : t + 1]), frames.shape[1:3], 1, whole(1, states[n], 1)
+                )
             )
             scores.append(first.scores[0])
         assert best[n] == int(np.argmax(scores))
@@ -232,14 +234,16 @@ def test_masks_of_many_objects_are_resized_a_few_at_a_time(monkeypatch: pytest.M
 
 def test_a_still_image_is_decoded_without_memory(tiny_engine: Engine, clip: Clips) -> None:
     frames, state = clip(1), queries(1)[0]
-    (frame,) = follow(tiny_engine.model.segmenter, cache(tiny_engine, frames), frames.shape[1:3], 1, whole(1, state, 1))
+    (frame,) = propagate(
+        tiny_engine.model.segmenter, cache(tiny_engine, frames), frames.shape[1:3], 1, whole(1, state, 1)
+    )
     assert isinstance(frame, TrackedFrame)
     segmenter = tiny_engine.model.segmenter
     features = cache(tiny_engine, frames).get(0)
     with torch.no_grad():
-        direct = segmenter.decode(segmenter.unconditioned(features), features, state[None])
+        direct = segmenter.decode(segmenter.add_no_memory(features), features, state[None])
     assert list(frame.rles) == to_rles(direct.low_res_masks, frames.shape[1:3])
-    assert frame.scores[0] == pytest.approx(float(tracking.score(direct)[0]))
+    assert frame.scores[0] == pytest.approx(float(tracking.compute_scores(direct)[0]))
 
 
 def test_the_feature_cache_refuses_to_hold_nothing(tiny_engine: Engine, clip: Clips) -> None:

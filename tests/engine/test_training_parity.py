@@ -9,8 +9,8 @@ import torch
 
 from unipixel.engine.dialogue import Ask
 from unipixel.engine.engine import Engine
-from unipixel.engine.generate import Decoding
-from unipixel.engine.tracking import Anchor, follow, legs, to_rles
+from unipixel.engine.generation import DecodingOptions
+from unipixel.engine.tracking import Anchor, legs, propagate, to_rles
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Box, Point, Sample, Turn
@@ -42,19 +42,19 @@ def test_training_and_inference_have_the_same_seg_states_and_masks(tiny_engine: 
     frames, model, processor = clip(3), tiny_engine.model, tiny_engine.processor
     record = sample(frames)
     with torch.no_grad():
-        trained = model(**processor.collate([processor.training(record)], config=model.config))
+        trained = model(**processor.collate([processor.build_training_inputs(record)], config=model.config))
     session = tiny_engine.open(frames)
     dialogue, queries = session.workspace.dialogue, []
     for turn in record.turns:
-        reply = dialogue.reply(Ask(turn, Decoding(), record.objects, answer=turn.answer))
+        reply = dialogue.reply(Ask(turn, DecodingOptions(), record.objects, answer=turn.answer))
         list(reply)
-        queries.append(reply.queries(given=True))
+        queries.append(reply.compute_queries(given=True))
     inferred = torch.cat(queries)
     torch.testing.assert_close(inferred, trained.seg_tokens[0], atol=1e-4, rtol=1e-4)
 
     routes = [leg for n, state in enumerate(inferred) for leg in legs(n, [Anchor(0, state)], 3)]
     workspace = session.workspace
-    for frame in follow(model.segmenter, workspace.features, frames.shape[1:3], 3, routes):
+    for frame in propagate(model.segmenter, workspace.features, frames.shape[1:3], 3, routes):
         decoded = trained.decoded[0][frame.t]
         there = decoded.object_score_logits > 0
         for rle, expected, seen in zip(
@@ -70,10 +70,10 @@ def test_training_and_inference_have_the_same_seg_states_and_masks(tiny_engine: 
 def test_a_question_read_whole_and_read_after_the_visual_are_the_same_tokens(tiny_engine: Engine, clip: Clips) -> None:
     record, session = sample(clip(3)), tiny_engine.open(clip(3))
     dialogue = session.workspace.dialogue
-    ask = Ask(record.turns[0], Decoding(), answer=record.turns[0].answer)
-    whole, reply = dialogue.whole(ask), dialogue.reply(ask)
+    ask = Ask(record.turns[0], DecodingOptions(), answer=record.turns[0].answer)
+    whole, reply = dialogue.build_prefill(ask), dialogue.reply(ask)
     list(reply)
     transcript, _ = dialogue.transcript()
-    opening = tiny_engine.processor.chat.opening(dialogue.visual.num_tokens)
+    opening = tiny_engine.processor.chat.encode_opening(dialogue.visual.num_tokens)
     assert whole.ids.tolist() == opening + transcript.ids
     assert whole.next_position == int(dialogue._main.next_position)

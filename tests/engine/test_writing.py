@@ -7,8 +7,8 @@ from itertools import count
 import pytest
 
 from unipixel.engine import wording
+from unipixel.engine.detokenizer import ReplyDetokenizer
 from unipixel.engine.engine import Engine
-from unipixel.engine.writing import ReplyText
 
 
 def written(engine: Engine, text: str, first_id: int = 5) -> tuple[list[str], list[tuple[str, int | None]]]:
@@ -19,7 +19,7 @@ def written(engine: Engine, text: str, first_id: int = 5) -> tuple[list[str], li
         named.append((before, own))
         return next(numbers)
 
-    reply = ReplyText(engine.processor.tokenizer, chat.ids["<|seg|>"], {chat.ids["<|im_end|>"]}, name)
+    reply = ReplyDetokenizer(engine.processor.tokenizer, chat.ids["<|seg|>"], {chat.ids["<|im_end|>"]}, name)
     pieces = [reply.push(token) for token in [*chat.encode(text), chat.ids["<|im_end|>"]]]
     pieces.append(reply.finish())
     assert "".join(pieces) == reply.text
@@ -68,7 +68,7 @@ def test_characters_of_several_tokens_are_shown_whole(tiny_engine: Engine) -> No
     ],
 )
 def test_labels_are_the_words_before_the_object_or_what_was_asked_for(before: str, question: str, label: str) -> None:
-    assert wording.label(before, question) == label
+    assert wording.find_label(before, question) == label
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,14 @@ def test_labels_are_the_words_before_the_object_or_what_was_asked_for(before: st
 def test_questions_speak_of_every_object_by_id(
     text: str, injected: list[int], pointed: list[int], expected: str
 ) -> None:
-    assert wording.with_mentions(text, injected, pointed) == expected
+    assert wording.add_mentions(text, injected, pointed) == expected
 
 
 def test_the_first_round_asks_for_all_prompts_at_once() -> None:
-    assert wording.prefilling([4], named=True) == "Please segment [4] <|ref|>."
-    assert wording.prefilling([1, 2, 3], named=True) == "Please segment [1] <|ref|>, [2] <|ref|> and [3] <|ref|>."
-    assert wording.forced_answer([1, 2]) == "[1] <|seg|> [2] <|seg|>"
-    assert wording.referenced("is [2] <|ref|> like [1] <|ref|>?", [1, 2]) == [2, 1]
+    assert wording.write_prompt_question([4], named=True) == "Please segment [4] <|ref|>."
+    assert (
+        wording.write_prompt_question([1, 2, 3], named=True)
+        == "Please segment [1] <|ref|>, [2] <|ref|> and [3] <|ref|>."
+    )
+    assert wording.write_prompt_answer([1, 2]) == "[1] <|seg|> [2] <|seg|>"
+    assert wording.sort_by_reference("is [2] <|ref|> like [1] <|ref|>?", [1, 2]) == [2, 1]

@@ -21,16 +21,16 @@ from unipixel.data import Record
 from unipixel.engine.dialogue import Ask
 from unipixel.engine.engine import Engine
 from unipixel.engine.tracking import TrackedFrame
-from unipixel.eval.lines import Line
-from unipixel.eval.predict import EnginePredictor
+from unipixel.eval.predictions import Line
+from unipixel.eval.predictors import EnginePredictor
 from unipixel.eval.protocols import Protocol
-from unipixel.eval.questions import Question, Reply, Unit
-from unipixel.eval.runner import attempt
+from unipixel.eval.questions import Prediction, Question, Unit
+from unipixel.eval.runner import predict_unit
 from unipixel.masks import MaskTrack, encode_rle
 from unipixel.media import Media
 from unipixel.model.config import RELEASED_PIXEL
-from unipixel.processing import ImageSettings, Processor, TurnInputs, Visual
-from unipixel.processing.images import sam_frames
+from unipixel.processing import ImageSettings, Processor, TurnInputs, VisualInput
+from unipixel.processing.images import prepare_sam_frames
 from unipixel.sample import Query
 
 PIXEL_SUM = 0.1
@@ -47,7 +47,7 @@ class Call:
 
     ask: Ask
     inputs: TurnInputs
-    visual: Visual
+    visual: VisualInput
     ids: list[int]
     """With the words that the reply was given to begin with."""
 
@@ -69,7 +69,7 @@ class Recorder:
         model.eval = lambda: model
 
         class Dialogue:
-            def __init__(self, model: Any, processor: Processor, visual: Visual, clock: Any) -> None:
+            def __init__(self, model: Any, processor: Processor, visual: VisualInput, clock: Any) -> None:
                 self._processor, self._visual = processor, visual
 
             def reply(self, ask: Ask) -> Any:
@@ -85,9 +85,9 @@ class Recorder:
         patch.setattr("unipixel.engine.objects.follow", self.follow)
         return EnginePredictor(Engine(model, processor))  # type: ignore[arg-type]
 
-    def reply(self, ask: Ask, processor: Processor, visual: Visual) -> Any:
+    def reply(self, ask: Ask, processor: Processor, visual: VisualInput) -> Any:
         """Note a question and answer it."""
-        inputs = processor.first_turn(ask.turn, visual, ask.objects)
+        inputs = processor.build_first_turn(ask.turn, visual, ask.objects)
         given = processor.chat.encode(ask.answer or ask.prime) if ask.answer or ask.prime else []
         self.calls.append(Call(ask, inputs, visual, [*inputs.input_ids.tolist(), *given]))
         text = ask.answer or self.replies.pop(0)
@@ -142,9 +142,9 @@ class Asked:
     exact_ids: bool
 
     @property
-    def reply(self) -> Reply:
+    def reply(self) -> Prediction:
         """Nothing where the model failed."""
-        return Reply.from_json(self.line["replies"][0]) if "replies" in self.line else Reply()
+        return Prediction.from_json(self.line["replies"][0]) if "replies" in self.line else Prediction()
 
     @property
     def record(self) -> Record:
@@ -164,8 +164,8 @@ def ask(
     """Ask one unit with the replies of its sample."""
     recorder.calls.clear()
     recorder.replies[:] = [call.get("made_up_reply") for call in sample["model_calls"] if call["kind"] == "generate"]
-    line = attempt(protocol, unit, read, predictor)
-    (question,) = protocol.questions(unit, read, predictor.num_frames)
+    line = predict_unit(protocol, unit, read, predictor)
+    (question,) = protocol.build_questions(unit, read, predictor.num_frames)
     processor = predictor.engine.processor
     return Asked(sample, unit, question, tuple(recorder.calls), line, protocol, processor, exact)
 
@@ -201,8 +201,8 @@ def _frames(asked: Asked, call: Call, load: Mapping[str, Any] | None, vision: Ma
     entry, seen = vision["entries"][0], call.visual.llm_frame_indices
     found = _unequal(
         min_pixels=(settings.min_pixels, entry["min_pixels"]),
-        max_pixels=(settings.largest_area(len(seen)), entry["max_pixels"]),
-        size=([[call.visual.num_frames, *call.visual.resized_hw]], vision["resized_num_h_w"]),
+        max_pixels=(settings.compute_max_area(len(seen)), entry["max_pixels"]),
+        size=([[call.visual.num_frames, *call.visual.input_hw]], vision["resized_num_h_w"]),
     )
     if vision["fps"] != "not passed" and [settings.fps] != pytest.approx(vision["fps"]):
         found.append(f"fps is {settings.fps}, expected {vision['fps']}")
@@ -294,7 +294,7 @@ def squares(record: Record, media: Media, settings: ImageSettings) -> tuple[list
         return _SQUARES[key]
     total, count = 0.0, 0
     for first in range(0, media.num_frames, 8):
-        part = sam_frames(media.frames(range(first, min(first + 8, media.num_frames))), settings)
+        part = prepare_sam_frames(media.frames(range(first, min(first + 8, media.num_frames))), settings)
         total, count = total + float(part.double().sum()), count + part.numel()
     _SQUARES[key] = [media.num_frames, *part.shape[1:]], total / count
     return _SQUARES[key]

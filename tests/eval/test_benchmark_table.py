@@ -17,11 +17,11 @@ from worlds import media, read, record, square
 
 from unipixel.data import DATASETS
 from unipixel.data.choices import TASKS
-from unipixel.eval.benchmarks import BENCHMARKS, chosen, protocol_of
-from unipixel.eval.predict import Blank, Perfect
+from unipixel.eval.benchmarks import BENCHMARKS, get_protocol, select_splits
+from unipixel.eval.predictors import BlankPredictor, PerfectPredictor
 from unipixel.eval.questions import Predictor
-from unipixel.eval.report import Section, collect, table
-from unipixel.eval.runner import Run, open_run, predict
+from unipixel.eval.report import ReportSection, collect_sections, format_rows
+from unipixel.eval.runner import BenchmarkRun, open_run, predict
 from unipixel.sample import Query, Sample
 
 TABLE = [(name, split) for name, benchmark in BENCHMARKS.items() for split in benchmark.splits]
@@ -83,14 +83,14 @@ IN_MEMORY = {
 
 
 @pytest.fixture
-def open_one(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, str, str], Run]:
+def open_one(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, str, str], BenchmarkRun]:
     """Opens a benchmark split for a predictor named as the model."""
 
-    def open_it(name: str, split: str, model: str) -> Run:
+    def open_it(name: str, split: str, model: str) -> BenchmarkRun:
         own = IN_MEMORY.get((name, split))
         if own is not None:
-            protocol = protocol_of(name, split, "correct")
-            return Run(name=name, split=split, protocol=protocol, records=own(), read=read, model=model)
+            protocol = get_protocol(name, split, "correct")
+            return BenchmarkRun(name=name, split=split, protocol=protocol, records=own(), read=read, model=model)
         if name == "stickers":
             return open_run(name, split, None, model=model, limit=2)
         root = mvbench_tree(tmp_path / "mvbench") if name == "mvbench" else request.getfixturevalue("benchmarks_dir")
@@ -101,18 +101,18 @@ def open_one(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, s
     return open_it
 
 
-def evaluated(run: Run, predictor: Predictor, out: Path) -> Section:
+def evaluated(run: BenchmarkRun, predictor: Predictor, out: Path) -> ReportSection:
     predict(run, predictor, out)
-    (one,) = collect([out])
+    (one,) = collect_sections([out])
     assert not one.failures
     return one
 
 
-def absent_share(run: Run) -> float:
+def absent_share(run: BenchmarkRun) -> float:
     """Mean share of frames without the object: what empty masks get of J and F."""
     shares = []
-    for unit in run.units():
-        for question in run.protocol.questions(unit, run.read, 16):
+    for unit in run.list_units():
+        for question in run.protocol.build_questions(unit, run.read, 16):
             sample = question.sample
             seen = np.zeros(sample.media.num_frames, dtype=bool)
             for i in question.query.targets:
@@ -124,11 +124,11 @@ def absent_share(run: Run) -> float:
 
 @pytest.mark.parametrize(("name", "split"), TABLE)
 def test_the_truth_scores_full_marks_and_nothing_the_floor(
-    name: str, split: str, open_one: Callable[[str, str, str], Run], tmp_path: Path
+    name: str, split: str, open_one: Callable[[str, str, str], BenchmarkRun], tmp_path: Path
 ) -> None:
     run = open_one(name, split, "perfect")
-    perfect = evaluated(run, Perfect(), tmp_path / "perfect")
-    blank = evaluated(replace(run, model="blank"), Blank(), tmp_path / "blank")
+    perfect = evaluated(run, PerfectPredictor(), tmp_path / "perfect")
+    blank = evaluated(replace(run, model="blank"), BlankPredictor(), tmp_path / "blank")
     assert perfect.questions == blank.questions > 0
     if BENCHMARKS[name].splits[split].layout:
         assert not [row for row in perfect.rows if row.figure]  # a server keeps the truth
@@ -144,7 +144,7 @@ def test_the_truth_scores_full_marks_and_nothing_the_floor(
     assert floor == pytest.approx(expected_floor(name, split, run, floor), abs=1e-3)
 
 
-def expected_floor(name: str, split: str, run: Run, figures: dict[str, float]) -> dict[str, float]:
+def expected_floor(name: str, split: str, run: BenchmarkRun, figures: dict[str, float]) -> dict[str, float]:
     """What a predictor that says nothing gets: 0, but for frames on which there is nothing to find."""
     expected = dict.fromkeys(figures, 0.0)
     if split == "classic":
@@ -175,32 +175,32 @@ def test_the_table_has_every_benchmark_of_the_paper() -> None:
 
 
 def test_names_stand_for_a_split_or_for_those_that_are_usual() -> None:
-    assert chosen("mevis") == [("mevis", "valid_u")]
-    assert chosen("mevis/valid") == [("mevis", "valid")]
-    assert chosen("refcoco+") == [("refcoco+", "val"), ("refcoco+", "testA"), ("refcoco+", "testB")]
+    assert select_splits("mevis") == [("mevis", "valid_u")]
+    assert select_splits("mevis/valid") == [("mevis", "valid")]
+    assert select_splits("refcoco+") == [("refcoco+", "val"), ("refcoco+", "testA"), ("refcoco+", "testB")]
     with pytest.raises(ValueError, match="no benchmark 'mevi'; there are revos, mevis"):
-        chosen("mevi")
+        select_splits("mevi")
     with pytest.raises(ValueError, match="mevis has no split 'test'; it has valid_u, valid"):
-        chosen("mevis/test")
+        select_splits("mevis/test")
 
 
 def test_protocols_that_do_not_differ_share_their_predictions() -> None:
-    assert protocol_of("revos", "valid", "original").original
-    assert not protocol_of("ref_davis17", "classic", "original").original
-    assert not protocol_of("stickers", "all", "original").original
+    assert get_protocol("revos", "valid", "original").original
+    assert not get_protocol("ref_davis17", "classic", "original").original
+    assert not get_protocol("stickers", "all", "original").original
     with pytest.raises(ValueError, match="the protocol is 'new'; it must be 'correct' or 'original'"):
-        protocol_of("revos", "valid", "new")
+        get_protocol("revos", "valid", "new")
 
 
 def test_published_figures_stand_beside_ours_with_the_difference(tmp_path: Path) -> None:
-    run = Run(
+    run = BenchmarkRun(
         name="videomme",
         split="test",
-        protocol=protocol_of("videomme", "test", "correct"),
+        protocol=get_protocol("videomme", "test", "correct"),
         records=videomme_records(),
         read=read,
         model="m",
     )
-    section = evaluated(run, Perfect(), tmp_path)
-    assert table(section)[0] == ("accuracy", "100.0", "", "", "", "", "4", "")
-    assert [row[0] for row in table(section)] == ["accuracy", "long", "medium", "short"]
+    section = evaluated(run, PerfectPredictor(), tmp_path)
+    assert format_rows(section)[0] == ("accuracy", "100.0", "", "", "", "", "4", "")
+    assert [row[0] for row in format_rows(section)] == ["accuracy", "long", "medium", "short"]

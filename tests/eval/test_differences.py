@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from worlds import choices, expressions, read
 
-from unipixel.eval.benchmarks import BENCHMARKS, protocol_of
-from unipixel.eval.differences import DIFFERENCES, differences, said, written_into
+from unipixel.eval.benchmarks import BENCHMARKS, get_protocol
+from unipixel.eval.differences import DIFFERENCES, describe_differences, find_differences, insert_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 
 
 def test_the_docs_hold_the_table_as_the_code_has_it() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert written_into(text) == text
+    assert insert_table(text) == text
     assert all(one.original in text and one.correct in text for one in DIFFERENCES)
     with pytest.raises(ValueError, match="no place for the table"):
-        written_into("# Evaluation\n")
+        insert_table("# Evaluation\n")
 
 
 def test_every_row_is_about_benchmarks_that_exist_and_is_there_once() -> None:
@@ -33,8 +33,10 @@ def test_every_row_is_about_benchmarks_that_exist_and_is_there_once() -> None:
 def test_a_benchmark_without_a_row_has_one_protocol_and_others_have_two() -> None:
     for name, benchmark in BENCHMARKS.items():
         for split in benchmark.splits:
-            assert protocol_of(name, split, "original").original == bool(differences(name, split)), (name, split)
-    assert not said("ref_davis17", "classic") and "sorted as strings" in said("ref_davis17", "valid")
+            assert get_protocol(name, split, "original").original == bool(find_differences(name, split)), (name, split)
+    assert not describe_differences("ref_davis17", "classic") and "sorted as strings" in describe_differences(
+        "ref_davis17", "valid"
+    )
 
 
 ALIKE = (
@@ -55,7 +57,7 @@ def test_only_pixelqa_among_them_is_asked_otherwise(name: str) -> None:
     records = choices() if BENCHMARKS[name].dataset.startswith("videorefer") else expressions()
     asked = []
     for protocol in ("correct", "original"):
-        how = protocol_of(name, split, protocol)
-        (question, *_) = how.questions(how.units(records)[0], read, 16)
+        how = get_protocol(name, split, protocol)
+        (question, *_) = how.build_questions(how.group_records(records)[0], read, 16)
         asked.append((question.text, question.prompts, question.regions, question.view))
     assert (asked[0] == asked[1]) == (name in ALIKE)

@@ -14,10 +14,10 @@ from worlds import Counting, captions, run
 
 from unipixel.cli import app
 from unipixel.eval.captions import Captions
-from unipixel.eval.judge import EndpointJudge, JudgeError, grades_file, judge_lines, parse_grades
-from unipixel.eval.predict import Perfect
-from unipixel.eval.report import collect
-from unipixel.eval.runner import Run, predict
+from unipixel.eval.judge import EndpointJudge, JudgeError, get_grades_path, grade_predictions, parse_grades
+from unipixel.eval.predictors import PerfectPredictor
+from unipixel.eval.report import collect_sections
+from unipixel.eval.runner import BenchmarkRun, predict
 
 FULL = """1. Subject Correspondence: 5
 Explanation: the same.
@@ -75,7 +75,7 @@ def judge(server: Server, **options: object) -> EndpointJudge:
     return EndpointJudge(model="m", base_url=server.url, wait_s=0.0, timeout_s=5.0, **options)
 
 
-def described() -> Run:
+def described() -> BenchmarkRun:
     return run(Captions(regions="multiple"), captions(), "videorefer_bench_d", "multi")
 
 
@@ -127,8 +127,8 @@ def test_grades_are_read_from_the_lines_asked_for(text: str, grades: dict[str, f
 
 
 def test_without_a_judge_descriptions_are_kept_and_called_ungraded(tmp_path: Path) -> None:
-    predict(described(), Perfect(), tmp_path)
-    (one,) = collect([tmp_path])
+    predict(described(), PerfectPredictor(), tmp_path)
+    (one,) = collect_sections([tmp_path])
     names = [row.name for row in one.rows if row.figure]
     assert names == ["token F1 (no judge)", "CIDEr-D (no judge)"]
     assert any("descriptions without grades: 2" in note for note in one.notes)
@@ -136,20 +136,20 @@ def test_without_a_judge_descriptions_are_kept_and_called_ungraded(tmp_path: Pat
 
 def test_a_judge_grades_what_is_written_once_and_goes_on_where_it_stopped(tmp_path: Path, server: Server) -> None:
     made = described()
-    predict(made, Perfect(), tmp_path)
+    predict(made, PerfectPredictor(), tmp_path)
     server.replies = [(200, FULL), (403, "")]
-    judge_lines(made.file(tmp_path), judge(server))
-    (one,) = collect([tmp_path])
+    grade_predictions(made.get_path(tmp_path), judge(server))
+    (one,) = collect_sections([tmp_path])
     values = {row.name: row.figure.value for row in one.rows if row.figure}
     assert (values["average"], values["SC"], values["HD"]) == (3.5, 5.0, 2.0)
     assert one.rows[0].published is not None and one.rows[0].difference(3.44) == pytest.approx(0.06)
     assert "graded by m" in one.notes
     assert "descriptions that got no grades from the judge, in no average of grades: 1" in one.notes
-    judge_lines(made.file(tmp_path), judge(server))
+    grade_predictions(made.get_path(tmp_path), judge(server))
     assert len(server.asked) == 2
-    judge_lines(made.file(tmp_path), judge(server), retry=True)
+    grade_predictions(made.get_path(tmp_path), judge(server), retry=True)
     assert len(server.asked) == 3
-    (one,) = collect([tmp_path])
+    (one,) = collect_sections([tmp_path])
     assert [row.figure.count for row in one.rows if row.name == "SC" and row.figure] == [2]
 
 
@@ -165,11 +165,11 @@ def test_the_command_line_asks_a_judge(benchmarks_dir: Path, tmp_path: Path, ser
 
 def test_grades_of_two_judges_are_not_mixed(tmp_path: Path, server: Server) -> None:
     made = described()
-    predict(made, Perfect(), tmp_path)
-    judge_lines(made.file(tmp_path), judge(server))
+    predict(made, PerfectPredictor(), tmp_path)
+    grade_predictions(made.get_path(tmp_path), judge(server))
     other = EndpointJudge(model="other", base_url=server.url)
     with pytest.raises(ValueError, match=r"grades\.jsonl holds grades of m, not of other"):
-        judge_lines(made.file(tmp_path), other)
+        grade_predictions(made.get_path(tmp_path), other)
 
 
 def test_failed_descriptions_get_the_lowest_grades_and_are_not_shown_to_the_judge(
@@ -177,9 +177,9 @@ def test_failed_descriptions_get_the_lowest_grades_and_are_not_shown_to_the_judg
 ) -> None:
     made = described()
     predict(made, Counting(fail=[0]), tmp_path)
-    judge_lines(made.file(tmp_path), judge(server))
-    assert len(server.asked) == 1 and grades_file(made.file(tmp_path)).exists()
-    (one,) = collect([tmp_path])
+    grade_predictions(made.get_path(tmp_path), judge(server))
+    assert len(server.asked) == 1 and get_grades_path(made.get_path(tmp_path)).exists()
+    (one,) = collect_sections([tmp_path])
     values = {row.name: row.figure.value for row in one.rows if row.figure}
     assert values["SC"] == 2.5
     assert one.failed == 1

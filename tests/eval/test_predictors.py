@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from worlds import choices, expressions, read
 
-from unipixel.bench.subject import QUICK_SAM, random_engine
+from unipixel.bench.inputs import QUICK_SAM, build_random_engine
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.errors import PromptError
 from unipixel.eval.choices import Choices
 from unipixel.eval.pixelqa import PixelQA
-from unipixel.eval.predict import RELEASED, EnginePredictor, Perfect
+from unipixel.eval.predictors import RELEASED, EnginePredictor, PerfectPredictor
 from unipixel.eval.protocols import Protocol
-from unipixel.eval.questions import Question, Reply, View
+from unipixel.eval.questions import ClipView, Prediction, Question
 from unipixel.eval.video_masks import VideoMasks
 from unipixel.masks import MaskTrack
 from unipixel.processing import Processor
@@ -27,7 +27,7 @@ from unipixel.sample import Turn
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return random_engine(QUICK_SAM)
+    return build_random_engine(QUICK_SAM)
 
 
 @pytest.fixture
@@ -38,7 +38,9 @@ def predictor(engine: Engine) -> Iterator[EnginePredictor]:
 
 
 def questions(protocol: Protocol, records: list, num_frames: int = 4) -> list[Question]:
-    asked = [one for unit in protocol.units(records) for one in protocol.questions(unit, read, num_frames)]
+    asked = [
+        one for unit in protocol.group_records(records) for one in protocol.build_questions(unit, read, num_frames)
+    ]
     return [replace(one, max_new_tokens=4) for one in asked]
 
 
@@ -64,7 +66,7 @@ def test_evaluation_asks_once_whatever_the_question_names(engine: Engine, predic
     (asked,) = questions(VideoMasks(), expressions(1, 1))[:1]
     asked = replace(asked, text="Please segment the dog and the two cats in this video.")
     with engine.open(asked.sample.media, track="all") as session:
-        assert session.request(asked.text).wanted  # it would be taken apart elsewhere
+        assert session.prepare(asked.text).wanted  # it would be taken apart elsewhere
         once = session.ask(asked.text, max_new_tokens=4, each=False)
     reply = predictor.answer(asked)
     assert reply.text == once.raw_text
@@ -84,7 +86,7 @@ def test_another_clip_is_opened_anew(predictor: EnginePredictor) -> None:
 
 def test_given_masks_reach_the_model_as_they_are(predictor: EnginePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     (asked, *_) = questions(Choices(style="videorefer", regions="single"), choices())
-    given, opening = [], Processor.first_turn
+    given, opening = [], Processor.build_first_turn
     monkeypatch.setattr(
         Processor, "first_turn", lambda self, *all_of: given.append(all_of[2]) or opening(self, *all_of)
     )
@@ -98,7 +100,7 @@ def test_prompts_become_objects_under_their_own_ids(predictor: EnginePredictor) 
     reply = predictor.answer(asked)
     assert [one.id for one in reply.objects] == [1, 4]
     assert all(one.track.num_frames == 4 for one in reply.objects)
-    assert Reply.from_json(reply.to_json()) == Reply(
+    assert Prediction.from_json(reply.to_json()) == Prediction(
         reply.text, tuple(replace(one, scores=tuple(round(s, 4) for s in one.scores)) for one in reply.objects)
     )
 
@@ -123,7 +125,7 @@ def test_an_object_that_was_not_found_becomes_the_whole_frame_only_where_the_ori
         seen.append(objects)
         return answer
 
-    given = Session.put
+    given = Session.ask_turn
     monkeypatch.setattr(Session, "put", nothing_found)
     (original, *_) = questions(PixelQA(prompts="point", original=True), choices())
     filled = predictor.answer(original)
@@ -134,14 +136,14 @@ def test_an_object_that_was_not_found_becomes_the_whole_frame_only_where_the_ori
 
 def test_picture_sizes_of_a_protocol_are_for_released_checkpoints_only(engine: Engine) -> None:
     (asked, *_) = questions(Choices(style="videorefer", regions="single"), choices())
-    assert EnginePredictor(engine)._engine(asked.view) is engine
+    assert EnginePredictor(engine)._get_engine(asked.view) is engine
     released = Engine(engine.model, Processor(engine.processor.tokenizer, RELEASED))
-    settings = EnginePredictor(released)._engine(asked.view).processor.settings
+    settings = EnginePredictor(released)._get_engine(asked.view).processor.settings
     assert (settings.min_pixels, settings.max_pixels) == (100 * 28 * 28, 144 * 28 * 28)
-    assert EnginePredictor(released)._engine(None) is released
-    view = View(share_budget=False, fps=0.5, frame_resize="tensor")
-    settings = EnginePredictor(released)._engine(view).processor.settings
-    assert (settings.largest_area(1), settings.fps, settings.frame_resize) == (256 * 28 * 28, 0.5, "tensor")
+    assert EnginePredictor(released)._get_engine(None) is released
+    view = ClipView(share_budget=False, fps=0.5, frame_resize="tensor")
+    settings = EnginePredictor(released)._get_engine(view).processor.settings
+    assert (settings.compute_max_area(1), settings.fps, settings.frame_resize) == (256 * 28 * 28, 0.5, "tensor")
 
 
 def test_objects_that_are_given_stand_in_the_order_of_the_question_and_one_that_is_unseen_keeps_its_line(
@@ -151,27 +153,27 @@ def test_objects_that_are_given_stand_in_the_order_of_the_question_and_one_that_
     sample = asked.sample
     unseen = MaskTrack(sample.media.size_hw, (None,) * sample.media.num_frames)
     turns = []
-    opening = Processor.first_turn
+    opening = Processor.build_first_turn
     monkeypatch.setattr(Processor, "first_turn", lambda self, *given: turns.append(opening(self, *given)) or turns[-1])
     predictor.answer(replace(asked, regions=(3, 0), sample=replace(sample, objects={**sample.objects, 0: unseen})))
-    text = predictor.engine.processor.answer_text(turns[-1].input_ids.tolist())
+    text = predictor.engine.processor.decode_answer(turns[-1].input_ids.tolist())
     lines = text.split("highlighted regions are as follows:\n")[1].split("\n")
     assert lines[0] == "[3]: <1>-<2> <|mem|> <3>-<4> <|mem|>" and lines[1] == "[0]: "
     alone = replace(asked, regions=(0,), sample=replace(sample, objects={0: unseen}))
-    assert isinstance(predictor.answer(alone), Reply)
+    assert isinstance(predictor.answer(alone), Prediction)
 
 
 def test_a_question_with_markup_is_an_error_and_the_next_one_is_answered(predictor: EnginePredictor) -> None:
     first, second = questions(VideoMasks(), expressions(1, 2))
     with pytest.raises(PromptError, match="reserved token"):
         predictor.answer(replace(first, text="Where is <|seg|>?"))
-    assert isinstance(predictor.answer(second), Reply)
+    assert isinstance(predictor.answer(second), Prediction)
 
 
 def test_the_truth_is_told_in_the_form_that_the_question_asks_for() -> None:
     (primed, *_) = questions(Choices(style="videorefer", regions="single"), choices())
     (plain, *_) = questions(PixelQA(prompts="box"), choices())
-    assert Perfect().answer(primed).text == "B)"
-    reply = Perfect().answer(plain)
+    assert PerfectPredictor().answer(primed).text == "B)"
+    reply = PerfectPredictor().answer(plain)
     assert reply.text == "(B)"
     assert np.array_equal(reply.objects[1].track.masks, plain.sample.objects[4].masks)

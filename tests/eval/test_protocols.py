@@ -10,29 +10,29 @@ import pytest
 from worlds import FRAMES, SIZE_HW, choices, expressions, media, read, record, square
 
 from unipixel.errors import DatasetError
-from unipixel.eval.choices import Choices, accuracy_figures
+from unipixel.eval.choices import Choices, summarize_accuracy
 from unipixel.eval.image_masks import ImageMasks
-from unipixel.eval.pixelqa import PRIMER, PixelQA, counted_from_one, original_kinds
-from unipixel.eval.protocols import Protocol, narrowed, spread
-from unipixel.eval.questions import Found, Question, Reply
+from unipixel.eval.pixelqa import PRIMER, PixelQA, choose_original_kinds, renumber_from_one
+from unipixel.eval.protocols import Protocol, select_frames, spread_frames
+from unipixel.eval.questions import PredictedObject, Prediction, Question
 from unipixel.eval.video_masks import ClassicDavis, Davis, Revos, VideoMasks
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Box, Point, Query, Sample
 
 
-def found(*tracks: MaskTrack, text: str = "") -> Reply:
-    scored = [Found(n, track, (1.0 - 0.1 * n,) * track.num_frames) for n, track in enumerate(tracks, start=1)]
-    return Reply(text, tuple(scored))
+def found(*tracks: MaskTrack, text: str = "") -> Prediction:
+    scored = [PredictedObject(n, track, (1.0 - 0.1 * n,) * track.num_frames) for n, track in enumerate(tracks, start=1)]
+    return Prediction(text, tuple(scored))
 
 
 def asked(protocol: Protocol, number: int = 0, records: list | None = None, num_frames: int = 16) -> Question:
-    unit = protocol.units(records or expressions())[number]
-    return protocol.questions(unit, read, num_frames)[0]
+    unit = protocol.group_records(records or expressions())[number]
+    return protocol.build_questions(unit, read, num_frames)[0]
 
 
 def figures(protocol: Protocol, measures: list) -> dict[str, float]:
-    return {one.name: one.value for one in protocol.figures(measures)}
+    return {one.name: one.value for one in protocol.summarize(measures)}
 
 
 # videos
@@ -44,21 +44,21 @@ def test_all_objects_of_a_reply_count_and_only_the_first_in_the_original() -> No
     left[:, :, :9], right[:, :, 9:] = truth.masks[:, :, :9], truth.masks[:, :, 9:]
     reply = found(MaskTrack.from_masks(left), MaskTrack.from_masks(right))
     question = asked(VideoMasks())
-    assert VideoMasks().measure(question, reply)["J"] == 1.0
-    first = VideoMasks(original=True).measure(question, reply)["J"]
+    assert VideoMasks().score(question, reply)["J"] == 1.0
+    first = VideoMasks(original=True).score(question, reply)["J"]
     assert first == pytest.approx(np.mean([left[t].sum() / truth.areas[t] for t in range(FRAMES)]))
 
 
 def test_an_error_is_zero_and_in_the_original_an_empty_mask() -> None:
     question = asked(VideoMasks(), 1)  # hidden on the last two of six frames
-    assert VideoMasks().failures([question])[0]["J"] == 0.0
-    assert VideoMasks(original=True).failures([question])[0]["J"] == pytest.approx(2 / 6)
-    assert VideoMasks(original=True).failures([])[0]["J"] == 0.0
+    assert VideoMasks().score_failed_unit([question])[0]["J"] == 0.0
+    assert VideoMasks(original=True).score_failed_unit([question])[0]["J"] == pytest.approx(2 / 6)
+    assert VideoMasks(original=True).score_failed_unit([])[0]["J"] == 0.0
 
 
 def test_masks_of_another_size_or_length_are_refused() -> None:
     with pytest.raises(ValueError, match=r"predicted masks are 2 frames of \(24, 32\), the clip has 6"):
-        VideoMasks().measure(asked(VideoMasks()), found(square(1, 1, frames=2)))
+        VideoMasks().score(asked(VideoMasks()), found(square(1, 1, frames=2)))
 
 
 def test_revos_averages_its_groups_and_leaves_out_what_is_not_there() -> None:
@@ -68,14 +68,14 @@ def test_revos_averages_its_groups_and_leaves_out_what_is_not_there() -> None:
     measures = [row("referring", 1.0), row("referring", 0.5), row("reasoning", 0.25), row("no object", 0.0)]
     table = figures(Revos(), measures)
     assert (table["referring J&F"], table["reasoning J&F"], table["J&F"]) == (75.0, 25.0, 50.0)
-    assert Revos().notes(measures) == ["expressions of things that are not there, in no average: 1"]
+    assert Revos().list_notes(measures) == ["expressions of things that are not there, in no average: 1"]
     assert figures(Revos(), [row("no object", 1.0)]) == {}
 
 
 def test_revos_accuracy_and_robustness_are_binarised_and_not_in_the_original() -> None:
     question, truth = asked(Revos()), square(2, 4)
     spill = found(MaskTrack.from_masks(truth.masks | square(2, 5).masks))  # one row of 8 below the target
-    correct, original = (Revos(original=o).measure(question, spill) for o in (False, True))
+    correct, original = (Revos(original=o).score(question, spill) for o in (False, True))
     foreground = question.sample.areas["foreground"].areas
     assert correct["R"] == pytest.approx(np.mean(1 - 8 / foreground))
     assert original["R"] == 0.0
@@ -88,7 +88,7 @@ def test_revos_needs_its_foreground() -> None:
     question = asked(Revos())
     bare = replace(question, sample=replace(question.sample, areas={}))
     with pytest.raises(DatasetError, match="no foreground mask"):
-        Revos().measure(bare, found())
+        Revos().score(bare, found())
 
 
 def eleven() -> list:
@@ -104,16 +104,16 @@ def eleven() -> list:
 
 def test_the_original_ref_davis_numbers_expressions_as_strings() -> None:
     records = eleven()
-    own, strings = (Davis(original=o).units(records) for o in (False, True))
+    own, strings = (Davis(original=o).group_records(records) for o in (False, True))
     assert [unit.truths for unit in own] == [()] * 11
     # sorted as strings: 0, 1, 10, 2, ...; the third mask of the file is that of expression 2
     assert [unit.truths[0].id for unit in strings] == [f"v/{n}" for n in (0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 2)]
     perfect = found(square(10, 10))
-    assert Davis().measure(asked(Davis(), 10, records), perfect)["J"] == 1.0
+    assert Davis().score(asked(Davis(), 10, records), perfect)["J"] == 1.0
     question = asked(Davis(original=True), 10, records)
     assert question.text == asked(Davis(), 10, records).text
-    assert Davis(original=True).measure(question, perfect)["J"] < 0.2
-    assert Davis(original=True).measure(question, found(square(2, 2)))["J"] == 1.0
+    assert Davis(original=True).score(question, perfect)["J"] < 0.2
+    assert Davis(original=True).score(question, found(square(2, 2)))["J"] == 1.0
 
 
 def test_the_original_ref_davis_says_when_its_numbering_meets_another_video() -> None:
@@ -134,31 +134,31 @@ def passes(objects: int = 2) -> list:
 
 def test_the_classic_protocol_lets_objects_compete_and_averages_four_passes() -> None:
     protocol, records = ClassicDavis(), passes()
-    (unit,) = protocol.units(records)
-    questions = protocol.questions(unit, read, 16)
+    (unit,) = protocol.group_records(records)
+    questions = protocol.build_questions(unit, read, 16)
     own = [square(2, 4), square(14, 4)]
     replies = [found(own[n // 4]) for n in range(8)]
-    assert figures(protocol, protocol.measures(questions, replies)) == {"J": 100.0, "F": 100.0, "J&F": 100.0}
+    assert figures(protocol, protocol.score_unit(questions, replies)) == {"J": 100.0, "F": 100.0, "J&F": 100.0}
     # in the first pass both expressions find the first object; the surer one keeps it
-    sure, unsure = replies[0], Reply("", (replace(replies[0].objects[0], scores=(0.1,) * FRAMES),))
-    measures = protocol.measures(questions, [sure, *replies[1:4], unsure, *replies[5:]])
+    sure, unsure = replies[0], Prediction("", (replace(replies[0].objects[0], scores=(0.1,) * FRAMES),))
+    measures = protocol.score_unit(questions, [sure, *replies[1:4], unsure, *replies[5:]])
     assert [(m["pass"], m["J"]) for m in measures[:3]] == [(0, 1.0), (0, 0.0), (1, 1.0)]
     assert figures(protocol, measures)["J"] == pytest.approx(100 * (0.5 + 3) / 4)
-    measures = protocol.measures(questions, [unsure, *replies[1:4], sure, *replies[5:]])
+    measures = protocol.score_unit(questions, [unsure, *replies[1:4], sure, *replies[5:]])
     assert [m["J"] for m in measures[:2]] == [0.0, 0.0]
 
 
 def test_the_classic_protocol_refuses_other_numbers_of_expressions() -> None:
     with pytest.raises(DatasetError, match="needs four expressions per object"):
-        ClassicDavis().units(passes()[:6])
+        ClassicDavis().group_records(passes()[:6])
 
 
 def test_the_classic_protocol_counts_a_failed_video_by_its_objects() -> None:
     protocol = ClassicDavis()
-    (unit,) = protocol.units(passes())
-    failed = protocol.failures(protocol.questions(unit, read, 16))
+    (unit,) = protocol.group_records(passes())
+    failed = protocol.score_failed_unit(protocol.build_questions(unit, read, 16))
     assert len(failed) == 8 and figures(protocol, failed)["J&F"] == 0.0
-    assert len(protocol.failures([])) == 4
+    assert len(protocol.score_failed_unit([])) == 4
 
 
 # pictures
@@ -175,8 +175,8 @@ def picture(target: MaskTrack, ignore: MaskTrack | None = None, box: tuple | Non
 def test_ignored_pixels_count_nowhere_and_are_background_in_the_original() -> None:
     question = picture(square(2, 2, 1), ignore=square(10, 2, 1))
     both = found(MaskTrack.from_masks(square(2, 2, 1).masks | square(10, 2, 1).masks))
-    assert ImageMasks().measure(question, both) == {"intersection": 64, "union": 64}
-    assert ImageMasks(original=True).measure(question, both) == {"intersection": 64, "union": 128}
+    assert ImageMasks().score(question, both) == {"intersection": 64, "union": 64}
+    assert ImageMasks(original=True).score(question, both) == {"intersection": 64, "union": 128}
 
 
 def test_small_and_large_targets_weigh_alike_in_the_mean_and_by_area_in_ciou() -> None:
@@ -187,16 +187,16 @@ def test_small_and_large_targets_weigh_alike_in_the_mean_and_by_area_in_ciou() -
 
 def test_a_failed_picture_keeps_its_target_in_the_union() -> None:
     question = picture(square(2, 2, 1), box=(2, 2, 10, 10))
-    assert ImageMasks(boxes=True).failures([question]) == [{"intersection": 0, "union": 64, "hit": False}]
-    assert ImageMasks().failures([]) == [{"intersection": 0, "union": 1}]
+    assert ImageMasks(boxes=True).score_failed_unit([question]) == [{"intersection": 0, "union": 64, "hit": False}]
+    assert ImageMasks().score_failed_unit([]) == [{"intersection": 0, "union": 1}]
 
 
 def test_boxes_are_compared_with_the_annotated_ones() -> None:
     question = picture(square(2, 2, 1), box=(2, 2, 10, 10))
     protocol = ImageMasks(boxes=True)
-    assert protocol.measure(question, found(square(2, 2, 1)))["hit"]
-    assert not protocol.measure(question, found(square(9, 2, 1)))["hit"]
-    assert not protocol.measure(question, found())["hit"]
+    assert protocol.score(question, found(square(2, 2, 1)))["hit"]
+    assert not protocol.score(question, found(square(9, 2, 1)))["hit"]
+    assert not protocol.score(question, found())["hit"]
     sample = replace(question.sample, boxes={})
     with pytest.raises(DatasetError, match="no annotated box"):
         asked(protocol, records=[record("p/0", lambda: sample, 1)])
@@ -210,8 +210,8 @@ def test_a_primed_answer_is_read_by_its_first_word() -> None:
     question = asked(protocol, records=choices())
     assert question.prime == PRIMER
     assert question.text.endswith("\n(D) it leaves\nPlease only give the best option.")
-    assert protocol.measure(question, Reply("B) nothing"))["letter"] == "b"
-    assert protocol.measure(question, Reply("perhaps"))["letter"] is None
+    assert protocol.score(question, Prediction("B) nothing"))["letter"] == "b"
+    assert protocol.score(question, Prediction("perhaps"))["letter"] is None
 
 
 def test_a_single_frame_question_gives_the_masks_of_that_frame_alone() -> None:
@@ -231,29 +231,29 @@ def test_unreadable_replies_are_counted_and_wrong_and_failures_not_called_unread
     records = choices()
     questions = [asked(protocol, n, records) for n in range(3)]
     measures = [
-        protocol.measure(questions[0], Reply("b")),  # right, Basic
-        protocol.measure(questions[1], Reply("?")),  # unreadable, Future
-        protocol.failures([questions[2]])[0],  # failed, Basic
+        protocol.score(questions[0], Prediction("b")),  # right, Basic
+        protocol.score(questions[1], Prediction("?")),  # unreadable, Future
+        protocol.score_failed_unit([questions[2]])[0],  # failed, Basic
     ]
-    assert protocol.notes(measures) == ["replies that name no valid option, counted as wrong: 1"]
+    assert protocol.list_notes(measures) == ["replies that name no valid option, counted as wrong: 1"]
     table = figures(protocol, measures)
     assert table == {"accuracy": 25.0, "Basic Questions": 50.0, "Future Predictions": 0.0}
-    assert accuracy_figures(measures)[0].value == pytest.approx(100 / 3)
+    assert summarize_accuracy(measures)[0].value == pytest.approx(100 / 3)
 
 
 # frames
 
 
 def test_frames_are_spread_evenly_and_keep_the_one_that_counts() -> None:
-    assert spread(5, 16) == [0, 1, 2, 3, 4]
-    assert spread(32, 4) == [0, 10, 21, 31]
-    assert spread(32, 4, keep=12) == [0, 12, 21, 31]
-    assert spread(32, 4, keep=31) == [0, 10, 21, 31]
-    assert spread(9, 1) == [0] and spread(9, 1, keep=7) == [7]
+    assert spread_frames(5, 16) == [0, 1, 2, 3, 4]
+    assert spread_frames(32, 4) == [0, 10, 21, 31]
+    assert spread_frames(32, 4, keep=12) == [0, 12, 21, 31]
+    assert spread_frames(32, 4, keep=31) == [0, 10, 21, 31]
+    assert spread_frames(9, 1) == [0] and spread_frames(9, 1, keep=7) == [7]
 
 
 def test_a_narrowed_sample_keeps_masks_and_frames_together() -> None:
-    sample = narrowed(read(choices()[0]), [0, 2, 5])
+    sample = select_frames(read(choices()[0]), [0, 2, 5])
     assert sample.media.num_frames == sample.objects[0].num_frames == 3
     assert sample.queries[0].frame == 1
     assert sample.objects[0].rles[1] == square(1, 1).rles[2]
@@ -281,7 +281,7 @@ def test_pixelqa_counts_objects_from_one_in_texts_and_masks() -> None:
     assert question.query.about == (1, 4) and set(question.sample.objects) == {1, 4}
     untouched = read(choices()[0])
     untouched = replace(untouched, queries=(replace(untouched.queries[0], about=(3,)),))
-    assert counted_from_one(untouched) is untouched
+    assert renumber_from_one(untouched) is untouched
 
 
 def test_pixelqa_points_at_the_inside_of_an_object_and_boxes_touch_its_edges() -> None:
@@ -304,25 +304,25 @@ def test_pixelqa_scores_volumes_of_every_object_and_reads_unprimed_replies() -> 
     question = pixel_question()
     half = np.zeros((FRAMES, *SIZE_HW), dtype=bool)
     half[:3] = square(1, 1).masks[:3]
-    reply = Reply("The answer is (B).", (Found(1, MaskTrack.from_masks(half)),))
+    reply = Prediction("The answer is (B).", (PredictedObject(1, MaskTrack.from_masks(half)),))
     protocol = PixelQA(prompts="mixed")
-    measures = protocol.measure(question, reply)
+    measures = protocol.score(question, reply)
     assert measures["letter"] == "b"
     assert measures["J"] == [0.5, 0.0] and measures["F"] == pytest.approx([2 / 3, 0.0])
     assert figures(protocol, [measures])["J&F"] == pytest.approx(100 * (0.25 + 1 / 3) / 2)
-    assert "objects without a pixel in common with their mask: 1" in protocol.notes([measures])
-    assert protocol.failures([question])[0]["J"] == [0.0, 0.0]
+    assert "objects without a pixel in common with their mask: 1" in protocol.list_notes([measures])
+    assert protocol.score_failed_unit([question])[0]["J"] == [0.0, 0.0]
 
 
 def test_pixelqa_reports_frames_too_but_not_in_the_original() -> None:
     question, protocol = pixel_question(), PixelQA(prompts="mixed")
     half = np.zeros((FRAMES, *SIZE_HW), dtype=bool)
     half[:3] = square(1, 1).masks[:3]
-    measures = protocol.measure(question, Reply("(B)", (Found(1, MaskTrack.from_masks(half)),)))
+    measures = protocol.score(question, Prediction("(B)", (PredictedObject(1, MaskTrack.from_masks(half)),)))
     assert measures["J of frames"] == [0.5, 0.0] and measures["boundary F"] == [0.5, 0.0]
     assert figures(protocol, [measures])["J&F of frames"] == 25.0
     original = PixelQA(prompts="mixed", original=True)
-    told = figures(original, [original.measure(pixel_question(original=True), Reply("B"))])
+    told = figures(original, [original.score(pixel_question(original=True), Prediction("B"))])
     assert "J of frames" not in told and told["accuracy"] == 100.0
 
 
@@ -352,10 +352,11 @@ def test_the_original_pixelqa_words_its_prefilling_with_the_ids_of_the_data() ->
 
 def test_the_original_mix_draws_a_rounded_half_of_the_points() -> None:
     counts = {
-        n: {original_kinds("mixed", n, random.Random(seed)).count("point") for seed in range(20)} for n in range(1, 6)
+        n: {choose_original_kinds("mixed", n, random.Random(seed)).count("point") for seed in range(20)}
+        for n in range(1, 6)
     }
     assert counts == {1: {0, 1}, 2: {1}, 3: {2}, 4: {2}, 5: {2}}
-    assert original_kinds("box", 2, random.Random(0)) == ["box", "box"]
+    assert choose_original_kinds("box", 2, random.Random(0)) == ["box", "box"]
 
 
 # whole videos
@@ -400,10 +401,10 @@ def test_the_original_cannot_read_a_file_of_one_frame() -> None:
 def test_replies_at_which_the_original_stops_are_wrong_and_counted_apart() -> None:
     protocol = Choices(style="mvbench", original=True)
     question = asked(protocol, records=choices())
-    measures = [protocol.measure(question, Reply(text)) for text in ("", " b", "b", "?")]
+    measures = [protocol.score(question, Prediction(text)) for text in ("", " b", "b", "?")]
     assert [m["letter"] for m in measures] == [None, None, "b", None]
-    assert protocol.notes(measures) == [
+    assert protocol.list_notes(measures) == [
         "replies that name no valid option, counted as wrong: 1",
         "replies that are empty or begin with a blank, at which the original's scorer stops, counted as wrong: 2",
     ]
-    assert Choices(style="mvbench").measure(question, Reply(" b"))["letter"] == "b"
+    assert Choices(style="mvbench").score(question, Prediction(" b"))["letter"] == "b"

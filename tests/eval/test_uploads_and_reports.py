@@ -15,22 +15,22 @@ from worlds import FRAMES, SIZE_HW, Counting, choices, expressions, run, square
 
 from unipixel.errors import DatasetError
 from unipixel.eval.choices import Choices
-from unipixel.eval.pages import examples, page
+from unipixel.eval.pages import render_page, select_examples
 from unipixel.eval.pixelqa import PixelQA
-from unipixel.eval.predict import Blank, Perfect
-from unipixel.eval.report import collect, markdown
-from unipixel.eval.runner import Run, predict
+from unipixel.eval.predictors import BlankPredictor, PerfectPredictor
+from unipixel.eval.report import collect_sections, render_markdown
+from unipixel.eval.runner import BenchmarkRun, predict
+from unipixel.eval.uploads import write_zip
 from unipixel.eval.video_masks import VideoMasks
-from unipixel.eval.zips import write_zip
 
 
-def server(**options: object) -> Run:
+def server(**options: object) -> BenchmarkRun:
     return run(VideoMasks(server=True), expressions(2), "mevis", "valid", **options)
 
 
 @pytest.mark.parametrize(("layout", "root"), [("mevis", ""), ("ref_youtube_vos", "Annotations/")])
 def test_uploads_have_one_png_per_frame_and_expression(tmp_path: Path, layout: str, root: str) -> None:
-    lines = list(predict(server(), Perfect(), tmp_path / "out").values())
+    lines = list(predict(server(), PerfectPredictor(), tmp_path / "out").values())
     count = write_zip(lines, layout, tmp_path / "upload.zip")
     with zipfile.ZipFile(tmp_path / "upload.zip") as archive:
         names = archive.namelist()
@@ -42,7 +42,7 @@ def test_uploads_have_one_png_per_frame_and_expression(tmp_path: Path, layout: s
 
 
 def test_nothing_found_is_an_empty_png_and_the_same_masks_give_the_same_bytes(tmp_path: Path) -> None:
-    lines = list(predict(server(), Blank(), tmp_path / "out").values())
+    lines = list(predict(server(), BlankPredictor(), tmp_path / "out").values())
     paths = [tmp_path / "a.zip", tmp_path / "b.zip"]
     for path in paths:
         write_zip(lines, "mevis", path)
@@ -61,7 +61,7 @@ def test_what_failed_is_not_uploaded_as_empty_masks(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def evaluated(tmp_path: Path) -> tuple[Path, list[Run]]:
+def evaluated(tmp_path: Path) -> tuple[Path, list[BenchmarkRun]]:
     """Two benchmarks with one failure."""
     runs = [
         run(VideoMasks(), expressions(2), "mevis", "valid_u"),
@@ -70,14 +70,14 @@ def evaluated(tmp_path: Path) -> tuple[Path, list[Run]]:
     ]
     predict(runs[0], Counting(fail=[1]), tmp_path)
     for one in runs[1:]:
-        predict(one, Perfect(), tmp_path)
+        predict(one, PerfectPredictor(), tmp_path)
     return tmp_path, runs
 
 
 def test_a_report_has_figures_published_ones_differences_counts_and_failures(
-    evaluated: tuple[Path, list[Run]],
+    evaluated: tuple[Path, list[BenchmarkRun]],
 ) -> None:
-    sections = collect([evaluated[0]])
+    sections = collect_sections([evaluated[0]])
     values = json.loads(json.dumps([one.to_json() for one in sections]))
     (mevis,) = [one for one in values if one["benchmark"] == "mevis"]
     assert (mevis["questions"], mevis["failed"], mevis["units"], mevis["done"]) == (4, 1, 4, 4)
@@ -93,7 +93,7 @@ def test_a_report_has_figures_published_ones_differences_counts_and_failures(
         "release": {"UniPixel-3B": "paper"},
         "secondary_source": True,
     }
-    text = markdown(sections)
+    text = render_markdown(sections)
     assert "| J&F | 75.0 | 59.7* | +15.3 |  |  | 4 | paper |" in text
     (accuracy,) = [line for line in text.splitlines() if line.startswith("| accuracy ") and "72.2" in line]
     assert accuracy.endswith("| released 3B; released 7B, October 2025 |")
@@ -103,34 +103,34 @@ def test_a_report_has_figures_published_ones_differences_counts_and_failures(
     assert "the published figures are of the original's protocol" in text
 
 
-def test_the_page_needs_no_other_file_and_shows_examples(evaluated: tuple[Path, list[Run]]) -> None:
-    sections = collect([evaluated[0]])
+def test_the_page_needs_no_other_file_and_shows_examples(evaluated: tuple[Path, list[BenchmarkRun]]) -> None:
+    sections = collect_sections([evaluated[0]])
     by_name = {(one.name, one.split): one for one in evaluated[1]}
-    shown = [examples(one, lambda s: by_name[s.header.benchmark, s.header.split], number=2) for one in sections]
+    shown = [select_examples(one, lambda s: by_name[s.header.benchmark, s.header.split], number=2) for one in sections]
     assert [len(few) for few in shown] == [2, 2, 2]
     assert [[name for name, _ in few[0].pictures] for few in shown] == [
         ["truth", "answer"],
         ["given masks"],
         ["given", "truth", "answer"],
     ]
-    text = page(sections, shown)
+    text = render_page(sections, shown)
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", text)
     assert text.count("data:image/jpeg;base64,") == 2 * (2 + 1 + 3)
     assert "v0/1: RuntimeError: out of memory" in text
     assert "<b>replied</b> The best option is (B)" in text
 
 
-def test_texts_of_a_page_are_escaped(evaluated: tuple[Path, list[Run]]) -> None:
-    sections = collect([evaluated[0]])
+def test_texts_of_a_page_are_escaped(evaluated: tuple[Path, list[BenchmarkRun]]) -> None:
+    sections = collect_sections([evaluated[0]])
     hostile = "<script>alert(1)</script>"
     line = {**sections[0].lines[1], "error": hostile}
     object.__setattr__(sections[0], "lines", (line,))
-    assert hostile not in page(sections, [[]] * len(sections))
+    assert hostile not in render_page(sections, [[]] * len(sections))
 
 
-def test_a_report_without_data_has_tables_and_no_pictures(evaluated: tuple[Path, list[Run]]) -> None:
-    def gone(_: object) -> Run:
+def test_a_report_without_data_has_tables_and_no_pictures(evaluated: tuple[Path, list[BenchmarkRun]]) -> None:
+    def gone(_: object) -> BenchmarkRun:
         raise DatasetError("the data are gone")
 
-    (first, *_) = collect([evaluated[0]])
-    assert examples(first, gone) == []
+    (first, *_) = collect_sections([evaluated[0]])
+    assert select_examples(first, gone) == []

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from unipixel.data.record import Record
-from unipixel.eval.predict import Perfect
+from unipixel.data.records import Record
+from unipixel.eval.predictors import PerfectPredictor
 from unipixel.eval.protocols import Protocol
-from unipixel.eval.questions import Question, Reply
-from unipixel.eval.runner import Run
+from unipixel.eval.questions import Prediction, Question
+from unipixel.eval.runner import BenchmarkRun
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Query, Sample
@@ -110,20 +110,20 @@ def captions(texts: Sequence[str] = ("a red car drives left", "two dogs play in 
     return [record(f"{place}", made(text)) for place, text in enumerate(texts)]
 
 
-def run(protocol: Protocol, records: Sequence[Record], name: str, split: str, **options: Any) -> Run:
+def run(protocol: Protocol, records: Sequence[Record], name: str, split: str, **options: Any) -> BenchmarkRun:
     """A run over records of this module under the name of a benchmark."""
     options = {"model": "test", **options}
-    return Run(name=name, split=split, protocol=protocol, records=records, read=read, **options)
+    return BenchmarkRun(name=name, split=split, protocol=protocol, records=records, read=read, **options)
 
 
-class Counting(Perfect):
+class Counting(PerfectPredictor):
     """Knows the truth, counts its questions, and fails or stops where it is told to."""
 
     def __init__(self, fail: Sequence[int] = (), stop_at: int | None = None) -> None:
         self.asked = 0
         self._fail, self._stop = fail, stop_at
 
-    def answer(self, question: Question) -> Reply:
+    def answer(self, question: Question) -> Prediction:
         """The truth."""
         self.asked += 1
         if self._stop == self.asked - 1:

@@ -24,25 +24,25 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import unipixel
-from unipixel.bench.subject import QUICK_SAM, random_engine
+from unipixel.bench.inputs import QUICK_SAM, build_random_engine
 from unipixel.engine.engine import Engine
 from unipixel.model.config import RELEASED_PIXEL
-from unipixel.model.fresh_modules import JOINTS
-from unipixel.model.tensor_names import official_name
+from unipixel.model.fresh_modules import FRESH_PREFIXES
+from unipixel.model.tensor_names import to_official_name
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model, save_model
 from unipixel.processing.images import patchify, resize_frame
+from unipixel.train.checkpoints import add_lora, save_adapter
 from unipixel.train.recipe import Lora, Start
 from unipixel.train.recipes import RECIPES
-from unipixel.train.saving import add_lora, save_adapter
-from unipixel.train.starting import begin
+from unipixel.train.setup import prepare_training
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parent / "read_by_transformers4.py"
 PACKAGES = ("torchvision", "transformers==4.53.3", "peft==0.17.0", "accelerate", "pillow")
 TEXTS = ["Please segment the dog.", "What is [1] <|ref|>?<|im_end|>\n", "日本語 é <|mem|><|seg|>", "x  12 'll \n\n"]
 TOLERANCE = 1e-4
-SAM_SIDE = (*JOINTS, "sam2.")
+SAM_SIDE = (*FRESH_PREFIXES, "sam2.")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def read(old_python: Path, engine: Engine, folder: Path, work: Path, *base: Path
     tokens = grid[0] * grid[1] * grid[2] // settings.merge_size**2
     chat = engine.processor.chat
     inputs = {
-        "input_ids": torch.tensor([[*chat.opening(tokens), *chat.question(TEXTS[0])]]),
+        "input_ids": torch.tensor([[*chat.encode_opening(tokens), *chat.encode_question(TEXTS[0])]]),
         "frames": torch.from_numpy(frames),
         "pixel_values_videos": patches,
         "video_grid_thw": torch.tensor([grid]),
@@ -139,7 +139,7 @@ def check_whole(old_python: Path, engine: Engine, folder: Path, work: Path) -> d
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_of_our_own_is_read(old_python: Path, tmp_path: Path, tied: bool, dtype: torch.dtype) -> None:
-    engine = random_engine(QUICK_SAM)
+    engine = build_random_engine(QUICK_SAM)
     config = replace(engine.model.config, pixel=RELEASED_PIXEL, tie_word_embeddings=tied)
     torch.manual_seed(0)
     model = UniPixel(config).eval()
@@ -178,7 +178,7 @@ def test_an_adapter_that_we_save_is_laid_over_qwen_by_peft(
     if qwen is None or sam is None:
         pytest.skip("stages/base holds no Qwen2.5-VL or no SAM 2.1")
     recipe = replace(RECIPES["joint"](), start=Start(qwen=str(qwen), sam=str(sam), stages=stages))
-    begun = begin(recipe)
+    begun = prepare_training(recipe)
     begun.model.config = replace(begun.model.config, pixel=RELEASED_PIXEL)
     settings = add_lora(begun.model, Lora(rank=4, alpha=8.0))
     torch.manual_seed(1)
@@ -199,8 +199,8 @@ def test_an_adapter_that_we_save_is_laid_over_qwen_by_peft(
     engine = unipixel.load(folder, device="cpu", dtype="float32")
     report, made, inputs = read(old_python, engine, folder, tmp_path, qwen)
     assert report["missing"] == []
-    assert report["unexpected"] and all(official_name(n).startswith(SAM_SIDE) for n in report["unexpected"])
-    assert [official_name(name) for name in report["laid"]] == ["model.embed_tokens.weight"]
+    assert report["unexpected"] and all(to_official_name(n).startswith(SAM_SIDE) for n in report["unexpected"])
+    assert [to_official_name(name) for name in report["laid"]] == ["model.embed_tokens.weight"]
     assert_same_logits(engine.model, inputs, made["logits"], "adapter")
     plain = load_model(folder, base=qwen, sam=sam)
     assert torch.equal(plain.language.embed_tokens.weight, engine.model.language.embed_tokens.weight)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from parity import Case, batch_of, cases, closeness
 
-from unipixel.model.segmenter import Decoded, Segmenter
+from unipixel.model.segmenter import MaskPrediction, Segmenter
 from unipixel.model.tracker import Cohort, Tracker
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
@@ -48,7 +48,7 @@ def embeds_and_positions(model: UniPixel, given: Case, wanted: Case, label: str)
     embeds = model.embed(given["input_ids"], videos and videos.merged, ref, mem, images and images.merged)
     if "inputs_embeds" in wanted:
         check("inputs_embeds", embeds[real], wanted["inputs_embeds"][real], LM)
-    positions, following = model.rope_index(
+    positions, following = model.compute_rope_index(
         given["input_ids"], real, batch["grid_thw"], batch["second_per_grid"], given.get("image_grid_thw")
     )
     if "position_ids" in wanted:
@@ -66,7 +66,7 @@ def test_text_and_vision_equal_the_original(model: UniPixel, parity_file: Find, 
             embeds, positions = embeds_and_positions(model, given, wanted, label)
             hidden = model.decode(embeds, positions, None if real.all() else real)
             closeness(label)("hidden_pre_norm", hidden[real], wanted["hidden_pre_norm"][real], LM)
-            closeness(label)("logits", model.logits(hidden)[real], wanted["logits"][real], LM)
+            closeness(label)("logits", model.compute_logits(hidden)[real], wanted["logits"][real], LM)
 
 
 def test_a_tied_head_equals_the_original(parity_file: Find, tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_a_tied_head_equals_the_original(parity_file: Find, tmp_path: Path) -> N
             real = given["attention_mask"].bool()
             hidden = tied(**batch_of(given) | {"sam_frames": None}).hidden
             closeness(name)("hidden_pre_norm", hidden[real], expected["hidden_pre_norm"][real], LM)
-            closeness(name)("logits", tied.logits(hidden)[real], expected["logits"][real], LM)
+            closeness(name)("logits", tied.compute_logits(hidden)[real], expected["logits"][real], LM)
 
 
-def check_masks(label: str, segmenter: Segmenter, steps: list[Decoded], wanted: Case) -> None:
+def check_masks(label: str, segmenter: Segmenter, steps: list[MaskPrediction], wanted: Case) -> None:
     """Compare what was decoded on all frames, objects first, frames second."""
     check = closeness(label)
     check("low_res_masks", torch.cat([s.low_res_masks for s in steps], 1), wanted["low_res_masks"], SAM)
@@ -105,7 +105,7 @@ def check_masks(label: str, segmenter: Segmenter, steps: list[Decoded], wanted: 
         check("multimask_low_res_raw", raw, wanted["multimask_low_res_raw"], SAM)
 
 
-def at_source_size(steps: list[Decoded], given: Case, wanted: Case) -> torch.Tensor:
+def at_source_size(steps: list[MaskPrediction], given: Case, wanted: Case) -> torch.Tensor:
     """(N, T, H, W) logits on the frames that the fixture keeps."""
     kept = wanted.get("video_res_frames", torch.arange(len(steps))).tolist()
     size = tuple(given["frame_size.0"].tolist())
@@ -119,15 +119,15 @@ def test_objects_are_segmented_and_tracked_as_in_the_original(model: UniPixel, p
             label, check = f"{file}/{name}", closeness(f"{file}/{name}")
             hidden = model(**batch_of(given) | {"sam_frames": None}).hidden
             check("hidden_pre_norm", hidden, wanted["hidden_pre_norm"], LM)
-            check("last logits", model.logits(hidden[:, -1]), wanted["last_position_logits"], LM)
-            queries = model.seg_tokens(hidden[0, wanted["seg_positions"]])
+            check("last logits", model.compute_logits(hidden[:, -1]), wanted["last_position_logits"], LM)
+            queries = model.compute_seg_tokens(hidden[0, wanted["seg_positions"]])
             check("seg_tokens", queries, wanted["seg_tokens"], LM)
             features = model.segmenter.encode(given["frames.0"])
             for ours, theirs in (("high_res_0", "fpn0"), ("high_res_1", "fpn1"), ("embed", "fpn2")):
                 expected = wanted[f"backbone_{theirs}"]
                 check(theirs, getattr(features, ours)[: len(expected)], expected, SAM)
             tracker = Tracker(model.segmenter, len(features))
-            steps = [tracker.prompt(features[:1], list(range(len(queries))), queries)]
+            steps = [tracker.add_prompts(features[:1], list(range(len(queries))), queries)]
             for t in range(1, len(features)):
                 following = tracker.step(features[t : t + 1])
                 assert following is not None
@@ -143,7 +143,7 @@ def test_memories_and_conditioned_features_equal_the_original(model: UniPixel, p
         for name, given, wanted in cases(parity_file(f"{file}.safetensors")):
             check = closeness(f"{file}/{name}")
             features = segmenter.encode(given["frames.0"])
-            first = segmenter.unconditioned(features[:1])
+            first = segmenter.add_no_memory(features[:1])
             decoded = segmenter.decode(first, features[:1], wanted["seg_tokens"])
             cohort = Cohort(segmenter, len(features))
             cohort.begin(features[:1], decoded)
@@ -154,7 +154,7 @@ def test_memories_and_conditioned_features_equal_the_original(model: UniPixel, p
             kept = wanted.get("video_res_frames", torch.arange(len(steps))).tolist()
             check("pix_feat", torch.stack([conditioned[t] for t in kept], 1), wanted["pix_feat_with_mem"], SAM)
             memories = [
-                segmenter.remember(features[t : t + 1].embed, s.low_res_masks, s.object_score_logits)
+                segmenter.encode_memory(features[t : t + 1].embed, s.low_res_masks, s.object_score_logits)
                 for t, s in enumerate(steps)
             ]
             grid = torch.stack(memories, 1).transpose(2, 3).unflatten(3, wanted["maskmem_features"].shape[-2:])
@@ -167,7 +167,7 @@ def test_frames_prompted_one_by_one_equal_the_originals_batch_mode(model: UniPix
         for name, given, wanted in cases(parity_file("segment_batch_mode.safetensors")):
             features = segmenter.encode(given["frames.0"])
             frames = [features[t : t + 1] for t in range(len(features))]
-            steps = [segmenter.decode(segmenter.unconditioned(f), f, wanted["seg_tokens"]) for f in frames]
+            steps = [segmenter.decode(segmenter.add_no_memory(f), f, wanted["seg_tokens"]) for f in frames]
             label = f"segment_batch_mode/{name}"
             check_masks(label, segmenter, steps, wanted)
             logits = at_source_size(steps, given, wanted)

@@ -12,9 +12,9 @@ import torch
 from parity import batch_of, cases, closeness, numbered
 
 from unipixel.model.config import UniPixelConfig
-from unipixel.model.tensor_names import disk_layout
+from unipixel.model.tensor_names import build_disk_layout
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import fill, read_checkpoint
+from unipixel.model.weights import fill_model, read_checkpoint
 from unipixel.train.losses import LossWeights, frame_loss, total_loss
 
 Find = Callable[[str], Path]
@@ -24,8 +24,8 @@ Find = Callable[[str], Path]
 def model(parity_file: Find) -> UniPixel:
     folder = parity_file("model.safetensors").parent
     _, tensors = read_checkpoint(folder)
-    out = UniPixel(UniPixelConfig.from_folder(folder).without_dropout())
-    fill(out, tensors, folder)
+    out = UniPixel(UniPixelConfig.from_folder(folder).copy_without_dropout())
+    fill_model(out, tensors, folder)
     return out.train()
 
 
@@ -42,7 +42,7 @@ def named_gradients(model: UniPixel) -> dict[str, torch.Tensor]:
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for name, parameter in model.named_parameters()
     }
-    return {official_name(disk): places[0][1] for disk, places in disk_layout(gradients).items()}
+    return {official_name(disk): places[0][1] for disk, places in build_disk_layout(gradients).items()}
 
 
 def test_losses_equal_the_original(model: UniPixel, parity_file: Find) -> None:

@@ -13,11 +13,11 @@ from tiny_models import disk_tensors, tiny_config, tiny_model, write_qwen, write
 
 from unipixel.errors import CheckpointError
 from unipixel.model.config import PixelConfig, UniPixelConfig, read_json
-from unipixel.model.fresh_modules import JOINTS, draw_joints
-from unipixel.model.starting_points import load_starting_point, starting_config
+from unipixel.model.fresh_modules import FRESH_PREFIXES, init_fresh_modules
+from unipixel.model.starting_points import build_starting_config, load_starting_point
 from unipixel.model.tensor_files import StoredTensor
-from unipixel.model.tensor_names import official_name
-from unipixel.model.weights import empty_model, expected_shapes
+from unipixel.model.tensor_names import to_official_name
+from unipixel.model.weights import build_empty_model, list_expected_shapes
 
 MATRICES = ("ref_encoder.pe_layer.positional_encoding_gaussian_matrix", "tem_pe.positional_encoding_gaussian_matrix")
 
@@ -36,7 +36,7 @@ def test_released_parts_are_taken_and_the_joints_stay_fresh(tmp_path: Path, tied
             assert torch.equal(tensor, segmenter[name]), name
         else:
             assert name in start.fresh, name
-    assert all(name.startswith(JOINTS) for name in start.fresh)
+    assert all(name.startswith(FRESH_PREFIXES) for name in start.fresh)
     assert start.model.training
     assert (start.model.lm_head.weight is start.model.language.embed_tokens.weight) == tied
 
@@ -77,19 +77,21 @@ def test_first_values_follow_the_laws_of_the_originals(released_file: Callable[[
     laws = {entry["name"]: entry for entry in read_json(released_file("init.json"))["tensors"]}
     stored = load_file(released_file("init.safetensors"))
     before, after = (
-        {official_name(k.removeprefix(side)): v for k, v in stored.items() if k.startswith(side)}
+        {to_official_name(k.removeprefix(side)): v for k, v in stored.items() if k.startswith(side)}
         for side in ("before/", "after/")
     )
-    released = {name: StoredTensor.of(tensor) for name, tensor in before.items() if not name.startswith(JOINTS)}
+    released = {
+        name: StoredTensor.from_tensor(tensor) for name, tensor in before.items() if not name.startswith(FRESH_PREFIXES)
+    }
     shapes = {name: tuple(entry["shape"]) for name, entry in laws.items()}
-    made = read_all(draw_joints(shapes, released, generator()))
+    made = read_all(init_fresh_modules(shapes, released, generator()))
     assert made.keys() == laws.keys()
     for name, entry in laws.items():
         ours, theirs = made[name], after[name]
         assert ours.shape == theirs.shape, name
         kind, law = entry["kind"], entry.get("law", "")
         if kind == "copy":
-            origin = official_name(entry["copied_from"])
+            origin = to_official_name(entry["copied_from"])
             assert torch.equal(ours, before[origin]) and torch.equal(ours, theirs), name
         elif law == "ones" or law == "zeros":
             assert torch.equal(ours, theirs), name
@@ -110,7 +112,9 @@ def moments(values: torch.Tensor, deviation: float) -> None:
 
 
 def test_what_is_drawn_has_the_moments_of_its_law() -> None:
-    made = read_all(draw_joints({"seg_head.1.weight": (700, 500), "ref_proj.1.weight": (400, 900)}, {}, generator()))
+    made = read_all(
+        init_fresh_modules({"seg_head.1.weight": (700, 500), "ref_proj.1.weight": (400, 900)}, {}, generator())
+    )
     for weight in made.values():
         bound = math.sqrt(6 / sum(weight.shape))
         assert 0.999 * bound < weight.abs().max() <= bound
@@ -118,9 +122,11 @@ def test_what_is_drawn_has_the_moments_of_its_law() -> None:
         inside = (weight.abs() < bound / 2).double().mean().item()
         assert abs(inside - 0.5) < 5 * 0.5 / math.sqrt(weight.numel())
     normal = {"tem_emb.weight": (1, 200_000), MATRICES[0]: (2, 100_000), MATRICES[1]: (1, 200_000)}
-    made = read_all(draw_joints(normal, {}, generator(), deviation=0.03))
+    made = read_all(init_fresh_modules(normal, {}, generator(), deviation=0.03))
     moments(made["tem_emb.weight"].double(), 0.03)
-    moments(read_all(draw_joints({"tem_emb.weight": (1, 200_000)}, {}, generator()))["tem_emb.weight"].double(), 0.02)
+    moments(
+        read_all(init_fresh_modules({"tem_emb.weight": (1, 200_000)}, {}, generator()))["tem_emb.weight"].double(), 0.02
+    )
     for name in MATRICES:
         moments(made[name].double(), 1.0)
         kurtosis = (made[name].double() ** 4).mean().item()
@@ -148,21 +154,21 @@ def test_a_start_copies_from_the_released_parts_and_draws_by_its_seed(tmp_path: 
 
 def test_every_module_between_the_released_parts_has_a_law(released_file: Callable[[str], Path]) -> None:
     for name in ("unipixel_3b", "unipixel_7b"):
-        shapes = expected_shapes(empty_model(UniPixelConfig.from_folder(released_file(name))))
-        ours = {key for key in shapes if key.startswith(JOINTS)}
-        laws = {official_name(entry["name"]) for entry in read_json(released_file("init.json"))["tensors"]}
+        shapes = list_expected_shapes(build_empty_model(UniPixelConfig.from_folder(released_file(name))))
+        ours = {key for key in shapes if key.startswith(FRESH_PREFIXES)}
+        laws = {to_official_name(entry["name"]) for entry in read_json(released_file("init.json"))["tensors"]}
         assert ours == laws
 
 
 def test_the_config_of_a_new_model_follows_its_language_model(tmp_path: Path) -> None:
     qwen = write_qwen(tmp_path / "qwen", tiny_model())
-    config = starting_config(qwen, sam_name="configs/sam2.1_hiera_t", image_size=512, first_token_id=53)
+    config = build_starting_config(qwen, sam_name="configs/sam2.1_hiera_t", image_size=512, first_token_id=53)
     assert (config.ref_token_id, config.seg_token_id, config.mem_token_id) == (53, 54, 55)
     assert config.tie_word_embeddings and config.language.hidden_size == 32
     assert config.sam.embed_dim == 96 and config.sam.image_size == 512
     assert config.pixel == PixelConfig()
     with pytest.raises(CheckpointError, match="vocab_size is 64, the added tokens need at least 65"):
-        starting_config(qwen, first_token_id=62)
+        build_starting_config(qwen, first_token_id=62)
 
 
 def test_parts_that_do_not_fit_are_refused_by_their_own_name(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
-from unipixel.model.tensor_names import canonical, disk_layout, disk_name, module_name
+from unipixel.model.tensor_names import build_disk_layout, canonicalize, to_disk_name, to_module_name
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import empty_model, load_model, resolve_checkpoint, save_model
+from unipixel.model.weights import build_empty_model, load_model, resolve_checkpoint, save_model
 
 VISION = {
     "depth": 32,
@@ -104,7 +104,7 @@ def released_7b() -> dict[str, tuple[int, ...]]:
         qwen = Qwen2_5_VLForConditionalGeneration._from_config(
             Qwen2_5_VLConfig(text_config=text, vision_config=tree["vision_config"], tie_word_embeddings=False)
         )
-    table = {canonical(name): tuple(tensor.shape) for name, tensor in qwen.state_dict().items()}
+    table = {canonicalize(name): tuple(tensor.shape) for name, tensor in qwen.state_dict().items()}
     for name, shape in released_3b().items():
         if name.startswith("sam2."):
             table[name] = shape
@@ -114,11 +114,11 @@ def released_7b() -> dict[str, tuple[int, ...]]:
 
 
 def shapes_of(model: UniPixel) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(places[0][1].shape) for name, places in disk_layout(model.state_dict()).items()}
+    return {name: tuple(places[0][1].shape) for name, places in build_disk_layout(model.state_dict()).items()}
 
 
 def test_all_names_and_shapes_of_the_3b_release_map_onto_our_model() -> None:
-    model = empty_model(UniPixelConfig.from_dict(released_tree("3b")))
+    model = build_empty_model(UniPixelConfig.from_dict(released_tree("3b")))
     assert all(p.device.type == "meta" for p in model.visual.parameters() if p.dim() > 1)
     found, released = shapes_of(model), released_3b()
     assert found == released
@@ -127,7 +127,7 @@ def test_all_names_and_shapes_of_the_3b_release_map_onto_our_model() -> None:
 
 
 def test_all_names_and_shapes_of_the_7b_release_map_onto_our_model() -> None:
-    found = shapes_of(empty_model(UniPixelConfig.from_dict(released_tree("7b"))))
+    found = shapes_of(build_empty_model(UniPixelConfig.from_dict(released_tree("7b"))))
     assert found == released_7b()
     language = sum(torch.Size(shape).numel() for name, shape in found.items() if name.startswith(QWEN_PARTS))
     assert language == 8_292_166_656  # what the index of Qwen2.5-VL-7B-Instruct counts, 2 bytes each
@@ -135,16 +135,16 @@ def test_all_names_and_shapes_of_the_7b_release_map_onto_our_model() -> None:
 
 def test_the_rename_table_reads_the_same_in_both_directions() -> None:
     for name in released_3b():
-        assert disk_name(module_name(name)) == name
+        assert to_disk_name(to_module_name(name)) == name
     for name in tiny_model().state_dict():
         if not name.endswith((".point_embed.weight", "shared_image_embedding.positional_embedding")):
-            assert module_name(disk_name(name)) == name
+            assert to_module_name(to_disk_name(name)) == name
 
 
 def test_a_name_of_no_part_of_the_model_is_a_key_error() -> None:
     for name in ("sam2.obj_ptr_proj.layers.7.weight", "audio.weight", "lm_head.bias"):
         with pytest.raises(KeyError, match="rename table"):
-            module_name(name)
+            to_module_name(name)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -332,7 +332,7 @@ def test_sizes_that_make_no_model_are_refused() -> None:
     config = tiny_config()
     config.language.num_attention_heads = 0
     with pytest.raises(CheckpointError, match="do not make a model"):
-        empty_model(config)
+        build_empty_model(config)
 
 
 def test_names_that_are_no_checkpoint_are_refused_with_the_alternative(

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unipixel.model.config import SamConfig, UniPixelConfig
-from unipixel.model.tensor_names import disk_layout
+from unipixel.model.tensor_names import build_disk_layout
 from unipixel.model.unipixel import UniPixel
 
 QWEN: dict[str, Any] = {
@@ -76,7 +76,7 @@ def tiny_model(*, tied: bool = True, seed: int = 0) -> UniPixel:
 
 def disk_tensors(model: UniPixel) -> dict[str, Tensor]:
     """The model's tensors under disk names, the head of a tied model left out."""
-    tensors = {name: places[0][1].clone() for name, places in disk_layout(model.state_dict()).items()}
+    tensors = {name: places[0][1].clone() for name, places in build_disk_layout(model.state_dict()).items()}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
     return tensors

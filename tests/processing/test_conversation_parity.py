@@ -15,7 +15,7 @@ from torch import Tensor
 from unipixel.media import Media
 from unipixel.processing import Processor
 from unipixel.processing.chat import MEM, REF, SEG
-from unipixel.processing.regions import region_prefix
+from unipixel.processing.regions import format_region_lines
 from unipixel.sample import Point, Sample, Turn
 
 Find = Callable[[str], Path]
@@ -68,10 +68,10 @@ def test_chat_writes_the_original_token_ids(name: str, parity_file: Find, releas
         tokens, turns = parts(released.tokenizer.decode(expected))
         if tokens is None:
             continue  # no visual, two of them, or a still image given as one: never written by us
-        ids = chat.opening(tokens)
+        ids = chat.encode_opening(tokens)
         for k, (question, answer) in enumerate(turns):
-            ids += chat.question(question) if k == 0 else chat.next_question(question)
-            ids += chat.answer(answer) if answer is not None else []
+            ids += chat.encode_question(question) if k == 0 else chat.encode_next_question(question)
+            ids += chat.encode_answer(answer) if answer is not None else []
         if expected[-1] != ids[-1]:
             ids += chat.encode("\n")  # some golden inputs keep the line break behind the last answer
         assert ids == expected.tolist(), case
@@ -83,7 +83,7 @@ def test_chat_writes_the_original_token_ids(name: str, parity_file: Find, releas
 def test_labels_cover_answers_and_their_end_only(parity_file: Find, released: Processor) -> None:
     for case, (ids, labels) in conversations(parity_file("train_loss.safetensors"), "input_ids", "labels"):
         _, turns = parts(released.tokenizer.decode(ids))
-        answers = [token for _, answer in turns if answer is not None for token in released.chat.answer(answer)]
+        answers = [token for _, answer in turns if answer is not None for token in released.chat.encode_answer(answer)]
         assert labels[labels >= 0].tolist() == answers, case
         assert torch.equal(ids[labels >= 0], labels[labels >= 0]), case
 
@@ -104,7 +104,7 @@ def test_training_gives_the_original_ids_and_labels(parity_file: Find, released:
             )
             for question, answer in turns
         )
-        found = released.training(Sample(media=media, turns=written), sam_masks=False)
+        found = released.build_training_inputs(Sample(media=media, turns=written), sam_masks=False)
         # this clip has another number of visual tokens, so compare what follows them
         ours, theirs = found["input_ids"].tolist(), ids.tolist()
         assert ours[ours.index(end) :] == theirs[theirs.index(end) :], case
@@ -120,6 +120,6 @@ def test_region_lines_are_worded_as_the_original(parity_file: Find, released: Pr
             masks = file.get_tensor(f"{case.rsplit('.', 1)[0]}/in/refer_mask.0").bool()
         frames = re.search(r"a video with (\d+) frames", text)
         numbers = [int(number) for number in re.findall(r"^.*?\[(\d+)\]: ", text, re.MULTILINE)]
-        prefix = region_prefix(numbers, masks, int(frames[1]) if frames else 1)
+        prefix = format_region_lines(numbers, masks, int(frames[1]) if frames else 1)
         assert f"<|vision_end|>{prefix}" in text, case
         assert prefix.count(MEM) == text.count(MEM), case

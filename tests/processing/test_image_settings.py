@@ -13,8 +13,8 @@ from PIL import Image
 
 from unipixel.errors import CheckpointError, MediaError
 from unipixel.media import Media, open_media
-from unipixel.processing import ImageSettings, Visual
-from unipixel.processing.images import patchify, resize_frame, sam_frames, smart_resize
+from unipixel.processing import ImageSettings, VisualInput
+from unipixel.processing.images import patchify, prepare_sam_frames, resize_frame, smart_resize
 
 
 def blank(num_frames: int, height: int = 8, width: int = 8) -> Media:
@@ -39,8 +39,17 @@ def test_a_picture_200_times_as_long_as_high_is_the_limit() -> None:
 
 def test_short_clips_share_the_budget_and_long_ones_keep_one_share() -> None:
     settings = ImageSettings()
-    assert [settings.largest_area(n) // (256 * 784) for n in (1, 2, 3, 8, 9, 16, 17, 400)] == [16, 8, 5, 2, 1, 1, 1, 1]
-    assert replace(settings, share_budget=False).largest_area(1) == 256 * 784
+    assert [settings.compute_max_area(n) // (256 * 784) for n in (1, 2, 3, 8, 9, 16, 17, 400)] == [
+        16,
+        8,
+        5,
+        2,
+        1,
+        1,
+        1,
+        1,
+    ]
+    assert replace(settings, share_budget=False).compute_max_area(1) == 256 * 784
 
 
 def test_a_frame_that_has_the_right_size_is_passed_on_untouched() -> None:
@@ -69,21 +78,21 @@ def test_an_odd_frame_count_repeats_the_last_frame() -> None:
 def test_sam_frames_of_a_clip_are_those_of_its_frames() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
     settings = ImageSettings(sam_size=64)
-    whole = sam_frames(frames, settings)
+    whole = prepare_sam_frames(frames, settings)
     assert whole.shape == (3, 3, 64, 64)
-    assert torch.equal(whole, torch.cat([sam_frames(frame[None], settings) for frame in frames]))
+    assert torch.equal(whole, torch.cat([prepare_sam_frames(frame[None], settings) for frame in frames]))
 
 
 def test_sam_frames_of_sam_size_are_only_normalised() -> None:
     frames = np.full((1, 64, 64, 3), 255, np.uint8)
     expected = torch.tensor([(1 - m) / s for m, s in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)])
-    torch.testing.assert_close(sam_frames(frames, ImageSettings(sam_size=64))[0, :, 0, 0], expected)
+    torch.testing.assert_close(prepare_sam_frames(frames, ImageSettings(sam_size=64))[0, :, 0, 0], expected)
 
 
 def test_a_visual_knows_its_grid_before_any_frame_is_read(tmp_path: Path) -> None:
     for t in range(5):
         Image.new("RGB", (64, 48)).save(tmp_path / f"{t}.png")
-    visual = Visual.of(open_media(tmp_path), ImageSettings())
+    visual = VisualInput.from_media(open_media(tmp_path), ImageSettings())
     for path in tmp_path.iterdir():
         path.unlink()
     t, h, w = visual.grid
@@ -94,19 +103,19 @@ def test_a_visual_knows_its_grid_before_any_frame_is_read(tmp_path: Path) -> Non
 
 def test_a_long_clip_is_sampled_evenly_and_includes_the_frames_that_must_be_seen() -> None:
     settings = ImageSettings(max_frames=4)
-    assert Visual.of(blank(3), settings).llm_frame_indices == (0, 1, 2)
-    assert Visual.of(blank(10), settings).llm_frame_indices == (0, 3, 6, 9)
-    assert Visual.of(blank(10), settings, include=[4]).llm_frame_indices == (0, 4, 6, 9)
-    assert Visual.of(blank(10), settings, include=[1, 2, 3]).llm_frame_indices[:3] == (1, 2, 3)
-    assert Visual.of(blank(10), settings, include=[9, 0]).llm_frame_indices == (0, 3, 6, 9)
-    assert Visual.of(blank(10), replace(settings, max_frames=1)).llm_frame_indices == (0,)
+    assert VisualInput.from_media(blank(3), settings).llm_frame_indices == (0, 1, 2)
+    assert VisualInput.from_media(blank(10), settings).llm_frame_indices == (0, 3, 6, 9)
+    assert VisualInput.from_media(blank(10), settings, include=[4]).llm_frame_indices == (0, 4, 6, 9)
+    assert VisualInput.from_media(blank(10), settings, include=[1, 2, 3]).llm_frame_indices[:3] == (1, 2, 3)
+    assert VisualInput.from_media(blank(10), settings, include=[9, 0]).llm_frame_indices == (0, 3, 6, 9)
+    assert VisualInput.from_media(blank(10), replace(settings, max_frames=1)).llm_frame_indices == (0,)
     with pytest.raises(ValueError, match="5 frames must be seen"):
-        Visual.of(blank(10), settings, include=range(5))
+        VisualInput.from_media(blank(10), settings, include=range(5))
 
 
 def test_a_frame_that_is_not_seen_stands_for_its_nearest_neighbour() -> None:
-    visual = Visual.of(blank(10), ImageSettings(max_frames=4))  # sees 0, 3, 6, 9
-    assert [visual.position_of(t) for t in range(10)] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+    visual = VisualInput.from_media(blank(10), ImageSettings(max_frames=4))  # sees 0, 3, 6, 9
+    assert [visual.find_position(t) for t in range(10)] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
 
 
 def test_settings_come_back_from_disk(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from PIL import Image
 
 from unipixel.media import open_media
 from unipixel.processing import ImageSettings, Processor
-from unipixel.processing.images import resize_frame, sam_frames, smart_resize
-from unipixel.processing.regions import grid_masks
+from unipixel.processing.images import prepare_sam_frames, resize_frame, smart_resize
+from unipixel.processing.regions import pool_to_grid
 from unipixel.sample import Turn
 
 Find = Callable[[str], Path]
@@ -67,13 +67,13 @@ def test_resized_frames_and_patches_are_bit_exact(rows: dict[str, Any], arrays: 
             continue
         want = {key.split("/")[-1]: arrays[key] for key in arrays.files if key.startswith(f"{case}/out/")}
         media = open_media(pictures(arrays[f"{case}/in/raw"]))
-        visual = Processor(released.tokenizer, settings_of(case, rows, released.settings)).visual(media)
+        visual = Processor(released.tokenizer, settings_of(case, rows, released.settings)).build_visual(media)
         assert visual.grid_thw.tolist() == want["video_grid_thw"].tolist(), case
         assert visual.second_per_grid.tolist() == want["second_per_grid_ts"].tolist(), case
         assert visual.num_frames == want["num_resized_frames"], case
-        assert visual.resized_hw == tuple(want["resized_hw"]), case
+        assert visual.input_hw == tuple(want["resized_hw"]), case
 
-        frames = np.stack([resize_frame(frame, visual.resized_hw) for frame in media])
+        frames = np.stack([resize_frame(frame, visual.input_hw) for frame in media])
         frames = np.concatenate([frames, frames[len(frames) - len(frames) % 2 :]])
         assert hashlib.sha256(frames.tobytes()).digest() == want["resized_uint8_sha256"].tobytes(), case
         values = visual.pixel_values.numpy()
@@ -94,11 +94,11 @@ def test_grey_pictures_give_the_original_patches(rows: dict[str, Any], arrays: N
     for case in grey:
         # its pixel limits are stated with the coloured picture of the same size
         like = next((other for other in rows["cases"] if other.split("_")[-1] == case.split("_")[-1]), "")
-        visual = Processor(released.tokenizer, settings_of(like, rows, released.settings)).visual(
+        visual = Processor(released.tokenizer, settings_of(like, rows, released.settings)).build_visual(
             open_media(pictures(arrays[f"{case}/in/raw"]))
         )
         assert visual.grid_thw.tolist() == arrays[f"{case}/out/video_grid_thw"].tolist()
-        frame = resize_frame(visual.media.frame(0), visual.resized_hw)
+        frame = resize_frame(visual.media.frame(0), visual.input_hw)
         assert np.array_equal(frame, arrays[f"{case}/out/resized_uint8"][0])
         total = visual.pixel_values.sum(dtype=torch.float64).item()
         assert total == pytest.approx(float(arrays[f"{case}/out/pixel_values_sum"]), abs=1e-3)
@@ -111,7 +111,7 @@ def test_sam_frames_equal_the_original(rows: dict[str, Any], arrays: NpzFile) ->
         wanted = [(int(key[1]), key[2], arrays[key[0]]) for key in keys if key]
         raw = arrays[f"{case}/in/raw"][..., :3]  # the golden SAM frames are of the colours alone, without alpha
         for side in sorted({side for side, _, _ in wanted}):
-            found = sam_frames(raw, ImageSettings(sam_size=side)).numpy()
+            found = prepare_sam_frames(raw, ImageSettings(sam_size=side)).numpy()
             for kind, expected in [(kind, expected) for size, kind, expected in wanted if size == side]:
                 # equal to the last bit where tried; other processors may round the resize differently
                 if kind == "_sum":
@@ -130,8 +130,8 @@ def test_prompts_have_the_original_token_ids(rows: dict[str, Any], arrays: NpzFi
         question = re.search(r"<\|vision_end\|>(.*)<\|im_end\|>\n<\|im_start\|>assistant\n$", text, re.DOTALL)
         assert question
         one = Processor(released.tokenizer, settings_of(case, rows, released.settings))
-        visual = one.visual(open_media(pictures(arrays[f"{case}/in/raw"])))
-        found = one.first_turn(Turn(question=question[1]), visual)
+        visual = one.build_visual(open_media(pictures(arrays[f"{case}/in/raw"])))
+        found = one.build_first_turn(Turn(question=question[1]), visual)
         assert found.input_ids.tolist() == expected, case
 
 
@@ -139,5 +139,5 @@ def test_grid_masks_equal_the_original(parity_file: Find) -> None:
     arrays = np.load(parity_file("mask_to_grid.npz"))
     for case in clips(arrays):
         t, h, w = arrays[f"{case}/in/grid_thw"][0].tolist()
-        found = grid_masks(arrays[f"{case}/in/raw_masks"].astype(bool), (t, h, w))
+        found = pool_to_grid(arrays[f"{case}/in/raw_masks"].astype(bool), (t, h, w))
         assert np.array_equal(found.numpy(), arrays[f"{case}/out/grid_mask"].astype(bool)), case

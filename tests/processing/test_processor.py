@@ -44,9 +44,9 @@ def sample(clip: Media, objects: dict[int, MaskTrack]) -> Sample:
 def test_a_first_turn_carries_the_visual_and_later_turns_do_not(
     processor: Processor, clip: Media, objects: dict[int, MaskTrack]
 ) -> None:
-    visual = processor.visual(clip)
-    first = processor.first_turn(TURNS[0], visual, objects)
-    later = processor.next_turn(TURNS[1], visual, objects)
+    visual = processor.build_visual(clip)
+    first = processor.build_first_turn(TURNS[0], visual, objects)
+    later = processor.build_next_turn(TURNS[1], visual, objects)
     pad = processor.chat.ids["<|video_pad|>"]
     assert (first.input_ids == pad).sum() == visual.num_tokens == 12
     assert (later.input_ids == pad).sum() == 0
@@ -57,7 +57,7 @@ def test_a_first_turn_carries_the_visual_and_later_turns_do_not(
 
 
 def test_prompts_come_in_the_order_of_the_text(processor: Processor, clip: Media) -> None:
-    turn = processor.first_turn(TURNS[0], processor.visual(clip))
+    turn = processor.build_first_turn(TURNS[0], processor.build_visual(clip))
     assert [coords.tolist() for coords in turn.point_coords] == [
         [pytest.approx([6 * 64 / 60, 4 * 64 / 40])],
         [[0, 0], [32, 64]],
@@ -70,10 +70,10 @@ def test_prompts_come_in_the_order_of_the_text(processor: Processor, clip: Media
 def test_a_prompt_on_a_long_clip_counts_in_the_frames_that_are_read(processor: Processor) -> None:
     long = Media.from_array(np.zeros((10, 40, 60, 3), np.uint8))
     turn = Turn(question="What is <|ref|>?", references=((Point(1, 1, frame=4),),))
-    assert processor.first_turn(turn, processor.visual(long)).point_frames.tolist() == [1]
-    assert processor.first_turn(turn, processor.visual(long, include=[4])).point_frames.tolist() == [1]
+    assert processor.build_first_turn(turn, processor.build_visual(long)).point_frames.tolist() == [1]
+    assert processor.build_first_turn(turn, processor.build_visual(long, include=[4])).point_frames.tolist() == [1]
     with pytest.raises(PromptError, match="frames 0 to 9"):
-        processor.first_turn(replace(turn, references=((Point(1, 1, frame=10),),)), processor.visual(long))
+        processor.build_first_turn(replace(turn, references=((Point(1, 1, frame=10),),)), processor.build_visual(long))
 
 
 @pytest.mark.parametrize(
@@ -93,19 +93,19 @@ def test_a_prompt_on_a_long_clip_counts_in_the_frames_that_are_read(processor: P
 def test_a_question_that_cannot_be_asked_is_refused(
     turn: Turn, message: str, processor: Processor, clip: Media, objects: dict[int, MaskTrack]
 ) -> None:
-    visual = processor.visual(clip)
-    for ask in (processor.first_turn, processor.next_turn):
+    visual = processor.build_visual(clip)
+    for ask in (processor.build_first_turn, processor.build_next_turn):
         with pytest.raises(PromptError, match=message):
             ask(turn, visual, objects)
 
 
 def test_training_strings_the_turns_together_as_a_session_would(processor: Processor, sample: Sample) -> None:
-    whole = processor.training(sample)
-    visual = processor.visual(sample.media)
+    whole = processor.build_training_inputs(sample)
+    visual = processor.build_visual(sample.media)
     ids: list[int] = []
     for k, turn in enumerate(TURNS):
-        step = (processor.next_turn if k else processor.first_turn)(turn, visual, sample.objects)
-        ids += step.input_ids.tolist() + processor.chat.answer(turn.answer)
+        step = (processor.build_next_turn if k else processor.build_first_turn)(turn, visual, sample.objects)
+        ids += step.input_ids.tolist() + processor.chat.encode_answer(turn.answer)
     assert whole["input_ids"].tolist() == ids
     assert torch.equal(whole["pixel_values"], visual.pixel_values)
     assert whole["point_frames"].tolist() == [2, 0, 0]
@@ -120,7 +120,7 @@ def test_training_strings_the_turns_together_as_a_session_would(processor: Proce
 
 def test_only_answers_and_their_ends_are_learnt(processor: Processor, sample: Sample) -> None:
     for independent in (False, True):
-        whole = processor.training(sample, independent_turns=independent)
+        whole = processor.build_training_inputs(sample, independent_turns=independent)
         learnt = whole["labels"] >= 0
         assert torch.equal(whole["labels"][learnt], whole["input_ids"][learnt])
         expected = "".join(f"{turn.answer}<|im_end|>" for turn in TURNS)
@@ -128,19 +128,19 @@ def test_only_answers_and_their_ends_are_learnt(processor: Processor, sample: Sa
 
 
 def test_targets_follow_the_seg_tokens_and_absent_objects_are_empty(processor: Processor, sample: Sample) -> None:
-    whole = processor.training(sample)
+    whole = processor.build_training_inputs(sample)
     assert whole["sam_frames"] is not None
     assert whole["target_masks"] is not None
     assert whole["sam_frames"].shape == (3, 3, 64, 64)
-    assert torch.equal(whole["sam_frames"], processor.sam_frames(sample.media.frames()))
+    assert torch.equal(whole["sam_frames"], processor.prepare_sam_frames(sample.media.frames()))
     assert whole["target_masks"].shape == (3, 3, 64, 64)
     seen = whole["target_masks"].flatten(2).any(-1).T.tolist()
     assert seen == [[True, True, True], [False, False, True], [False, False, False]]
 
 
 def test_samples_that_segment_nothing_have_no_sam_frames(processor: Processor, sample: Sample) -> None:
-    assert processor.training(replace(sample, turns=TURNS[1:2]))["sam_frames"] is None
-    assert processor.training(sample, sam_masks=False)["target_masks"] is None
+    assert processor.build_training_inputs(replace(sample, turns=TURNS[1:2]))["sam_frames"] is None
+    assert processor.build_training_inputs(sample, sam_masks=False)["target_masks"] is None
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,13 @@ def test_samples_that_segment_nothing_have_no_sam_frames(processor: Processor, s
 )
 def test_a_bad_sample_is_named(turns: Any, message: str, processor: Processor, sample: Sample) -> None:
     with pytest.raises(DatasetError, match=message):
-        processor.training(replace(sample, turns=turns))
+        processor.build_training_inputs(replace(sample, turns=turns))
 
 
 def test_masks_of_another_size_than_the_clip_are_a_bad_sample(processor: Processor, sample: Sample) -> None:
     other = MaskTrack.from_masks(np.ones((3, 30, 30), dtype=bool))
     with pytest.raises(DatasetError, match="world/7: object 1 has 3 masks of 30 x 30 pixels"):
-        processor.training(replace(sample, objects={1: other}, turns=TURNS[:1]))
+        processor.build_training_inputs(replace(sample, objects={1: other}, turns=TURNS[:1]))
 
 
 def test_a_processor_comes_back_from_disk(processor: Processor, clip: Media, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_processor_comes_back_from_disk(processor: Processor, clip: Media, tmp
     assert again.settings == processor.settings
     assert again.chat.ids == processor.chat.ids
     turn = Turn(question="What is the dog?")
-    found, expected = (one.first_turn(turn, one.visual(clip)).input_ids for one in (again, processor))
+    found, expected = (one.build_first_turn(turn, one.build_visual(clip)).input_ids for one in (again, processor))
     assert torch.equal(found, expected)
     (tmp_path / "config.json").write_text('{"sam2_image_size": 96}')
     assert Processor.from_folder(tmp_path).settings.sam_size == 96
@@ -182,17 +182,20 @@ def test_a_processor_comes_back_from_disk(processor: Processor, clip: Media, tmp
 
 def test_an_image_is_one_frame_shown_twice(processor: Processor) -> None:
     image = Media.from_array(np.zeros((40, 60, 3), np.uint8))
-    visual = processor.visual(image)
+    visual = processor.build_visual(image)
     assert (visual.num_frames, visual.grid[0]) == (2, 1)
     objects = {5: MaskTrack.from_masks(np.ones((1, 40, 60), dtype=bool))}
-    turn = processor.first_turn(Turn(question="What is [5]?", regions=(5,)), visual, objects)
+    turn = processor.build_first_turn(Turn(question="What is [5]?", regions=(5,)), visual, objects)
     assert "Here is an image with the following highlighted regions:\n[5]: <|mem|>\nWhat is [5]?" in (
         processor.tokenizer.decode(turn.input_ids)
     )
 
 
 def test_a_batch_keeps_every_sample_and_masks_the_padding(processor: Processor, sample: Sample) -> None:
-    samples = [processor.training(sample), processor.training(replace(sample, turns=TURNS[1:2]))]
+    samples = [
+        processor.build_training_inputs(sample),
+        processor.build_training_inputs(replace(sample, turns=TURNS[1:2])),
+    ]
     out = processor.collate(samples)
     lengths = [len(s["input_ids"]) for s in samples]
     assert out["attention_mask"].sum(1).tolist() == lengths
@@ -208,7 +211,10 @@ def test_a_batch_keeps_every_sample_and_masks_the_padding(processor: Processor, 
 def test_a_batch_of_nothing_or_of_mixed_kinds_is_refused(processor: Processor, sample: Sample, model: UniPixel) -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         processor.collate([])
-    apart, plain = processor.training(sample, independent_turns=True), processor.training(sample)
+    apart, plain = (
+        processor.build_training_inputs(sample, independent_turns=True),
+        processor.build_training_inputs(sample),
+    )
     with pytest.raises(ValueError, match="need the model's config"):
         collate([apart], pad_token_id=0)
     with pytest.raises(ValueError, match="all samples of a batch"):
@@ -220,12 +226,12 @@ def test_independent_turns_compute_what_each_turn_alone_would(
     processor: Processor, sample: Sample, model: UniPixel
 ) -> None:
     other = replace(sample, turns=TURNS[2:])
-    pair = [processor.training(one, sam_masks=False, independent_turns=True) for one in (other, sample)]
+    pair = [processor.build_training_inputs(one, sam_masks=False, independent_turns=True) for one in (other, sample)]
     together = model(**processor.collate(pair, model.config))
     for row, one in enumerate((other, sample)):
         turn_ids, seg = pair[row]["turn_ids"], []
         for k, turn in enumerate(one.turns):
-            single = processor.training(replace(one, turns=(turn,)), sam_masks=False)
+            single = processor.build_training_inputs(replace(one, turns=(turn,)), sam_masks=False)
             alone = model(**processor.collate([single]))
             picked = ((turn_ids == 0) | (turn_ids == k + 1)).nonzero().flatten()
             assert pair[row]["input_ids"][picked].tolist() == single["input_ids"].tolist()
@@ -237,23 +243,23 @@ def test_independent_turns_compute_what_each_turn_alone_would(
 @torch.no_grad()
 def test_a_training_forward_equals_an_inference_forward(processor: Processor, sample: Sample, model: UniPixel) -> None:
     one = replace(sample, turns=TURNS[:2])
-    trained = model(**processor.collate([processor.training(one, sam_masks=False)]))
+    trained = model(**processor.collate([processor.build_training_inputs(one, sam_masks=False)]))
 
-    visual = processor.visual(one.media)
+    visual = processor.build_visual(one.media)
     vision = model.encode_vision(visual.pixel_values, visual.grid_thw)
-    first = processor.first_turn(TURNS[0], visual, one.objects)
-    later = processor.next_turn(TURNS[1], visual, one.objects)
+    first = processor.build_first_turn(TURNS[0], visual, one.objects)
+    later = processor.build_next_turn(TURNS[1], visual, one.objects)
     ids = torch.tensor(
         [
             *first.input_ids.tolist(),
-            *processor.chat.answer(TURNS[0].answer),
+            *processor.chat.encode_answer(TURNS[0].answer),
             *later.input_ids.tolist(),
-            *processor.chat.answer(TURNS[1].answer),
+            *processor.chat.encode_answer(TURNS[1].answer),
         ]
     )[None]
     ref = model.encode_points(first.point_coords, first.point_labels, first.point_frames, visual.num_frames)
     embeds = model.embed(ids, vision.merged, ref, model.pool_regions(vision, [later.region_masks]))
-    positions, _ = model.rope_index(ids, None, visual.grid_thw, visual.second_per_grid)
+    positions, _ = model.compute_rope_index(ids, None, visual.grid_thw, visual.second_per_grid)
     torch.testing.assert_close(model.decode(embeds, positions), trained.hidden, atol=1e-5, rtol=1e-4)
 
 
@@ -261,7 +267,7 @@ TALK = (Turn(question="What is the dog?", answer="It is the dog."), Turn(questio
 
 
 def talk(processor: Processor, media: Media | None, **more: Any) -> Any:
-    return processor.training(Sample(media=media, turns=TALK, source="talk", **more))  # type: ignore[arg-type]
+    return processor.build_training_inputs(Sample(media=media, turns=TALK, source="talk", **more))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -286,7 +292,7 @@ def test_pictures_videos_and_words_in_one_batch_are_each_computed_as_if_alone(
     other = Media.from_array(np.full((1, 40, 60, 3), 200, dtype=np.uint8))
     samples = [
         talk(processor, clip.select([0]), as_image=True),
-        processor.training(sample, sam_masks=False),
+        processor.build_training_inputs(sample, sam_masks=False),
         talk(processor, None),
         talk(processor, other, as_image=True),
         talk(processor, clip),
@@ -313,9 +319,9 @@ def test_words_alone_are_a_conversation_without_a_visual(processor: Processor) -
 def test_what_words_alone_or_an_image_cannot_have_is_refused(processor: Processor, clip: Media) -> None:
     pointed = Turn(question="What is [1] <|ref|>?", answer="x", references=((Point(1, 1),),))
     with pytest.raises(DatasetError, match="nothing: a turn has points, regions or masks, but the sample has no pict"):
-        processor.training(Sample(turns=(pointed,), source="nothing"))
+        processor.build_training_inputs(Sample(turns=(pointed,), source="nothing"))
     with pytest.raises(DatasetError, match="independent turns share a visual"):
-        processor.training(Sample(turns=TALK), independent_turns=True)
+        processor.build_training_inputs(Sample(turns=TALK), independent_turns=True)
     with pytest.raises(DatasetError, match="3 frames; one can be written as an image"):
         talk(processor, clip, as_image=True)
 

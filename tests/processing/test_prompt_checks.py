@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from unipixel.errors import PromptError
-from unipixel.processing.prompts import check_prompt, noun_phrase, reference, request_text, sam_points, strongest
+from unipixel.processing.prompts import (
+    build_reference,
+    build_sam_points,
+    check_prompt,
+    choose_strongest,
+    format_noun_phrase,
+    format_request,
+)
 from unipixel.sample import Box, Mask, Point
 
 SIZE = (40, 60)
@@ -66,21 +73,21 @@ def test_a_prompt_inside_the_clip_is_taken(prompt: Any) -> None:
 
 
 def test_points_and_boxes_are_scaled_to_sams_square() -> None:
-    point = reference([Point(30, 10, frame=2, positive=False)], SIZE, 3, 120)
+    point = build_reference([Point(30, 10, frame=2, positive=False)], SIZE, 3, 120)
     assert (point.coords.tolist(), point.labels.tolist(), point.frame) == ([[60, 30]], [0], 2)
-    box = reference([Box(0, 10, 60, 40)], SIZE, 3, 120)
+    box = build_reference([Box(0, 10, 60, 40)], SIZE, 3, 120)
     assert (box.coords.tolist(), box.labels.tolist(), box.frame) == ([[0, 30], [120, 120]], [2, 3], 0)
 
 
 def test_one_reference_takes_a_point_or_two_or_a_box() -> None:
-    two = reference([Point(6, 4), Point(12, 8, positive=False)], SIZE, 3, 120)
+    two = build_reference([Point(6, 4), Point(12, 8, positive=False)], SIZE, 3, 120)
     assert two.labels.tolist() == [1, 0]
     with pytest.raises(PromptError, match="takes a point, two points, or one box"):
-        reference([Point(6, 4), Box(1, 1, 9, 9)], SIZE, 3, 120)
+        build_reference([Point(6, 4), Box(1, 1, 9, 9)], SIZE, 3, 120)
 
 
 def test_sam_takes_all_prompts_of_an_object_with_the_box_first() -> None:
-    found = sam_points([Point(6, 4), Box(0, 0, 6, 4), Point(3, 2, positive=False)], SIZE, 3, 60)
+    found = build_sam_points([Point(6, 4), Box(0, 0, 6, 4), Point(3, 2, positive=False)], SIZE, 3, 60)
     assert found.labels.tolist() == [2, 3, 1, 0]
 
 
@@ -95,14 +102,14 @@ def test_sam_takes_all_prompts_of_an_object_with_the_box_first() -> None:
 )
 def test_prompts_that_do_not_describe_one_object_are_refused(prompts: Any, message: str) -> None:
     with pytest.raises(PromptError, match=message):
-        sam_points(prompts, SIZE, 3, 60)
+        build_sam_points(prompts, SIZE, 3, 60)
 
 
 def test_a_box_says_more_than_a_point_and_a_click_on_an_object_more_than_one_beside_it() -> None:
     beside, on, box = Point(1, 1, positive=False), Point(2, 2), Box(1, 1, 4, 4)
-    assert strongest([beside, on, box]) is box
-    assert strongest([beside, on]) is on
-    assert strongest([beside]) is beside
+    assert choose_strongest([beside, on, box]) is box
+    assert choose_strongest([beside, on]) is on
+    assert choose_strongest([beside]) is beside
 
 
 @pytest.mark.parametrize(
@@ -117,23 +124,23 @@ def test_a_box_says_more_than_a_point_and_a_click_on_an_object_more_than_one_bes
     ],
 )
 def test_a_query_becomes_a_bare_noun_phrase(text: str, phrase: str) -> None:
-    assert noun_phrase(text) == phrase
+    assert format_noun_phrase(text) == phrase
 
 
 def test_evaluation_wording_is_that_of_the_release() -> None:
-    assert request_text("query", "The dog.", is_video=False) == "Please segment the dog in this image."
-    assert request_text("query", "dog", is_video=True) == "Please segment the dog in this video."
-    assert request_text("sentence", "Who runs?", is_video=True) == "Who runs? Please provide the segmentation mask."
-    described = request_text("description", "A {tall} man", is_video=True)
+    assert format_request("query", "The dog.", is_video=False) == "Please segment the dog in this image."
+    assert format_request("query", "dog", is_video=True) == "Please segment the dog in this video."
+    assert format_request("sentence", "Who runs?", is_video=True) == "Who runs? Please provide the segmentation mask."
+    described = format_request("description", "A {tall} man", is_video=True)
     assert described == "Please segment the object according to the description: A {tall} man"
     with pytest.raises(ValueError, match="wording is 'poem'"):
-        request_text("poem", "x", is_video=True)  # type: ignore[arg-type]
+        format_request("poem", "x", is_video=True)  # type: ignore[arg-type]
 
 
 def test_training_wording_varies_with_the_generator_alone() -> None:
     def drawn(seed: int) -> list[str]:
         rng = np.random.default_rng(seed)
-        return [request_text("query", "dog", is_video=False, rng=rng) for _ in range(20)]
+        return [format_request("query", "dog", is_video=False, rng=rng) for _ in range(20)]
 
     assert drawn(1) == drawn(1)
     assert len(set(drawn(1))) > 3

@@ -11,7 +11,7 @@ from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.processing import Processor
-from unipixel.processing.regions import grid_masks, region_masks, region_prefix, target_masks
+from unipixel.processing.regions import build_region_masks, build_target_masks, format_region_lines, pool_to_grid
 
 
 def resized_and_pooled(masks: np.ndarray, grid: tuple[int, int, int]) -> torch.Tensor:
@@ -30,12 +30,12 @@ def test_grid_masks_follow_their_definition_at_any_size(seed: int) -> None:
     frames, grid = int(rng.integers(1, 6)), (0, 2 * int(rng.integers(1, 7)), 2 * int(rng.integers(1, 7)))
     grid = (-(-frames // 2), *grid[1:])
     masks = rng.random((frames, 3, height, width)) < [[[[0.5]], [[0.02]], [[1 / height / width]]]]
-    assert torch.equal(grid_masks(masks, grid), resized_and_pooled(masks, grid))
+    assert torch.equal(pool_to_grid(masks, grid), resized_and_pooled(masks, grid))
 
 
 def test_every_pixel_touches_a_cell() -> None:
     pixels = np.eye(13 * 17, dtype=bool).reshape(1, -1, 13, 17)
-    assert grid_masks(pixels, (1, 4, 8)).flatten(2).any(-1).all()
+    assert pool_to_grid(pixels, (1, 4, 8)).flatten(2).any(-1).all()
 
 
 def test_an_object_off_the_frames_that_are_read_is_refused(processor: Processor) -> None:
@@ -43,26 +43,26 @@ def test_an_object_off_the_frames_that_are_read_is_refused(processor: Processor)
     masks = np.zeros((10, 20, 20), dtype=bool)
     masks[4] = True
     with pytest.raises(PromptError, match="object 7 is visible on none of the frames that the model reads"):
-        region_masks({7: MaskTrack.from_masks(masks)}, processor.visual(media))
-    assert region_masks({7: MaskTrack.from_masks(masks)}, processor.visual(media, include=[4])).any()
+        build_region_masks({7: MaskTrack.from_masks(masks)}, processor.build_visual(media))
+    assert build_region_masks({7: MaskTrack.from_masks(masks)}, processor.build_visual(media, include=[4])).any()
 
 
 def test_masks_of_another_clip_are_refused(processor: Processor, clip: Media) -> None:
     track = MaskTrack.from_masks(np.ones((3, 60, 40), dtype=bool))
     with pytest.raises(PromptError, match="3 masks of 40 x 60 pixels, but the clip has 3 frames of 60 x 40"):
-        region_masks({1: track}, processor.visual(clip))
+        build_region_masks({1: track}, processor.build_visual(clip))
 
 
 def test_region_lines_name_the_frame_pairs_in_which_an_object_is_seen() -> None:
     grid = torch.zeros(2, 2, 2, 2, dtype=torch.bool)
     grid[:, 0, 0, 0] = True
     grid[1, 1, 1, 1] = True
-    assert region_prefix([4, 9], grid, 3) == (
+    assert format_region_lines([4, 9], grid, 3) == (
         "Here is a video with 3 frames denoted as <1> to <3>. The highlighted regions are as follows:\n"
         "[4]: <1>-<2> <|mem|> <3>-<4> <|mem|>\n"
         "[9]: <3>-<4> <|mem|>\n"
     )
-    assert region_prefix([4], grid[:1, :1], 1) == (
+    assert format_region_lines([4], grid[:1, :1], 1) == (
         "Here is an image with the following highlighted regions:\n[4]: <|mem|>\n"
     )
 
@@ -70,13 +70,13 @@ def test_region_lines_name_the_frame_pairs_in_which_an_object_is_seen() -> None:
 @pytest.mark.parametrize("rule", ["touched", "nearest"])
 def test_target_masks_of_sam_size_are_the_masks_themselves(rule: str) -> None:
     masks = np.random.default_rng(0).random((2, 32, 32)) < 0.3
-    found = target_masks([MaskTrack.from_masks(masks)], 2, 32, rule)  # type: ignore[arg-type]
+    found = build_target_masks([MaskTrack.from_masks(masks)], 2, 32, rule)  # type: ignore[arg-type]
     assert np.array_equal(found[:, 0].numpy(), masks)
 
 
 def test_touched_targets_cover_every_pixel_that_the_resized_mask_reaches() -> None:
     masks = np.random.default_rng(0).random((2, 31, 47)) < 0.05
-    found = target_masks([None, MaskTrack.from_masks(masks)], 2, 16, "touched")
+    found = build_target_masks([None, MaskTrack.from_masks(masks)], 2, 16, "touched")
     soft = F.interpolate(torch.from_numpy(masks)[:, None].float(), size=(16, 16), mode="bilinear", antialias=True)
     assert torch.equal(found[:, 1], soft[:, 0] > 0)
     assert not found[:, 0].any()
@@ -86,7 +86,7 @@ def test_touched_targets_cover_every_pixel_that_the_resized_mask_reaches() -> No
 def test_nearest_targets_keep_an_objects_area_and_place(side: int) -> None:
     masks = np.zeros((1, 60, 90), dtype=bool)
     masks[0, 12:42, 27:72] = True
-    found = target_masks([MaskTrack.from_masks(masks)], 1, side, "nearest")[0, 0]
+    found = build_target_masks([MaskTrack.from_masks(masks)], 1, side, "nearest")[0, 0]
     rows, columns = (found.any(dim).nonzero().flatten() for dim in (1, 0))
     edges = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
     expected = [0.2 * side, 0.7 * side, 0.3 * side, 0.8 * side]
@@ -94,6 +94,6 @@ def test_nearest_targets_keep_an_objects_area_and_place(side: int) -> None:
 
 
 def test_an_object_asked_for_twice_has_the_same_target_twice(objects: dict[int, MaskTrack]) -> None:
-    found = target_masks([objects[1], objects[2], objects[1]], 3, 24, "nearest")
+    found = build_target_masks([objects[1], objects[2], objects[1]], 3, 24, "nearest")
     assert torch.equal(found[:, 0], found[:, 2])
     assert found[:, 1].flatten(1).any(1).tolist() == [False, False, True]

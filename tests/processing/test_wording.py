@@ -14,20 +14,20 @@ from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.processing import Processor
-from unipixel.processing.prompts import ANSWERS, reference
-from unipixel.processing.regions import target_masks
+from unipixel.processing.prompts import ANSWERS, build_reference
+from unipixel.processing.regions import build_target_masks
 from unipixel.processing.wording import (
     CHOICE_PRIMERS,
     DETAILED_CAPTIONS,
-    Form,
-    choice_text,
-    query_text,
-    worded,
+    PromptForm,
+    format_choice,
+    format_query,
+    write_turns,
 )
 from unipixel.sample import Box, Point, Query, Sample
-from unipixel.stickers import sample as sticker_sample
+from unipixel.stickers import generate_sample as sticker_sample
 
-FORMS: tuple[Form, ...] = get_args(Form)
+FORMS: tuple[PromptForm, ...] = get_args(PromptForm)
 CHOICE = Query(kind="choice", text="What is [3]?", options=("a dog", "a cat"), answer="B", about=(3,))
 QA = Query(kind="qa", text="Is [1] near [3]?", answer="[3] is.", about=(1, 3), frame=1)
 
@@ -104,9 +104,9 @@ def clip(*queries: Query) -> Sample:
     ],
 )
 def test_the_fixed_wording_of_evaluation(query: Query, question: str | None, answer: str | None) -> None:
-    (turn,) = worded(clip(query)).turns
+    (turn,) = write_turns(clip(query)).turns
     if question is not None:
-        assert turn.question == question == query_text(query, True)
+        assert turn.question == question == format_query(query, True)
     if answer is not None:
         assert turn.answer == answer
     assert turn.answer.count("<|seg|>") == len(turn.targets) == len(query.targets)
@@ -114,85 +114,87 @@ def test_the_fixed_wording_of_evaluation(query: Query, question: str | None, ans
 
 
 def test_images_and_videos_are_called_what_they_are() -> None:
-    assert query_text(Query(kind="query", text="dog"), False) == "Please segment the dog in this image."
-    assert query_text(Query(kind="caption", text="", about=(0,)), False) == DETAILED_CAPTIONS[0].format("[0]", "image")
+    assert format_query(Query(kind="query", text="dog"), False) == "Please segment the dog in this image."
+    assert format_query(Query(kind="caption", text="", about=(0,)), False) == DETAILED_CAPTIONS[0].format(
+        "[0]", "image"
+    )
 
 
 def test_choices_have_two_styles_with_their_beginnings_of_an_answer() -> None:
-    assert "(A) a dog\n(B) a cat" in choice_text(CHOICE, "videorefer")
-    assert "(A) A dog\n(B) A cat" in choice_text(CHOICE, "mvbench")
+    assert "(A) a dog\n(B) a cat" in format_choice(CHOICE, "videorefer")
+    assert "(A) A dog\n(B) A cat" in format_choice(CHOICE, "mvbench")
     assert CHOICE_PRIMERS == {"videorefer": "The best option is (", "mvbench": "Best Option: ("}
 
 
 def test_a_query_without_targets_or_answer_is_only_asked() -> None:
-    (turn,) = worded(clip(Query(kind="sentence", text="What barks?"))).turns
+    (turn,) = write_turns(clip(Query(kind="sentence", text="What barks?"))).turns
     assert (turn.answer, turn.targets) == ("", ())
 
 
 def test_regions_are_given_once_in_front_of_the_conversation() -> None:
     talk = [Query(kind="conversation", text=f"And [{k}]?", answer="Yes.", about=(k,)) for k in (3, 1)]
-    first, second = worded(clip(*talk)).turns
+    first, second = write_turns(clip(*talk)).turns
     assert (first.question, first.regions, first.references) == ("And [3]?", (3, 1), ())
     assert (second.question, second.regions) == ("And [1]?", ())
 
 
 def test_points_stand_beside_the_first_mention_in_the_conversation() -> None:
     later = Query(kind="qa", text="Where is it?", answer="Left of [1].", about=(1,))
-    first, second, third = worded(clip(CHOICE, later, QA), form="points").turns
+    first, second, third = write_turns(clip(CHOICE, later, QA), form="points").turns
     assert first.question.startswith("What is [3] <|ref|>?\nOptions:")
     assert second.question == "About [1] <|ref|>: Where is it?"
     assert third.question == QA.text and third.references == ()
 
 
 def test_fixed_points_are_the_most_interior_pixel_on_the_named_or_the_best_frame() -> None:
-    (turn,) = worded(clip(QA), form="points").turns
+    (turn,) = write_turns(clip(QA), form="points").turns
     assert turn.question == "Is [1] <|ref|> near [3] <|ref|>?"
     (one,), (three,) = turn.references
     assert isinstance(one, Point) and one.frame == 1 and 10 < one.x < 30 and 4 < one.y < 20
     assert three == Point(41.5, 31.5, frame=1)
-    ((best,),) = worded(clip(CHOICE), form="points").turns[0].references
+    ((best,),) = write_turns(clip(CHOICE), form="points").turns[0].references
     assert best.frame == 2
 
 
 def test_fixed_boxes_are_exact() -> None:
-    (turn,) = worded(clip(QA), form="boxes").turns
+    (turn,) = write_turns(clip(QA), form="boxes").turns
     assert turn.references == ((Box(10, 4, 30, 20, frame=1),), (Box(40, 30, 43, 33, frame=1),))
 
 
 def test_mixed_gives_half_of_the_objects_by_points_and_lone_ones_by_either() -> None:
-    (turn,) = worded(clip(QA), form="mixed").turns
+    (turn,) = write_turns(clip(QA), form="mixed").turns
     assert {type(reference[0]) for reference in turn.references} == {Point, Box}
-    lone = [worded(replace(clip(CHOICE), source=f"r {k}"), form="mixed").turns[0] for k in range(40)]
+    lone = [write_turns(replace(clip(CHOICE), source=f"r {k}"), form="mixed").turns[0] for k in range(40)]
     boxes = sum(isinstance(turn.references[0][0], Box) for turn in lone)
     assert 10 <= boxes <= 30
 
 
 def test_memory_asks_for_the_masks_of_what_a_question_is_about() -> None:
-    qa, choice = worded(clip(QA, CHOICE), form="memory", pointing="boxes").turns
+    qa, choice = write_turns(clip(QA, CHOICE), form="memory", pointing="boxes").turns
     assert qa.question == (
         "Is [1] <|ref|> near [3] <|ref|>?\nOptions:\n(A) [3] is. Please localize the relevant objects with IDs."
     )
     assert (qa.answer, qa.targets, qa.task) == ("[1] <|seg|> [3] <|seg|>", (1, 3), "memory")
     assert all(isinstance(reference[0], Box) for reference in qa.references)
     assert choice.question.startswith("What is [3] <|ref|>?\nOptions:\n(A) a dog\n(B) a cat Please localize")
-    (plain,) = worded(clip(Query(kind="query", text="dog", targets=(1,))), form="memory").turns
+    (plain,) = write_turns(clip(Query(kind="query", text="dog", targets=(1,))), form="memory").turns
     assert plain.targets == (1,) and plain.references == ()
 
 
 def test_masks_in_a_memory_answer_are_in_the_order_of_the_question() -> None:
     turned = replace(QA, text="Is [3] near [1]?")
-    (turn,) = worded(clip(turned), form="memory", pointing="points").turns
+    (turn,) = write_turns(clip(turned), form="memory", pointing="points").turns
     assert turn.answer == "[3] <|seg|> [1] <|seg|>" and turn.targets == (3, 1)
     assert turn.references[0][0].x > turn.references[1][0].x
 
 
 def test_an_introduction_goes_in_front_of_what_asks_for_masks_only() -> None:
     introduced = replace(QA, introduction="There are [1] and [3].")
-    (turn,) = worded(clip(introduced), form="memory").turns
+    (turn,) = write_turns(clip(introduced), form="memory").turns
     assert turn.question.startswith("There are [1] <|ref|> and [3] <|ref|>.\nIs [1] near [3]?\nOptions:\n(A) [3] is. ")
     assert turn.answer == "[1] <|seg|> [3] <|seg|>"
     for form in ("regions", "points"):
-        assert "There are" not in worded(clip(introduced), form=form).turns[0].question
+        assert "There are" not in write_turns(clip(introduced), form=form).turns[0].question
     alone = replace(QA, text="[3]?", answer="x", about=(3,), introduction="There is [3].")
     sample = replace(clip(alone), objects={3: clip().objects[3]})
     assert set(asked(sample, 0, "memory").objects) == {3}
@@ -200,12 +202,12 @@ def test_an_introduction_goes_in_front_of_what_asks_for_masks_only() -> None:
 
 def test_bare_references_take_the_place_of_ids() -> None:
     sample = clip(replace(QA, text="Is [3] near [1], and is [3] big?"))
-    (turn,) = worded(sample, np.random.default_rng(0), form="bare", pointing="boxes").turns
+    (turn,) = write_turns(sample, np.random.default_rng(0), form="bare", pointing="boxes").turns
     assert turn.question == "Is <|ref|> near <|ref|>, and is [3] big?"
     (three,), (one,) = turn.references
     assert isinstance(three, Box) and isinstance(one, Box) and three.x1 > one.x1
     lone = replace(clip(Query(kind="caption", text="", about=(3,), category="short")), objects={3: clip().objects[3]})
-    (turn,) = worded(lone, np.random.default_rng(0), form="bare", pointing="points").turns
+    (turn,) = write_turns(lone, np.random.default_rng(0), form="bare", pointing="points").turns
     assert "<|ref|>" in turn.question and "[" not in turn.question and isinstance(turn.references[0][0], Point)
 
 
@@ -215,11 +217,11 @@ def test_prompts_on_a_grid_are_whole_pixels_of_the_stretched_mask(pointing: Lite
     seen = set()
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        (turn,) = worded(clip(QA), rng, form="bare", pointing=pointing, grid=side).turns
+        (turn,) = write_turns(clip(QA), rng, form="bare", pointing=pointing, grid=side).turns
         for number, (prompt,) in zip((1, 3), turn.references, strict=True):
             track = clip().objects[number]
-            found = reference([prompt], track.size_hw, 3, side)
-            stretched = target_masks([track], 3, side, "touched")[prompt.frame, 0].numpy()
+            found = build_reference([prompt], track.size_hw, 3, side)
+            stretched = build_target_masks([track], 3, side, "touched")[prompt.frame, 0].numpy()
             x, y = found.coords.numpy().T
             if pointing == "points":
                 assert (x % 1 == 0).all() and (y % 1 == 0).all()
@@ -239,24 +241,24 @@ def test_a_box_on_one_column_of_the_grid_still_has_an_inside() -> None:
     mask[0, 5:9, 0] = True
     sample = replace(clip(replace(QA, text="[1]?", about=(1,))), objects={1: MaskTrack.from_masks(mask.repeat(3, 0))})
     for side in (16, 60, 768):
-        (turn,) = worded(sample, form="boxes", grid=side).turns
-        found = reference(turn.references[0], (40, 60), 3, side)
+        (turn,) = write_turns(sample, form="boxes", grid=side).turns
+        found = build_reference(turn.references[0], (40, 60), 3, side)
         assert (found.coords[1] > found.coords[0]).all()
 
 
-def asked(sample: Sample, seed: int, form: Form) -> Sample:
-    return worded(sample, np.random.default_rng(seed), form=form)
+def asked(sample: Sample, seed: int, form: PromptForm) -> Sample:
+    return write_turns(sample, np.random.default_rng(seed), form=form)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_generator_decides_everything_and_nothing_else_does(form: Form) -> None:
+def test_a_generator_decides_everything_and_nothing_else_does(form: PromptForm) -> None:
     queries = (QA, CHOICE, Query(kind="query", text="the dog", targets=(1,)))
     np.random.seed(1)  # noqa: NPY002 - must not matter
     before = [asked(clip(*queries), seed, form).turns for seed in range(12)]
     np.random.seed(2)  # noqa: NPY002
     assert before == [asked(clip(*queries), seed, form).turns for seed in range(12)]
     assert len(set(before)) > 8
-    assert worded(clip(*queries), form=form).turns == worded(clip(*queries), form=form).turns
+    assert write_turns(clip(*queries), form=form).turns == write_turns(clip(*queries), form=form).turns
 
 
 def test_drawn_prompts_lie_on_their_objects_on_frames_that_show_them() -> None:
@@ -301,17 +303,17 @@ def test_a_lone_object_gets_ids_from_0_to_15_everywhere() -> None:
 
 def test_as_many_turns_as_allowed_random_ones_but_conversations_whole() -> None:
     queries = tuple(Query(kind="query", text=f"thing {k}", targets=(1,)) for k in range(6))
-    assert worded(clip(*queries), max_turns=2).queries == queries[:2]
-    drawn = {worded(clip(*queries), np.random.default_rng(k), max_turns=2).queries for k in range(20)}
+    assert write_turns(clip(*queries), max_turns=2).queries == queries[:2]
+    drawn = {write_turns(clip(*queries), np.random.default_rng(k), max_turns=2).queries for k in range(20)}
     assert len(drawn) > 10 and all(len(set(chosen)) == 2 for chosen in drawn)
     talk = tuple(replace(query, kind="conversation", answer="x", targets=()) for query in queries)
-    assert worded(clip(*talk), np.random.default_rng(0), max_turns=3).queries == talk
+    assert write_turns(clip(*talk), np.random.default_rng(0), max_turns=3).queries == talk
 
 
 def test_a_share_of_clips_keeps_masks_of_one_frame_that_shows_all_objects() -> None:
     shown = []
     for seed in range(40):
-        out = worded(clip(replace(QA, frame=None)), np.random.default_rng(seed), one_frame_share=0.5)
+        out = write_turns(clip(replace(QA, frame=None)), np.random.default_rng(seed), one_frame_share=0.5)
         visible = [track.visible.tolist() for track in out.objects.values()]
         if sum(visible[0]) == 1:
             assert visible[0] == visible[1] and visible[0][out.queries[0].frame or 0]
@@ -323,23 +325,23 @@ def test_a_share_of_clips_keeps_masks_of_one_frame_that_shows_all_objects() -> N
 
 def test_bad_samples_and_arguments_are_refused() -> None:
     with pytest.raises(DatasetError, match="test/train 0: there is no query"):
-        worded(clip())
+        write_turns(clip())
     with pytest.raises(DatasetError, match=r"test/train 0: object 7, .* is not among the objects"):
-        worded(clip(replace(QA, about=(7,))))
+        write_turns(clip(replace(QA, about=(7,))))
     hidden = replace(clip(CHOICE), objects={3: MaskTrack((40, 60), (None,) * 3)})
     with pytest.raises(DatasetError, match="object 3, which is asked about, is seen on none"):
-        worded(hidden, form="points")
+        write_turns(hidden, form="points")
     with pytest.raises(ValueError, match="form and pointing are 'lines' and 'mixed'"):
-        worded(clip(QA), form="lines")  # type: ignore[arg-type]
+        write_turns(clip(QA), form="lines")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_turns is 0"):
-        worded(clip(QA), max_turns=0)
+        write_turns(clip(QA), max_turns=0)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("video", [False, True], ids=["still", "clip"])
 @pytest.mark.parametrize("seed", [None, 5])
 def test_every_form_goes_through_the_processor_of_training(
-    nano: Processor, form: Form, video: bool, seed: int | None
+    nano: Processor, form: PromptForm, video: bool, seed: int | None
 ) -> None:
     made = sticker_sample(3, 4, video=video)
     first, second = [number for number, track in made.objects.items() if track.visible.any()][:2]
@@ -350,8 +352,8 @@ def test_every_form_goes_through_the_processor_of_training(
         Query(kind="query", text="the dog", targets=(first,)),
     )
     rng = None if seed is None else np.random.default_rng(seed)
-    sample = worded(replace(made, queries=queries, turns=()), rng, form=form)
-    inputs = nano.training(sample)
+    sample = write_turns(replace(made, queries=queries, turns=()), rng, form=form)
+    inputs = nano.build_training_inputs(sample)
     ids = inputs["input_ids"].tolist()
     count = {token: ids.count(nano.chat.ids[token]) for token in ("<|ref|>", "<|mem|>", "<|seg|>")}
     assert inputs["target_masks"] is not None and inputs["target_masks"].shape[1] == count["<|seg|>"]

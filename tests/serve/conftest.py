@@ -11,7 +11,7 @@ import torch
 from live import LONG, Live, running
 
 import unipixel
-from unipixel.bench.subject import moving_blobs
+from unipixel.bench.inputs import draw_moving_discs
 from unipixel.draw import write_mp4, write_png
 from unipixel.engine.engine import Engine
 from unipixel.model.unipixel import UniPixel
@@ -57,7 +57,7 @@ def quick(quick_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``picture.png``, ``clip.mp4`` of 5 frames and ``long.mp4``."""
     folder = tmp_path_factory.mktemp("media")
-    frames = moving_blobs(LONG, SIZE)
+    frames = draw_moving_discs(LONG, SIZE)
     write_png(frames[0], folder / "picture.png")
     write_mp4(frames[:5], folder / "clip.mp4")
     write_mp4(frames, folder / "long.mp4")

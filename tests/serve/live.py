@@ -16,7 +16,7 @@ import httpx2
 import unipixel
 from unipixel.engine.engine import Engine
 from unipixel.serve import ServeSettings
-from unipixel.serve.running import Server
+from unipixel.serve.server import Server
 
 LONG = 250
 """Frames of the clip that takes a while."""

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unipixel.cli import app
-from unipixel.cli.serving import KEYS_VARIABLE, read_keys
+from unipixel.cli.serve import KEYS_VARIABLE, read_keys
 
 
 @pytest.mark.parametrize(

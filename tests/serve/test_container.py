@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unipixel.cli import app
-from unipixel.cli.serving import KEYS_VARIABLE
+from unipixel.cli.serve import KEYS_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 CONTAINER = (ROOT / "Containerfile").read_text(encoding="utf-8")

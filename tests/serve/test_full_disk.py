@@ -14,7 +14,7 @@ import pytest
 from live import data_url, running
 
 from unipixel.engine.engine import Engine
-from unipixel.serve.faults import fault
+from unipixel.serve.errors import describe_error
 
 BOX = {"type": "box", "box": [20, 10, 50, 40]}
 SIZE = 1 << 20
@@ -105,5 +105,5 @@ def test_upload_that_fills_the_temporary_disk_is_told(
     ],
 )
 def test_what_is_missing_is_told_apart(error: BaseException, status: int) -> None:
-    told = fault(error)
+    told = describe_error(error)
     assert told.status == status and "secret" not in told.message

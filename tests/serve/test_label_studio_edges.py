@@ -22,9 +22,9 @@ from unipixel.errors import MediaError
 from unipixel.masks import MaskTrack, mask_to_polygons, polygons_to_mask
 from unipixel.media import open_media
 from unipixel.serve.label_studio.config import read_config
-from unipixel.serve.label_studio.files import address, authorization
-from unipixel.serve.label_studio.regions import outlines, sequence
-from unipixel.serve.label_studio.timeline import MOST_TRACKED, Timeline, followed
+from unipixel.serve.label_studio.media import get_authorization, resolve_address
+from unipixel.serve.label_studio.regions import build_sequence, simplify_polygons
+from unipixel.serve.label_studio.timeline import MAX_TRACKED_FRAMES, Timeline, select_clip
 
 CONFIG = """<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">
 <Label value="dog" alias="d" hint="the spotted dog"/><Label value="cat"/></BrushLabels></View>"""
@@ -102,7 +102,7 @@ def test_setup_takes_a_blank_configuration_and_refuses_one_without_use(quick: Li
 
 
 def test_labels_are_asked_for_by_their_hints_and_written_by_their_aliases() -> None:
-    assert dict(read_config(CONFIG).words) == {"d": "the spotted dog", "cat": "cat"}
+    assert dict(read_config(CONFIG).queries) == {"d": "the spotted dog", "cat": "cat"}
 
 
 def test_controls_for_prompting_get_no_regions_unless_there_are_no_others() -> None:
@@ -181,7 +181,7 @@ def test_key_is_shown_to_nobody_else(quick_engine: Engine) -> None:
             live.post("/predict", body(image="/data/upload/away.png"), 400)
             assert others == [("/a.png", "")]
         with pytest.raises(MediaError, match="does not take LABEL_STUDIO_API_KEY"):
-            authorization(home, "x.y.z", 5.0)
+            get_authorization(home, "x.y.z", 5.0)
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "http://user@host", "http://host/?a=1", "host:8080"])
@@ -192,8 +192,8 @@ def test_wrong_address_of_label_studio_ends_the_command_with_one_sentence(url: s
 
 
 def test_addresses_are_left_alone_where_they_say_everything() -> None:
-    assert address("https://example.org/resolve/", "http://ls:8080") == "https://example.org/resolve/"
-    assert address("/data/upload/1/a.png", "http://ls:8080/tool/") == "http://ls:8080/tool/data/upload/1/a.png"
+    assert resolve_address("https://example.org/resolve/", "http://ls:8080") == "https://example.org/resolve/"
+    assert resolve_address("/data/upload/1/a.png", "http://ls:8080/tool/") == "http://ls:8080/tool/data/upload/1/a.png"
 
 
 def test_boxes_end_where_an_object_disappears() -> None:
@@ -202,7 +202,7 @@ def test_boxes_end_where_an_object_disappears() -> None:
     track = MaskTrack.from_masks(masks)
     one = AnswerObject(id=1, label="", track=track, frame_scores=(1.0,) * 6)
     times = tuple(t / 10 for t in range(6))
-    value = sequence(one, Timeline(times, 0.6, 10.0))
+    value = build_sequence(one, Timeline(times, 0.6, 10.0))
     assert (value["framesCount"], value["duration"]) == (6, 0.6)
     assert [(key["frame"], key["enabled"]) for key in value["sequence"]] == [
         (1, True),
@@ -224,21 +224,21 @@ def test_boxes_end_where_an_object_disappears() -> None:
 
 def test_frames_are_counted_at_label_studios_rate() -> None:
     line = Timeline(tuple(t / 30 for t in range(60)), 2.0, 24.0)
-    assert (line.frames_count, line.number(0), line.number(30), line.number(59)) == (48, 1, 25, 48)
-    assert line.nearest(1) == 0 and line.nearest(25) == 30 and line.nearest(10_000) == 59
-    told = line.counted(100, 4.0)
+    assert (line.frames_count, line.to_number(0), line.to_number(30), line.to_number(59)) == (48, 1, 25, 48)
+    assert line.find_nearest(1) == 0 and line.find_nearest(25) == 30 and line.find_nearest(10_000) == 59
+    told = line.apply_counts(100, 4.0)
     assert (told.frames_count, told.duration, told.rate) == (100, 4.0, 25.0)
-    assert line.counted(0, 0) is line
+    assert line.apply_counts(0, 0) is line
 
 
 def test_long_videos_are_followed_on_evenly_spread_frames(media: Path) -> None:
     video = open_media(str(media / "long.mp4"))
-    assert video.num_frames > MOST_TRACKED
-    clip = followed(video, 1024)
-    assert clip.num_frames <= MOST_TRACKED and clip.frame_indices[:3] == (0, 2, 4)
-    assert followed(video, 10).num_frames <= 10
+    assert video.num_frames > MAX_TRACKED_FRAMES
+    clip = select_clip(video, 1024)
+    assert clip.num_frames <= MAX_TRACKED_FRAMES and clip.frame_indices[:3] == (0, 2, 4)
+    assert select_clip(video, 10).num_frames <= 10
     short = open_media(str(media / "clip.mp4"))
-    assert followed(short, 1024) is short
+    assert select_clip(short, 1024) is short
 
 
 def test_polygons_have_few_corners_and_lose_specks_only() -> None:
@@ -246,12 +246,12 @@ def test_polygons_have_few_corners_and_lose_specks_only() -> None:
     mask = (rows - 90) ** 2 + (columns - 100) ** 2 < 60**2
     mask[5, 5] = True
     traced = mask_to_polygons(mask)
-    (ring,) = outlines(traced)
+    (ring,) = simplify_polygons(traced)
     assert len(ring) < len(traced[-1]) / 2 / 4
     drawn = polygons_to_mask([ring], mask.shape)
     mask[5, 5] = False
     assert (drawn & mask).sum() / (drawn | mask).sum() > 0.98
     speck = np.zeros((8, 8), dtype=bool)
     speck[3, 3] = True
-    (left,) = outlines(mask_to_polygons(speck))
+    (left,) = simplify_polygons(mask_to_polygons(speck))
     assert (polygons_to_mask([left], speck.shape) == speck).all()

@@ -14,7 +14,7 @@ from live import EXAMPLES, Live
 from unipixel.engine.answer import Answer, AnswerObject, Clip
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
-from unipixel.serve.exports import still_name, yaml_text, yolo_files
+from unipixel.serve.exports import build_yolo_files, get_still_name, quote_yaml
 from unipixel.serve.label_studio.config import read_config
 
 CHAT = "/v1/chat/completions"
@@ -93,7 +93,7 @@ def still(source: str, *labels: str) -> Answer:
     ]
     media = Media.from_array(np.zeros((20, 30, 3), dtype=np.uint8))
     media.source = source
-    return Answer(text="", raw_text="", objects=tuple(objects), clip=Clip.of(media))
+    return Answer(text="", raw_text="", objects=tuple(objects), clip=Clip.from_media(media))
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,10 @@ def still(source: str, *labels: str) -> Answer:
     ],
 )
 def test_labels_of_a_still_are_named_as_it_is(source: str, name: str) -> None:
-    files = dict(yolo_files(still(source, "dog")))
-    assert still_name(source) == name or source == ".jpg"
+    files = dict(build_yolo_files(still(source, "dog")))
+    assert get_still_name(source) == name or source == ".jpg"
     (path,) = [path for path in files if path.startswith("labels/")]
-    assert path == f"labels/{still_name(source)}.txt" and "/" not in path.removeprefix("labels/")
+    assert path == f"labels/{get_still_name(source)}.txt" and "/" not in path.removeprefix("labels/")
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,10 @@ def test_labels_of_a_still_are_named_as_it_is(source: str, name: str) -> None:
 )
 def test_class_names_are_valid_yaml(label: str) -> None:
     yaml = pytest.importorskip("yaml")
-    text = dict(yolo_files(still("a.png", label, "cat")))["data.yaml"].decode("utf-8")
+    text = dict(build_yolo_files(still("a.png", label, "cat")))["data.yaml"].decode("utf-8")
     names = yaml.safe_load(text)["names"]
     assert names == {0: label if label.isprintable() or label in "\x07bell\u2028tab\t" else "?", 1: "cat"}
-    assert "\\ud83d" not in text and yaml_text("é") == '"é"'
+    assert "\\ud83d" not in text and quote_yaml("é") == '"é"'
 
 
 TWO = """<View><Image name="{a}" value="${a}"/><Image name="{b}" value="${b}"/>

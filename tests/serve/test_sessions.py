@@ -140,7 +140,7 @@ def test_session_that_cooled_down_goes_on_as_if_nothing_was(quick: Live, session
         quick.post(f"{session}/ask", {"text": question, "max_tokens": 3})
         twin.ask(question, max_new_tokens=3)
     entry = quick.runtime.sessions.entries()[-1]
-    entry.cool()  # nothing else is going on
+    entry.release_caches()  # nothing else is going on
     told = quick.post(f"{session}/ask", {"text": "What else?", "max_tokens": 5})
     assert told["text"] == twin.ask("What else?", max_new_tokens=5).text
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from unipixel.serve.faults import Refusal, Stopped
-from unipixel.serve.worker import Job, ModelWorker, Spent
+from unipixel.serve.errors import ApiError, JobCancelled
+from unipixel.serve.worker import Job, JobStats, ModelWorker
 
 
 def worker(together: Callable[[list[Any]], list[Any]] = lambda parts: parts, **bounds: int) -> ModelWorker:
-    spent: list[Spent] = []
+    spent: list[JobStats] = []
     given = {"max_queue": 10, "max_running": 2, "batch_size": 4, **bounds}
-    made = ModelWorker(**given, together=together, observe=spent.append)
+    made = ModelWorker(**given, answer_batch=together, on_finish=spent.append)
     made.spent = spent  # type: ignore[attr-defined]
     return made
 
@@ -62,7 +62,7 @@ def run(made: ModelWorker, test: Callable[[], Any]) -> Any:
         try:
             return await asyncio.wait_for(test(), 20)
         finally:
-            made.end()
+            made.stop()
 
     return asyncio.run(main())
 
@@ -106,11 +106,11 @@ def test_full_queue_says_when_to_come_back() -> None:
         gate = Gate()
         jobs = [Job("gate", gate.work, kind="t") for _ in range(3)]
         made.submit(jobs[0])
-        while made.waiting:
+        while made.num_waiting:
             await asyncio.sleep(0.001)
         for job in jobs[1:]:
             made.submit(job)
-        with pytest.raises(Refusal, match="2 requests are waiting") as caught:
+        with pytest.raises(ApiError, match="2 requests are waiting") as caught:
             made.submit(Job("other", gate.work, kind="t"))
         assert caught.value.status == 429 and int(caught.value.headers["Retry-After"]) >= 1
         gate.open.set()
@@ -136,14 +136,14 @@ def test_cancelled_jobs_leave_the_queue_and_close_their_work() -> None:
         pieces = job.events()
         await anext(pieces)
         waiting.cancel()
-        with pytest.raises(Stopped):
+        with pytest.raises(JobCancelled):
             await waiting.result()
-        assert made.waiting == 0
+        assert made.num_waiting == 0
         job.cancel()
-        with pytest.raises(Stopped):
+        with pytest.raises(JobCancelled):
             async for _ in pieces:
                 pass
-        assert made.running == 0
+        assert made.num_running == 0
 
     run(made, test)
     assert closed == [True]
@@ -177,7 +177,7 @@ def test_waiting_one_shots_are_answered_in_one_batch() -> None:
     made = worker(together)
 
     async def test() -> None:
-        jobs = [Job(f"one{n}", counting([], "x", 1), kind="t", part=n) for n in range(1, 7)]
+        jobs = [Job(f"one{n}", counting([], "x", 1), kind="t", batch_item=n) for n in range(1, 7)]
         told = await behind_a_gate(made, jobs)
         assert told[0] == 10 and isinstance(told[1], ValueError) and told[2:4] == [30, 40]
 
@@ -190,9 +190,9 @@ def test_short_calls_go_between_two_pieces() -> None:
 
     async def test() -> None:
         job = made.submit(Job("a", counting(log, "a", 10_000_000), kind="t"))
-        assert await made.between(lambda: threading.current_thread().name) == "unipixel-model"
+        assert await made.call(lambda: threading.current_thread().name) == "unipixel-model"
         with pytest.raises(ZeroDivisionError):
-            await made.between(lambda: 1 // 0)
+            await made.call(lambda: 1 // 0)
         job.cancel()
 
     run(made, test)
@@ -206,9 +206,9 @@ def test_drained_worker_finishes_what_it_can_and_tells_the_rest() -> None:
         endless = made.submit(Job("b", counting([], "b", 10**9), kind="t"))
         await made.drain(0.2)
         assert await short.result() == "a2"
-        with pytest.raises(Stopped, match="shutting down"):
+        with pytest.raises(JobCancelled, match="shutting down"):
             await endless.result()
-        with pytest.raises(Refusal, match="shutting down"):
+        with pytest.raises(ApiError, match="shutting down"):
             made.submit(Job("c", counting([], "c", 1), kind="t"))
 
     run(made, test)
@@ -220,7 +220,7 @@ def test_short_call_that_hits_the_thread_fails_alone() -> None:
     async def test() -> None:
         job = made.submit(Job("a", counting([], "a", 3), kind="t"))
         with pytest.raises(RuntimeError, match="interrupted"):
-            await made.between(lambda: sys.exit(3))
+            await made.call(lambda: sys.exit(3))
         assert await job.result() == "a2" and made.is_ready
 
     run(made, test)
@@ -229,16 +229,16 @@ def test_short_call_that_hits_the_thread_fails_alone() -> None:
 def test_job_that_is_lost_on_its_way_is_told_so() -> None:
     hits = [SystemExit(3), MemoryError()]
 
-    def observe(_: Spent) -> None:
+    def observe(_: JobStats) -> None:
         if hits:  # between the end of the work and the news of it
             raise hits.pop()
 
-    made = ModelWorker(max_queue=10, max_running=2, batch_size=4, together=lambda parts: parts, observe=observe)
+    made = ModelWorker(max_queue=10, max_running=2, batch_size=4, answer_batch=lambda parts: parts, on_finish=observe)
 
     async def test() -> None:
         with pytest.raises(RuntimeError, match="interrupted"):
             await made.submit(Job("a", counting([], "a", 3), kind="t")).result()
         assert not hits and await made.submit(Job("b", counting([], "b", 1), kind="t")).result() == "b0"
-        assert made.running == made.waiting == 0 and made.is_ready
+        assert made.num_running == made.num_waiting == 0 and made.is_ready
 
     run(made, test)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from unipixel.errors import DatasetError
-from unipixel.stickers import HELD_OUT_FAMILY, Scene, SceneSettings, scene, video
-from unipixel.stickers.colours import COLOURS, PAINTS, colour_name, colour_shares, repaint
-from unipixel.stickers.render import Placement, draw
-from unipixel.stickers.sprites import built_in
+from unipixel.stickers import HELD_OUT_FAMILY, Scene, SceneSettings, generate_scene, generate_video
+from unipixel.stickers.colours import COLOURS, PAINTS, choose_colour_name, measure_colour_shares, repaint
+from unipixel.stickers.render import Placement, draw_sprite
+from unipixel.stickers.sprites import load_built_in
 
 CLEAN = SceneSettings(noise=0.0)
 
@@ -26,7 +26,7 @@ from unipixel import stickers
 digest = hashlib.sha256()
 for video in (False, True):
     for index in range(4):
-        made, turns = stickers.drawn(7, index, video=video, count=8)
+        made, turns = stickers.generate_scene_with_turns(7, index, video=video, count=8)
         digest.update(made.frames.tobytes() + made.masks.tobytes() + repr(turns).encode())
 print(digest.hexdigest())
 """
@@ -39,10 +39,10 @@ def assert_same(first: Scene, second: Scene) -> None:
 
 
 def test_the_same_number_gives_the_same_scene_in_any_order_of_calls() -> None:
-    first = [scene(3, index) for index in range(6)]
+    first = [generate_scene(3, index) for index in range(6)]
     for index in (4, 0, 5, 2):
-        assert_same(first[index], scene(3, index))
-    assert not np.array_equal(first[0].frames, scene(4, 0).frames)
+        assert_same(first[index], generate_scene(3, index))
+    assert not np.array_equal(first[0].frames, generate_scene(4, 0).frames)
 
 
 def test_another_process_makes_the_same_samples() -> None:
@@ -58,15 +58,15 @@ def test_another_process_makes_the_same_samples() -> None:
 @pytest.mark.parametrize("size_hw", [(168, 168), (120, 200), (224, 140)])
 def test_each_mask_shows_exactly_the_pixels_of_its_own_sticker(size_hw: tuple[int, int]) -> None:
     settings = SceneSettings(size_hw=size_hw, noise=0.0)
-    sprites = settings.sprite_set()
+    sprites = settings.load_sprites()
     for index in range(15):
-        made = scene(1, index, settings)
+        made = generate_scene(1, index, settings)
         assert made.frames.shape == (1, *size_hw, 3)
         covered = np.zeros(size_hw, bool)
         for n in reversed(made.drawing_order):  # from the top down
             placement = made.objects[n].placements[0]
             assert placement is not None
-            patch = draw(placement, sprites, size_hw)
+            patch = draw_sprite(placement, sprites, size_hw)
             assert patch is not None
             whole = np.zeros(size_hw, bool)
             whole[patch.window] = patch.mask
@@ -88,14 +88,14 @@ def softly_covered(made: Scene, n: int, sprites: object) -> np.ndarray:
     order = made.drawing_order
     for above in order[order.index(n) + 1 :]:
         placement = made.objects[above].placements[0]
-        patch = draw(placement, sprites, size_hw)  # type: ignore[arg-type]
+        patch = draw_sprite(placement, sprites, size_hw)  # type: ignore[arg-type]
         covered[patch.window] |= patch.pixels[..., 3] > 0  # type: ignore[union-attr]
     return covered
 
 
 def test_masks_never_overlap_and_no_object_is_all_but_hidden() -> None:
     for index in range(60):
-        made = scene(2, index)
+        made = generate_scene(2, index)
         assert 2 <= len(made.objects) <= 6
         assert made.masks.sum(0).max() <= 1
         assert made.areas.min() >= 0.004 * 168 * 168
@@ -104,8 +104,8 @@ def test_masks_never_overlap_and_no_object_is_all_but_hidden() -> None:
 
 
 def test_a_sticker_drawn_upright_at_full_size_is_the_sprite_itself() -> None:
-    sprites = built_in()
-    patch = draw(Placement(sprite=5, x=60.0, y=60.0, size=96.0), sprites, (120, 120))
+    sprites = load_built_in()
+    patch = draw_sprite(Placement(sprite=5, x=60.0, y=60.0, size=96.0), sprites, (120, 120))
     assert patch is not None
     canvas = np.zeros((120, 120, 4), np.uint8)
     canvas[patch.window] = patch.pixels
@@ -114,8 +114,8 @@ def test_a_sticker_drawn_upright_at_full_size_is_the_sprite_itself() -> None:
 
 
 def test_a_flipped_sticker_is_the_mirror_image_of_the_plain_one() -> None:
-    plain = draw(Placement(sprite=9, x=50.0, y=50.0, size=60.0), built_in(), (100, 100))
-    flipped = draw(Placement(sprite=9, x=50.0, y=50.0, size=60.0, flip=True), built_in(), (100, 100))
+    plain = draw_sprite(Placement(sprite=9, x=50.0, y=50.0, size=60.0), load_built_in(), (100, 100))
+    flipped = draw_sprite(Placement(sprite=9, x=50.0, y=50.0, size=60.0, flip=True), load_built_in(), (100, 100))
     assert plain is not None and flipped is not None
     assert np.abs(plain.pixels[:, ::-1].astype(int) - flipped.pixels.astype(int)).max() <= 2
 
@@ -124,23 +124,23 @@ def test_settings_choose_names_style_and_number_of_objects() -> None:
     names = ("dog", "cat", "bus", "apple")
     settings = SceneSettings(names=names, families=(HELD_OUT_FAMILY,), num_objects=(3, 3), repaint=0.0)
     for index in range(10):
-        made = scene(0, index, settings)
+        made = generate_scene(0, index, settings)
         assert len(made.objects) == 3
         assert {item.thing.name for item in made.objects} <= set(names)
     with pytest.raises(ValueError, match="griffin"):
-        scene(0, 0, SceneSettings(names=("griffin", "dog")))
+        generate_scene(0, 0, SceneSettings(names=("griffin", "dog")))
 
 
 def test_settings_that_leave_no_room_are_refused() -> None:
     with pytest.raises(ValueError, match="no scene fits"):
-        scene(0, 0, SceneSettings(min_area=0.9))
+        generate_scene(0, 0, SceneSettings(min_area=0.9))
     with pytest.raises(ValueError, match="no video fits"):
-        video(0, 0, SceneSettings(min_area=0.9))
+        generate_video(0, 0, SceneSettings(min_area=0.9))
 
 
 def test_photos_serve_as_backgrounds(tmp_path: Path) -> None:
     Image.new("RGB", (400, 300), (10, 200, 30)).save(tmp_path / "green.jpg")
-    made = scene(0, 0, SceneSettings(photos=tmp_path, photo_share=1.0, noise=0.0))
+    made = generate_scene(0, 0, SceneSettings(photos=tmp_path, photo_share=1.0, noise=0.0))
     behind = made.image[~made.masks.any((0, 1))]
     assert np.abs(np.median(behind, 0) - [10, 200, 30]).max() <= 3
     assert made.on_photo
@@ -148,14 +148,14 @@ def test_photos_serve_as_backgrounds(tmp_path: Path) -> None:
 
 def test_missing_or_broken_photos_are_dataset_errors(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="does not exist"):
-        scene(0, 0, SceneSettings(photos=tmp_path / "none", photo_share=1.0))
+        generate_scene(0, 0, SceneSettings(photos=tmp_path / "none", photo_share=1.0))
     with pytest.raises(DatasetError, match="holds no"):
-        scene(0, 0, SceneSettings(photos=tmp_path, photo_share=1.0))
+        generate_scene(0, 0, SceneSettings(photos=tmp_path, photo_share=1.0))
     other = tmp_path / "other"
     other.mkdir()
     (other / "broken.jpg").write_bytes(b"not a picture")
     with pytest.raises(DatasetError, match="cannot be read"):
-        scene(0, 0, SceneSettings(photos=other, photo_share=1.0))
+        generate_scene(0, 0, SceneSettings(photos=other, photo_share=1.0))
 
 
 @pytest.mark.parametrize(
@@ -176,23 +176,23 @@ def test_missing_or_broken_photos_are_dataset_errors(tmp_path: Path) -> None:
     ],
 )
 def test_plain_colours_get_the_name_people_give_them(rgb: tuple[int, int, int], name: str | None) -> None:
-    assert colour_name(colour_shares(np.full((50, 3), rgb, np.uint8))) == name
+    assert choose_colour_name(measure_colour_shares(np.full((50, 3), rgb, np.uint8))) == name
 
 
 def test_a_thing_of_two_colours_has_no_colour_name() -> None:
     pixels = np.array([[220, 20, 30]] * 50 + [[30, 90, 220]] * 50, np.uint8)
-    assert colour_name(colour_shares(pixels)) is None
+    assert choose_colour_name(measure_colour_shares(pixels)) is None
 
 
 @pytest.mark.parametrize("colour", list(PAINTS))
 def test_repainted_things_mostly_show_their_new_colour(colour: str) -> None:
-    sprites = built_in()
+    sprites = load_built_in()
     shares = []
     for name in ("car", "dog", "shirt", "balloon", "elephant", "pear"):
         for index in sprites.by_name[name]:
-            pixels = np.asarray(sprites.level(index, 64)).astype(np.float32)
+            pixels = np.asarray(sprites.get_level(index, 64)).astype(np.float32)
             painted = repaint(pixels, colour)
             assert np.array_equal(painted[..., 3], pixels[..., 3])
             solid = painted[pixels[..., 3] == 255][:, :3]
-            shares.append(colour_shares(np.clip(solid, 0, 255).astype(np.uint8))[COLOURS.index(colour)])
+            shares.append(measure_colour_shares(np.clip(solid, 0, 255).astype(np.uint8))[COLOURS.index(colour)])
     assert np.mean(shares) > 0.45

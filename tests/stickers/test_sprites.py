@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from unipixel.errors import DatasetError
-from unipixel.stickers import HELD_OUT_FAMILY, THINGS, TRAINING_FAMILIES, SceneSettings, scene, turns
+from unipixel.stickers import HELD_OUT_FAMILY, THINGS, TRAINING_FAMILIES, SceneSettings, generate_scene, generate_turns
 from unipixel.stickers.colours import COLOURS
-from unipixel.stickers.sprites import SHEETS, built_in, from_folder
+from unipixel.stickers.sprites import SHEETS, load_built_in, load_folder
 from unipixel.stickers.things import KINDS, USES
 
 
 def test_every_thing_is_drawn_by_at_least_three_training_families() -> None:
     drawn = {name: set[str]() for name in THINGS}
-    for sprite in built_in().sprites:
+    for sprite in load_built_in().sprites:
         drawn[sprite.thing.name].add(sprite.family)
     assert len(THINGS) >= 160
     assert [name for name, families in drawn.items() if len(families) < 3] == []
@@ -27,8 +27,8 @@ def test_every_thing_is_drawn_by_at_least_three_training_families() -> None:
 
 def test_the_held_out_family_is_never_part_of_training() -> None:
     assert HELD_OUT_FAMILY not in TRAINING_FAMILIES
-    assert {sprite.family for sprite in built_in().sprites} == set(TRAINING_FAMILIES)
-    held_out = built_in((HELD_OUT_FAMILY,))
+    assert {sprite.family for sprite in load_built_in().sprites} == set(TRAINING_FAMILIES)
+    held_out = load_built_in((HELD_OUT_FAMILY,))
     assert set(held_out.names) <= set(THINGS)
     assert len(held_out.names) >= 150
 
@@ -41,13 +41,13 @@ def test_sheets_stay_small_enough_for_the_repository() -> None:
 
 def test_no_two_things_share_a_picture() -> None:
     seen: dict[bytes, str] = {}
-    for sprite in built_in((*TRAINING_FAMILIES, HELD_OUT_FAMILY)).sprites:
+    for sprite in load_built_in((*TRAINING_FAMILIES, HELD_OUT_FAMILY)).sprites:
         name = seen.setdefault(sprite.picture.tobytes(), sprite.thing.name)
         assert name == sprite.thing.name
 
 
 def test_every_sprite_is_visible_and_inside_its_square() -> None:
-    for sprite in built_in((*TRAINING_FAMILIES, HELD_OUT_FAMILY)).sprites:
+    for sprite in load_built_in((*TRAINING_FAMILIES, HELD_OUT_FAMILY)).sprites:
         alpha = np.asarray(sprite.picture)[..., 3]
         assert (alpha >= 128).mean() > 0.02, (sprite.family, sprite.thing.name)
         assert max(sprite.extent) <= 1.0
@@ -65,7 +65,7 @@ def test_the_table_speaks_only_of_known_kinds_uses_and_colours() -> None:
 
 def test_an_unknown_family_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="openmoji"):
-        built_in(("openmoji",))
+        load_built_in(("openmoji",))
 
 
 def write_folder(folder: Path, labels: Any, files: tuple[str, ...] = ("a.png", "b.png")) -> Path:
@@ -83,15 +83,15 @@ def test_a_folder_of_sprites_replaces_the_built_in_ones(tmp_path: Path) -> None:
         "b.png": {"name": "gizmo", "category": "gadget", "uses": ["fly"]},
     }
     settings = SceneSettings(sprites=write_folder(tmp_path, labels), num_objects=(2, 3), noise=0.0)
-    made = scene(0, 0, settings)
+    made = generate_scene(0, 0, settings)
     assert {item.thing.name for item in made.objects} <= {"brick", "gizmo"}
-    questions = turns(made, np.random.default_rng(0), 12)
+    questions = generate_turns(made, np.random.default_rng(0), 12)
     assert len(questions) == 12
-    assert from_folder(tmp_path).things["gizmo"].uses == {"fly"}
+    assert load_folder(tmp_path).things["gizmo"].uses == {"fly"}
 
 
 def test_a_known_name_brings_its_category_along(tmp_path: Path) -> None:
-    sprites = from_folder(write_folder(tmp_path, {"a.png": {"name": "dog"}, "b.png": {"name": "blob"}}))
+    sprites = load_folder(write_folder(tmp_path, {"a.png": {"name": "dog"}, "b.png": {"name": "blob"}}))
     assert sprites.things["dog"].category == "animal"
     assert sprites.things["blob"].plural == "blobs"
 
@@ -119,14 +119,14 @@ def test_a_known_name_brings_its_category_along(tmp_path: Path) -> None:
 )
 def test_a_malformed_sprite_folder_is_refused_in_one_sentence(tmp_path: Path, labels: Any, message: str) -> None:
     with pytest.raises(DatasetError, match=message) as caught:
-        from_folder(write_folder(tmp_path, labels))
+        load_folder(write_folder(tmp_path, labels))
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_labels_or_with_a_blank_sprite_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"labels\.json"):
-        from_folder(tmp_path / "nowhere")
+        load_folder(tmp_path / "nowhere")
     write_folder(tmp_path, {"a.png": {"name": "dog"}, "b.png": {"name": "cat"}})
     Image.new("RGBA", (20, 20)).save(tmp_path / "b.png")
     with pytest.raises(DatasetError, match="blank"):
-        from_folder(tmp_path)
+        load_folder(tmp_path)

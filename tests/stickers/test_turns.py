@@ -16,22 +16,22 @@ from unipixel.stickers import (
     THINGS,
     Facts,
     Scene,
-    scene,
-    turns,
-    video,
-    vocabulary_texts,
+    generate_scene,
+    generate_turns,
+    generate_video,
+    list_vocabulary_texts,
 )
 from unipixel.stickers.colours import COLOURS
 from unipixel.stickers.language import NUMBERS, PLACES
 from unipixel.stickers.things import KINDS
 
-STILLS = [scene(11, index) for index in range(70)]
-CLIPS = [video(11, index) for index in range(25)]
+STILLS = [generate_scene(11, index) for index in range(70)]
+CLIPS = [generate_video(11, index) for index in range(25)]
 
 
 def asked(task: str, scenes: list[Scene] = STILLS, count: int = 4) -> Iterator[tuple[Scene, Turn]]:
     for made in scenes:
-        for turn in turns(made, np.random.default_rng(made.index), count, {task: 1.0}):
+        for turn in generate_turns(made, np.random.default_rng(made.index), count, {task: 1.0}):
             yield made, turn
 
 
@@ -63,7 +63,7 @@ def centre(mask: np.ndarray) -> tuple[float, float]:
 def test_every_turn_has_a_prompt_per_ref_a_target_per_seg_and_known_ids(scenes: list[Scene]) -> None:
     for made in scenes:
         ids = {item.id for item in made.objects}
-        for turn in turns(made, np.random.default_rng(made.index), 10):
+        for turn in generate_turns(made, np.random.default_rng(made.index), 10):
             assert turn.task in TASKS
             assert turn.question.count("<|ref|>") == len(turn.references)
             assert turn.answer.count("<|seg|>") == len(turn.targets)
@@ -239,7 +239,7 @@ def test_choices_about_names_and_colours_point_at_the_true_option() -> None:
         letters.add(letter)
         target = object_of(made, turn.regions[0])
         if turn.question.startswith("What colour is"):
-            assert options[letter] == made.colour(target)
+            assert options[letter] == made.get_colour(target)
         elif turn.question.startswith("What is [") and "thing" not in options[letter]:
             assert options[letter] == names_of(made)[target]
         elif (found := re.match(r"Which one is the (\w+),", turn.question)) and found[1] in THINGS:
@@ -249,7 +249,7 @@ def test_choices_about_names_and_colours_point_at_the_true_option() -> None:
 
 def test_the_memory_form_localises_first_and_then_answers_over_the_same_ids() -> None:
     for made in STILLS[:30]:
-        first, second = turns(made, np.random.default_rng(0), 2, {"choice_mem": 1.0})
+        first, second = generate_turns(made, np.random.default_rng(0), 2, {"choice_mem": 1.0})
         assert first.task == "choice_mem" and second.task == "choice"
         assert first.answer == " ".join(f"[{number}]<|seg|>" for number in first.targets)
         assert second.regions == first.targets
@@ -273,9 +273,9 @@ def test_prompts_lie_on_a_frame_that_shows_the_object(scenes: list[Scene]) -> No
 
 def test_evaluation_uses_one_wording_exact_boxes_and_interior_points() -> None:
     for index in range(12):
-        made = scene(EVAL_SEED, index)
-        assert made.held_out
-        for turn in turns(made, np.random.default_rng(0), 6, {"box": 1.0, "point": 1.0, "refer": 1.0}):
+        made = generate_scene(EVAL_SEED, index)
+        assert made.is_held_out
+        for turn in generate_turns(made, np.random.default_rng(0), 6, {"box": 1.0, "point": 1.0, "refer": 1.0}):
             assert turn.question.startswith("Please segment ")
             assert len(turn.targets) == 1
             mask = made.masks[object_of(made, turn.targets[0]), 0]
@@ -289,9 +289,9 @@ def test_evaluation_uses_one_wording_exact_boxes_and_interior_points() -> None:
 
 
 def test_every_generated_word_is_in_the_vocabulary_and_the_vocabulary_is_small() -> None:
-    known = {word for text in vocabulary_texts() for word in words(text)}
+    known = {word for text in list_vocabulary_texts() for word in words(text)}
     for made in STILLS + CLIPS:
-        for turn in turns(made, np.random.default_rng(5), 12):
+        for turn in generate_turns(made, np.random.default_rng(5), 12):
             unknown = set(words(f"{turn.question} {turn.answer}")) - known
             assert not unknown, (unknown, turn)
     assert len({word.lower() for word in known if word.isalpha()}) < 700
@@ -299,14 +299,16 @@ def test_every_generated_word_is_in_the_vocabulary_and_the_vocabulary_is_small()
 
 def test_the_same_generator_state_gives_the_same_turns() -> None:
     for made in STILLS[:10]:
-        first = turns(made, np.random.default_rng(3), 8)
-        assert first == turns(made, np.random.default_rng(3), 8)
-        assert first == turns(made, np.random.default_rng(3), 8, facts=Facts(made))
+        first = generate_turns(made, np.random.default_rng(3), 8)
+        assert first == generate_turns(made, np.random.default_rng(3), 8)
+        assert first == generate_turns(made, np.random.default_rng(3), 8, facts=Facts(made))
 
 
 def test_a_mix_chooses_the_tasks() -> None:
     only = {
-        turn.task for made in STILLS[:20] for turn in turns(made, np.random.default_rng(1), 5, {"point": 1, "name": 2})
+        turn.task
+        for made in STILLS[:20]
+        for turn in generate_turns(made, np.random.default_rng(1), 5, {"point": 1, "name": 2})
     }
     assert only == {"point", "name"}
     assert set(FULL_MIX) == set(TASKS)
@@ -315,4 +317,4 @@ def test_a_mix_chooses_the_tasks() -> None:
 @pytest.mark.parametrize("mix", [{"telepathy": 1.0}, {"refer": 0.0}, {}, {"refer": -1.0, "point": 2.0}])
 def test_a_wrong_mix_is_refused(mix: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="the mix has"):
-        turns(STILLS[0], np.random.default_rng(0), 2, mix)
+        generate_turns(STILLS[0], np.random.default_rng(0), 2, mix)

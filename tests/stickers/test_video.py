@@ -14,12 +14,23 @@ import pytest
 from PIL import Image
 
 from unipixel.masks import load_index_png
-from unipixel.stickers import FAMILIAR, HARD, THINGS, Scene, SceneSettings, drawn, sample, turns, video, write_samples
+from unipixel.stickers import (
+    FAMILIAR,
+    HARD,
+    THINGS,
+    Scene,
+    SceneSettings,
+    generate_sample,
+    generate_scene_with_turns,
+    generate_turns,
+    generate_video,
+    write_samples,
+)
 from unipixel.stickers.language import MOTIONS
-from unipixel.stickers.render import draw
+from unipixel.stickers.render import draw_sprite
 
 CLEAN = SceneSettings(noise=0.0)
-CLIPS = [video(21, index, CLEAN) for index in range(30)]
+CLIPS = [generate_video(21, index, CLEAN) for index in range(30)]
 
 
 def track_centre(made: Scene, n: int, t: int) -> np.ndarray:
@@ -51,7 +62,7 @@ def test_nothing_hurries_and_everything_that_can_happen_happens() -> None:
 
 
 def test_the_hard_world_is_small_crowded_and_quick() -> None:
-    clips = [video(21, index, replace(HARD, noise=0.0)) for index in range(10)]
+    clips = [generate_video(21, index, replace(HARD, noise=0.0)) for index in range(10)]
     assert all(4 <= len(made.frames) <= 8 and made.frames.shape[1:3] == (168, 168) for made in clips)
     jumps = [
         np.hypot(b.x - a.x, b.y - a.y) / 168
@@ -65,11 +76,11 @@ def test_the_hard_world_is_small_crowded_and_quick() -> None:
 
 
 def test_on_every_frame_an_uncovered_sticker_shows_its_own_pixels() -> None:
-    sprites = CLEAN.sprite_set()
+    sprites = CLEAN.load_sprites()
     checked = 0
     for made in CLIPS[:12]:
         size_hw = made.frames.shape[1:3]
-        patches = [[p and draw(p, sprites, size_hw) for p in item.placements] for item in made.objects]
+        patches = [[p and draw_sprite(p, sprites, size_hw) for p in item.placements] for item in made.objects]
         for t in range(len(made.frames)):
             touched = np.zeros(size_hw, int)
             for n in range(len(made.objects)):
@@ -118,7 +129,7 @@ def test_what_is_asked_by_its_motion_is_the_only_one_moving_so() -> None:
     asked = 0
     for made in CLIPS:
         ids = [item.id for item in made.objects]
-        for turn in turns(made, np.random.default_rng(0), 4, {"motion": 1.0}):
+        for turn in generate_turns(made, np.random.default_rng(0), 4, {"motion": 1.0}):
             found = re.search(r"the (\w+) (?:that |moving )", turn.question)
             assert found is not None
             motion = next(key for key, text in MOTIONS.items() if text in turn.question.replace(text + " and", ""))
@@ -133,7 +144,7 @@ def test_what_is_asked_by_its_motion_is_the_only_one_moving_so() -> None:
 
 def test_places_in_videos_are_told_for_the_start() -> None:
     for made in CLIPS:
-        for turn in turns(
+        for turn in generate_turns(
             made, np.random.default_rng(0), 4, {"position": 1.0, "size": 1.0, "where": 1.0, "order": 1.0}
         ):
             assert "at the start" in turn.question
@@ -141,8 +152,8 @@ def test_places_in_videos_are_told_for_the_start() -> None:
 
 def test_a_sample_holds_tracks_with_none_where_an_object_is_unseen() -> None:
     for index in range(8):
-        made, questions = drawn(21, index, video=True, settings=CLEAN)
-        record = sample(21, index, video=True, settings=CLEAN)
+        made, questions = generate_scene_with_turns(21, index, video=True, settings=CLEAN)
+        record = generate_sample(21, index, video=True, settings=CLEAN)
         assert record.turns == questions
         assert record.media.num_frames == len(made.frames)
         assert record.media.size_hw == (224, 224)
@@ -153,7 +164,7 @@ def test_a_sample_holds_tracks_with_none_where_an_object_is_unseen() -> None:
 
 
 def test_a_still_sample_is_no_video() -> None:
-    record = sample(0, 3, count=5)
+    record = generate_sample(0, 3, count=5)
     assert not record.media.is_video
     assert record.media.num_frames == 1
     assert len(record.turns) == 5
@@ -165,7 +176,7 @@ def test_written_samples_hold_pictures_masks_and_questions(tmp_path: Path, clip:
     files = write_samples(2, tmp_path, seed=5, video=clip)
     assert all(path.is_file() for path in files)
     record = json.loads((tmp_path / "0001.json").read_text())
-    made, questions = drawn(5, 1, video=clip, count=6)
+    made, questions = generate_scene_with_turns(5, 1, video=clip, count=6)
     assert [turn["question"] for turn in record["turns"]] == [turn.question for turn in questions]
     masks = tmp_path / ("0001_masks/00000.png" if clip else "0001_masks.png")
     pixels = load_index_png(masks)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from unipixel.masks import encode_rle
+from unipixel.train.checkpoints import save_whole
 from unipixel.train.recipes import RECIPES
-from unipixel.train.saving import save_whole
-from unipixel.train.starting import begin
+from unipixel.train.setup import prepare_training
 
 SIZE = (24, 32)
 
@@ -22,7 +22,7 @@ SIZE = (24, 32)
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder of the smallest model with every part, its weights random."""
     folder = tmp_path_factory.mktemp("tiny")
-    begun = begin(RECIPES["debug"]())
+    begun = prepare_training(RECIPES["debug"]())
     save_whole(begun.model.config, begun.model.state_dict(), folder, None)
     begun.processor.save(folder)
     return folder

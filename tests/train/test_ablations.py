@@ -13,25 +13,25 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from unipixel.ablation import real, small
+from unipixel.ablation import real_data, sticker_world
 from unipixel.ablation import run as ablation_run
 from unipixel.ablation.conditions import ABLATIONS, PIXELQA_CHOICES, PIXELQA_MASKS, Condition
-from unipixel.ablation.run import Plan, perform
+from unipixel.ablation.run import AblationPlan, run_ablation
 from unipixel.cli import app
 from unipixel.engine.dialogue import Ask
 from unipixel.engine.engine import Engine, load
-from unipixel.engine.rounds import Row, rounds
+from unipixel.engine.turn import Row, answer_request
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
 from unipixel.processing import Processor
 from unipixel.sample import Point
-from unipixel.stickers import turns, video
-from unipixel.train.data import StickerTraining
-from unipixel.train.recall import recalled
+from unipixel.stickers import generate_turns, generate_video
+from unipixel.train.data import StickerDataset
+from unipixel.train.recall import apply_recall
 from unipixel.train.recipe import MixtureRecipe, Recipe, Start
 from unipixel.train.recipes import RECIPES
-from unipixel.train.run import check, train
-from unipixel.train.starting import begin
+from unipixel.train.run import check_recipe, train
+from unipixel.train.setup import prepare_training
 
 FEW = ("steps=2", "batch_size=2", "turns=2", "video_turns=2", "log_steps=1", "muon=0", "bf16=false")
 
@@ -79,23 +79,23 @@ def test_what_is_done_is_not_done_again_and_what_conditions_share_is_trained_onc
         return {"name": float(sum(value.double().abs().sum() for value in model.state_dict().values()))}
 
     monkeypatch.setattr(ablation_run, "train", counting)
-    monkeypatch.setattr(small, "measured", weighed)
+    monkeypatch.setattr(sticker_world, "measure", weighed)
     out = tmp_path / "out"
-    plan = Plan(name="propagation", out=out, model=str(tiny), settings=FEW, count=2, workers=0)
+    plan = AblationPlan(name="propagation", out=out, model=str(tiny), settings=FEW, count=2, workers=0)
     with pytest.raises(KeyboardInterrupt):
-        perform(plan)
+        run_ablation(plan)
     assert list(json.loads((out / "propagation.json").read_text())["results"]) == ["frame by frame"]
-    first = perform(plan)
+    first = run_ablation(plan)
     assert len(trained) == 3 and trained[1] == trained[2] != trained[0]
-    assert perform(plan) == first and len(trained) == 3
-    perform(replace(plan, name="time"))  # its "with" is what propagates
+    assert run_ablation(plan) == first and len(trained) == 3
+    run_ablation(replace(plan, name="time"))  # its "with" is what propagates
     assert len(trained) == 4
     moved = shutil.copytree(out, tmp_path / "moved")
     (moved / "propagation.json").unlink()
-    assert perform(replace(plan, out=moved)) == first and len(trained) == 4
-    two = perform(replace(plan, seeds=(0, 1)))
+    assert run_ablation(replace(plan, out=moved)) == first and len(trained) == 4
+    two = run_ablation(replace(plan, seeds=(0, 1)))
     assert len(trained) == 6 and "±" in two and "propagated (2)" in two
-    assert perform(replace(plan, settings=(*FEW, "seed=7"))) != first and len(trained) == 8
+    assert run_ablation(replace(plan, settings=(*FEW, "seed=7"))) != first and len(trained) == 8
 
 
 def test_figures_on_other_data_are_not_mixed(tiny: Path, tmp_path: Path) -> None:
@@ -140,23 +140,23 @@ def varied(tiny: Path, **fields: Any) -> Recipe:
 
 
 def test_a_recipe_makes_the_model_of_its_condition(tiny: Path, tmp_path: Path) -> None:
-    plain = begin(varied(tiny))
-    four = begin(varied(tiny, hidden_tokens=4))
+    plain = prepare_training(varied(tiny))
+    four = prepare_training(varied(tiny, hidden_tokens=4))
     assert four.model.config.hidden_tokens == 4 and {"seg_head.3.weight"} <= four.changed
     state = torch.randn(3, four.model.config.language.hidden_size)
-    assert four.model.seg_tokens(state).shape == (3, 4, four.model.config.sam.hidden_size)
+    assert four.model.compute_seg_tokens(state).shape == (3, 4, four.model.config.sam.hidden_size)
     assert not plain.changed and plain.model.config.pixel.propagate
-    timeless = begin(varied(tiny, time_code=False))
+    timeless = prepare_training(varied(tiny, time_code=False))
     points = [torch.tensor([[3.0, 4.0]])] * 2, [torch.tensor([1])] * 2, torch.tensor([0, 3])
     for begun, is_same in ((timeless, True), (plain, False)):
         first, later = begun.model.encode_points(*points, 4)
         assert torch.allclose(first, later) is is_same
-    check(varied(tiny))
+    check_recipe(varied(tiny))
     with pytest.raises(ValueError, match="hidden_tokens is -1"):
-        begin(varied(tiny, hidden_tokens=-1))
+        prepare_training(varied(tiny, hidden_tokens=-1))
     with pytest.raises(ValueError, match="which photos do not know"):
-        check(varied(tiny, recall="turn", photo_share=0.5))
-    still = begin(varied(tiny, propagate=False, recall="frame"))
+        check_recipe(varied(tiny, recall="turn", photo_share=0.5))
+    still = prepare_training(varied(tiny, propagate=False, recall="frame"))
     assert UniPixel(still.model.config).config.pixel == still.model.config.pixel
     from unipixel.model.weights import save_model
 
@@ -169,7 +169,7 @@ def test_a_model_that_does_not_propagate_makes_every_mask_by_itself(tiny: Path) 
     engine = load(tiny, device="cpu")
     frames = np.random.default_rng(0).integers(0, 255, (3, 84, 84, 3), dtype=np.uint8)
     queries = torch.randn(1, engine.model.config.hidden_tokens, engine.model.config.sam.hidden_size)
-    clip = torch.cat([engine.processor.sam_frames(frame[None]) for frame in frames])
+    clip = torch.cat([engine.processor.prepare_sam_frames(frame[None]) for frame in frames])
 
     def trained() -> list[torch.Tensor]:
         with torch.no_grad():
@@ -192,7 +192,7 @@ def test_a_model_that_does_not_propagate_makes_every_mask_by_itself(tiny: Path) 
                 features = one.workspace.features.get(0)
                 assert known.queries is not None
                 segmenter = engine.model.segmenter
-                decoded = segmenter.decode(segmenter.unconditioned(features), features, known.queries[None])
+                decoded = segmenter.decode(segmenter.add_no_memory(features), features, known.queries[None])
                 from unipixel.engine.tracking import to_rles
 
                 assert to_rles(decoded.low_res_masks, (84, 84))[0] == known.track.rles[t]
@@ -201,7 +201,9 @@ def test_a_model_that_does_not_propagate_makes_every_mask_by_itself(tiny: Path) 
 def asks(engine: Engine, frames: np.ndarray) -> list[Ask]:
     """What a question about a point asks of the language model."""
     with engine.open(frames) as session:
-        going = rounds(session.workspace, session.request("What is this?", prompts=Point(40, 30), force="always"))
+        going = answer_request(
+            session.workspace, session.prepare("What is this?", prompts=Point(40, 30), force="always")
+        )
         found, reply = [], None
         try:
             while True:
@@ -239,31 +241,33 @@ def test_a_question_knows_of_objects_in_the_way_of_its_model(tiny: Path) -> None
 
 def test_sticker_questions_are_put_in_the_way_of_the_condition(tiny: Path) -> None:
     rng = np.random.default_rng(0)
-    world = video(5, 0, small.WORLD)
-    made = turns(world, rng, 6, {"name_mem": 1.0, "choice": 1.0, "refer": 1.0})
-    sample = world.sample(made)
+    world = generate_video(5, 0, sticker_world.WORLD)
+    made = generate_turns(world, rng, 6, {"name_mem": 1.0, "choice": 1.0, "refer": 1.0})
+    sample = world.to_sample(made)
     assert any(turn.regions for turn in made)
     prompts = {item.id: Point(3.0, 3.0, frame=1) for item in world.objects}
     asked = {number for turn in made for number in turn.regions}
-    assert recalled(sample, prompts, "memory") is sample
-    for turn, before in zip(recalled(sample, prompts, "pointing").turns, made, strict=True):
+    assert apply_recall(sample, prompts, "memory") is sample
+    for turn, before in zip(apply_recall(sample, prompts, "pointing").turns, made, strict=True):
         assert not turn.regions and turn.answer == before.answer and turn.targets == before.targets
         assert turn.question.replace(" <|ref|>", "") == before.question.replace(" <|ref|>", "")
         assert turn.question.count("<|ref|>") == len(turn.references)
-    talk = recalled(sample, prompts, "turn").turns
+    talk = apply_recall(sample, prompts, "turn").turns
     shown = [number for turn in talk for number in turn.targets if turn.question.startswith("Please segment [")]
     assert sorted(shown) == sorted(asked) and not any(turn.regions for turn in talk)
     assert [turn for turn in talk if not turn.question.startswith("Please segment [")] == [
         replace(turn, regions=()) for turn in made
     ]
-    framed = recalled(sample, prompts, "frame")
+    framed = apply_recall(sample, prompts, "frame")
     for number in asked:
         if sample.objects[number].rles[1] is not None:
             assert framed.objects[number].visible.tolist() == [False, True, False, False]
     processor = Processor.from_folder(tiny)
     for recall in ("frame", "turn", "pointing"):
-        recipe = replace(small.recipes(Condition(recall=recall), False, 0, FEW)["joint"], mix={"name_mem": 1.0})
-        out = StickerTraining(processor, recipe)[0]
+        recipe = replace(
+            sticker_world.build_recipes(Condition(recall=recall), False, 0, FEW)["joint"], mix={"name_mem": 1.0}
+        )
+        out = StickerDataset(processor, recipe)[0]
         text = processor.tokenizer.decode(out["input_ids"])
         assert ("<|mem|>" in text) is (recall == "frame")
         assert ("<|ref|>" in text) is (recall != "frame")
@@ -281,8 +285,8 @@ def test_stages_are_trained_one_after_the_other(tiny: Path, tmp_path: Path, monk
     monkeypatch.setattr(ablation_run, "train", noting)
     few = tuple("steps=6" if one.startswith("steps") else one for one in FEW)
     condition = ABLATIONS["stages"].conditions["stages 1, 2, 3"]
-    plan = Plan(name="stages", out=tmp_path, model=str(tiny), settings=few, count=1, workers=0)
-    ablation_run._small(plan, condition, 0)
+    plan = AblationPlan(name="stages", out=tmp_path, model=str(tiny), settings=few, count=1, workers=0)
+    ablation_run._run_sticker_world(plan, condition, 0)
     assert [stage for stage, _ in began] == ["refer", "segment", "joint"]
     (_, first), (_, second), (_, third) = began
 
@@ -294,15 +298,15 @@ def test_stages_are_trained_one_after_the_other(tiny: Path, tmp_path: Path, monk
 
 def test_on_real_data_a_condition_learns_from_what_its_name_says() -> None:
     def made(**fields: Any) -> dict[str, MixtureRecipe]:
-        return real.recipes(Condition(**fields), "", 0, ())
+        return real_data.build_recipes(Condition(**fields), "", 0, ())
 
     whole = made()
     assert list(whole) == ["refer", "segment", "joint"]
     assert whole["joint"].sources == RECIPES["joint"]().sources  # type: ignore[attr-defined]
-    about = [s for s in whole["joint"].sources if s.dataset.startswith(real.ABOUT_OBJECTS) and s.form != "memory"]
+    about = [s for s in whole["joint"].sources if s.dataset.startswith(real_data.ABOUT_OBJECTS) and s.form != "memory"]
     refers = made(segments=False, recall="pointing")
     assert list(refers) == ["refer", "joint"]
-    assert {s.dataset for s in refers["joint"].sources if not s.dataset.startswith(real.TALK)} == {
+    assert {s.dataset for s in refers["joint"].sources if not s.dataset.startswith(real_data.TALK)} == {
         s.dataset for s in about
     }
     assert not [s for s in refers["joint"].sources if s.form in ("regions", "memory") and s in about]
@@ -316,8 +320,11 @@ def test_on_real_data_a_condition_learns_from_what_its_name_says() -> None:
     )
     assert all(recipe.hidden_tokens == 8 for recipe in made(hidden_tokens=8).values())
     assert made(stages=("joint",)).keys() == {"joint"}
-    assert real.wanted(Condition(answers=False), [PIXELQA_MASKS, PIXELQA_CHOICES]) == [PIXELQA_MASKS]
-    assert real.following(whole["joint"], {"refer": Path("a"), "segment": Path("b")}).start.stages == ("a", "b")
+    assert real_data.select_figures(Condition(answers=False), [PIXELQA_MASKS, PIXELQA_CHOICES]) == [PIXELQA_MASKS]
+    assert real_data.start_from_stages(whole["joint"], {"refer": Path("a"), "segment": Path("b")}).start.stages == (
+        "a",
+        "b",
+    )
 
 
 def test_an_ablation_of_real_data_trains_evaluates_and_has_the_papers_figures_beside(
@@ -330,12 +337,12 @@ def test_an_ablation_of_real_data_trains_evaluates_and_has_the_papers_figures_be
             (data / place.name).symlink_to(place)
     (data / "videorefer/VideoRefer-700K").symlink_to(stage_data / "videorefer/VideoRefer-700K")
     (data / "videorefer/VideoRefer-Bench").symlink_to(miniatures / "videorefer/VideoRefer-Bench")
-    monkeypatch.setattr(real, "sources", lambda mixture, condition: tuple(mixture)[:1])
+    monkeypatch.setattr(real_data, "select_sources", lambda mixture, condition: tuple(mixture)[:1])
     settings = ("steps=1", "batch_size=1", "num_frames=2", "evaluation.samples=0", "bf16=false")
-    plan = Plan(
+    plan = AblationPlan(
         name="time", out=tmp_path / "out", model=str(tiny), data_root=data, settings=settings, count=1, workers=0
     )
-    rows = perform(plan).splitlines()
+    rows = run_ablation(plan).splitlines()
     assert rows[0] == "| Code of time of prompts | PixelQA J&F | paper, 3B | PixelQA accuracy | paper, 3B |"
     assert rows[2].startswith("| without (1) | ") and "| 44.3 |" in rows[2]
     assert "| 49.0 |" in rows[3] and rows[3].endswith("| 68.5 |")
@@ -344,4 +351,4 @@ def test_an_ablation_of_real_data_trains_evaluates_and_has_the_papers_figures_be
     for name in finals:
         if name.startswith("joint"):
             assert list((tmp_path / "out/runs" / name / "eval").rglob("*.jsonl"))
-    assert perform(plan).splitlines() == rows
+    assert run_ablation(plan).splitlines() == rows

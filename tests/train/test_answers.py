@@ -15,8 +15,8 @@ from unipixel import stickers
 from unipixel.processing.chat import NAMED_SEG
 from unipixel.processing.processor import Processor
 from unipixel.sample import Query, Sample
-from unipixel.train.clicks import prompted
-from unipixel.train.mixture import asked
+from unipixel.train.clicks import add_prompt_turns
+from unipixel.train.mixture import add_turns
 from unipixel.train.recipe import MixtureRecipe, Source
 
 
@@ -41,9 +41,9 @@ def test_a_click_is_taught_in_the_tokens_in_which_the_engine_asks_for_it(
     checkpoint: str, spelled: list[str], released: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = unipixel.load("nano" if checkpoint == "nano" else released)
-    sample = prompted(stickers.scene(0, 1).sample(()), None, 1, named=engine.processor.chat.named)
+    sample = add_prompt_turns(stickers.generate_scene(0, 1).to_sample(()), None, 1, named=engine.processor.chat.named)
     (turn,) = sample.turns
-    taught = engine.processor.training(sample)["input_ids"]
+    taught = engine.processor.build_training_inputs(sample)["input_ids"]
     fed: list[torch.Tensor] = []
     embed = engine.model.embed
 
@@ -68,7 +68,7 @@ def test_a_click_is_taught_in_the_tokens_in_which_the_engine_asks_for_it(
     ],
 )
 def test_what_is_named_is_answered_as_the_checkpoint_has_learnt_it(named: bool, answers: list[str]) -> None:
-    scene = stickers.scene(0, 1).sample(())
+    scene = stickers.generate_scene(0, 1).to_sample(())
     first, second = list(scene.objects)[:2]
     queries = (
         Query(kind="query", text="the big dog", targets=(first,)),
@@ -76,7 +76,7 @@ def test_what_is_named_is_answered_as_the_checkpoint_has_learnt_it(named: bool, 
         Query(kind="query", text="unicorn", targets=(None,)),
     )
     sample = Sample(media=scene.media, objects=scene.objects, queries=queries)
-    made = asked(sample, Source(dataset="x"), MixtureRecipe(name="x"), None, named=named)
+    made = add_turns(sample, Source(dataset="x"), MixtureRecipe(name="x"), None, named=named)
     assert [turn.answer for turn in made.turns] == answers
 
 

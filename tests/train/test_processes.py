@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from unipixel.model.weights import load_model
-from unipixel.train.arguments import arguments
+from unipixel.train.arguments import build_arguments
 from unipixel.train.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,4 +123,4 @@ def test_zero_gives_what_whole_copies_give_and_is_taken_up_exactly(
 def test_muon_is_refused_where_matrices_are_cut_up(way: str, tmp_path: Path) -> None:
     recipe = replace(RECIPES["debug"](), muon=2.0)
     with pytest.raises(ValueError, match="Muon needs whole"):
-        arguments(recipe, tmp_path, parallel=way)
+        build_arguments(recipe, tmp_path, parallel=way)

@@ -29,10 +29,10 @@ from unipixel.data import DATASETS, Record
 from unipixel.processing import ImageSettings, Processor, build_tokenizer
 from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.sample import Sample
-from unipixel.train.mixture import MixtureTraining
+from unipixel.train.mixture import MixtureDataset
 from unipixel.train.recipe import MixtureRecipe, Source
+from unipixel.train.setup import build_training_processor
 from unipixel.train.stage_recipes import joint, refer, segment
-from unipixel.train.starting import training_processor
 
 STAGES = {1: refer, 2: segment, 3: joint}
 ENDINGS = {"bare": "_ref", "memory": "_mem"}
@@ -130,7 +130,7 @@ def test_samples_are_those_of_the_original(
     root = miniatures if document["inputs"] == "miniatures" else protocols_dir / "inputs" / "data"
     parts = {part: found["samples"] for part, found in document["parts"].items()}
     tokenizer = qwen or build_tokenizer([sample["text"] for samples in parts.values() for sample in samples])
-    processor = training_processor(Processor(tokenizer, ImageSettings()), joint().num_frames)
+    processor = build_training_processor(Processor(tokenizer, ImageSettings()), joint().num_frames)
     told, count = {}, 0
     for part, samples in parts.items():
         recipe = recipe_of(part, document["stage"])
@@ -138,11 +138,11 @@ def test_samples_are_those_of_the_original(
             for file in DATASETS[source.dataset].files[source.split]:
                 if not (root / file).exists():
                     pytest.skip(f"{file} is absent from the data of {path.name}")
-        training = MixtureTraining(processor, recipe, root, len, First)  # type: ignore[arg-type]
+        training = MixtureDataset(processor, recipe, root, len, First)  # type: ignore[arg-type]
         if len(parts) == 1:
             assert len(training.entries) == document["records_after_filters"]
         for sample in samples:
-            made = training.inputs(sample["index"], First())  # type: ignore[arg-type]
+            made = training.build_inputs(sample["index"], First())  # type: ignore[arg-type]
             compared = Compared(made, sample, processor, reads)
             found = list(compared.differences(with_ids=qwen is not None, any_order=part.startswith(ANY_ORDER)))
             count += 1
@@ -325,8 +325,10 @@ def test_a_recorded_field_with_another_value_is_found(
         recipe, wanted = recipe_of(name, document["stage"]), samples[0]
         if not all((root / file).exists() for s in recipe.sources for file in DATASETS[s.dataset].files[s.split]):
             continue
-        processor = training_processor(Processor(build_tokenizer([wanted["text"]]), ImageSettings()), recipe.num_frames)
-        made = MixtureTraining(processor, recipe, root, len, First).inputs(wanted["index"], First())  # type: ignore[arg-type]
+        processor = build_training_processor(
+            Processor(build_tokenizer([wanted["text"]]), ImageSettings()), recipe.num_frames
+        )
+        made = MixtureDataset(processor, recipe, root, len, First).build_inputs(wanted["index"], First())  # type: ignore[arg-type]
         altered = {**wanted, field: ALTERED[field](wanted[field])}
         for one, differs in ((wanted, False), (altered, True)):
             compared = Compared(made, one, processor, reads)

@@ -10,14 +10,14 @@ import pytest
 
 from unipixel.errors import DatasetError
 from unipixel.model.config import UniPixelConfig
-from unipixel.model.tensor_names import disk_layout
-from unipixel.model.weights import empty_model
-from unipixel.train.choices import with_data, with_present, with_start
+from unipixel.model.tensor_names import build_disk_layout
+from unipixel.model.weights import build_empty_model
+from unipixel.train.checkpoints import add_lora
+from unipixel.train.choices import keep_present_sources, set_data, set_start
 from unipixel.train.overrides import override
 from unipixel.train.recipe import MixtureRecipe, Recipe, Source
 from unipixel.train.recipes import RECIPES
-from unipixel.train.run import choose_learning
-from unipixel.train.saving import add_lora
+from unipixel.train.run import set_trainable
 
 PUBLISHED = {
     "refer": "videorefer_short_caption_ref inst_it_image_short_caption_raw_ref",
@@ -130,17 +130,17 @@ LORA_3B = 128 * (36 * (2 * (2048 + 2048) + 2 * (2048 + 256)) + 32 * ((1280 + 384
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_what_learns_in_the_3b_model_is_what_was_published(name: str) -> None:
-    recipe, model = mixture(name), empty_model(config_3b())
+    recipe, model = mixture(name), build_empty_model(config_3b())
     if recipe.lora:
         add_lora(model, recipe.lora)
-    choose_learning(model, recipe)
+    set_trainable(model, recipe)
     learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert sum(p.numel() for n, p in learning.items() if ".lora_" in n) == (LORA_3B if recipe.lora else 0)
     whole = {n: p for n, p in learning.items() if ".lora_" not in n}
     released = released_shapes()
     buffers = ("positional_encoding_gaussian_matrix",)  # random Fourier matrices do not learn
     expected = {n: c for n, c in released.items() if n.startswith(LEARNING[name]) and not n.endswith(buffers)}
-    found = {disk: rows[0][1].numel() for disk, rows in disk_layout(whole).items()}
+    found = {disk: rows[0][1].numel() for disk, rows in build_disk_layout(whole).items()}
     assert found == expected
     if name == "segment":
         assert sum(found.values()) == 2048 + 2048 * 2048 + 2048 + 512 * 2048 + 512
@@ -193,30 +193,30 @@ def test_a_setting_that_does_not_fit_is_refused_in_one_sentence(setting: str, to
 
 def test_data_choose_from_the_mixture_or_replace_it(tmp_path: Path) -> None:
     joint = mixture("joint")
-    (kept,) = with_data(joint, ["mevis"]).sources
+    (kept,) = set_data(joint, ["mevis"]).sources
     assert kept == Source(dataset="mevis", repeat=5)
-    both = with_data(joint, ["videorefer_qa"]).sources
+    both = set_data(joint, ["videorefer_qa"]).sources
     assert [source.form for source in both] == ["regions", "memory"]
-    own = with_data(mixture("finetune"), [f"folder:{tmp_path}"]).sources
+    own = set_data(mixture("finetune"), [f"folder:{tmp_path}"]).sources
     assert [(source.dataset, source.split, source.form) for source in own] == [
         (f"folder:{tmp_path}", "train", "regions"),
         (f"folder:{tmp_path}", "train", "prompts"),
     ]
     with pytest.raises(DatasetError, match="did you mean 'mevis'"):
-        with_data(joint, ["mevi"])
+        set_data(joint, ["mevi"])
     with pytest.raises(ValueError, match="draws stickers"):
-        with_data(RECIPES["nano_bind"](), ["mevis"])
+        set_data(RECIPES["nano_bind"](), ["mevis"])
 
 
 def test_absent_datasets_are_left_out_by_name_when_that_is_asked_for(tmp_path: Path) -> None:
     recipe = replace(mixture("segment"), sources=(*mixture("segment").sources, Source(dataset="stickers")))
-    kept, absent = with_present(recipe, tmp_path)
+    kept, absent = keep_present_sources(recipe, tmp_path)
     assert isinstance(kept, MixtureRecipe) and [source.dataset for source in kept.sources] == ["stickers"]
     assert absent == ("refcoco", "refcoco+", "refcocog", "refclef", "ref_youtube_vos")
     with pytest.raises(ValueError, match="no dataset of segment"):
-        with_present(mixture("segment"), tmp_path)
+        keep_present_sources(mixture("segment"), tmp_path)
 
 
 def test_a_model_on_the_command_line_takes_the_place_of_the_start() -> None:
-    recipe = with_start(mixture("joint"), "a/folder", ["run/final=segmenter"])
+    recipe = set_start(mixture("joint"), "a/folder", ["run/final=segmenter"])
     assert (recipe.start.model, recipe.start.qwen, recipe.start.parts) == ("a/folder", "", ("run/final=segmenter",))

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from unipixel.model.weights import load_model
-from unipixel.train.choices import with_start
-from unipixel.train.recipe import Evaluation, MixtureRecipe
+from unipixel.train.choices import set_start
+from unipixel.train.recipe import MixtureRecipe, ValidationSettings
 from unipixel.train.recipes import RECIPES
 from unipixel.train.run import run
 
 
 def small(name: str, model: Path) -> MixtureRecipe:
     """A stage as it is, but three steps of two samples, from the tiny checkpoint, and two frames of every clip."""
-    recipe = with_start(RECIPES[name](), str(model), [])
+    recipe = set_start(RECIPES[name](), str(model), [])
     assert isinstance(recipe, MixtureRecipe)
     # the miniature of refcocog has no training split
     sources = tuple(replace(s, split="val") if s.dataset == "refcocog" else s for s in recipe.sources)
@@ -31,7 +31,7 @@ def small(name: str, model: Path) -> MixtureRecipe:
         num_frames=2,
         learning_rate=1e-2,
         rates=dict.fromkeys(recipe.rates, 0.001),
-        evaluation=Evaluation(),
+        evaluation=ValidationSettings(),
         log_steps=1,
         bf16=False,
     )

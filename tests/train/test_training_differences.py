@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unipixel.data import DATASETS
-from unipixel.train.differences import ALWAYS, DIFFERENCES, Difference, markdown
+from unipixel.train.differences import ALWAYS, DIFFERENCES, Difference, format_table
 from unipixel.train.recipe import MixtureRecipe
 from unipixel.train.recipes import RECIPES
 
@@ -18,7 +18,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 def test_the_docs_have_the_table_of_the_code(mark: str, rows: tuple[Difference, ...]) -> None:
     _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
     table, _, _ = rest.partition("<!-- end -->")
-    assert table == f"{markdown(rows)}\n"
+    assert table == f"{format_table(rows)}\n"
 
 
 def test_the_table_names_data_sets_that_there_are() -> None:

@@ -54,25 +54,25 @@ class Ablation:
     """Whether the conditions differ in their stages, so that the small world has to train them too."""
 
 
-def _pixelqa(masks: float | None, choices: float | None) -> dict[str, float]:
+def _list_pixelqa_figures(masks: float | None, choices: float | None) -> dict[str, float]:
     given = ((PIXELQA_MASKS, masks), (PIXELQA_CHOICES, choices))
     return {name: value for name, value in given if value is not None}
 
 
-def _stages(name: str, revos: float, referring: float, *stages: str) -> dict[str, Condition]:
+def _build_staged_condition(name: str, revos: float, referring: float, *stages: str) -> dict[str, Condition]:
     return {name: Condition(published={REVOS: revos, REFERRING: referring}, stages=stages)}
 
 
-WHOLE = Condition(published=_pixelqa(49.0, 68.5))
+WHOLE = Condition(published=_list_pixelqa_figures(49.0, 68.5))
 
 ABLATIONS: dict[str, Ablation] = {
     "stages": Ablation(
         title="Stages of training",
         conditions={
-            **_stages("stage 3", 61.0, 71.5, "joint"),
-            **_stages("stages 1, 3", 61.2, 72.3, "refer", "joint"),
-            **_stages("stages 2, 3", 61.6, 71.6, "segment", "joint"),
-            **_stages("stages 1, 2, 3", 62.1, 72.8, "refer", "segment", "joint"),
+            **_build_staged_condition("stage 3", 61.0, 71.5, "joint"),
+            **_build_staged_condition("stages 1, 3", 61.2, 72.3, "refer", "joint"),
+            **_build_staged_condition("stages 2, 3", 61.6, 71.6, "segment", "joint"),
+            **_build_staged_condition("stages 1, 2, 3", 62.1, 72.8, "refer", "segment", "joint"),
         },
         figures=(REVOS, REFERRING),
         staged=True,
@@ -80,18 +80,18 @@ ABLATIONS: dict[str, Ablation] = {
     "unify": Ablation(
         title="Referring and segmenting in one model",
         conditions={
-            "refer only": Condition(published=_pixelqa(None, 64.6), segments=False, recall="pointing"),
-            "segment only": Condition(published=_pixelqa(47.5, None), answers=False),
-            "both": Condition(published=_pixelqa(48.2, 67.4), recall="pointing"),
+            "refer only": Condition(published=_list_pixelqa_figures(None, 64.6), segments=False, recall="pointing"),
+            "segment only": Condition(published=_list_pixelqa_figures(47.5, None), answers=False),
+            "both": Condition(published=_list_pixelqa_figures(48.2, 67.4), recall="pointing"),
             "both + object memory": WHOLE,
         },
     ),
     "memory": Ablation(
         title="How a question knows of an object",
         conditions={
-            "<ref>": Condition(published=_pixelqa(46.8, 64.5), recall="pointing"),
-            "<ref>, then <seg>": Condition(published=_pixelqa(47.8, 64.9), recall="turn"),
-            "pooled mask feature": Condition(published=_pixelqa(47.5, 66.3), recall="frame"),
+            "<ref>": Condition(published=_list_pixelqa_figures(46.8, 64.5), recall="pointing"),
+            "<ref>, then <seg>": Condition(published=_list_pixelqa_figures(47.8, 64.9), recall="turn"),
+            "pooled mask feature": Condition(published=_list_pixelqa_figures(47.5, 66.3), recall="frame"),
             "object memory": WHOLE,
         },
     ),
@@ -105,12 +105,12 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "time": Ablation(
         title="Code of time of prompts",
-        conditions={"without": Condition(published=_pixelqa(44.3, None), time_code=False), "with": WHOLE},
+        conditions={"without": Condition(published=_list_pixelqa_figures(44.3, None), time_code=False), "with": WHOLE},
     ),
     "propagation": Ablation(
         title="Masks of a clip",
         conditions={
-            "frame by frame": Condition(published=_pixelqa(46.1, 66.2), propagate=False),
+            "frame by frame": Condition(published=_list_pixelqa_figures(46.1, 66.2), propagate=False),
             "propagated": WHOLE,
         },
     ),

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from unipixel.ablation import real, small
+from unipixel.ablation import real_data, sticker_world
 from unipixel.ablation.conditions import ABLATIONS, Ablation, Condition
 from unipixel.errors import DatasetError
 from unipixel.model.weights import load_model
 from unipixel.processing import Processor
-from unipixel.train.choices import with_present
+from unipixel.train.choices import keep_present_sources
 from unipixel.train.recipe import Start
-from unipixel.train.run import run, train, training_data
-from unipixel.train.starting import begin
+from unipixel.train.run import build_dataset, run, train
+from unipixel.train.setup import prepare_training
 
 LOG = logging.getLogger(__name__)
 DONE = "done"
@@ -37,7 +37,7 @@ Results = dict[str, dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class AblationPlan:
     """An ablation with everything that decides its figures."""
 
     name: str
@@ -70,10 +70,10 @@ class Plan:
     @property
     def columns(self) -> dict[str, str]:
         """Key of a figure -> its title."""
-        return small.FIGURES if self.data_root is None else {name: name for name in self.ablation.figures}
+        return sticker_world.FIGURES if self.data_root is None else {name: name for name in self.ablation.figures}
 
 
-def perform(plan: Plan, told: Callable[[str], None] = lambda _: None) -> str:
+def run_ablation(plan: AblationPlan, progress: Callable[[str], None] = lambda _: None) -> str:
     """Run what is not done, and give the table as Markdown; it is written after every condition.
 
     Args:
@@ -86,27 +86,31 @@ def perform(plan: Plan, told: Callable[[str], None] = lambda _: None) -> str:
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     place = plan.out / f"{plan.name}.json"
-    results = _read(place, plan)
-    text = table(plan, results)
+    results = _read_results(place, plan)
+    text = format_table(plan, results)
     runs = None
     if plan.data_root is not None:  # what is missing is told before anything is trained
-        runs = real.benchmarks(plan.ablation.figures, plan.data_root, "ablation", plan.count)
+        runs = real_data.open_benchmarks(plan.ablation.figures, plan.data_root, "ablation", plan.count)
     for seed in plan.seeds:
         for name, condition in plan.ablation.conditions.items():
             key = _digest(
-                [_trained(plan, condition, seed), plan.model, plan.ablation.staged, plan.skip_absent, plan.count]
+                [_build_recipes(plan, condition, seed), plan.model, plan.ablation.staged, plan.skip_absent, plan.count]
             )
             if results.get(name, {}).get(str(seed), {}).get("key") == key:
                 continue
-            told(f"{plan.name}: {name}, seed {seed}")
-            figures = _real(plan, condition, seed, runs) if runs is not None else _small(plan, condition, seed)
+            progress(f"{plan.name}: {name}, seed {seed}")
+            figures = (
+                _run_real_data(plan, condition, seed, runs)
+                if runs is not None
+                else _run_sticker_world(plan, condition, seed)
+            )
             results.setdefault(name, {})[str(seed)] = {"key": key, "figures": figures}
-            text = table(plan, results)
-            _write(place, plan, results, text)
+            text = format_table(plan, results)
+            _write_results(place, plan, results, text)
     return text
 
 
-def table(plan: Plan, results: Results) -> str:
+def format_table(plan: AblationPlan, results: Results) -> str:
     """The conditions as rows, means over seeds with half of their range; on real data with the paper's figures."""
     is_real = plan.data_root is not None
     titles = [part for title in plan.columns.values() for part in ((title, "paper, 3B") if is_real else (title,))]
@@ -126,59 +130,61 @@ def table(plan: Plan, results: Results) -> str:
     return "\n".join(lines)
 
 
-def _small(plan: Plan, condition: Condition, seed: int) -> Figures:
+def _run_sticker_world(plan: AblationPlan, condition: Condition, seed: int) -> Figures:
     final, start, staged = Path(), plan.model or "nano", plan.ablation.staged
     so_far: list[Any] = [start, staged]
-    for stage, recipe in _trained(plan, condition, seed).items():
+    for stage, recipe in _build_recipes(plan, condition, seed).items():
         is_first = len(so_far) == 2
         so_far.append(recipe)
         folder = plan.out / "runs" / f"{stage}-{_digest(so_far)}"
         if not (folder / DONE).exists():
             if is_first:
-                begun = small.begin(recipe, start, seed, staged=staged)
+                begun = sticker_world.prepare_training(recipe, start, seed, staged=staged)
             else:
-                begun = begin(replace(recipe, start=Start(model=str(final))))
-            data, recipe = training_data(begun.processor, recipe, None)
+                begun = prepare_training(replace(recipe, start=Start(model=str(final))))
+            data, recipe = build_dataset(begun.processor, recipe, None)
             train(begun, recipe, data, folder, workers=plan.workers, report=("none",))
             (folder / DONE).touch()
         final = folder / "final"
-    return small.measured(load_model(final), Processor.from_folder(final), condition, plan.count or 200)
+    return sticker_world.measure(load_model(final), Processor.from_folder(final), condition, plan.count or 200)
 
 
-def _real(plan: Plan, condition: Condition, seed: int, runs: Mapping[str, Any]) -> Figures:
+def _run_real_data(plan: AblationPlan, condition: Condition, seed: int, runs: Mapping[str, Any]) -> Figures:
     finals: dict[str, Path] = {}
     before: list[Any] = []
-    for stage, recipe in _trained(plan, condition, seed).items():
+    for stage, recipe in _build_recipes(plan, condition, seed).items():
         if plan.skip_absent:
-            recipe, absent = with_present(recipe, plan.data_root)
+            recipe, absent = keep_present_sources(recipe, plan.data_root)
             if absent:
                 LOG.warning("stage %s is trained without %s, which are not there", stage, ", ".join(absent))
         key = _digest([*before, recipe] if stage == "joint" else [recipe])
         before.append(recipe)
         folder = plan.out / "runs" / f"{stage}-{key}"
         if not (folder / DONE).exists():
-            recipe = real.following(recipe, finals) if stage == "joint" else recipe
+            recipe = real_data.start_from_stages(recipe, finals) if stage == "joint" else recipe
             run(recipe, folder, data_root=plan.data_root, workers=plan.workers, report=("none",))
             (folder / DONE).touch()
         finals[stage] = folder / "final"
     if "joint" not in finals:
         raise DatasetError("the joint stage has no data; an ablation needs it")
-    figures = real.wanted(condition, plan.ablation.figures)
-    needed = {name: run for name, run in runs.items() if name in {real.BENCHMARKS[figure][0] for figure in figures}}
-    return real.measured(finals["joint"], needed, figures, finals["joint"].parent / "eval")
+    figures = real_data.select_figures(condition, plan.ablation.figures)
+    needed = {
+        name: run for name, run in runs.items() if name in {real_data.BENCHMARKS[figure][0] for figure in figures}
+    }
+    return real_data.measure(finals["joint"], needed, figures, finals["joint"].parent / "eval")
 
 
-def _trained(plan: Plan, condition: Condition, seed: int) -> dict[str, Any]:
+def _build_recipes(plan: AblationPlan, condition: Condition, seed: int) -> dict[str, Any]:
     if plan.data_root is None:
-        return dict(small.recipes(condition, plan.ablation.staged, seed, plan.settings))
-    return dict(real.recipes(condition, plan.model, seed, plan.settings))
+        return dict(sticker_world.build_recipes(condition, plan.ablation.staged, seed, plan.settings))
+    return dict(real_data.build_recipes(condition, plan.model, seed, plan.settings))
 
 
 def _digest(values: Sequence[Any]) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:10]
 
 
-def _read(place: Path, plan: Plan) -> Results:
+def _read_results(place: Path, plan: AblationPlan) -> Results:
     if not place.exists():
         return {}
     try:
@@ -193,7 +199,7 @@ def _read(place: Path, plan: Plan) -> Results:
     return results
 
 
-def _write(place: Path, plan: Plan, results: Results, text: str) -> None:
+def _write_results(place: Path, plan: AblationPlan, results: Results, text: str) -> None:
     held = {
         "format": FORMAT,
         "ablation": plan.name,

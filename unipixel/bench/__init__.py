@@ -8,6 +8,6 @@
 Everything is measured on random weights, whose speed is that of trained ones.
 """
 
-from unipixel.bench.run import PARTS, BenchSettings, Report, Stage, run
+from unipixel.bench.run import PARTS, BenchReport, BenchSettings, StageTime, run_bench
 
-__all__ = ["PARTS", "BenchSettings", "Report", "Stage", "run"]
+__all__ = ["PARTS", "BenchSettings", "BenchReport", "StageTime", "run_bench"]

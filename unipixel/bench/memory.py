@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from unipixel.bench.inputs import QUICK_SAM, build_random_engine, draw_moving_discs
 from unipixel.bench.spent import peak_memory_mb
-from unipixel.bench.subject import QUICK_SAM, moving_blobs, random_engine
 from unipixel.draw import write_mp4
 from unipixel.sample import Box
 
@@ -33,7 +33,7 @@ class MemoryUse:
     seconds: float
 
 
-def measure(video: Path, *, quick: bool, threads: int) -> MemoryUse:
+def measure_memory(video: Path, *, quick: bool, threads: int) -> MemoryUse:
     """Track through a video in a fresh process.
 
     Raises:
@@ -48,13 +48,13 @@ def measure(video: Path, *, quick: bool, threads: int) -> MemoryUse:
 
 def write_video(path: Path, num_frames: int) -> Path:
     """A video of ``num_frames`` frames whose objects wander."""
-    period = moving_blobs(100, SIZE_HW)
+    period = draw_moving_discs(100, SIZE_HW)
     return write_mp4((period[t % len(period)] for t in range(num_frames)), path)
 
 
-def track_through(video: Path, *, quick: bool) -> MemoryUse:
+def track_video(video: Path, *, quick: bool) -> MemoryUse:
     """Track two boxed objects through all frames of a video in this process."""
-    engine = random_engine(QUICK_SAM if quick else None)
+    engine = build_random_engine(QUICK_SAM if quick else None)
     before = peak_memory_mb()
     started = time.perf_counter()
     height, width = SIZE_HW
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(json.dumps(vars(track_through(options.video, quick=options.quick))))
+    print(json.dumps(vars(track_video(options.video, quick=options.quick))))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from unipixel.bench.reencoding import Attention, track_alone
-from unipixel.bench.spent import Spent, spending
-from unipixel.bench.subject import QUESTION, moving_blobs, random_queries
+from unipixel.bench.inputs import QUESTION, draw_moving_discs, draw_random_queries
+from unipixel.bench.reencoding import Attention, track_separately
+from unipixel.bench.spent import TimeSpent, measure_time
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
 from unipixel.engine.features import FrameFeatureCache
-from unipixel.engine.tracking import Anchor, follow, legs
+from unipixel.engine.tracking import Anchor, legs, propagate
 from unipixel.masks import Rle, iou_rles
 from unipixel.media import Media
 from unipixel.sample import Point
@@ -27,8 +27,8 @@ class Ratio:
     name: str
     required: float | None
     """Least speed-up that is asked for; None where it is only told."""
-    ours: Spent
-    other: Spent
+    ours: TimeSpent
+    other: TimeSpent
     agreement: float | None = None
     """Mean IoU between the masks of both ways."""
 
@@ -65,29 +65,31 @@ class Ratio:
         }
 
 
-def objects_together(
+def compare_objects(
     engine: Engine, num_frames: int, num_objects: int, required: float, size_hw: tuple[int, int], *, strict: bool
 ) -> list[Ratio]:
-    """All objects of a reply in one batch over shared features, against `track_alone` for each of them.
+    """All objects of a reply in one batch over shared features, against `track_separately` for each of them.
 
     The two ways take turns, so that a machine that slows down meanwhile slows both down.
 
     Args:
         strict: also compare with a loop that has our own, faster memory attention.
     """
-    media = Media.from_array(moving_blobs(num_frames, size_hw))
-    queries = random_queries(engine, num_objects)
+    media = Media.from_array(draw_moving_discs(num_frames, size_hw))
+    queries = draw_random_queries(engine, num_objects)
     ways: list[Attention] = ["layers", "ours"] if strict else ["layers"]
-    ours, alone = Spent(), {way: Spent() for way in ways}
+    ours, alone = TimeSpent(), {way: TimeSpent() for way in ways}
     together: list[list[Rle | None]] = []
     singly: dict[Attention, list[list[Rle | None]]] = {way: [] for way in ways}
     for number in range(num_objects):
         for way in ways:
-            with spending(alone[way], engine.device):
+            with measure_time(alone[way], engine.device):
                 query = queries[number : number + 1]
-                singly[way].append(track_alone(engine.model.segmenter, media, engine.processor.settings, query, way))
+                singly[way].append(
+                    track_separately(engine.model.segmenter, media, engine.processor.settings, query, way)
+                )
         if number == (num_objects - 1) // 2:
-            with spending(ours, engine.device):
+            with measure_time(ours, engine.device):
                 together = track_together(engine, media, queries)
     what = "1 image" if num_frames == 1 else f"{num_frames} frames"
     name = f"{what}, {num_objects} objects"
@@ -98,7 +100,7 @@ def objects_together(
             required=required if way == "layers" else None,
             ours=ours,
             other=alone[way],
-            agreement=_agreement(together, singly[way]),
+            agreement=_mean_iou(together, singly[way]),
         )
         for way in ways
     ]
@@ -110,13 +112,13 @@ def track_together(engine: Engine, media: Media, queries: torch.Tensor) -> list[
     cache = FrameFeatureCache(segmenter, media, engine.processor.settings)
     routes = [leg for i, query in enumerate(queries) for leg in legs(i, [Anchor(0, query)], count)]
     rles: list[list[Rle | None]] = [[] for _ in queries]
-    for frame in follow(segmenter, cache, media.size_hw, count, routes):
+    for frame in propagate(segmenter, cache, media.size_hw, count, routes):
         for i, rle in zip(frame.object_ids, frame.rles, strict=True):
             rles[i].append(rle)
     return rles
 
 
-def _agreement(one: list[list[Rle | None]], other: list[list[Rle | None]]) -> float:
+def _mean_iou(one: list[list[Rle | None]], other: list[list[Rle | None]]) -> float:
     scores = []
     for track, twin in zip(one, other, strict=True):
         for a, b in zip(track, twin, strict=True):
@@ -133,15 +135,15 @@ class SessionTimes:
     ratio: Ratio
 
 
-def second_question(engine: Engine, num_frames: int, required: float, size_hw: tuple[int, int]) -> SessionTimes:
+def compare_questions(engine: Engine, num_frames: int, required: float, size_hw: tuple[int, int]) -> SessionTimes:
     """Point at one object and ask what it is, then point at another one and ask again."""
     height, width = size_hw
     points = [Point(width * 0.3, height * 0.3), Point(width * 0.6, height * 0.6)]
-    spent = [Spent(), Spent()]
+    spent = [TimeSpent(), TimeSpent()]
     answers: list[Answer] = []
-    with engine.open(moving_blobs(num_frames, size_hw), num_frames=num_frames, fps=8) as session:
+    with engine.open(draw_moving_discs(num_frames, size_hw), num_frames=num_frames, fps=8) as session:
         for point, total in zip(points, spent, strict=True):
-            with spending(total, engine.device):
+            with measure_time(total, engine.device):
                 answers.append(session.ask(QUESTION, prompts=point, force=True, max_new_tokens=16))
     ratio = Ratio(
         name=f"second question, {num_frames} frames, a new object", required=required, ours=spent[1], other=spent[0]

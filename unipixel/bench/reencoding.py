@@ -16,21 +16,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unipixel.engine.features import TOGETHER
+from unipixel.engine.features import ENCODE_BATCH
 from unipixel.engine.tracking import to_rles
 from unipixel.masks import Rle
 from unipixel.media import Media
 from unipixel.model.config import POINTERS_IN_MEMORY
-from unipixel.model.segmenter import FrameFeatures, Segmenter, sine_encoding, time_encoding
+from unipixel.model.segmenter import FrameFeatures, Segmenter, build_sine_encoding, build_time_encoding
 from unipixel.processing import ImageSettings
-from unipixel.processing.images import sam_frames
+from unipixel.processing.images import prepare_sam_frames
 
 Attention = Literal["layers", "ours"]
 """Memory attention by the layers' own forward, or by `Segmenter.attend`."""
 
 
 @torch.no_grad()
-def track_alone(
+def track_separately(
     segmenter: Segmenter,
     media: Media,
     settings: ImageSettings,
@@ -49,11 +49,11 @@ def track_alone(
     for t in range(len(features)):
         frame = features[t : t + 1]
         if t == 0:
-            embed = segmenter.unconditioned(frame)
+            embed = segmenter.add_no_memory(frame)
         else:
             embed = _condition(segmenter, frame, memories, pointers, len(features), attention)
         decoded = segmenter.decode(embed, frame, query if t == 0 else None)
-        memories.append(segmenter.remember(frame.embed, decoded.low_res_masks, decoded.object_score_logits))
+        memories.append(segmenter.encode_memory(frame.embed, decoded.low_res_masks, decoded.object_score_logits))
         pointers.append(decoded.object_pointer)
         rles += to_rles(decoded.low_res_masks, media.size_hw)
     return rles
@@ -61,9 +61,9 @@ def track_alone(
 
 def _encode(segmenter: Segmenter, media: Media, settings: ImageSettings) -> FrameFeatures:
     device = segmenter.no_memory_embedding.device
-    chunks = [range(i, min(i + TOGETHER, media.num_frames)) for i in range(0, media.num_frames, TOGETHER)]
+    chunks = [range(i, min(i + ENCODE_BATCH, media.num_frames)) for i in range(0, media.num_frames, ENCODE_BATCH)]
     return FrameFeatures.cat(
-        [segmenter.encode(sam_frames(media.frames(chunk), settings).to(device)) for chunk in chunks]
+        [segmenter.encode(prepare_sam_frames(media.frames(chunk), settings).to(device)) for chunk in chunks]
     )
 
 
@@ -101,15 +101,15 @@ def attend_by_layers(
     """What `Segmenter.attend` computes, for one object, by the forward of the layers themselves."""
     _, _, _, width = memories.shape
     channels, grid, dtype = segmenter.config.hidden_size, segmenter.config.grid, segmenter.dtype
-    place = sine_encoding(grid, width, embed.device).to(dtype)
+    place = build_sine_encoding(grid, width, embed.device).to(dtype)
     when = segmenter.memory_temporal_positional_encoding[list(memory_slots), 0]
     distance = torch.tensor(pointer_distance, dtype=torch.float32, device=embed.device)
-    moment = segmenter.temporal_positional_encoding_projection_layer(time_encoding(distance, channels).to(dtype))
+    moment = segmenter.temporal_positional_encoding_projection_layer(build_time_encoding(distance, channels).to(dtype))
     code = torch.cat([(place + when).flatten(0, 1), moment.repeat_interleave(channels // width, 0)])
     tokens = torch.cat([memories.flatten(1, 2), pointers.reshape(1, -1, width)], 1)
     x = segmenter.memory_attention(
         current_vision_features=embed.flatten(2).permute(2, 0, 1),
-        current_vision_position_embeddings=sine_encoding(grid, channels, embed.device).to(dtype)[:, None],
+        current_vision_position_embeddings=build_sine_encoding(grid, channels, embed.device).to(dtype)[:, None],
         memory=tokens.transpose(0, 1),
         memory_posision_embeddings=code[:, None],  # the argument is spelled so
         num_object_pointer_tokens=pointers.shape[1] * (channels // width),

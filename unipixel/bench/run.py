@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from unipixel.bench import memory
-from unipixel.bench.ratios import Ratio, SessionTimes, objects_together, second_question
+from unipixel.bench.inputs import QUICK_SAM, REAL_SAM, build_random_engine
+from unipixel.bench.ratios import Ratio, SessionTimes, compare_objects, compare_questions
 from unipixel.bench.spent import peak_memory_mb
-from unipixel.bench.subject import QUICK_SAM, REAL_SAM, random_engine
 from unipixel.engine.engine import Engine, choose_device, choose_dtype
 from unipixel.engine.timing import STAGES
 
@@ -59,7 +59,7 @@ class BenchSettings:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageTime:
     """One row of the table of times."""
 
     name: str
@@ -79,12 +79,12 @@ class Stage:
 
 
 @dataclass
-class Report:
+class BenchReport:
     """Everything that was measured."""
 
     setting: dict[str, Any]
     """The machine, the sizes, the dtype."""
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[StageTime] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     memory: list[memory.MemoryUse] = field(default_factory=list)
     """Of tracking through a shorter and a longer video."""
@@ -111,7 +111,7 @@ class Report:
         }
 
 
-def run(settings: BenchSettings, say: Callable[[str], None] = lambda _: None) -> Report:
+def run_bench(settings: BenchSettings, say: Callable[[str], None] = lambda _: None) -> BenchReport:
     """Measure.
 
     Args:
@@ -124,54 +124,56 @@ def run(settings: BenchSettings, say: Callable[[str], None] = lambda _: None) ->
     device = choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    dtype = _dtype(settings.dtype, device)
+    dtype = _choose_dtype(settings.dtype, device)
     parts = settings.only or PARTS
-    report = Report(_setting(settings, device, dtype))
+    report = BenchReport(_describe_setting(settings, device, dtype))
     if "memory" in parts:
         lengths = (20, 60) if settings.quick else (100, 1000)
-        report.memory = _memory(lengths, quick=settings.quick, say=say)
+        report.memory = _measure_memory(lengths, quick=settings.quick, say=say)
     if set(parts) == {"memory"}:
         return report
     say("building the model with random weights")
-    engine = random_engine(QUICK_SAM if settings.quick else REAL_SAM, dtype=dtype, device=device)
-    _speed(engine, parts, settings.quick, report, say)
+    engine = build_random_engine(QUICK_SAM if settings.quick else REAL_SAM, dtype=dtype, device=device)
+    _measure_speed(engine, parts, settings.quick, report, say)
     report.peak_memory_mb = peak_memory_mb()
     return report
 
 
-def _speed(engine: Engine, parts: tuple[str, ...], quick: bool, report: Report, say: Callable[[str], None]) -> None:
+def _measure_speed(
+    engine: Engine, parts: tuple[str, ...], quick: bool, report: BenchReport, say: Callable[[str], None]
+) -> None:
     size_hw = (96, 128) if quick else (480, 640)
     say("warming up")
-    second_question(engine, 2, 1.0, size_hw)
+    compare_questions(engine, 2, 1.0, size_hw)
     if "session" in parts:
         say("asking twice about one video")
-        times = second_question(engine, 4 if quick else 8, 5.0, size_hw)
-        report.stages = _stages(times)
+        times = compare_questions(engine, 4 if quick else 8, 5.0, size_hw)
+        report.stages = _build_stages(times)
         report.ratios.append(times.ratio)
     if "image" in parts:
         say("objects of an image, together and one by one")
-        report.ratios[:0] = objects_together(engine, 1, 3 if quick else 8, 5.0, size_hw, strict=False)
+        report.ratios[:0] = compare_objects(engine, 1, 3 if quick else 8, 5.0, size_hw, strict=False)
     if "clip" in parts:
         say("objects of a clip, together and one by one")
-        found = objects_together(engine, 4 if quick else 8, 2 if quick else 3, 2.5, size_hw, strict=True)
+        found = compare_objects(engine, 4 if quick else 8, 2 if quick else 3, 2.5, size_hw, strict=True)
         place = 1 if "image" in parts else 0
         report.ratios[place:place] = found
 
 
-def _memory(lengths: tuple[int, int], *, quick: bool, say: Callable[[str], None]) -> list[memory.MemoryUse]:
+def _measure_memory(lengths: tuple[int, int], *, quick: bool, say: Callable[[str], None]) -> list[memory.MemoryUse]:
     uses = []
     with tempfile.TemporaryDirectory() as folder:
         for length in lengths:
             say(f"tracking through {length} frames")
             video = memory.write_video(Path(folder) / f"{length}.mp4", length)
-            uses.append(memory.measure(video, quick=quick, threads=torch.get_num_threads()))
+            uses.append(memory.measure_memory(video, quick=quick, threads=torch.get_num_threads()))
     return uses
 
 
-def _stages(times: SessionTimes) -> list[Stage]:
+def _build_stages(times: SessionTimes) -> list[StageTime]:
     first, second = times.first.timings, times.second.timings
     rows = [
-        Stage(name, first[name], second[name], _COUNTED.get(name, ""), first.counts.get(name, 0)) for name in STAGES
+        StageTime(name, first[name], second[name], _COUNTED.get(name, ""), first.counts.get(name, 0)) for name in STAGES
     ]
     saved = []
     with tempfile.TemporaryDirectory() as folder:
@@ -179,18 +181,18 @@ def _stages(times: SessionTimes) -> list[Stage]:
             started = time.perf_counter()
             answer.save(Path(folder) / str(number))
             saved.append(time.perf_counter() - started)
-    return [*rows, Stage("save (overlay and JSON)", saved[0], saved[1])]
+    return [*rows, StageTime("save (overlay and JSON)", saved[0], saved[1])]
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
     if device.type != "cpu":
         return choose_dtype(None, "", device)
-    return torch.bfloat16 if _product_s(torch.bfloat16) < 0.8 * _product_s(torch.float32) else torch.float32
+    return torch.bfloat16 if _time_product(torch.bfloat16) < 0.8 * _time_product(torch.float32) else torch.float32
 
 
-def _product_s(dtype: torch.dtype) -> float:
+def _time_product(dtype: torch.dtype) -> float:
     """Least processor seconds of a matrix product: processors without bf16 units emulate them slowly."""
     matrix = torch.ones(768, 768, dtype=dtype)
     times = []
@@ -201,7 +203,7 @@ def _product_s(dtype: torch.dtype) -> float:
     return min(times)
 
 
-def _setting(settings: BenchSettings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def _describe_setting(settings: BenchSettings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     sam = "a very small SAM at 64 px" if settings.quick else "SAM 2.1 Hiera-B+ at 768 px"
     return {
         "model": f"{sam}, language and vision parts of nano's size, random weights",

@@ -13,7 +13,7 @@ import torch
 
 
 @dataclass
-class Spent:
+class TimeSpent:
     """Time that something took, added up."""
 
     wall_s: float = 0.0
@@ -21,24 +21,24 @@ class Spent:
     cpu_s: float = 0.0
     """Of all threads of this process; other programs on the machine do not count."""
 
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+    def __add__(self, other: TimeSpent) -> TimeSpent:
+        return TimeSpent(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
 
 
 @contextmanager
-def spending(total: Spent, device: torch.device) -> Iterator[None]:
+def measure_time(total: TimeSpent, device: torch.device) -> Iterator[None]:
     """Add the time until the end of the block to ``total``, work waiting on an accelerator included."""
-    _wait(device)
+    _synchronize(device)
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         yield
     finally:
-        _wait(device)
+        _synchronize(device)
         total.wall_s += time.perf_counter() - wall
         total.cpu_s += time.process_time() - cpu
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

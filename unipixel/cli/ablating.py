@@ -39,9 +39,9 @@ def ablate(
     if skip_absent and data_root is None:
         raise ValueError("--skip-absent is for real data; say where they are with --data-root")
     check_folder(out, "-o")
-    from unipixel.ablation.run import Plan, perform
+    from unipixel.ablation.run import AblationPlan, run_ablation
 
-    plan = Plan(
+    plan = AblationPlan(
         name=name,
         out=out,
         model=model,
@@ -52,4 +52,4 @@ def ablate(
         skip_absent=skip_absent,
         workers=workers,
     )
-    typer.echo(perform(plan, lambda text: stderr().print(text)))
+    typer.echo(run_ablation(plan, lambda text: stderr().print(text)))

@@ -12,7 +12,7 @@ from rich.table import Table
 from unipixel.cli.output import print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from unipixel.bench import Report
+    from unipixel.bench import BenchReport
 
 BUSY = 1.3
 """Seconds on the wall per processor second above which the machine counts as busy with something else."""
@@ -39,7 +39,7 @@ def bench(
     """
     console = stderr()
     with console.status("starting") as status:
-        from unipixel.bench import BenchSettings, run
+        from unipixel.bench import BenchSettings, run_bench
 
         def say(step: str) -> None:
             status.update(step)
@@ -47,19 +47,19 @@ def bench(
                 typer.echo(step, err=True)
 
         settings = BenchSettings(quick=quick, only=tuple(only or ()), dtype=dtype, threads=threads, device=device)
-        report = run(settings, say)
+        report = run_bench(settings, say)
     figures = report.to_json()
     if str(json_file) == "-":
         print_json(figures)
         return
-    show(report)
+    show_report(report)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"wrote {json_file}")
 
 
-def show(report: Report) -> None:
+def show_report(report: BenchReport) -> None:
     """The report as tables."""
     out, setting = stdout(), report.setting
     out.print(
@@ -82,13 +82,13 @@ def show(report: Report) -> None:
         _show_memory(report)
 
 
-def _show_ratios(report: Report) -> None:
+def _show_ratios(report: BenchReport) -> None:
     table = Table("", "ours, s", "other way, s", "faster", "by CPU time", "asked", "same masks, IoU")
     table.title = "Encode once: all objects together, against the same layers run for each object by itself"
     for ratio in report.ratios:
         asked = ""
         if ratio.is_met is not None and not report.setting["quick"]:  # at toy sizes the figures mean nothing
-            asked = f">= {ratio.required:g}x, {verdict(ratio.is_met)}"
+            asked = f">= {ratio.required:g}x, {name_verdict(ratio.is_met)}"
         agreement = "" if ratio.agreement is None else f"{ratio.agreement:.3f}"
         table.add_row(
             ratio.name,
@@ -107,7 +107,7 @@ def _show_ratios(report: Report) -> None:
         )
 
 
-def _show_memory(report: Report) -> None:
+def _show_memory(report: BenchReport) -> None:
     from unipixel.bench.run import MEMORY_LIMIT
 
     table = Table("frames", "peak, MB", "of which tracking, MB", "seconds")
@@ -117,10 +117,10 @@ def _show_memory(report: Report) -> None:
     stdout().print(table)
     growth = report.memory_growth
     if growth is not None:
-        within = verdict(growth <= MEMORY_LIMIT)
+        within = name_verdict(growth <= MEMORY_LIMIT)
         stdout().print(f"peak grows to {growth:.3f} of the shorter video's (asked: at most {MEMORY_LIMIT:g}, {within})")
 
 
-def verdict(is_met: bool) -> str:
+def name_verdict(is_met: bool) -> str:
     """A word for a target."""
     return "met" if is_met else "MISSED"

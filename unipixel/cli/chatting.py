@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unipixel.cli import options
-from unipixel.cli.asking import load_engine, open_source, parse_start, parse_track
-from unipixel.cli.output import check_folder, complain, follow, save, show_objects, show_written
-from unipixel.cli.prompts import gather, parse_box, parse_mask, parse_point
+from unipixel.cli.ask import load_engine, open_source, parse_start, parse_track
+from unipixel.cli.output import check_folder, print_error, save_answer, show_objects, show_stream, show_written
+from unipixel.cli.prompts import parse_box, parse_mask, parse_point, parse_prompts
 from unipixel.errors import UnipixelError
 
 if TYPE_CHECKING:
@@ -55,20 +55,20 @@ def chat(
     engine = load_engine(model, device, dtype, base)
     with engine.open(opened, num_frames=num_frames, track=parse_track(track)) as session:
         typer.echo(f"{media}: {session.num_frames} frame(s). /help lists the commands, /quit ends.")
-        Chat(session, out, {"start": frame, "max_new_tokens": max_new_tokens, "each": each}).run()
+        TerminalChat(session, out, {"start": frame, "max_new_tokens": max_new_tokens, "each": each}).run()
 
 
-class Chat:
+class TerminalChat:
     """A session at the terminal: the prompts that wait for the next question, and the turns counted."""
 
-    def __init__(self, session: Session, out: Path, asking: dict[str, Any]) -> None:
-        self._session, self._out, self._asking = session, out, asking
+    def __init__(self, session: Session, out: Path, ask_options: dict[str, Any]) -> None:
+        self._session, self._out, self._ask_options = session, out, ask_options
         self._turn = 0
-        self._waiting: dict[str, list[str]] = {"point": [], "box": [], "mask": []}
+        self._pending: dict[str, list[str]] = {"point": [], "box": [], "mask": []}
         self._commands: dict[str, Callable[[list[str]], None]] = {
-            "point": lambda words: self._prompt("point", words),
-            "box": lambda words: self._prompt("box", words),
-            "mask": lambda words: self._prompt("mask", words),
+            "point": lambda words: self._add_prompts("point", words),
+            "box": lambda words: self._add_prompts("box", words),
+            "mask": lambda words: self._add_prompts("mask", words),
             "segment": lambda _: self._ask(None),
             "objects": lambda _: show_objects(self._session.objects.values(), self._session.num_frames),
             "forget": self._forget,
@@ -87,11 +87,11 @@ class Chat:
             if line in ("/quit", "/exit"):
                 return
             try:
-                self._line(line)
+                self._run_line(line)
             except (UnipixelError, ValueError) as error:
-                complain(str(error))
+                print_error(str(error))
 
-    def _line(self, line: str) -> None:
+    def _run_line(self, line: str) -> None:
         if line.startswith("/"):
             name, *words = shlex.split(line[1:]) or [""]
             if name not in self._commands:
@@ -100,25 +100,25 @@ class Chat:
         elif line:
             self._ask(line)
 
-    def _prompt(self, kind: str, words: list[str]) -> None:
+    def _add_prompts(self, kind: str, words: list[str]) -> None:
         if not words:
             raise ValueError(f"/{kind} needs something behind it; /help shows how it is written")
         for word in words:
             PARSERS[kind](word)  # a bad one is refused now, not with the question
-        self._waiting[kind] += words
+        self._pending[kind] += words
         typer.echo("noted for the next question")
 
     def _ask(self, text: str | None) -> None:
-        prompts = gather(self._waiting["point"], None, self._waiting["box"], self._waiting["mask"])
-        for words in self._waiting.values():
+        prompts = parse_prompts(self._pending["point"], None, self._pending["box"], self._pending["mask"])
+        for words in self._pending.values():
             words.clear()
-        asking = self._asking | ({"each": None} if prompts else {})
-        answer = follow(self._session, text, prompts=prompts, **asking)
+        asking = self._ask_options | ({"each": None} if prompts else {})
+        answer = show_stream(self._session, text, prompts=prompts, **asking)
         self._turn += 1
         show_objects(answer.objects, self._session.num_frames)
         if answer.objects:
             suffix = ".mp4" if self._session.num_frames > 1 else ".png"
-            show_written(save(answer, self._out / f"turn-{self._turn:02d}{suffix}"))
+            show_written(save_answer(answer, self._out / f"turn-{self._turn:02d}{suffix}"))
 
     def _forget(self, words: list[str]) -> None:
         if len(words) != 1 or not words[0].isdecimal():

@@ -11,33 +11,33 @@ import typer
 from typer.core import TyperGroup
 
 from unipixel import __version__
-from unipixel.cli.asking import ask
+from unipixel.cli.ask import ask
 from unipixel.cli.bench import bench
 from unipixel.cli.chatting import chat
 from unipixel.cli.data import data
 from unipixel.cli.demo import demo
 from unipixel.cli.doctor import doctor
-from unipixel.cli.evaluation import evaluate, report
-from unipixel.cli.output import complain, write_any_sign
+from unipixel.cli.evaluate import evaluate, report
+from unipixel.cli.output import escape_unencodable, print_error
 from unipixel.cli.samples import stickers
-from unipixel.cli.serving import serve
-from unipixel.cli.training import train
+from unipixel.cli.serve import serve
+from unipixel.cli.train import train
 from unipixel.errors import CheckpointWarning, UnipixelError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes."""
 
 
-class Commands(TyperGroup):
+class CommandGroup(TyperGroup):
     """Runs a command; whatever goes wrong ends in one sentence on stderr."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            refuse_empty([*getattr(ctx, "_protected_args", ()), *ctx.args])
+            check_arguments([*getattr(ctx, "_protected_args", ()), *ctx.args])
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            complain("interrupted; what was written before is kept")
+            print_error("interrupted; what was written before is kept")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             # whoever read the output has had enough of it
@@ -47,12 +47,12 @@ class Commands(TyperGroup):
             if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
                 raise  # typer's own ways to end a command
             _show_trace()
-            code, sentence = verdict(error)
-            complain(sentence)
+            code, sentence = describe_error(error)
+            print_error(sentence)
             raise typer.Exit(code) from None
 
 
-def refuse_empty(arguments: Sequence[str]) -> None:
+def check_arguments(arguments: Sequence[str]) -> None:
     """Refuse empty text where a name belongs: an unset variable would stand for the current folder.
 
     Only the question of ``ask``, behind the media, may be empty.
@@ -68,7 +68,7 @@ def refuse_empty(arguments: Sequence[str]) -> None:
         raise ValueError(f"{what} is empty; give it a value (is a variable unset?)")
 
 
-def verdict(error: Exception) -> tuple[int, str]:
+def describe_error(error: Exception) -> tuple[int, str]:
     """Exit code and sentence for an error: bad input says what is wrong with it, anything else where to look."""
     if isinstance(error, UnipixelError | ValueError):
         return BAD_INPUT, str(error)
@@ -84,14 +84,14 @@ def _show_trace() -> None:
         traceback.print_exc()
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"unipixel {__version__}")
         raise typer.Exit
 
 
 app = typer.Typer(
-    cls=Commands,
+    cls=CommandGroup,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -100,9 +100,9 @@ app = typer.Typer(
 
 
 @app.callback()
-def options(
+def configure(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Point, segment, remember and answer: ask about the pixels of an image or a video."""
@@ -123,16 +123,16 @@ app.add_typer(data, name="data")
 
 def main() -> None:
     """Run the command line of this process."""
-    write_any_sign()
+    escape_unencodable()
     show = warnings.showwarning
 
-    def say(message: Any, category: Any, *rest: Any, **options: Any) -> None:
+    def show_warning(message: Any, category: Any, *rest: Any, **options: Any) -> None:
         # what the package warns of is one sentence; other packages' warnings are shown as ever
         own = category is UserWarning and "unipixel" in str(rest[0] if rest else "")
         if own or issubclass(category, CheckpointWarning):
-            complain(str(message))
+            print_error(str(message))
         else:
             show(message, category, *rest, **options)
 
-    warnings.showwarning = say
+    warnings.showwarning = show_warning
     app()

@@ -27,12 +27,12 @@ Root = Annotated[
 
 
 @data.callback()
-def datasets() -> None:
+def configure_data() -> None:
     """List, check and look at datasets."""
 
 
 @data.command("list")
-def list_() -> None:
+def list_datasets() -> None:
     """Name every dataset that can be read, with its splits, paper, licence and what it trains."""
     from unipixel.data import DATASETS
     from unipixel.data.catalogue import TRAINS
@@ -59,12 +59,12 @@ def check(
     """
     if processes is not None and processes < 1:
         raise ValueError(f"--processes is {processes}; it must be at least 1")
-    from unipixel.data import find, split_name
-    from unipixel.data.bad_records import told_annotations
+    from unipixel.data import find_dataset, parse_name
+    from unipixel.data.bad_records import describe_left_out
     from unipixel.data.catalogue import WITHOUT_ROOT
 
-    name, only = split_name(name)
-    dataset = find(name)
+    name, only = parse_name(name)
+    dataset = find_dataset(name)
     table = Table("split", "files", "records", "first sample", title=f"{name}: {dataset.title}")
     problems: list[str] = []
     bad: dict[str, str] = {}
@@ -81,7 +81,7 @@ def check(
         if not quick and name not in WITHOUT_ROOT and (split == "all" or "all" not in splits):
             bad |= _read_all(f"{name}/{split}", index, processes)
     stdout().print(table)
-    for note in told_annotations(left_out):
+    for note in describe_left_out(left_out):
         typer.echo(note)
     if bad:
         _show_bad(bad)
@@ -109,21 +109,21 @@ def _read_all(title: str, index: Sequence[Record], processes: int | None) -> dic
 
 def _show_bad(bad: dict[str, str]) -> None:
     """Bad records by the kind of their fault, and the first of each."""
-    from unipixel.data.bad_records import NAMED, kind_of
+    from unipixel.data.bad_records import MAX_NAMED, classify_reason
 
     kinds: dict[str, list[str]] = {}
     for source, reason in bad.items():
         told = reason if source in reason else f"{source}: {reason}"
-        kinds.setdefault(kind_of(reason), []).append(told)
+        kinds.setdefault(classify_reason(reason), []).append(told)
     table = Table("fault", "records", title=f"cannot be read: {len(bad):,}")
     for kind, some in sorted(kinds.items(), key=lambda item: -len(item[1])):
         table.add_row(kind, f"{len(some):,}")
     stdout().print(table)
     for some in kinds.values():
-        for told in some[:NAMED]:
+        for told in some[:MAX_NAMED]:
             typer.echo(f"wrong: {told}")
-        if len(some) > NAMED:
-            typer.echo(f"... and {len(some) - NAMED} more of this kind")
+        if len(some) > MAX_NAMED:
+            typer.echo(f"... and {len(some) - MAX_NAMED} more of this kind")
 
 
 @data.command()
@@ -137,17 +137,17 @@ def show(
     if count < 1:
         raise ValueError(f"--count is {count}; it must be at least 1")
     check_folder(out, "--out")
-    from unipixel.data import find, split_name
+    from unipixel.data import find_dataset, parse_name
 
-    name, only = split_name(name)
-    splits = [only] if only else [split for split in find(name).splits if not _missing(name, split, root)]
+    name, only = parse_name(name)
+    splits = [only] if only else [split for split in find_dataset(name).splits if not _find_missing(name, split, root)]
     if not splits:
         raise DatasetError(f"{name}: no split is complete in {root}; `unipixel data check {name}` says what is missing")
     skipped: list[DatasetError] = []
     for split in splits:
         with stderr().status(f"drawing {name}/{split}"):
             try:
-                written = _sheet(name, split, root, count, out)
+                written = _draw_split(name, split, root, count, out)
             except DatasetError as error:
                 skipped.append(error)
                 continue
@@ -164,7 +164,7 @@ def _check_split(
     """The row of a split (files, records, first sample), what is wrong with it, and its records."""
     from unipixel.data import open_index, read
 
-    missing = _missing(name, split, root)
+    missing = _find_missing(name, split, root)
     total = len(dataset.files.get(split, ()))
     files = f"{total - len(missing)} of {total}" if total else "none needed" if ":" not in name else "yours"
     if missing:
@@ -174,25 +174,25 @@ def _check_split(
         index = open_index(name, root, split)
         if not index:
             raise DatasetError(f"{name}/{split}: there is no record; the annotation file is empty")
-        return (files, f"{len(index):,}", _described(read(index[0]))), [], index
+        return (files, f"{len(index):,}", _describe_sample(read(index[0]))), [], index
     except UnipixelError as error:
         return (files, f"{len(index):,}" if index else "", "unreadable"), [f"wrong: {error}"], index
 
 
-def _missing(name: str, split: str, root: Path) -> list[Path]:
+def _find_missing(name: str, split: str, root: Path) -> list[Path]:
     """Files and folders of a split that do not exist."""
-    from unipixel.data import find
-    from unipixel.data.files import data_folder
+    from unipixel.data import find_dataset
+    from unipixel.data.files import find_data_folder
 
-    files = find(name).files.get(split, ())
+    files = find_dataset(name).files.get(split, ())
     if not files:
         return []
-    folder = data_folder(root)
+    folder = find_data_folder(root)
     return [folder / file for file in files if not (folder / file).exists()]
 
 
-def _described(sample: Sample) -> str:
-    if sample.words_only:
+def _describe_sample(sample: Sample) -> str:
+    if sample.is_text_only:
         parts = ["words alone"]
     else:
         height, width = sample.media.size_hw
@@ -201,13 +201,13 @@ def _described(sample: Sample) -> str:
         parts.append(f"{len(sample.objects)} object(s)")
     texts = [query.text for query in sample.queries] + [turn.question for turn in sample.turns]
     if texts:
-        parts.append(f"{len(texts)} text(s): {_short(texts[0], 40)!r}")
+        parts.append(f"{len(texts)} text(s): {_shorten(texts[0], 40)!r}")
     return ", ".join(parts)
 
 
-def _sheet(name: str, split: str, root: Path, count: int, out: Path) -> Path:
+def _draw_split(name: str, split: str, root: Path, count: int, out: Path) -> Path:
     """Draw a split and return the file."""
-    from unipixel.cli.sheets import sheet
+    from unipixel.cli.sheets import draw_sheet
     from unipixel.data import open_index
     from unipixel.draw import write_png
     from unipixel.media import sample_indices
@@ -217,9 +217,9 @@ def _sheet(name: str, split: str, root: Path, count: int, out: Path) -> Path:
         raise DatasetError(f"{name}/{split}: there is no record; the annotation file is empty")
     chosen: Sequence[int] = sample_indices(len(index), count)
     key = name.partition(":")[0]
-    return write_png(sheet([index[place] for place in chosen]), out / f"{key}_{split}.png")
+    return write_png(draw_sheet([index[place] for place in chosen]), out / f"{key}_{split}.png")
 
 
-def _short(text: str, length: int) -> str:
+def _shorten(text: str, length: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,6 +1,7 @@
 """``unipixel demo``: a picture and a clip that the model was never trained on, asked about, scored and drawn.
 
-The scenes are the first of two held-out seeds that hold what is to be shown; see `still_scene` and `clip_scene`.
+The scenes are the first of two held-out seeds that hold what is to be shown; see `find_still_scene` and
+`find_clip_scene`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import typer
 
 from unipixel.cli import options
-from unipixel.cli.asking import load_engine
+from unipixel.cli.ask import load_engine
 from unipixel.cli.output import check_folder, show_written
 
 if TYPE_CHECKING:
@@ -27,51 +28,51 @@ if TYPE_CHECKING:
 
 STILL_SEED, CLIP_SEED = 100, 101
 """Above `stickers.EVAL_SEED`; no figure and no training draws from them."""
-SHOWN_FRAMES = 5
+NUM_SHEET_FRAMES = 5
 """Frames of the clip in the picture."""
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class DemoAnswer:
     """One question of the demo."""
 
-    asked: str
-    answered: str
+    question: str
+    answer: str
     score: str
     pictures: tuple[np.ndarray, ...]
     """Overlays, uint8 (H, W, 3)."""
 
 
-def bundled(name: str) -> AbstractContextManager[Path]:
+def open_example(name: str) -> AbstractContextManager[Path]:
     """A file that comes with the package, as a path for as long as the context lasts."""
     return as_file(files("unipixel") / "examples" / name)
 
 
-def still_scene() -> Scene:
+def find_still_scene() -> Scene:
     """The first held-out picture with exactly four things of four names."""
-    from unipixel.stickers import EVAL_SEED, scene
+    from unipixel.stickers import EVAL_SEED, generate_scene
 
-    made = (scene(EVAL_SEED + STILL_SEED, index) for index in count())
+    made = (generate_scene(EVAL_SEED + STILL_SEED, index) for index in count())
     return next(one for one in made if len(one.objects) == 4 == len({item.thing.name for item in one.objects}))
 
 
-def clip_scene() -> Scene:
+def find_clip_scene() -> Scene:
     """The first held-out clip that opens with at least two things, of different names, of which exactly one leaves."""
-    from unipixel.stickers import EVAL_SEED, video
+    from unipixel.stickers import EVAL_SEED, generate_video
 
     for index in count():
-        made = video(EVAL_SEED + CLIP_SEED, index)
-        staying, leaving = _pair(made)
+        made = generate_video(EVAL_SEED + CLIP_SEED, index)
+        staying, leaving = _split_objects(made)
         names = [item.thing.name for item in made.objects]
         if len(leaving) == 1 and staying and len(set(names)) == len(names):
             return made
     raise AssertionError("there is always one")
 
 
-def _pair(made: Scene) -> tuple[list[int], list[int]]:
+def _split_objects(scene: Scene) -> tuple[list[int], list[int]]:
     """Objects that are seen from the first frame to the last, and those that are seen first and then leave."""
-    staying = [n for n in range(len(made.objects)) if made.areas[n].all()]
-    leaving = [n for n, item in enumerate(made.objects) if "leave" in item.does and made.areas[n, 0]]
+    staying = [n for n in range(len(scene.objects)) if scene.areas[n].all()]
+    leaving = [n for n, item in enumerate(scene.objects) if "leave" in item.does and scene.areas[n, 0]]
     return staying, leaving
 
 
@@ -86,106 +87,108 @@ def demo(
     """Ask about a picture and a clip of stickers that were held out, score and draw the answers."""
     check_folder(out, "--out")
     engine = load_engine(model, device)
-    from unipixel.draw import contact_sheet, write_mp4, write_png
+    from unipixel.draw import make_contact_sheet, write_mp4, write_png
 
-    still, clip = still_scene(), clip_scene()
-    rows = [_told(one) for one in _about_picture(engine, still, max_new_tokens)]
-    followed, frames = _about_clip(engine, clip, max_new_tokens)
-    _told(followed)
-    captions = [f"{one.asked}\n{one.answered}\n{one.score}" for one in rows]
-    top = contact_sheet([one.pictures[0] for one in rows], captions, columns=len(rows), cell_width=224)
-    notes = [f"{followed.asked}\n{followed.answered}\n{followed.score}"] + [""] * (len(followed.pictures) - 1)
-    bottom = contact_sheet(list(followed.pictures), notes, columns=len(followed.pictures), cell_width=224)
+    still, clip = find_still_scene(), find_clip_scene()
+    rows = [_print_answer(one) for one in _ask_about_picture(engine, still, max_new_tokens)]
+    followed, frames = _ask_about_clip(engine, clip, max_new_tokens)
+    _print_answer(followed)
+    captions = [f"{one.question}\n{one.answer}\n{one.score}" for one in rows]
+    top = make_contact_sheet([one.pictures[0] for one in rows], captions, columns=len(rows), cell_width=224)
+    notes = [f"{followed.question}\n{followed.answer}\n{followed.score}"] + [""] * (len(followed.pictures) - 1)
+    bottom = make_contact_sheet(list(followed.pictures), notes, columns=len(followed.pictures), cell_width=224)
     out.mkdir(parents=True, exist_ok=True)
-    show_written([write_png(_stacked([top, bottom]), out / "demo.png"), write_mp4(frames, out / "demo.mp4", fps=4)])
+    show_written(
+        [write_png(_stack_images([top, bottom]), out / "demo.png"), write_mp4(frames, out / "demo.mp4", fps=4)]
+    )
 
 
-def _told(one: Shown) -> Shown:
+def _print_answer(one: DemoAnswer) -> DemoAnswer:
     """Print what was asked, answered and scored."""
-    typer.echo(f"\n{one.asked}\n  {one.answered}\n  {one.score}")
+    typer.echo(f"\n{one.question}\n  {one.answer}\n  {one.score}")
     return one
 
 
-def _about_picture(engine: Engine, made: Scene, most: int) -> list[Shown]:
+def _ask_about_picture(engine: Engine, scene: Scene, max_new_tokens: int) -> list[DemoAnswer]:
     """By text, by a point, something that is not there, a name from memory, and a choice; each in a session anew."""
     from unipixel.draw import mark_prompts, overlay
     from unipixel.errors import PromptError
-    from unipixel.masks import interior_point
+    from unipixel.masks import find_interior_point
     from unipixel.sample import Point
     from unipixel.stickers import Facts
-    from unipixel.stickers.choice_tasks import choose_name
-    from unipixel.stickers.segment_tasks import absent_name
+    from unipixel.stickers.choice_tasks import ask_name_choice
+    from unipixel.stickers.segment_tasks import choose_absent_name
 
-    names = [item.thing.name for item in made.objects]
-    rng = np.random.default_rng((made.seed, made.index, 3))
-    facts, picture, truth = Facts(made), made.image, made.masks[:, 0]
-    places = [interior_point(mask) for mask in truth]
+    names = [item.thing.name for item in scene.objects]
+    rng = np.random.default_rng((scene.seed, scene.index, 3))
+    facts, picture, truth = Facts(scene), scene.image, scene.masks[:, 0]
+    places = [find_interior_point(mask) for mask in truth]
     clicks = [Point(float(x), float(y)) for x, y in places]
     marked = [mark_prompts(picture, [(click.x, click.y, True)]) for click in clicks]
     shown = []
     with engine.open(picture) as session:
 
         def ask(text: str | None, at: Sequence[int] = ()) -> Answer:
-            session.forget()
+            session.reset()
             if text is not None and at:
                 for place, n in enumerate(at, 1):
-                    session.segment([Point(clicks[n].x, clicks[n].y, object_id=place)], max_new_tokens=most)
-                return session.ask(text, about=list(session.objects), max_new_tokens=most)
-            return session.ask(text, prompts=[clicks[n] for n in at], max_new_tokens=most)
+                    session.segment([Point(clicks[n].x, clicks[n].y, object_id=place)], max_new_tokens=max_new_tokens)
+                return session.ask(text, about=list(session.objects), max_new_tokens=max_new_tokens)
+            return session.ask(text, prompts=[clicks[n] for n in at], max_new_tokens=max_new_tokens)
 
-        def drawn(answer: Answer | None, under: np.ndarray) -> np.ndarray:
+        def draw(answer: Answer | None, under: np.ndarray) -> np.ndarray:
             masks = [one.masks[0] for one in (answer.objects if answer else session.objects.values())]
             return overlay(under, np.array(masks).reshape(-1, *picture.shape[:2]))
 
         text = f"Please segment the {names[0]} in this image."
         answer = ask(text)
-        shown.append(Shown(text, answer.text, _score(answer, truth[0]), (drawn(answer, picture),)))
+        shown.append(DemoAnswer(text, answer.text, _score_answer(answer, truth[0]), (draw(answer, picture),)))
         answer = ask(None, [1])
         text = f"(a click on the {names[1]})"
-        shown.append(Shown(text, answer.text, _score(answer, truth[1]), (drawn(answer, marked[1]),)))
-        missing = absent_name(facts, rng)
+        shown.append(DemoAnswer(text, answer.text, _score_answer(answer, truth[1]), (draw(answer, marked[1]),)))
+        missing = choose_absent_name(facts, rng)
         text = f"Please segment the {missing} in this image."
         answer = ask(text)
         right = not any(one.masks.any() for one in answer.objects)
         verdict = "right: nothing is marked" if right else "wrong: it is not there"
-        shown.append(Shown(text, answer.text, verdict, (drawn(answer, picture),)))
-        text, letter = choose_name(facts, 3, 1, rng)
+        shown.append(DemoAnswer(text, answer.text, verdict, (draw(answer, picture),)))
+        text, letter = ask_name_choice(facts, 3, 1, rng)
         for n, asked, expected in ((2, "What is [1]?", f"the {names[2]}"), (3, text, letter)):
             try:
                 said = ask(asked, [n]).text.strip()
             except PromptError:  # there is nothing to ask about
                 said = "(nothing was found under the click)"
             verdict = "right" if said.rstrip(".") == expected else f"wrong: it is {expected}"
-            shown.append(Shown(f"(a click, then) {asked}", said, verdict, (drawn(None, marked[n]),)))
+            shown.append(DemoAnswer(f"(a click, then) {asked}", said, verdict, (draw(None, marked[n]),)))
     return shown
 
 
-def _about_clip(engine: Engine, made: Scene, most: int) -> tuple[Shown, list[np.ndarray]]:
+def _ask_about_clip(engine: Engine, scene: Scene, max_new_tokens: int) -> tuple[DemoAnswer, list[np.ndarray]]:
     """Two things followed to the end of a clip, one of which leaves; with all frames drawn."""
     from unipixel.draw import overlay
     from unipixel.metrics import volume_scores
 
-    staying, leaving = _pair(made)
+    staying, leaving = _split_objects(scene)
     wanted = [staying[0], leaving[0]]
-    names = [made.objects[n].thing.name for n in wanted]
+    names = [scene.objects[n].thing.name for n in wanted]
     text = f"Please segment the {names[0]} and the {names[1]} in this video."
-    with engine.open(made.frames) as session:
-        answer = session.ask(text, max_new_tokens=most)
+    with engine.open(scene.frames) as session:
+        answer = session.ask(text, max_new_tokens=max_new_tokens)
     masks = [one.masks for one in answer.objects]
     frames = [
         overlay(frame, np.array([m[t] for m in masks]).reshape(-1, *frame.shape[:2]))
-        for t, frame in enumerate(made.frames)
+        for t, frame in enumerate(scene.frames)
     ]
-    nothing = np.zeros_like(made.masks[0])
+    nothing = np.zeros_like(scene.masks[0])
     scores = [
-        f"{name} J&F {volume_scores(masks[k] if k < len(masks) else nothing, made.masks[n]).JF:.2f}"
+        f"{name} J&F {volume_scores(masks[k] if k < len(masks) else nothing, scene.masks[n]).JF:.2f}"
         for k, (n, name) in enumerate(zip(wanted, names, strict=True))
     ]
-    chosen = np.linspace(0, len(frames) - 1, SHOWN_FRAMES).round().astype(int)
-    return Shown(text, answer.text, ", ".join(scores), tuple(frames[t] for t in chosen)), frames
+    chosen = np.linspace(0, len(frames) - 1, NUM_SHEET_FRAMES).round().astype(int)
+    return DemoAnswer(text, answer.text, ", ".join(scores), tuple(frames[t] for t in chosen)), frames
 
 
-def _score(answer: Answer, truth: np.ndarray) -> str:
+def _score_answer(answer: Answer, truth: np.ndarray) -> str:
     """IoU of everything that an answer segments."""
     from unipixel.metrics import overlap
 
@@ -195,7 +198,7 @@ def _score(answer: Answer, truth: np.ndarray) -> str:
     return f"IoU {overlap(mask, truth).iou:.2f}"
 
 
-def _stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+def _stack_images(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """Pictures below each other, white where one is narrower."""
     width = max(picture.shape[1] for picture in pictures)
     return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures])

@@ -12,7 +12,7 @@ from unipixel.cli.output import print_json, stdout
 if TYPE_CHECKING:
     from unipixel.engine.doctor import Finding
 
-SHOWN = 8
+MAX_TENSORS = 8
 """Tensors of a kind that are listed; ``--json`` lists all."""
 
 
@@ -35,12 +35,12 @@ def doctor(
     if as_json:
         print_json(finding.to_json())
     else:
-        show(finding)
+        show_finding(finding)
     if not finding.is_usable:
         raise typer.Exit(2)
 
 
-def show(finding: Finding) -> None:
+def show_finding(finding: Finding) -> None:
     """The finding as tables."""
     out = stdout()
     table = Table("", "", title=finding.name, show_header=False)
@@ -53,7 +53,9 @@ def show(finding: Finding) -> None:
         table.add_row(file, value)
     for kind in ("missing", "unexpected", "misshapen"):
         names = [name for name in getattr(finding, kind) if kind != "missing" or name not in finding.promised]
-        shown = "\n".join(names[:SHOWN]) + (f"\nand {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        shown = "\n".join(names[:MAX_TENSORS]) + (
+            f"\nand {len(names) - MAX_TENSORS} more" if len(names) > MAX_TENSORS else ""
+        )
         table.add_row(f"{kind} tensors", f"{len(names)}\n{shown}".strip() if names else "none")
     if finding.promised:
         table.add_row("in missing files", f"{len(finding.promised)} tensors")

@@ -35,7 +35,7 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False, markup=False)
 
 
-def complain(sentence: str) -> None:
+def print_error(sentence: str) -> None:
     """One sentence on stderr."""
     typer.echo(f"unipixel: {' '.join(sentence.split())}", err=True)
 
@@ -46,7 +46,7 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=not encoding.startswith("utf")))
 
 
-def write_any_sign() -> None:
+def escape_unencodable() -> None:
     """Have stdout and stderr write signs that their encoding lacks as escapes, rather than fail after the work."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
@@ -80,7 +80,7 @@ def check_folder(folder: Path, option: str) -> None:
         raise ValueError(f"{option} leads to {folder}, but {there} is a file; name a folder")
 
 
-def save(answer: Answer, out: Path) -> list[Path]:
+def save_answer(answer: Answer, out: Path) -> list[Path]:
     """Write an answer and return what was written; beside a picture or video lies the JSON, with masks as COCO RLE."""
     if not out.suffix:
         answer.save(out)
@@ -91,7 +91,7 @@ def save(answer: Answer, out: Path) -> list[Path]:
     return written
 
 
-class Following:
+class AnswerDisplay:
     """Shows an answer while it comes: its words on stdout, a bar on stderr while objects are tracked."""
 
     def __init__(self, num_frames: int, *, quiet: bool = False) -> None:
@@ -103,7 +103,7 @@ class Following:
         self._task: Any = None
         self._wrote = False
 
-    def __enter__(self) -> Following:
+    def __enter__(self) -> AnswerDisplay:
         return self
 
     def __exit__(
@@ -113,15 +113,15 @@ class Following:
         if self._wrote:
             typer.echo()
 
-    def words(self, text: str) -> None:
+    def show_text(self, text: str) -> None:
         """More of the answer's text."""
-        self._stop()
+        self._stop_bar()
         if not self._quiet:
             typer.echo(text, nl=False)
             sys.stdout.flush()
             self._wrote = True
 
-    def frame(self, t: int) -> None:
+    def advance(self, t: int) -> None:
         """Masks of frame ``t``."""
         if self._num_frames < 2:
             return
@@ -130,24 +130,24 @@ class Following:
             self._bar.start()
         self._bar.advance(self._task)
 
-    def _stop(self) -> None:
+    def _stop_bar(self) -> None:
         if self._task is not None:
             self._bar.stop()
             self._bar.remove_task(self._task)
             self._task = None
 
 
-def follow(session: Session, text: str | None, *, quiet: bool = False, **options: Any) -> Answer:
+def show_stream(session: Session, text: str | None, *, quiet: bool = False, **options: Any) -> Answer:
     """Ask, showing the answer as it comes."""
     from unipixel.engine.answer import Answer, MaskPiece, TextPiece
 
     answer = None
-    with Following(session.num_frames, quiet=quiet) as following:
+    with AnswerDisplay(session.num_frames, quiet=quiet) as following:
         for piece in session.stream(text, **options):
             if isinstance(piece, TextPiece):
-                following.words(piece.text)
+                following.show_text(piece.text)
             elif isinstance(piece, MaskPiece):
-                following.frame(piece.t)
+                following.advance(piece.t)
             elif isinstance(piece, Answer):
                 answer = piece
     if answer is None:

@@ -22,11 +22,11 @@ _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _POINT = re.compile(rf"(?:(?P<id>\d+)=)?(?P<beside>-)?(?P<x>{_NUMBER}),(?P<y>{_NUMBER})(?:@(?P<frame>\d+))?")
 _BOX = re.compile(rf"(?:(?P<id>\d+)=)?(?P<corners>-?{_NUMBER}(?:,-?{_NUMBER}){{3}})(?:@(?P<frame>\d+))?")
 _MASK = re.compile(r"(?:(?P<id>\d+)=)?(?P<file>.+?)(?:@(?P<frame>\d+))?")
-MOST_OBJECTS = 50
+MAX_OBJECTS = 50
 """Ids in one mask file; more say that it is a grey picture and no index of objects."""
 
 
-def parse_point(text: str, *, beside: bool = False) -> Point:
+def parse_point(text: str, *, negative: bool = False) -> Point:
     """``[ID=][-]X,Y[@FRAME]``.
 
     Args:
@@ -43,8 +43,8 @@ def parse_point(text: str, *, beside: bool = False) -> Point:
             f"{text!r} is not a point; write X,Y or X,Y@FRAME such as 120,80@0, with a number and = in front "
             "to name the object (2=120,80), and - before X for a point beside it"
         )
-    positive = not (beside or found["beside"])
-    return Point(float(found["x"]), float(found["y"]), _frame(found), positive, _id(found))
+    positive = not (negative or found["beside"])
+    return Point(float(found["x"]), float(found["y"]), _parse_frame(found), positive, _parse_id(found))
 
 
 def parse_box(text: str) -> Box:
@@ -62,7 +62,7 @@ def parse_box(text: str) -> Box:
             "before right bottom"
         )
     x1, y1, x2, y2 = (float(value) for value in found["corners"].split(","))
-    return Box(x1, y1, x2, y2, _frame(found), _id(found))
+    return Box(x1, y1, x2, y2, _parse_frame(found), _parse_id(found))
 
 
 def parse_mask(text: str) -> list[Mask]:
@@ -74,32 +74,32 @@ def parse_mask(text: str) -> list[Mask]:
     """
     import numpy as np
 
-    from unipixel.masks import load_drawn_ids
+    from unipixel.masks import load_annotated_ids
     from unipixel.sample import Mask
 
     found = _MASK.fullmatch(text)
     if found is None:
         raise PromptError(f"{text!r} is not a mask; write FILE or FILE@FRAME, such as dog.png@0")
-    number, frame, file = _id(found), _frame(found), found["file"]
+    number, frame, file = _parse_id(found), _parse_frame(found), found["file"]
     if Path(text).exists():  # its name may look like a frame or an id
         number, frame, file = None, 0, text
     if not file.strip():
         raise PromptError("--mask is empty; name a file (is a variable unset?)")
-    ids, _ = load_drawn_ids(file, of_one=number is not None)
+    ids, _ = load_annotated_ids(file, of_one=number is not None)
     values = [int(value) for value in np.unique(ids) if value]
     if not values:
         raise PromptError(f"the mask {file} is empty; it must mark at least one pixel with a value above 0")
     if number is not None or len(values) == 1:
         return [Mask(ids > 0, frame, number)]
-    if len(values) > MOST_OBJECTS:
+    if len(values) > MAX_OBJECTS:
         raise PromptError(
-            f"the mask {file} holds {len(values)} values, too many to be object ids (at most {MOST_OBJECTS}); give a "
+            f"the mask {file} holds {len(values)} values, too many to be object ids (at most {MAX_OBJECTS}); give a "
             "mask of black and white, or name its object (1=FILE) to take every pixel above 0"
         )
     return [Mask(ids == value, frame, value) for value in values]
 
 
-def gather(
+def parse_prompts(
     points: Sequence[str] | None,
     negative_points: Sequence[str] | None,
     boxes: Sequence[str] | None,
@@ -111,7 +111,7 @@ def gather(
         PromptError: one is not written as it should be, or a negative point does not say which object it is beside.
     """
     clicks = [parse_point(text) for text in points or ()]
-    clicks += [parse_point(text, beside=True) for text in negative_points or ()]
+    clicks += [parse_point(text, negative=True) for text in negative_points or ()]
     rest: list[Prompt] = [parse_box(text) for text in boxes or ()]
     for text in masks or ():
         rest += parse_mask(text)
@@ -132,9 +132,9 @@ def gather(
     return [*positive, *negative]
 
 
-def _id(found: re.Match[str]) -> int | None:
+def _parse_id(found: re.Match[str]) -> int | None:
     return int(found["id"]) if found["id"] is not None else None
 
 
-def _frame(found: re.Match[str]) -> int:
+def _parse_frame(found: re.Match[str]) -> int:
     return int(found["frame"] or 0)

@@ -13,12 +13,12 @@ from rich.table import Table
 from unipixel.cli.output import print_json, show_written, stdout
 
 if TYPE_CHECKING:
-    from unipixel.eval.lines import Header, Line
-    from unipixel.eval.report import Section
-    from unipixel.eval.runner import Run
+    from unipixel.eval.predictions import Line, RunHeader
+    from unipixel.eval.report import ReportSection
+    from unipixel.eval.runner import BenchmarkRun
 
 
-def make_report(
+def write_report(
     folders: Sequence[Path], out: Path, *, data_root: Path | None, rescored: bool = False, as_json: bool = False
 ) -> None:
     """Merge predictions, show them, and write ``report.json``, ``.md``, ``.html`` and the zips for servers.
@@ -26,63 +26,63 @@ def make_report(
     Raises:
         UnipixelError: there are no predictions, or they are damaged.
     """
-    from unipixel.eval.pages import examples, page
-    from unipixel.eval.report import collect, markdown
+    from unipixel.eval.pages import render_page, select_examples
+    from unipixel.eval.report import collect_sections, render_markdown
     from unipixel.eval.runner import rescore
 
-    def open_again(header: Header) -> Run:
+    def reopen_run(header: RunHeader) -> BenchmarkRun:
         from unipixel.eval.runner import open_run
 
         return open_run(
             header.benchmark, header.split, data_root, model=header.model, protocol=header.protocol, limit=header.limit
         )
 
-    def renew(header: Header, lines: list[Line]) -> list[Line]:
-        return rescore(open_again(header), lines, header.num_frames)
+    def rescore_lines(header: RunHeader, lines: list[Line]) -> list[Line]:
+        return rescore(reopen_run(header), lines, header.num_frames)
 
-    sections = collect(folders, renew if rescored else None)
+    sections = collect_sections(folders, rescore_lines if rescored else None)
     values = {"sections": [one.to_json() for one in sections]}
-    shown = [examples(one, lambda section: open_again(section.header)) for one in sections]
+    shown = [select_examples(one, lambda section: reopen_run(section.header)) for one in sections]
     texts = {
         "report.json": json.dumps(values, indent=1, ensure_ascii=False) + "\n",
-        "report.md": markdown(sections),
-        "report.html": page(sections, shown),
+        "report.md": render_markdown(sections),
+        "report.html": render_page(sections, shown),
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
-    zips = [path for one in sections if (path := _upload(one, out)) is not None]
+    zips = [path for one in sections if (path := _write_upload(one, out)) is not None]
     if as_json:
         print_json(values)
         return
     for one in sections:
-        _show(one)
+        _show_section(one)
     show_written([*(out / name for name in texts), *zips])
 
 
-def _upload(one: Section, out: Path) -> Path | None:
+def _write_upload(one: ReportSection, out: Path) -> Path | None:
     """The zip for the server that scores a benchmark, once everything is answered."""
     from unipixel.eval.benchmarks import BENCHMARKS
-    from unipixel.eval.report import uploadable
-    from unipixel.eval.zips import write_zip
+    from unipixel.eval.report import is_uploadable
+    from unipixel.eval.uploads import write_zip
 
     layout = BENCHMARKS[one.header.benchmark].splits[one.header.split].layout
-    if not layout or not uploadable(one.header, one.lines):
+    if not layout or not is_uploadable(one.header, one.lines):
         return None
     path = out / f"{one.header.benchmark}-{one.header.split}-{one.header.protocol}.zip"
     write_zip(one.lines, layout, path, original=one.header.protocol == "original")
     return path
 
 
-def _show(one: Section) -> None:
-    from unipixel.eval.report import COLUMNS, FAILURES_NAMED, SECONDARY, table
+def _show_section(one: ReportSection) -> None:
+    from unipixel.eval.report import COLUMNS, FAILURES_NAMED, SECONDARY, format_rows
 
     console = stdout()
     counts = f"questions: {one.questions}, failed: {one.failed}"
     shown = Table(*COLUMNS, title=f"{one.title}: {one.header.model}, protocol {one.header.protocol}; {counts}")
     for column in shown.columns[1:]:
         column.justify = "right"
-    for cells in table(one):
+    for cells in format_rows(one):
         shown.add_row(*cells)
     console.print(shown)
     if any(row.published and row.published.secondary for row in one.rows):

@@ -28,7 +28,7 @@ def stickers(
     ] = None,
 ) -> None:
     """Write samples of the built-in world: pictures or clips, exact masks, questions and answers, a contact sheet."""
-    from unipixel.cli.sticker_evaluation import world_settings
+    from unipixel.cli.sticker_evaluation import get_world_settings
     from unipixel.stickers import write_samples
 
     if seed < 0:
@@ -37,7 +37,7 @@ def stickers(
         if folder is not None and not folder.is_dir():
             raise ValueError(f"{name} is {folder}, which is not a folder")
     check_folder(out, "--out")
-    settings = replace(world_settings(world, sprites), photos=photos)
+    settings = replace(get_world_settings(world, sprites), photos=photos)
     with stderr().status(f"drawing {count} samples"):
         files = write_samples(count, out, seed, video=video, settings=settings)
     typer.echo(f"wrote {len(files)} files to {out}; start with {files[-1]}")

@@ -13,11 +13,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from unipixel.cli.asking import load_engine
+from unipixel.cli.ask import load_engine
 from unipixel.cli.output import check_out, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from unipixel.eval.stickers import Figure
+    from unipixel.eval.stickers import StickerFigure
     from unipixel.stickers import SceneSettings
 
 
@@ -35,10 +35,10 @@ def measure_stickers(
     out: Path | None,
 ) -> None:
     """Measure a checkpoint on held-out scenes of the built-in world."""
-    _check(count, videos, sprites, out)
-    settings = world_settings(world, sprites, style)
+    _check_options(count, videos, sprites, out)
+    settings = get_world_settings(world, sprites, style)
     engine = load_engine(model, device)
-    from unipixel.eval.stickers import Evaluation, ask_engine
+    from unipixel.eval.stickers import StickerEvaluation, ask_engine
 
     bar = Progress(
         TextColumn("{task.description}"),
@@ -55,7 +55,7 @@ def measure_stickers(
             tasks[name] = bar.add_task(name, total=total)
         bar.update(tasks[name], completed=done)
 
-    measure = Evaluation(
+    measure = StickerEvaluation(
         lambda questions: ask_engine(engine, questions),
         settings,
         count=count,
@@ -71,12 +71,12 @@ def measure_stickers(
     if as_json:
         print_json(values)
         return
-    _show(figures)
+    _show_figures(figures)
     if out is not None:
         typer.echo(f"wrote {out}")
 
 
-def world_settings(world: str, sprites: Path | None, style: str | None = None) -> SceneSettings:
+def get_world_settings(world: str, sprites: Path | None, style: str | None = None) -> SceneSettings:
     """The settings called ``world``, drawn with the sprites of a folder or in one built-in style.
 
     Raises:
@@ -93,7 +93,7 @@ def world_settings(world: str, sprites: Path | None, style: str | None = None) -
     return settings if style is None else replace(settings, families=(style,))
 
 
-def _check(count: int, videos: int, sprites: Path | None, out: Path | None) -> None:
+def _check_options(count: int, videos: int, sprites: Path | None, out: Path | None) -> None:
     for option, number in (("--count", count), ("--videos", videos)):
         if number < 1:
             raise ValueError(f"{option} is {number}; it must be at least 1")
@@ -102,7 +102,7 @@ def _check(count: int, videos: int, sprites: Path | None, out: Path | None) -> N
     check_out(out)
 
 
-def _show(figures: Sequence[Figure]) -> None:
+def _show_figures(figures: Sequence[StickerFigure]) -> None:
     table = Table("figure", "value", "trivial", "what is trivial", "questions", "failed", "more")
     for one in figures:
         more = ", ".join(f"{name} {value:.3f}" for name, value in one.more.items())

@@ -10,7 +10,7 @@ docstring says what is read, from where, under which licence, and which defects 
 """
 
 from unipixel.data.catalogue import DATASETS
-from unipixel.data.reading import find, open_index, read, split_name
-from unipixel.data.record import Dataset, Record
+from unipixel.data.reading import find_dataset, open_index, parse_name, read
+from unipixel.data.records import Dataset, Record
 
-__all__ = ["DATASETS", "Dataset", "Record", "find", "open_index", "read", "split_name"]
+__all__ = ["DATASETS", "Dataset", "Record", "find_dataset", "open_index", "read", "parse_name"]

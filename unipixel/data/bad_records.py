@@ -12,7 +12,7 @@ from unipixel.errors import DatasetError
 
 MAX_BAD = 0.05
 """Share of the records that may be bad, by default; a single one never ends a run."""
-NAMED = 10
+MAX_NAMED = 10
 """How many are named."""
 
 _KINDS = (
@@ -29,7 +29,7 @@ _KINDS = (
 )
 
 
-def kind_of(reason: str) -> str:
+def classify_reason(reason: str) -> str:
     """What sort of fault a sentence about a bad record tells of."""
     return next((kind for kind, pattern in _KINDS if re.search(pattern, reason)), "something else")
 
@@ -60,7 +60,7 @@ class BadRecords:
         """
         if source in self._known:
             return False
-        before = self.found()
+        before = self.collect_reasons()
         self._known[source] = reason
         if source not in before and self._path is not None:
             with open(self._path, "a", encoding="utf-8") as file:  # short lines are appended whole
@@ -69,11 +69,11 @@ class BadRecords:
         if len(bad) > max(1.0, self._most * self.total):
             raise DatasetError(
                 f"{len(bad)} of {self.total} records cannot be read, more than the share of {self._most:g} that is "
-                f"allowed: {named(bad)}; `unipixel data check` tells all, --max-bad allows more"
+                f"allowed: {format_reasons(bad)}; `unipixel data check` tells all, --max-bad allows more"
             )
         return source not in before
 
-    def found(self) -> dict[str, str]:
+    def collect_reasons(self) -> dict[str, str]:
         """Reasons by record, of all processes."""
         if self._path is None or not self._path.is_file():
             return dict(self._known)
@@ -81,19 +81,21 @@ class BadRecords:
         rows = [json.loads(line) for line in lines if line.endswith("}")]
         return {row["record"]: row["reason"] for row in rows} | self._known
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """A sentence about them; empty if there is none."""
-        bad = self.found()
-        return f"left out: {len(bad)} of {self.total} records, which cannot be read: {named(bad)}" if bad else ""
+        bad = self.collect_reasons()
+        return (
+            f"left out: {len(bad)} of {self.total} records, which cannot be read: {format_reasons(bad)}" if bad else ""
+        )
 
 
-def named(bad: dict[str, str]) -> str:
+def format_reasons(bad: dict[str, str]) -> str:
     """The first of some bad records with their reasons."""
-    some = [reason if source in reason else f"{source}: {reason}" for source, reason in list(bad.items())[:NAMED]]
-    return "; ".join(some) + (f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else "")
+    some = [reason if source in reason else f"{source}: {reason}" for source, reason in list(bad.items())[:MAX_NAMED]]
+    return "; ".join(some) + (f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else "")
 
 
-def told_annotations(left_out: Iterable[tuple[str, str]]) -> list[str]:
+def describe_left_out(left_out: Iterable[tuple[str, str]]) -> list[str]:
     """Sentences about annotations that became no record, one per reason; see `Records.left_out`."""
     reasons: dict[str, list[str]] = {}
     for reason, place in left_out:
@@ -102,7 +104,7 @@ def told_annotations(left_out: Iterable[tuple[str, str]]) -> list[str]:
     told = []
     for reason, count in counts.most_common():
         places = reasons[reason]
-        some = ", ".join([places[0], *(place.rpartition(", ")[2] for place in places[1:NAMED])])
-        more = f", and {count - NAMED} more" if count > NAMED else ""
+        some = ", ".join([places[0], *(place.rpartition(", ")[2] for place in places[1:MAX_NAMED])])
+        more = f", and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
         told.append(f"left out: {count} annotation{'s' if count > 1 else ''} {reason}: {some}{more}")
     return told

@@ -5,7 +5,7 @@ from __future__ import annotations
 from unipixel.data.catalogue_pictures import PICTURES
 from unipixel.data.catalogue_videos import VIDEOS
 from unipixel.data.catalogue_words import WORDS
-from unipixel.data.record import Dataset
+from unipixel.data.records import Dataset
 
 DATASETS: dict[str, Dataset] = {**VIDEOS, **PICTURES, **WORDS}
 """By name."""

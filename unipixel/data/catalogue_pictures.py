@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unipixel.data import coco, folder, parts, reason_seg, refer, semantic, stickers
-from unipixel.data.record import Dataset
+from unipixel.data.records import Dataset
 
 _LISA = "LISA's data folder, github.com/dvlab-research/LISA (dataset section of its README)"
 _REFER = "github.com/lichengunc/refer (expressions); photos: "
@@ -34,8 +34,8 @@ PICTURES: dict[str, Dataset] = {
             "val": (f"{_REASON_SEG}/val",),
             "test": (f"{_REASON_SEG}/test",),
         },
-        index=reason_seg.index,
-        sample=reason_seg.sample,
+        index=reason_seg.read_records,
+        sample=reason_seg.read_sample,
     ),
     "ade20k": Dataset(
         title="ADE20K scene parsing",
@@ -47,8 +47,8 @@ PICTURES: dict[str, Dataset] = {
             "train": ("lisa/ade20k/images/training", "lisa/ade20k/annotations/training"),
             "val": ("lisa/ade20k/images/validation", "lisa/ade20k/annotations/validation"),
         },
-        index=semantic.index,
-        sample=semantic.sample,
+        index=semantic.read_records,
+        sample=semantic.read_sample,
     ),
     "cocostuff": Dataset(
         title="COCO-Stuff",
@@ -60,9 +60,9 @@ PICTURES: dict[str, Dataset] = {
             "train": ("lisa/coco/train2017", "lisa/cocostuff/train2017"),
             "val": ("lisa/coco/val2017", "lisa/cocostuff/val2017"),
         },
-        index=semantic.index,
-        original=semantic.original_index,
-        sample=semantic.sample,
+        index=semantic.read_records,
+        original=semantic.read_original_records,
+        sample=semantic.read_sample,
     ),
     "mapillary": Dataset(
         title="Mapillary Vistas 2.0",
@@ -74,8 +74,8 @@ PICTURES: dict[str, Dataset] = {
             "train": ("lisa/mapillary/training/images", "lisa/mapillary/training/v2.0/labels"),
             "val": ("lisa/mapillary/validation/images", "lisa/mapillary/validation/v2.0/labels"),
         },
-        index=semantic.index,
-        sample=semantic.sample,
+        index=semantic.read_records,
+        sample=semantic.read_sample,
     ),
     "paco_lvis": Dataset(
         title="PACO-LVIS",
@@ -87,9 +87,9 @@ PICTURES: dict[str, Dataset] = {
             "train": ("lisa/vlpart/paco/annotations/paco_lvis_v1_train.json", "lisa/coco"),
             "val": ("lisa/vlpart/paco/annotations/paco_lvis_v1_val.json", "lisa/coco"),
         },
-        index=parts.index,
-        original=parts.original_index,
-        sample=parts.sample,
+        index=parts.read_records,
+        original=parts.read_original_records,
+        sample=parts.read_sample,
     ),
     "pascal_part": Dataset(
         title="Pascal-Part",
@@ -98,9 +98,9 @@ PICTURES: dict[str, Dataset] = {
         home="github.com/facebookresearch/VLPart (train.json); photos: PASCAL VOC 2010",
         splits=("train",),
         files={"train": ("lisa/vlpart/pascal_part/train.json", _VOC_PHOTOS)},
-        index=parts.index,
-        original=parts.original_index,
-        sample=parts.sample,
+        index=parts.read_records,
+        original=parts.read_original_records,
+        sample=parts.read_sample,
     ),
     "refcoco": Dataset(
         title="RefCOCO",
@@ -109,8 +109,8 @@ PICTURES: dict[str, Dataset] = {
         home=_REFER + _COCO_2014,
         splits=_REFCOCO_SPLITS,
         files=dict.fromkeys(_REFCOCO_SPLITS, _refer_files("refcoco", "unc", _COCO_PHOTOS)),
-        index=refer.index,
-        sample=refer.sample,
+        index=refer.read_records,
+        sample=refer.read_sample,
     ),
     "refcoco+": Dataset(
         title="RefCOCO+",
@@ -119,8 +119,8 @@ PICTURES: dict[str, Dataset] = {
         home=_REFER + _COCO_2014,
         splits=_REFCOCO_SPLITS,
         files=dict.fromkeys(_REFCOCO_SPLITS, _refer_files("refcoco+", "unc", _COCO_PHOTOS)),
-        index=refer.index,
-        sample=refer.sample,
+        index=refer.read_records,
+        sample=refer.read_sample,
     ),
     "refcocog": Dataset(
         title="RefCOCOg (UMD split)",
@@ -129,8 +129,8 @@ PICTURES: dict[str, Dataset] = {
         home=_REFER + _COCO_2014,
         splits=("train", "val", "test"),
         files=dict.fromkeys(("train", "val", "test"), _refer_files("refcocog", "umd", _COCO_PHOTOS)),
-        index=refer.index,
-        sample=refer.sample,
+        index=refer.read_records,
+        sample=refer.read_sample,
     ),
     "refclef": Dataset(
         title="RefCLEF (UNC split)",
@@ -139,8 +139,8 @@ PICTURES: dict[str, Dataset] = {
         home=_REFER + "SAIAPR TC-12",
         splits=_REFCLEF_SPLITS,
         files=dict.fromkeys(_REFCLEF_SPLITS, _refer_files("refclef", "unc", "saiapr_tc-12")),
-        index=refer.index,
-        sample=refer.sample,
+        index=refer.read_records,
+        sample=refer.read_sample,
     ),
     "stickers": Dataset(
         title="Stickers, the built-in world",
@@ -148,8 +148,8 @@ PICTURES: dict[str, Dataset] = {
         licence="as this package",
         home="made on the spot, nothing to fetch",
         splits=("train", "val", "train_video", "val_video"),
-        index=stickers.index,
-        sample=stickers.sample,
+        index=stickers.read_records,
+        sample=stickers.read_sample,
     ),
     "folder": Dataset(
         title="Own data: pictures and masks (folder:PATH)",
@@ -157,8 +157,8 @@ PICTURES: dict[str, Dataset] = {
         licence="yours",
         home="docs: your own data; images/ and masks/ with the object's number in every pixel",
         splits=("train", "val", "all"),
-        index=folder.index,
-        sample=folder.sample,
+        index=folder.read_records,
+        sample=folder.read_sample,
     ),
     "coco": Dataset(
         title="Own data: a COCO instance file (coco:PATH)",
@@ -166,8 +166,8 @@ PICTURES: dict[str, Dataset] = {
         licence="yours",
         home="docs: your own data; a COCO JSON beside images/",
         splits=("train", "val", "all"),
-        index=coco.index,
-        sample=coco.sample,
+        index=coco.read_records,
+        sample=coco.read_sample,
     ),
 }
 """By name."""

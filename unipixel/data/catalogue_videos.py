@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unipixel.data import expressions, groundmore, sav, vicas
-from unipixel.data.record import Dataset
+from unipixel.data.records import Dataset
 
 VIDEOS: dict[str, Dataset] = {
     "revos": Dataset(
@@ -20,8 +20,8 @@ VIDEOS: dict[str, Dataset] = {
                 "revos/mask_dict_foreground.json",
             ),
         },
-        index=expressions.index,
-        sample=expressions.sample,
+        index=expressions.read_records,
+        sample=expressions.read_sample,
     ),
     "mevis": Dataset(
         title="MeViS",
@@ -38,8 +38,8 @@ VIDEOS: dict[str, Dataset] = {
             ),
             "valid": ("mevis/valid/meta_expressions.json", "mevis/valid/JPEGImages"),
         },
-        index=expressions.index,
-        sample=expressions.sample,
+        index=expressions.read_records,
+        sample=expressions.read_sample,
     ),
     "lvvis": Dataset(
         title="LV-VIS",
@@ -48,8 +48,8 @@ VIDEOS: dict[str, Dataset] = {
         home="github.com/haochenheheda/LVVIS",
         splits=("train",),
         files={"train": ("lvvis/meta_expressions.json", "lvvis/mask_dict.json", "lvvis/train/JPEGImages")},
-        index=expressions.index,
-        sample=expressions.sample,
+        index=expressions.read_records,
+        sample=expressions.read_sample,
     ),
     "ref_youtube_vos": Dataset(
         title="Ref-YouTube-VOS",
@@ -68,8 +68,8 @@ VIDEOS: dict[str, Dataset] = {
                 "ref_youtube_vos/valid/JPEGImages",
             ),
         },
-        index=expressions.index,
-        sample=expressions.sample,
+        index=expressions.read_records,
+        sample=expressions.read_sample,
     ),
     "ref_davis17": Dataset(
         title="Ref-DAVIS17",
@@ -85,8 +85,8 @@ VIDEOS: dict[str, Dataset] = {
             )
             for split in ("train", "valid")
         },
-        index=expressions.index,
-        sample=expressions.sample,
+        index=expressions.read_records,
+        sample=expressions.read_sample,
     ),
     "ref_sav": Dataset(
         title="Ref-SAV",
@@ -102,8 +102,8 @@ VIDEOS: dict[str, Dataset] = {
                 "ref_sav/valid/videos",
             ),
         },
-        index=sav.index,
-        sample=sav.sample,
+        index=sav.read_records,
+        sample=sav.read_sample,
     ),
     "groundmore": Dataset(
         title="GroundMoRe",
@@ -115,8 +115,8 @@ VIDEOS: dict[str, Dataset] = {
             "train": ("groundmore/trainval_v2.json", "groundmore/annotations"),
             "test": ("groundmore/test_v2.json", "groundmore/annotations"),
         },
-        index=groundmore.index,
-        sample=groundmore.sample,
+        index=groundmore.read_records,
+        sample=groundmore.read_sample,
     ),
     "vicas": Dataset(
         title="ViCaS",
@@ -128,8 +128,8 @@ VIDEOS: dict[str, Dataset] = {
             split: (f"vicas/splits/v1.0/{split}.json", "vicas/annotations", "vicas/video_frames")
             for split in ("train", "val", "test")
         },
-        index=vicas.index,
-        sample=vicas.sample,
+        index=vicas.read_records,
+        sample=vicas.read_sample,
     ),
 }
 """By name."""

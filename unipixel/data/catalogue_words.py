@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unipixel.data import choices, general, inst_it, osprey, videorefer, videorefer_bench
-from unipixel.data.record import Dataset
+from unipixel.data.records import Dataset
 
 _VIDEOREFER = (
     "huggingface.co/datasets/DAMO-NLP-SG/VideoRefer-700K; files without masks and mask folders: UniPixel's data "
@@ -30,8 +30,8 @@ WORDS: dict[str, Dataset] = {
                 f"{_VIDEOREFER_FOLDER}/videos",
             )
         },
-        index=videorefer.index,
-        sample=videorefer.sample,
+        index=videorefer.read_records,
+        sample=videorefer.read_sample,
     ),
     "videorefer_detailed_caption": Dataset(
         title="VideoRefer-700K, detailed captions",
@@ -46,8 +46,8 @@ WORDS: dict[str, Dataset] = {
                 f"{_VIDEOREFER_FOLDER}/videos",
             )
         },
-        index=videorefer.index,
-        sample=videorefer.sample,
+        index=videorefer.read_records,
+        sample=videorefer.read_sample,
     ),
     "videorefer_qa": Dataset(
         title="VideoRefer-700K, questions",
@@ -62,8 +62,8 @@ WORDS: dict[str, Dataset] = {
                 f"{_VIDEOREFER_FOLDER}/videos",
             )
         },
-        index=videorefer.index,
-        sample=videorefer.sample,
+        index=videorefer.read_records,
+        sample=videorefer.read_sample,
     ),
     "videorefer_bench_q": Dataset(
         title="VideoRefer-Bench-Q",
@@ -72,8 +72,8 @@ WORDS: dict[str, Dataset] = {
         home=_BENCH,
         splits=("test",),
         files={"test": (f"{_BENCH_FOLDER}/VideoRefer-Bench-Q.json", f"{_BENCH_FOLDER}/videos")},
-        index=videorefer_bench.index,
-        sample=videorefer_bench.sample,
+        index=videorefer_bench.read_records,
+        sample=videorefer_bench.read_sample,
     ),
     "videorefer_bench_d": Dataset(
         title="VideoRefer-Bench-D",
@@ -82,8 +82,8 @@ WORDS: dict[str, Dataset] = {
         home=_BENCH,
         splits=("test",),
         files={"test": (f"{_BENCH_FOLDER}/VideoRefer-Bench-D.json", f"{_BENCH_FOLDER}/videos/Panda-70M-part")},
-        index=videorefer_bench.index,
-        sample=videorefer_bench.sample,
+        index=videorefer_bench.read_records,
+        sample=videorefer_bench.read_sample,
     ),
     "inst_it_image_short_caption_raw": Dataset(
         title="Inst-IT, short captions of objects in images",
@@ -92,8 +92,8 @@ WORDS: dict[str, Dataset] = {
         home=_INST_IT,
         splits=("train",),
         files={"train": (f"{_INST_IT_FOLDER}/inst_it_dataset_image_51k_w_mask.json", f"{_INST_IT_FOLDER}/images_raw")},
-        index=inst_it.index,
-        sample=inst_it.sample,
+        index=inst_it.read_records,
+        sample=inst_it.read_sample,
     ),
     "inst_it_image_long_caption_raw": Dataset(
         title="Inst-IT, long captions of objects in images",
@@ -102,8 +102,8 @@ WORDS: dict[str, Dataset] = {
         home=_INST_IT,
         splits=("train",),
         files={"train": (f"{_INST_IT_FOLDER}/inst_it_dataset_image_51k_w_mask.json", f"{_INST_IT_FOLDER}/images_raw")},
-        index=inst_it.index,
-        sample=inst_it.sample,
+        index=inst_it.read_records,
+        sample=inst_it.read_sample,
     ),
     "inst_it_video_qa_raw": Dataset(
         title="Inst-IT, questions about clips",
@@ -112,8 +112,8 @@ WORDS: dict[str, Dataset] = {
         home=_INST_IT,
         splits=("train",),
         files={"train": (f"{_INST_IT_FOLDER}/inst_it_dataset_video_21k_w_mask.json", f"{_INST_IT_FOLDER}/videos_raw")},
-        index=inst_it.index,
-        sample=inst_it.sample,
+        index=inst_it.read_records,
+        sample=inst_it.read_sample,
     ),
     "osprey_conversation": Dataset(
         title="Osprey-724K, conversations about regions",
@@ -122,8 +122,8 @@ WORDS: dict[str, Dataset] = {
         home=_OSPREY + "train2014",
         splits=("train",),
         files={"train": ("osprey/Osprey-724K/osprey_conversation.json", "osprey/coco/train2014")},
-        index=osprey.index,
-        sample=osprey.sample,
+        index=osprey.read_records,
+        sample=osprey.read_sample,
     ),
     "osprey_detail_description": Dataset(
         title="Osprey-724K, descriptions of regions",
@@ -132,8 +132,8 @@ WORDS: dict[str, Dataset] = {
         home=_OSPREY + "train2014",
         splits=("train",),
         files={"train": ("osprey/Osprey-724K/osprey_detail_description.json", "osprey/coco/train2014")},
-        index=osprey.index,
-        sample=osprey.sample,
+        index=osprey.read_records,
+        sample=osprey.read_sample,
     ),
     "osprey_pos_neg": Dataset(
         title="Osprey-724K, what a region is and is not",
@@ -142,8 +142,8 @@ WORDS: dict[str, Dataset] = {
         home=_OSPREY + "train2017 and val2017 in one folder imgs",
         splits=("train",),
         files={"train": ("osprey/Osprey-724K/osprey_lvis_positive_negative.json", "osprey/coco/imgs")},
-        index=osprey.index,
-        sample=osprey.sample,
+        index=osprey.read_records,
+        sample=osprey.read_sample,
     ),
     "llava_instruct_665k_videogpt_plus_576k": Dataset(
         title="LLaVA-1.5 and VideoGPT+ instructions",
@@ -159,8 +159,8 @@ WORDS: dict[str, Dataset] = {
                 "videogpt_plus",
             )
         },
-        index=general.index,
-        sample=general.sample,
+        index=general.read_records,
+        sample=general.read_sample,
     ),
     "mvbench": Dataset(
         title="MVBench",
@@ -174,8 +174,8 @@ WORDS: dict[str, Dataset] = {
                 *dict.fromkeys(f"mvbench/video/{folder}" for _, folder in choices.TASKS.values()),
             )
         },
-        index=choices.index,
-        sample=choices.sample,
+        index=choices.read_records,
+        sample=choices.read_sample,
     ),
     "videomme": Dataset(
         title="Video-MME",
@@ -184,8 +184,8 @@ WORDS: dict[str, Dataset] = {
         home="huggingface.co/datasets/lmms-lab/Video-MME (videos re-encoded at 3 fps, 480 pixels, without sound)",
         splits=("test",),
         files={"test": (choices.VIDEOMME_FILE, "videomme/videos_3fps_480_noaudio")},
-        index=choices.index,
-        sample=choices.sample,
+        index=choices.read_records,
+        sample=choices.read_sample,
     ),
 }
 """By name."""

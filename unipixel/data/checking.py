@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from unipixel.data.reading import read
-from unipixel.data.record import Record
+from unipixel.data.records import Record
 from unipixel.errors import UnipixelError
 
 CHUNK = 32
 """Records that a process reads at a time; neighbours often show one picture, which is then decoded once."""
-MOST_PROCESSES = 8
+MAX_PROCESSES = 8
 
 
 def check_records(
@@ -30,21 +30,21 @@ def check_records(
     """
     chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
     if processes is None:
-        processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+        processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
     found: dict[str, str] = {}
-    for size, faults in _checked(chunks, min(processes, len(chunks) // 4)):
+    for size, faults in _check_chunks(chunks, min(processes, len(chunks) // 4)):
         found |= faults
         if progress is not None:
             progress(size)
     return {record.source: found[record.source] for record in records if record.source in found}
 
 
-def _checked(chunks: Sequence[Sequence[Record]], processes: int) -> Iterator[tuple[int, dict[str, str]]]:
+def _check_chunks(chunks: Sequence[Sequence[Record]], processes: int) -> Iterator[tuple[int, dict[str, str]]]:
     if processes < 2:
-        yield from ((len(chunk), faults_of(chunk)) for chunk in chunks)
+        yield from ((len(chunk), find_faults(chunk)) for chunk in chunks)
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(faults_of, chunk): len(chunk) for chunk in chunks}
+        waiting = {pool.submit(find_faults, chunk): len(chunk) for chunk in chunks}
         try:
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
@@ -52,7 +52,7 @@ def _checked(chunks: Sequence[Sequence[Record]], processes: int) -> Iterator[tup
             pool.shutdown(cancel_futures=True)
 
 
-def faults_of(records: Sequence[Record]) -> dict[str, str]:
+def find_faults(records: Sequence[Record]) -> dict[str, str]:
     """What is wrong with some records, by `Record.source`; those that are right are not in it."""
     faults: dict[str, str] = {}
     decoded: dict[object, str] = {}

@@ -31,8 +31,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.files import entry, read_json, require
-from unipixel.data.record import Record
+from unipixel.data.files import get_field, read_json, require
+from unipixel.data.records import Record
 from unipixel.data.videorefer_clips import read_clip
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
@@ -68,20 +68,20 @@ FOLDER_FRAMES = 32
 _VIDEOMME_COLUMNS = ("question_id", "videoID", "duration", "question", "options", "answer")
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """One record per question.
 
     Raises:
         DatasetError: an annotation file is missing, damaged, or not in its documented layout; or pyarrow is missing.
     """
-    questions = _mvbench(root, split) if dataset == "mvbench" else _videomme(root, split)
+    questions = _read_mvbench(root, split) if dataset == "mvbench" else _read_videomme(root, split)
     return [
         Record(dataset=dataset, split=split, id=record_id, data_type="video", root=root, raw=(path, query))
         for record_id, path, query in questions
     ]
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """One question about a video.
 
     Raises:
@@ -97,47 +97,47 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return Sample(media=media, queries=(query,), source=record.source)
 
 
-def _mvbench(root: Path, split: str) -> list[tuple[str, str, Query]]:
+def _read_mvbench(root: Path, split: str) -> list[tuple[str, str, Query]]:
     """Record id, path of the video and query of every question, task by task."""
     found = []
     for task, (name, folder) in TASKS.items():
         rows = read_json(root / "mvbench" / "json" / f"{name}.json", f"mvbench/{split}", list)
         for number, row in enumerate(rows):
             where = f"mvbench/{split} row {number} of {name}.json"
-            options = tuple(str(option) for option in entry(row, "candidates", where, list))
-            answer = str(entry(row, "answer", where))
+            options = tuple(str(option) for option in get_field(row, "candidates", where, list))
+            answer = str(get_field(row, "answer", where))
             if answer not in options:
                 raise DatasetError(f"{where}: the answer {answer!r} is not one of the candidates {list(options)!r:.80}")
-            query = _choice(entry(row, "question", where, str), options, options.index(answer), task)
-            found.append((f"{name}/{number}", f"mvbench/video/{folder}/{entry(row, 'video', where, str)}", query))
+            query = _build_choice(get_field(row, "question", where, str), options, options.index(answer), task)
+            found.append((f"{name}/{number}", f"mvbench/video/{folder}/{get_field(row, 'video', where, str)}", query))
     return found
 
 
-def _videomme(root: Path, split: str) -> list[tuple[str, str, Query]]:
+def _read_videomme(root: Path, split: str) -> list[tuple[str, str, Query]]:
     """Record id, path of the video and query of every question."""
     found = []
     for number, row in enumerate(_read_parquet(root / VIDEOMME_FILE, f"videomme/{split}", _VIDEOMME_COLUMNS)):
         where = f"videomme/{split} row {number} of {Path(VIDEOMME_FILE).name}"
-        options = [str(option) for option in entry(row, "options", where, (list, tuple))]
+        options = [str(option) for option in get_field(row, "options", where, (list, tuple))]
         letters = "".join(option[:1] for option in options)
-        answer = entry(row, "answer", where, str)
+        answer = get_field(row, "answer", where, str)
         if letters != "ABCD" or any(option[1:3] != ". " for option in options) or answer not in tuple("ABCD"):
             raise DatasetError(
                 f"{where}: the options are {options!r:.80} and the answer is {answer!r}; "
                 "they should be 'A. ...' to 'D. ...' and the answer one of the letters"
             )
-        query = _choice(
-            entry(row, "question", where, str),
+        query = _build_choice(
+            get_field(row, "question", where, str),
             tuple(option[3:] for option in options),
             letters.index(answer),
-            entry(row, "duration", where, str),
+            get_field(row, "duration", where, str),
         )
-        path = f"videomme/videos_3fps_480_noaudio/{entry(row, 'videoID', where, str)}.mp4"
-        found.append((entry(row, "question_id", where, str), path, query))
+        path = f"videomme/videos_3fps_480_noaudio/{get_field(row, 'videoID', where, str)}.mp4"
+        found.append((get_field(row, "question_id", where, str), path, query))
     return found
 
 
-def _choice(question: str, options: tuple[str, ...], right: int, category: str) -> Query:
+def _build_choice(question: str, options: tuple[str, ...], right: int, category: str) -> Query:
     return Query(
         kind="choice",
         text=re.sub(r"\s+", " ", question).strip(),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _split_names(text: str) -> tuple[str, ...]:
     return tuple(" ".join(name.split()) for name in text.split(";"))
 
 
-ADE20K = _names(
+ADE20K = _split_names(
     """wall; building; sky; floor; tree; ceiling; road; bed; windowpane; grass; cabinet; sidewalk; person; earth; door;
     table; mountain; plant; curtain; chair; car; water; painting; sofa; shelf; house; sea; mirror; rug; field; armchair;
     seat; fence; desk; rock; wardrobe; lamp; bathtub; railing; cushion; base; box; column; signboard; chest of drawers;
@@ -26,7 +26,7 @@ ADE20K = _names(
 Source: objectInfo150.txt of the benchmark.
 """
 
-COCO_STUFF = _names(
+COCO_STUFF = _split_names(
     """person; bicycle; car; motorcycle; airplane; bus; train; truck; boat; traffic light; fire hydrant; street sign;
     stop sign; parking meter; bench; bird; cat; dog; horse; sheep; cow; elephant; bear; zebra; giraffe; hat; backpack;
     umbrella; shoe; eye glasses; handbag; tie; suitcase; frisbee; skis; snowboard; sports ball; kite; baseball bat;
@@ -49,7 +49,7 @@ COCO_STUFF = _names(
 Source: labels.txt of COCO-Stuff.
 """
 
-MAPILLARY = _names(
+MAPILLARY = _split_names(
     """bird; ground animal; ambiguous barrier; concrete block; curb; fence; guard rail; barrier; road median; road side;
     lane separator; temporary barrier; wall; bike lane; crosswalk - plain; curb cut; driveway; parking; parking aisle;
     pedestrian area; rail track; road; road shoulder; service lane; sidewalk; traffic island; bridge; building; garage;

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unipixel.data.record import Record
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError, MediaError
 from unipixel.media import Media, open_media
 
 
-def chosen_frames(record: Record, frames: Sequence[int] | None, num_frames: int) -> list[int]:
+def resolve_frames(record: Record, frames: Sequence[int] | None, num_frames: int) -> list[int]:
     """The frames t to read of a clip of ``num_frames``: those given, by default all.
 
     Raises:

@@ -38,32 +38,32 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unipixel.data.clips import chosen_frames, open_clip
-from unipixel.data.coco_clips import Clip, read_clips
-from unipixel.data.encodings import track
-from unipixel.data.instances import Box, instance_mask
-from unipixel.data.own import Label, names_of_split, per_record, queries_of
+from unipixel.data.clips import open_clip, resolve_frames
+from unipixel.data.coco_clips import CocoClip, read_clips
+from unipixel.data.encodings import build_track
+from unipixel.data.instances import Box, unpack_region
+from unipixel.data.labels import Label, build_queries, choose_names, split_queries
 from unipixel.data.pictures import check_size, open_picture
-from unipixel.data.record import Record, Records
+from unipixel.data.records import Record, Records
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
-from unipixel.media.names import Aliases, find_file, is_junk
+from unipixel.media.names import NameAliases, find_file, is_junk
 from unipixel.sample import Query, Sample
 
-TRIED = 25
+MAX_PROBES = 25
 """Pictures that are looked for to find the folder they lie in."""
 _NOT_COCO = {"splits.json", "labels.json"}
 _SPLIT_WORDS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}, "test": {"test", "testing"}}
 
 
-class _Raw(NamedTuple):
+class _CocoAnnotation(NamedTuple):
     """What a record keeps."""
 
-    clip: Clip
+    clip: CocoClip
     queries: tuple[Query, ...]
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """The records of a split.
 
     Args:
@@ -75,23 +75,25 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     records: list[Record] = []
     left_out: list[tuple[str, str]] = []
     seen: dict[str, Path] = {}
-    for path, is_of_split in _files(root, split, dataset):
+    for path, is_of_split in _find_files(root, split, dataset):
         found = read_clips(path, dataset)
         clips, left_out = found.by_name, [*left_out, *found.left_out]
-        names = list(clips) if is_of_split else names_of_split(clips, split, path.parent, dataset, Aliases(found.names))
+        names = (
+            list(clips) if is_of_split else choose_names(clips, split, path.parent, dataset, NameAliases(found.names))
+        )
         twice = next((name for name in names if name in seen), None)
         if twice is not None:
             raise DatasetError(
                 f"{dataset}: {twice!r} is in {seen[twice].name} and in {path.name}; a name has one split"
             )
         seen.update(dict.fromkeys(names, path))
-        folder = picture_folder(path, [frame for name in names for frame in clips[name].frames], dataset)
-        files = _files_of(folder, {frame for name in names for frame in clips[name].frames}, dataset)
+        folder = find_picture_folder(path, [frame for name in names for frame in clips[name].frames], dataset)
+        files = _locate_pictures(folder, {frame for name in names for frame in clips[name].frames}, dataset)
         for name in names:
             clip = clips[name]
-            queries = queries_of({n: Label(one.name, one.expressions) for n, one in clip.objects.items()})
-            unasked = clip.partly if split == "train" else clip.untold
-            for ending, some in per_record([query for query in queries if query.text not in unasked], split):
+            queries = build_queries({n: Label(one.name, one.expressions) for n, one in clip.objects.items()})
+            unasked = clip.incomplete_texts if split == "train" else clip.unlocated_texts
+            for ending, some in split_queries([query for query in queries if query.text not in unasked], split):
                 records.append(
                     Record(
                         dataset=dataset,
@@ -100,27 +102,27 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                         data_type="seg_video" if clip.is_video else "seg_image",
                         root=folder,
                         frame_names=tuple(files[frame] for frame in clip.frames),
-                        raw=_Raw(clip, some),
+                        raw=_CocoAnnotation(clip, some),
                     )
                 )
     return Records(records, left_out)
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """A picture or clip with its objects.
 
     Raises:
         DatasetError: a picture is missing, damaged or of another size, or a mask malformed.
     """
-    raw: _Raw = record.raw
-    ts = chosen_frames(record, frames, len(raw.clip.frames))
+    raw: _CocoAnnotation = record.raw
+    ts = resolve_frames(record, frames, len(raw.clip.frames))
     media = open_clip(record, ts) if raw.clip.is_video else open_picture(record, frames)
     check_size(raw.clip.size_hw, media.size_hw, record, "the annotation")
-    objects = {n: _track(one.regions, ts, media.size_hw, record) for n, one in raw.clip.objects.items()}
+    objects = {n: _build_object_track(one.regions, ts, media.size_hw, record) for n, one in raw.clip.objects.items()}
     queries = raw.queries
     if not raw.clip.is_video:
-        objects, queries = _seen(objects, queries)
-    crowds = [_track(regions, ts, media.size_hw, record) for regions in raw.clip.crowds]
+        objects, queries = _drop_invisible(objects, queries)
+    crowds = [_build_object_track(regions, ts, media.size_hw, record) for regions in raw.clip.crowds]
     areas: dict[str, MaskTrack] = {}
     for crowd in crowds:
         areas["ignore"] = areas["ignore"].union(crowd) if areas else crowd
@@ -130,7 +132,9 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return Sample(media=media, objects=objects, areas=areas, boxes=boxes, queries=queries, source=record.source)
 
 
-def _seen(objects: dict[int, MaskTrack], queries: tuple[Query, ...]) -> tuple[dict[int, MaskTrack], tuple[Query, ...]]:
+def _drop_invisible(
+    objects: dict[int, MaskTrack], queries: tuple[Query, ...]
+) -> tuple[dict[int, MaskTrack], tuple[Query, ...]]:
     """The objects of a picture without those of less than a pixel, which nobody sees on it; who asks is told so."""
     kept = {n: one for n, one in objects.items() if one.visible.any()}
     if len(kept) == len(objects):
@@ -138,15 +142,17 @@ def _seen(objects: dict[int, MaskTrack], queries: tuple[Query, ...]) -> tuple[di
     return kept, tuple(replace(q, targets=tuple(n for n in q.targets if n in kept) or (None,)) for q in queries)
 
 
-def _track(regions: dict[int, object], ts: list[int], size_hw: tuple[int, int], record: Record) -> MaskTrack:
+def _build_object_track(
+    regions: dict[int, object], ts: list[int], size_hw: tuple[int, int], record: Record
+) -> MaskTrack:
     """The masks of an object on the frames ``ts``."""
     masks: dict[int, np.ndarray] = {
-        t: instance_mask(regions[t], size_hw, f"{record.source}, frame {t}") for t in set(ts) if t in regions
+        t: unpack_region(regions[t], size_hw, f"{record.source}, frame {t}") for t in set(ts) if t in regions
     }
-    return track([masks.get(t) for t in ts], size_hw=size_hw, where=record.source)
+    return build_track([masks.get(t) for t in ts], size_hw=size_hw, where=record.source)
 
 
-def _files(root: Path, split: str, dataset: str) -> list[tuple[Path, bool]]:
+def _find_files(root: Path, split: str, dataset: str) -> list[tuple[Path, bool]]:
     """The files to read for a split, and whether each holds that split alone."""
     if root.is_file():
         return [(root, False)]
@@ -159,22 +165,24 @@ def _files(root: Path, split: str, dataset: str) -> list[tuple[Path, bool]]:
         found = [path for path in found if path.name.startswith("instances")] or found
         if len(found) == 1:
             return [(found[0], False)]
-        splits = {path: _split_of(path) for path in found}
+        splits = {path: _guess_split(path) for path in found}
         if found and None not in splits.values() and len(set(splits.values())) == len(found):
             chosen = [path for path, own in splits.items() if split in ("all", own)]
             if not chosen:
-                raise DatasetError(f"{dataset}: none of {_listed(found)} in {root} is of the split {split!r}")
+                raise DatasetError(f"{dataset}: none of {_format_names(found)} in {root} is of the split {split!r}")
             return [(path, True) for path in chosen]
         if found:
             break
-    raise DatasetError(f"{dataset}: {root} should be a COCO JSON file or a folder with one; it holds {_listed(found)}")
+    raise DatasetError(
+        f"{dataset}: {root} should be a COCO JSON file or a folder with one; it holds {_format_names(found)}"
+    )
 
 
-def _listed(paths: Sequence[Path]) -> str:
+def _format_names(paths: Sequence[Path]) -> str:
     return ", ".join(path.name for path in paths[:4]) or "none"
 
 
-def _split_of(path: Path) -> str | None:
+def _guess_split(path: Path) -> str | None:
     """The split that a file's name, or that of its folder, speaks of."""
     for name in (path.stem.lower(), path.parent.name.lower()):
         words = set(re.findall("[a-z]+", name))
@@ -184,7 +192,7 @@ def _split_of(path: Path) -> str | None:
     return None
 
 
-def picture_folder(path: Path, names: Sequence[str], dataset: str) -> Path:
+def find_picture_folder(path: Path, names: Sequence[str], dataset: str) -> Path:
     """The folder that a file's pictures are relative to: of all that could be it, the one that holds most of them.
 
     Raises:
@@ -193,7 +201,7 @@ def picture_folder(path: Path, names: Sequence[str], dataset: str) -> Path:
     subset = path.stem.partition("_")[2]
     inner = [*(["images/" + subset, subset, subset + "/images"] if subset else []), "images", "", "JPEGImages"]
     folders = [base / one for base in (path.parent, path.parent.parent) for one in inner]
-    some = [names[int(place)] for place in np.unique(np.linspace(0, len(names) - 1, TRIED).astype(int))]
+    some = [names[int(place)] for place in np.unique(np.linspace(0, len(names) - 1, MAX_PROBES).astype(int))]
     for is_stripped in (False, True):
         held = {
             folder: sum(find_file(folder, name, strip=is_stripped) is not None for name in some) for folder in folders
@@ -207,7 +215,7 @@ def picture_folder(path: Path, names: Sequence[str], dataset: str) -> Path:
     )
 
 
-def _files_of(folder: Path, names: set[str], dataset: str) -> dict[str, str]:
+def _locate_pictures(folder: Path, names: set[str], dataset: str) -> dict[str, str]:
     """Each name's file relative to the folder; the name itself where there is none, which is told when it is read.
 
     Raises:

@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.coco_truth import Ids, region_of
-from unipixel.data.files import entry, read_json
-from unipixel.data.instances import Box, box_of, pack_region
-from unipixel.data.own import expressions_of
+from unipixel.data.coco_truth import UniqueIds, parse_region
+from unipixel.data.files import get_field, read_json
+from unipixel.data.instances import Box, pack_region, parse_box
+from unipixel.data.labels import parse_expressions
 from unipixel.errors import DatasetError
-from unipixel.media.sources import natural_key
+from unipixel.media.sources import build_sort_key
 
 _FRAME_KEYS = ("frame_id", "frame_index")
 _TRACK_KEYS = ("track_id", "instance_id")
@@ -31,7 +31,7 @@ class ClipObject:
 
 
 @dataclass(slots=True)
-class Clip:
+class CocoClip:
     """A picture or video."""
 
     frames: tuple[str, ...]
@@ -41,17 +41,17 @@ class Clip:
     """By number, from 1."""
     crowds: list[dict[int, Any]] = field(default_factory=list)
     """Packed masks by frame of what is not told apart, or not outlined: then it is its box."""
-    partly: set[str] = field(default_factory=set)
+    incomplete_texts: set[str] = field(default_factory=set)
     """Names and expressions that objects without a mask have, too: their answer is not the whole truth."""
-    untold: set[str] = field(default_factory=set)
+    unlocated_texts: set[str] = field(default_factory=set)
     """Those of them of which not even a box says where the rest of the truth lies."""
 
 
 @dataclass(frozen=True, slots=True)
-class Clips:
+class CocoFile:
     """What a file holds."""
 
-    by_name: dict[str, Clip]
+    by_name: dict[str, CocoClip]
     """Pictures and videos that have an annotated object."""
     names: tuple[str, ...]
     """All of them, those with nothing on them as well."""
@@ -59,7 +59,7 @@ class Clips:
     """Reason and place of the annotations without a mask."""
 
 
-def read_clips(path: Path, dataset: str) -> Clips:
+def read_clips(path: Path, dataset: str) -> CocoFile:
     """Pictures and videos that have an annotated object, by name.
 
     Raises:
@@ -68,52 +68,52 @@ def read_clips(path: Path, dataset: str) -> Clips:
     document, where = read_json(path, dataset), f"{dataset}: {path}"
     videos = document.get("videos")
     if isinstance(videos, list) and any(isinstance(video, dict) and "file_names" in video for video in videos):
-        clips, left_out = _whole_videos(document, where)
-    elif any(isinstance(image, dict) and "video_id" in image for image in entry(document, "images", where, list)):
-        clips, left_out = _frame_by_frame(document, where)
+        clips, left_out = _read_whole_videos(document, where)
+    elif any(isinstance(image, dict) and "video_id" in image for image in get_field(document, "images", where, list)):
+        clips, left_out = _read_frame_by_frame(document, where)
     else:
-        clips, left_out = _pictures(document, where)
+        clips, left_out = _read_pictures(document, where)
     annotated = {name: clip for name, clip in clips.items() if clip.objects}
     if not annotated:
         why = f" with a mask; {len(left_out)} have none" if left_out else ""
         raise DatasetError(f"{where}: no picture and no video in it has an annotated object{why}")
-    return Clips(annotated, tuple(clips), tuple(left_out))
+    return CocoFile(annotated, tuple(clips), tuple(left_out))
 
 
-_Read = tuple[dict[str, Clip], list[tuple[str, str]]]
+_Read = tuple[dict[str, CocoClip], list[tuple[str, str]]]
 
 
-def _pictures(document: Mapping[str, Any], where: str) -> _Read:
-    clips: dict[str, Clip] = {}
-    names, ids = {}, Ids("image", where)
-    for number, image in enumerate(entry(document, "images", where, list)):
+def _read_pictures(document: Mapping[str, Any], where: str) -> _Read:
+    clips: dict[str, CocoClip] = {}
+    names, ids = {}, UniqueIds("image", where)
+    for number, image in enumerate(get_field(document, "images", where, list)):
         place = f"{where}, image {number}"
-        file_name = entry(image, "file_name", place, str)
+        file_name = get_field(image, "file_name", place, str)
         name = file_name.replace("\\", "/")
         names[ids.add(image, name, place)] = name
-        clip = Clip((file_name,), _size_hw(image, place), is_video=False)
+        clip = CocoClip((file_name,), _read_size(image, place), is_video=False)
         if clips.setdefault(name, clip).size_hw != clip.size_hw:
             raise DatasetError(f"{place}: {file_name!r} is listed twice, in two sizes")
 
     def locate(annotation: dict[str, Any], place: str) -> _Located:
-        clip = clips[_known(names, entry(annotation, "image_id", place), "image", place)]
-        region, fault = region_of(entry(annotation, "segmentation", place, (list, dict, type(None))), place)
+        clip = clips[_look_up(names, get_field(annotation, "image_id", place), "image", place)]
+        region, fault = parse_region(get_field(annotation, "segmentation", place, (list, dict, type(None))), place)
         return clip, {0: region}, None, fault
 
     return clips, _add_objects(document, where, locate)
 
 
-def _frame_by_frame(document: Mapping[str, Any], where: str) -> _Read:
-    image_ids = Ids("image", where)
+def _read_frame_by_frame(document: Mapping[str, Any], where: str) -> _Read:
+    image_ids = UniqueIds("image", where)
     grouped: dict[Any, list[tuple[Any, dict[str, Any]]]] = {}
     for number, image in enumerate(document["images"]):
         place = f"{where}, image {number}"
         order = next((image[key] for key in _FRAME_KEYS if key in image), None)
-        image_ids.add(image, entry(image, "file_name", place, str), place)
+        image_ids.add(image, get_field(image, "file_name", place, str), place)
         # Frames without a number keep the natural order of their names.
-        key = (0, order, "") if isinstance(order, (int, float)) else (1, 0, natural_key(image["file_name"]))
-        grouped.setdefault(entry(image, "video_id", place), []).append((key, image))
-    titles = _video_names(document, where)
+        key = (0, order, "") if isinstance(order, (int, float)) else (1, 0, build_sort_key(image["file_name"]))
+        grouped.setdefault(get_field(image, "video_id", place), []).append((key, image))
+    titles = _read_video_names(document, where)
     clips, frame_of = {}, {}
     for video_id, images in grouped.items():
         images.sort(key=lambda pair: pair[0])
@@ -127,31 +127,33 @@ def _frame_by_frame(document: Mapping[str, Any], where: str) -> _Read:
         if name in clips:
             raise DatasetError(f"{where}: two videos are named {name!r}; give each a name of its own")
         first = images[0][1]
-        clips[name] = Clip(
-            tuple(image["file_name"] for _, image in images), _size_hw(first, f"{where}, video {name!r}"), is_video=True
+        clips[name] = CocoClip(
+            tuple(image["file_name"] for _, image in images),
+            _read_size(first, f"{where}, video {name!r}"),
+            is_video=True,
         )
-        frame_of.update({entry(image, "id", where): (name, t) for t, (_, image) in enumerate(images)})
+        frame_of.update({get_field(image, "id", where): (name, t) for t, (_, image) in enumerate(images)})
 
     def locate(annotation: dict[str, Any], place: str) -> _Located:
-        name, t = _known(frame_of, entry(annotation, "image_id", place), "image", place)
+        name, t = _look_up(frame_of, get_field(annotation, "image_id", place), "image", place)
         track = next((annotation[key] for key in _TRACK_KEYS if key in annotation), None)
         if track is None and not annotation.get("iscrowd"):
             raise DatasetError(
                 f"{place}: it is on a frame of a video but has no 'track_id', which says what is one object"
             )
-        region, fault = region_of(entry(annotation, "segmentation", place, (list, dict, type(None))), place)
+        region, fault = parse_region(get_field(annotation, "segmentation", place, (list, dict, type(None))), place)
         return clips[name], {t: region}, (name, track), fault
 
     return clips, _add_objects(document, where, locate)
 
 
-def _whole_videos(document: Mapping[str, Any], where: str) -> _Read:
-    clips: dict[str, Clip] = {}
-    names, ids = {}, Ids("video", where)
-    titles = _video_names(document, where)
+def _read_whole_videos(document: Mapping[str, Any], where: str) -> _Read:
+    clips: dict[str, CocoClip] = {}
+    names, ids = {}, UniqueIds("video", where)
+    titles = _read_video_names(document, where)
     for number, video in enumerate(document["videos"]):
         place = f"{where}, video {number}"
-        frames = entry(video, "file_names", place, list)
+        frames = get_field(video, "file_names", place, list)
         if not frames or not all(isinstance(frame, str) for frame in frames):
             raise DatasetError(f"{place}: the file_names are {frames!r:.60}; they should be a list of names")
         video_id = ids.add(video, frames[0], place)
@@ -159,11 +161,11 @@ def _whole_videos(document: Mapping[str, Any], where: str) -> _Read:
         names[video_id] = name if name not in ("", ".") else str(video_id)
         if names[video_id] in clips:
             raise DatasetError(f"{place}: two videos are named {names[video_id]!r}; give each a name of its own")
-        clips[names[video_id]] = Clip(tuple(frames), _size_hw(video, place), is_video=True)
+        clips[names[video_id]] = CocoClip(tuple(frames), _read_size(video, place), is_video=True)
 
     def locate(annotation: dict[str, Any], place: str) -> _Located:
-        clip = clips[_known(names, entry(annotation, "video_id", place), "video", place)]
-        found = entry(annotation, "segmentations", place, list)
+        clip = clips[_look_up(names, get_field(annotation, "video_id", place), "video", place)]
+        found = get_field(annotation, "segmentations", place, list)
         if len(found) != len(clip.frames):
             raise DatasetError(f"{place}: it has {len(found)} segmentations, but the video {len(clip.frames)} frames")
         regions, faults = {}, []
@@ -172,14 +174,14 @@ def _whole_videos(document: Mapping[str, Any], where: str) -> _Read:
             # null, or nothing and no box: it is not seen there
             if one is None or (one == [] and not (isinstance(boxes, list) and t < len(boxes) and boxes[t])):
                 continue
-            regions[t], fault = region_of(one, f"{place}, frame {t}")
+            regions[t], fault = parse_region(one, f"{place}, frame {t}")
             faults += [fault] if fault else []
         return clip, regions, None, f"{faults[0]} on a frame that shows the object" if faults else ""
 
     return clips, _add_objects(document, where, locate)
 
 
-_Located = tuple[Clip, dict[int, Any], Any, str]
+_Located = tuple[CocoClip, dict[int, Any], Any, str]
 _Locate = Callable[[dict[str, Any], str], _Located]
 """Says for an annotation: its clip, its masks by frame, what it has in common with others of the same object, and why
 it is no truth; empty if it is."""
@@ -191,24 +193,24 @@ def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> li
     An object that has none on one of the frames that show it is left out of all.
     """
     categories = {}
-    ids = Ids("category", where)
-    for number, category in enumerate(entry(document, "categories", where, list)):
+    ids = UniqueIds("category", where)
+    for number, category in enumerate(get_field(document, "categories", where, list)):
         place = f"{where}, category {number}"
-        name = entry(category, "name", place, str).strip()
+        name = get_field(category, "name", place, str).strip()
         categories[ids.add(category, name, place)] = name
     tracks: dict[Any, ClipObject] = {}
-    unmasked: dict[int, tuple[Clip, list[ClipObject]]] = {}
+    unmasked: dict[int, tuple[CocoClip, list[ClipObject]]] = {}
     left_out: list[tuple[str, str]] = []
-    for number, annotation in enumerate(entry(document, "annotations", where, list)):
+    for number, annotation in enumerate(get_field(document, "annotations", where, list)):
         place = f"{where}, annotation {number}"
         clip, regions, same, fault = locate(annotation, place)
         if annotation.get("iscrowd"):
             clip.crowds.append({t: region for t, region in regions.items() if region is not None})
             continue
-        name = _known(categories, entry(annotation, "category_id", place), "category", place)
+        name = _look_up(categories, get_field(annotation, "category_id", place), "category", place)
         found = tracks.get(same) if same is not None else None
         if found is None:
-            found = ClipObject(name, box_xyxy=box_of(annotation.get("bbox"), place))
+            found = ClipObject(name, box_xyxy=parse_box(annotation.get("bbox"), place))
             clip.objects[len(clip.objects) + 1] = found
             if same is not None:
                 tracks[same] = found
@@ -216,52 +218,52 @@ def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> li
         if twice:
             raise DatasetError(f"{place}: its track already has a mask on frame {twice[0]}; a track has one per frame")
         found.regions.update(regions)
-        added = expressions_of(annotation.get("expressions", []), place)
+        added = parse_expressions(annotation.get("expressions", []), place)
         found.expressions = tuple(dict.fromkeys((*found.expressions, *added)))
         if fault:
             left_out.append((fault, place))
             unmasked.setdefault(id(clip), (clip, []))[1].append(found)
-        box = box_of(annotation.get("bbox"), place) if fault else None
+        box = parse_box(annotation.get("bbox"), place) if fault else None
         if box is not None:
-            found.regions.update({t: _outline(box) for t in regions if regions[t] is None})
+            found.regions.update({t: _pack_box(box) for t in regions if regions[t] is None})
     for clip, some in unmasked.values():
         _leave_out(clip, some)
     return left_out
 
 
-def _leave_out(clip: Clip, unmasked: list[ClipObject]) -> None:
+def _leave_out(clip: CocoClip, unmasked: list[ClipObject]) -> None:
     """Take objects without a mask out of a clip; where they are, nothing is counted for or against anybody."""
     for number, one in list(clip.objects.items()):
         if not any(one is other for other in unmasked):
             continue
         texts = [text for text in (one.name, *one.expressions) if text]
-        clip.partly.update(texts)
+        clip.incomplete_texts.update(texts)
         if None in one.regions.values() or not one.regions:
-            clip.untold.update(texts)
+            clip.unlocated_texts.update(texts)
         clip.crowds.append({t: region for t, region in one.regions.items() if region is not None})
         del clip.objects[number]
 
 
-def _outline(box: Box) -> Any:
+def _pack_box(box: Box) -> Any:
     x1, y1, x2, y2 = box
     return pack_region([[x1, y1, x2, y1, x2, y2, x1, y2]], "box")
 
 
-def _known(table: Mapping[Any, Any], key: Any, what: str, place: str) -> Any:
+def _look_up(table: Mapping[Any, Any], key: Any, what: str, place: str) -> Any:
     try:
         return table[key]
     except (KeyError, TypeError):
         raise DatasetError(f"{place}: {what} {key!r:.40} is not among the file's {len(table)}") from None
 
 
-def _size_hw(row: Mapping[str, Any], place: str) -> tuple[int, int]:
-    return int(entry(row, "height", place, (int, float))), int(entry(row, "width", place, (int, float)))
+def _read_size(row: Mapping[str, Any], place: str) -> tuple[int, int]:
+    return int(get_field(row, "height", place, (int, float))), int(get_field(row, "width", place, (int, float)))
 
 
-def _video_names(document: Mapping[str, Any], where: str) -> dict[Any, str]:
+def _read_video_names(document: Mapping[str, Any], where: str) -> dict[Any, str]:
     """Names of the videos that have one, by id."""
     return {
-        entry(video, "id", f"{where}, video"): video["name"]
+        get_field(video, "id", f"{where}, video"): video["name"]
         for video in document.get("videos") or []
         if isinstance(video, dict) and isinstance(video.get("name"), str) and video["name"]
     }

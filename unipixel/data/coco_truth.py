@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from unipixel.data.files import entry
+from unipixel.data.files import get_field
 from unipixel.data.instances import pack_region
 from unipixel.errors import DatasetError
 
@@ -13,7 +13,7 @@ CORNERS = 3
 """Fewest corners of a polygon; less is a point or a line and has no inside."""
 
 
-def region_of(segmentation: Any, place: str) -> tuple[Any, str]:
+def parse_region(segmentation: Any, place: str) -> tuple[Any, str]:
     """A segmentation as `instances.instance_mask` takes it, and, if it is no mask, the reason; of two, one is empty.
 
     An empty list, which tools write for rectangles, polygons of one or two corners and run lengths without a pixel are
@@ -56,7 +56,7 @@ def _is_empty(rle: Mapping[str, Any]) -> bool:
     return not counts
 
 
-class Ids:
+class UniqueIds:
     """Ids of one kind, each of which may stand for one thing only.
 
     Args:
@@ -74,7 +74,7 @@ class Ids:
         Raises:
             DatasetError: it has none, or it stands for something else already; names both.
         """
-        value = entry(row, "id", place, (int, str))
+        value = get_field(row, "id", place, (int, str))
         before = self._meant.setdefault(value, meant)
         if before != meant:
             raise DatasetError(

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 from unipixel.data import photos
-from unipixel.data.encodings import rle_mask
-from unipixel.data.record import Record
+from unipixel.data.encodings import rle_to_mask
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.stickers import THINGS, Thing
 from unipixel.stickers.backgrounds import Crop
@@ -59,7 +59,7 @@ BORDER = 2
 """Pixels between an object and the border of its photo; nearer ones may be cut off by it."""
 MIN_FILL = 0.2
 """Share of its box that an object must fill: less is mostly rim."""
-FEWEST = 2
+MIN_PER_NAME = 2
 """Objects that a name must have."""
 LEVELS = (176, 128, 92, 64, 44)
 """Sides at which an object is made ready to be drawn."""
@@ -87,7 +87,7 @@ class Cutout:
         width, height = self.box[2] - self.box[0], self.box[3] - self.box[1]
         return width / max(width, height), height / max(width, height)
 
-    def gains(self) -> np.ndarray:
+    def draw_gains(self) -> np.ndarray:
         """float32 (3,): how much brighter each channel is made, from the name of the photo."""
         if not self.variant:
             return np.ones(3, np.float32)
@@ -104,19 +104,19 @@ class CutoutSet(SpriteSet):
         self.weights = np.sqrt(counts) / np.sqrt(counts).sum()
         self._patches: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
 
-    def level(self, index: int, size: float) -> Image.Image:
+    def get_level(self, index: int, size: float) -> Image.Image:
         """The object, colour multiplied by alpha (mode RGBa), on a square at the side next above ``size`` pixels."""
         side = next((level for level in reversed(LEVELS) if level >= size * 0.95), LEVELS[0])
         if (index, side) not in self._levels:
             if len(self._levels) >= 64:
                 self._levels.pop(next(iter(self._levels)))
-            self._levels[index, side] = self._made(self.sprites[index], side)  # type: ignore[arg-type]
+            self._levels[index, side] = self._render(self.sprites[index], side)  # type: ignore[arg-type]
         return self._levels[index, side]
 
-    def _made(self, cutout: Cutout, side: int) -> Image.Image:
+    def _render(self, cutout: Cutout, side: int) -> Image.Image:
         key = (cutout.record.id, cutout.box)
         if key not in self._patches:
-            self._patches[key] = cut(cutout.record, cutout.rle, cutout.box)
+            self._patches[key] = cut_out(cutout.record, cutout.rle, cutout.box)
         patch = self._patches[key]
         height, width = patch.shape[:2]
         scale = side / max(width, height)
@@ -130,12 +130,12 @@ class CutoutSet(SpriteSet):
         *colours, alpha = square.split()
         lit = [
             ImageChops.darker(band.point((np.arange(256) * gain).clip(0, 255).astype(np.uint8).tolist()), alpha)
-            for band, gain in zip(colours, cutout.gains(), strict=True)
+            for band, gain in zip(colours, cutout.draw_gains(), strict=True)
         ]
         return Image.merge("RGBa", (*lit, alpha))
 
 
-def cut(record: Record, rle: dict[str, Any], box: tuple[int, int, int, int]) -> np.ndarray:
+def cut_out(record: Record, rle: dict[str, Any], box: tuple[int, int, int, int]) -> np.ndarray:
     """One object, uint8 (h, w, 4), colour multiplied by alpha, the longer side at most the largest of `LEVELS`.
 
     The outermost pixel of the mask, which shows some of the old background, is left out, and the edge is soft over
@@ -151,7 +151,7 @@ def cut(record: Record, rle: dict[str, Any], box: tuple[int, int, int, int]) -> 
             photo = opened.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise DatasetError(f"{record.source}: the photo {path} cannot be read ({error}); fetch it again") from error
-    mask = rle_mask(rle, (photo.height, photo.width), record.source)[box[1] : box[3], box[0] : box[2]]
+    mask = rle_to_mask(rle, (photo.height, photo.width), record.source)[box[1] : box[3], box[0] : box[2]]
     whole, photo = Image.fromarray(mask.astype(np.uint8) * 255), photo.crop(box)
     scale = LEVELS[0] / max(photo.size)
     if scale < 1:
@@ -171,43 +171,43 @@ def cut(record: Record, rle: dict[str, Any], box: tuple[int, int, int, int]) -> 
 
 
 @lru_cache(maxsize=1)
-def _training_photos(folder: Path) -> list[Record]:
-    return photos.index(folder, "photos", "train")
+def _read_training_photos(folder: Path) -> list[Record]:
+    return photos.read_records(folder, "photos", "train")
 
 
 @lru_cache(maxsize=2)
-def cutouts(folder: Path) -> CutoutSet:
+def find_cutouts(folder: Path) -> CutoutSet:
     """Every object of the training photos that is whole, large enough and exactly outlined, in `VARIANTS` lightings.
 
     Raises:
         DatasetError: no set is there, a label is malformed, or fewer than 2 names are left.
     """
     found: list[Cutout] = []
-    for record in _training_photos(folder):
+    for record in _read_training_photos(folder):
         name_of_set = record.id.split("/")[0]
         if name_of_set not in WHOLE_OBJECTS:
             continue
         size_hw = (int(record.raw["height"]), int(record.raw["width"]))
-        candidates = [region for region in photos.regions(record) if region.is_thing]
+        candidates = [region for region in photos.read_regions(record) if region.is_thing]
         if name_of_set == "ccp_fashion":
             candidates = [region for region in candidates if region.rle is record.raw.get("person_rle")]
-        masks = [rle_mask(region.rle, size_hw, record.source) for region in candidates]
+        masks = [rle_to_mask(region.rle, size_hw, record.source) for region in candidates]
         for number, (region, mask) in enumerate(zip(candidates, masks, strict=True)):
-            box = _whole(mask)
-            if box is None or _touched(mask, box, masks[:number] + masks[number + 1 :]):
+            box = _find_whole_box(mask)
+            if box is None or _is_touched(mask, box, masks[:number] + masks[number + 1 :]):
                 continue
-            found.append(Cutout(thing=thing_named(region.name), record=record, rle=region.rle, box=box))
+            found.append(Cutout(thing=build_thing(region.name), record=record, rle=region.rle, box=box))
     counts = Counter(one.thing.name for one in found)
-    kept = [replace(one, variant=k) for one in found if counts[one.thing.name] >= FEWEST for k in range(VARIANTS)]
+    kept = [replace(one, variant=k) for one in found if counts[one.thing.name] >= MIN_PER_NAME for k in range(VARIANTS)]
     if len({one.thing.name for one in kept}) < 2:
         raise DatasetError(
             f"{folder} has {len(found)} whole objects of {len(counts)} names, which are too few for scenes; there must "
-            f"be {FEWEST} or more each of 2 names in {', '.join(WHOLE_OBJECTS)}"
+            f"be {MIN_PER_NAME} or more each of 2 names in {', '.join(WHOLE_OBJECTS)}"
         )
     return CutoutSet(kept)
 
 
-def thing_named(name: str) -> Thing:
+def build_thing(name: str) -> Thing:
     """A thing of that name, never repainted; of one that stickers do not know, every kind and use is arguable."""
     known = THINGS.get(name)
     if known is not None:
@@ -221,7 +221,7 @@ def thing_named(name: str) -> Thing:
     )
 
 
-def _whole(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+def _find_whole_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     """The box to cut out, a little larger than the object; None when the object is cut off, too small or too thin."""
     height, width = mask.shape
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -236,7 +236,7 @@ def _whole(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     return left - 1, top - 1, right + 1, bottom + 1
 
 
-def _touched(mask: np.ndarray, box: tuple[int, int, int, int], others: list[np.ndarray]) -> bool:
+def _is_touched(mask: np.ndarray, box: tuple[int, int, int, int], others: list[np.ndarray]) -> bool:
     """Whether another object lies against this one, and so perhaps over it."""
     if not others:
         return False
@@ -246,20 +246,20 @@ def _touched(mask: np.ndarray, box: tuple[int, int, int, int], others: list[np.n
 
 
 @lru_cache(maxsize=2)
-def clean_crops(folder: Path) -> tuple[Crop, ...]:
+def find_clean_crops(folder: Path) -> tuple[Crop, ...]:
     """Pieces of the training photos that show (nearly) nothing of what is labelled, as (file, box).
 
     Raises:
         DatasetError: no set is there, a label is malformed, or no photo has such a piece.
     """
     found: list[Crop] = []
-    for record in _training_photos(folder):
+    for record in _read_training_photos(folder):
         assert record.frame_names is not None
         if record.id.split("/")[0] in LITTLE_LABELLED:
             continue
         boxes = [one["bbox"] for one in record.raw["instances"] if one.get("isthing", True)]
         rng = np.random.default_rng(zlib.crc32(record.id.encode()))
-        piece = _clean_piece(np.array(boxes, float).reshape(-1, 4), record.raw["height"], record.raw["width"], rng)
+        piece = _find_clean_piece(np.array(boxes, float).reshape(-1, 4), record.raw["height"], record.raw["width"], rng)
         if piece is not None:
             found.append((record.root / record.frame_names[0], piece))
     if not found:
@@ -267,7 +267,7 @@ def clean_crops(folder: Path) -> tuple[Crop, ...]:
     return tuple(found)
 
 
-def _clean_piece(
+def _find_clean_piece(
     boxes: np.ndarray, height: int, width: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
     """The largest of some random squares with less than 1 % in boxes (N, 4) x, y, w, h; None where there is none."""
@@ -287,14 +287,14 @@ def _clean_piece(
     return int(left[best]), int(top[best]), int(left[best] + side[best]), int(top[best] + side[best])
 
 
-def whole_photos(folder: Path) -> tuple[Crop, ...]:
+def list_whole_photos(folder: Path) -> tuple[Crop, ...]:
     """Every training photo, as a background of stickers.
 
     Raises:
         DatasetError: no set is there, or a label is malformed.
     """
     found = []
-    for record in _training_photos(folder):
+    for record in _read_training_photos(folder):
         assert record.frame_names is not None
         box = (0, 0, int(record.raw["width"]), int(record.raw["height"]))
         found.append((record.root / record.frame_names[0], box))

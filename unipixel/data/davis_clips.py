@@ -26,28 +26,28 @@ from typing import Any
 
 import numpy as np
 
-from unipixel.data.clips import chosen_frames, open_clip
-from unipixel.data.files import entry, require
-from unipixel.data.record import Record
+from unipixel.data.clips import open_clip, resolve_frames
+from unipixel.data.files import get_field, require
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError, MediaError
 from unipixel.masks import MaskTrack, load_index_png
 from unipixel.sample import Query, Sample
 
-HELD_OUT = 5
+VAL_EVERY = 5
 """One in so many sequences is held out, by its name."""
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """Every sequence of a split.
 
     Raises:
         DatasetError: a file is missing or not as documented, or a sequence has no frames.
     """
     records = []
-    for line in _lines(root / "sequences.jsonl", f"{dataset}/{split}"):
+    for line in _read_lines(root / "sequences.jsonl", f"{dataset}/{split}"):
         where = f"{dataset}/{split}"
-        name = entry(line, "sequence", where, str)
-        if (zlib.crc32(name.encode()) % HELD_OUT == 0) != (split == "val"):
+        name = get_field(line, "sequence", where, str)
+        if (zlib.crc32(name.encode()) % VAL_EVERY == 0) != (split == "val"):
             continue
         frames = sorted((root / name).glob("*.jpg"))
         if not frames:
@@ -60,13 +60,13 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                 data_type="seg_video",
                 root=root,
                 frame_names=tuple(f"{name}/{path.name}" for path in frames),
-                raw=_lines(root / name / "labels.jsonl", f"{where} {name}"),
+                raw=_read_lines(root / name / "labels.jsonl", f"{where} {name}"),
             )
         )
     return records
 
 
-def _lines(path: Path, where: str) -> list[dict[str, Any]]:
+def _read_lines(path: Path, where: str) -> list[dict[str, Any]]:
     require(path, where)
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -80,14 +80,14 @@ def _lines(path: Path, where: str) -> list[dict[str, Any]]:
     return found
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """A clip with its objects, what they are called, and expressions for them.
 
     Raises:
         DatasetError: a frame or mask is missing, damaged, or of another size.
     """
     names = record.frame_names or ()
-    ts = chosen_frames(record, frames, len(names))
+    ts = resolve_frames(record, frames, len(names))
     media = open_clip(record, ts)
     ids = []
     for t in ts:
@@ -101,7 +101,7 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     stacked = np.stack(ids)
     objects, queries = {}, []
     for one in record.raw:
-        number, category = entry(one, "id", record.source, int), entry(one, "category", record.source, str)
+        number, category = get_field(one, "id", record.source, int), get_field(one, "category", record.source, str)
         objects[number] = MaskTrack.from_masks(stacked == number)
         texts = one.get("expressions", ())
         queries += [Query(kind="query", text=text, targets=(number,), category=category) for text in texts]

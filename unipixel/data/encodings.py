@@ -2,19 +2,19 @@
 
 | encoding | as found in | read by |
 |---|---|---|
-| COCO run lengths: text, bytes or a list of counts, or nothing | ReVOS, MeViS, RefCLEF, ... | `rle_mask`, `rle_track` |
-| COCO polygons, or lists of polygons and run lengths | RefCOCO, PACO, Osprey, ... | `regions_mask` |
-| PNG whose pixels are object or class ids | GroundMoRe, ADE20K, COCO-Stuff, Mapillary | `id_mask` |
-| PNG per object, 255 on the object | folders of prepared masks | `object_mask` |
-| labelled outlines with regions to ignore | ReasonSeg | `lisa_masks` |
-| SA-V masklets: frame by frame, every 4th frame of the video | Ref-SAV | `sav_track` |
-| ViCaS lists: frame by frame, the regions of several tracks | ViCaS | `vicas_track` |
+| COCO run lengths: text, bytes or a list of counts, or nothing | ReVOS, MeViS, ... | `rle_to_mask`, `rles_to_track` |
+| COCO polygons, or lists of polygons and run lengths | RefCOCO, PACO, Osprey, ... | `regions_to_mask` |
+| PNG whose pixels are object or class ids | GroundMoRe, ADE20K, COCO-Stuff, Mapillary | `read_id_mask` |
+| PNG per object, 255 on the object | folders of prepared masks | `read_object_mask` |
+| labelled outlines with regions to ignore | ReasonSeg | `draw_lisa_masks` |
+| SA-V masklets: frame by frame, every 4th frame of the video | Ref-SAV | `sav_to_track` |
+| ViCaS lists: frame by frame, the regions of several tracks | ViCaS | `read_vicas_track` |
 
 Argument ``where`` names dataset and record (or file) in messages. Masks must have the size of their frames: a mask of
 another size is refused and not stretched over a picture that it was not drawn on.
 
 Differs: the released reader stretches every mask to its frame. Where coordinates are known to refer to another size,
-as in the COCO style annotations that state ``height`` and ``width``, `regions_mask` takes that size as ``drawn_hw``.
+as in the COCO style annotations that state ``height`` and ``width``, `regions_to_mask` takes that size as ``drawn_hw``.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from typing import Any
 
 import numpy as np
 
-from unipixel.data.files import entry, read_json
+from unipixel.data.files import get_field, read_json
 from unipixel.errors import DatasetError, MediaError
 from unipixel.masks import (
     MaskTrack,
     Rle,
     area_rle,
     decode_rle,
-    drawn_polygon,
     encode_rle,
     load_index_png,
     parse_rle,
     polygons_to_mask,
+    rasterize_polygon,
     union_rles,
 )
 
 _LISA_LABELS = ("target", "ignore", "flag")
 
 
-def rle_mask(value: Mapping[str, Any] | None, size_hw: tuple[int, int], where: str) -> np.ndarray:
+def rle_to_mask(value: Mapping[str, Any] | None, size_hw: tuple[int, int], where: str) -> np.ndarray:
     """The mask of one RLE, bool (H, W); of nothing, an empty mask.
 
     Args:
@@ -57,10 +57,10 @@ def rle_mask(value: Mapping[str, Any] | None, size_hw: tuple[int, int], where: s
     """
     if value is None:
         return np.zeros(size_hw, dtype=bool)
-    return decode_rle(_checked_rle(value, size_hw, where))
+    return decode_rle(_check_rle(value, size_hw, where))
 
 
-def regions_mask(
+def regions_to_mask(
     regions: Sequence[Any] | Mapping[str, Any] | None,
     size_hw: tuple[int, int],
     where: str,
@@ -82,9 +82,9 @@ def regions_mask(
     height, width = drawn_hw or size_hw
     polygons: list[Any] = []
     mask = np.zeros((height, width), dtype=bool)
-    for region in _flat_regions(regions, where):
+    for region in _flatten_regions(regions, where):
         if isinstance(region, Mapping):
-            mask |= rle_mask(region, (height, width), where)
+            mask |= rle_to_mask(region, (height, width), where)
         else:
             polygons.append(region)
     if polygons:
@@ -92,10 +92,10 @@ def regions_mask(
             mask |= polygons_to_mask(polygons, (height, width))
         except ValueError as error:
             raise DatasetError(f"{where}: {error}") from error
-    return mask if (height, width) == size_hw else resized(mask, size_hw)
+    return mask if (height, width) == size_hw else resize_mask(mask, size_hw)
 
 
-def id_mask(path: Path, ids: Collection[int], where: str) -> np.ndarray:
+def read_id_mask(path: Path, ids: Collection[int], where: str) -> np.ndarray:
     """The pixels of an id PNG whose value is one of ``ids``, bool (H, W).
 
     Raises:
@@ -104,7 +104,7 @@ def id_mask(path: Path, ids: Collection[int], where: str) -> np.ndarray:
     return np.isin(_read_png(path, where), list(ids))
 
 
-def object_mask(path: Path, where: str) -> np.ndarray:
+def read_object_mask(path: Path, where: str) -> np.ndarray:
     """The pixels of a one-object PNG that are 255, bool (H, W).
 
     Raises:
@@ -115,7 +115,7 @@ def object_mask(path: Path, where: str) -> np.ndarray:
     return mask
 
 
-def lisa_masks(shapes: Sequence[Any], size_hw: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
+def draw_lisa_masks(shapes: Sequence[Any], size_hw: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Target and region to ignore of a ReasonSeg annotation, two bool (H, W) that do not overlap.
 
     Outlines are drawn and filled as OpenCV does, corners cut down to whole pixels, the largest first, so that a small
@@ -135,18 +135,18 @@ def lisa_masks(shapes: Sequence[Any], size_hw: tuple[int, int], where: str) -> t
     drawn = []
     for number, shape in enumerate(shapes):
         place = f"{where}, shape {number}"
-        label = entry(shape, "label", place, str)
+        label = get_field(shape, "label", place, str)
         if label not in _LISA_LABELS:
             raise DatasetError(f"{place}: the label is {label!r}; it should be one of {', '.join(_LISA_LABELS)}")
         if label != "flag":
-            drawn.append((label, _filled(entry(shape, "points", place, list), size_hw, place)))
+            drawn.append((label, _fill_outline(get_field(shape, "points", place, list), size_hw, place)))
     target, ignore = np.zeros(size_hw, dtype=bool), np.zeros(size_hw, dtype=bool)
     for label, mask in sorted(drawn, key=lambda item: int(item[1].sum()))[::-1]:
         target[mask], ignore[mask] = label == "target", label == "ignore"
     return target, ignore
 
 
-def track(
+def build_track(
     masks: Iterable[np.ndarray | None], *, size_hw: tuple[int, int] | None = None, where: str = "masks"
 ) -> MaskTrack:
     """The track of one mask per frame, bool (H, W) or None where the object is not there.
@@ -159,10 +159,10 @@ def track(
     Raises:
         DatasetError: two sizes, no frame at all, or nothing but None and no ``size_hw``.
     """
-    return _as_track([None if mask is None else encode_rle(mask) for mask in masks], size_hw, where)
+    return _join_rles([None if mask is None else encode_rle(mask) for mask in masks], size_hw, where)
 
 
-def rle_track(
+def rles_to_track(
     frames: Iterable[Sequence[Mapping[str, Any] | None]], size_hw: tuple[int, int] | None, where: str
 ) -> MaskTrack:
     """The track of an object given by run lengths, without unpacking them into pixels.
@@ -178,15 +178,15 @@ def rle_track(
     """
     unions: list[Rle | None] = []
     for t, rles in enumerate(frames):
-        found = [_checked_rle(rle, size_hw, f"{where}, frame {t}") for rle in rles if rle is not None]
+        found = [_check_rle(rle, size_hw, f"{where}, frame {t}") for rle in rles if rle is not None]
         try:
             unions.append(union_rles(found) if len(found) > 1 else found[0] if found else None)
         except ValueError as error:
             raise DatasetError(f"{where}, frame {t}: {error}") from error
-    return _as_track(unions, size_hw, where)
+    return _join_rles(unions, size_hw, where)
 
 
-def sav_track(document: Mapping[str, Any], obj: int, frames: Sequence[int], where: str) -> MaskTrack:
+def sav_to_track(document: Mapping[str, Any], obj: int, frames: Sequence[int], where: str) -> MaskTrack:
     """One object of an SA-V annotation.
 
     Args:
@@ -198,23 +198,23 @@ def sav_track(document: Mapping[str, Any], obj: int, frames: Sequence[int], wher
     Raises:
         DatasetError: a field is missing, or there is no such mask.
     """
-    masklet = entry(document, "masklet", where, list)
+    masklet = get_field(document, "masklet", where, list)
     size_hw = (
-        int(entry(document, "video_height", where, (int, float))),
-        int(entry(document, "video_width", where, (int, float))),
+        int(get_field(document, "video_height", where, (int, float))),
+        int(get_field(document, "video_width", where, (int, float))),
     )
     rles = []
     for t in frames:
-        objects = _at(masklet, t, "mask frame", where)
+        objects = _get_item(masklet, t, "mask frame", where)
         if not isinstance(objects, list):
             raise DatasetError(
                 f"{where}: mask frame {t} is {objects!r:.60}; it should be a list with one RLE per object"
             )
-        rles.append([_at(objects, obj, f"mask of frame {t}, object", where)])
-    return rle_track(rles, size_hw, where)
+        rles.append([_get_item(objects, obj, f"mask of frame {t}, object", where)])
+    return rles_to_track(rles, size_hw, where)
 
 
-def vicas_track(
+def read_vicas_track(
     path: Path, frames: Sequence[int], where: str, *, size_hw: tuple[int, int] | None = None, total: int | None = None
 ) -> MaskTrack:
     """The union of the tracks that a ViCaS mask file lists frame by frame.
@@ -234,14 +234,14 @@ def vicas_track(
         raise DatasetError(f"{where}: {path} holds the masks of {len(listed)} frames; the video has {total}")
     rles = []
     for t in frames:
-        regions = _at(listed, t, "mask frame", f"{where}: {path}")
-        rles.append(list(_flat_regions(regions, where)))
+        regions = _get_item(listed, t, "mask frame", f"{where}: {path}")
+        rles.append(list(_flatten_regions(regions, where)))
         if any(not isinstance(region, Mapping) for region in rles[-1]):
             raise DatasetError(f"{where}: {path}: frame {t} holds {regions!r:.60}; it should be a list of RLEs or null")
-    return rle_track(rles, size_hw, where)
+    return rles_to_track(rles, size_hw, where)
 
 
-def resized(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """The mask at another size: every pixel takes the value of the nearest one, bool (H, W)."""
     height, width = size_hw
     # The centre of pixel i of n lies at (i + 0.5) / n; integers keep it exact.
@@ -250,24 +250,24 @@ def resized(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     return mask[rows[:, None], columns]
 
 
-def _checked_rle(value: Any, size_hw: tuple[int, int] | None, where: str) -> Rle:
+def _check_rle(value: Any, size_hw: tuple[int, int] | None, where: str) -> Rle:
     try:
         rle = parse_rle(value)
     except ValueError as error:
         raise DatasetError(f"{where}: {error}") from error
     if size_hw is not None and tuple(rle["size"]) != tuple(size_hw):
-        raise DatasetError(f"{where}: {_sizes(rle['size'], size_hw)}")
+        raise DatasetError(f"{where}: {_describe_sizes(rle['size'], size_hw)}")
     return rle
 
 
-def _sizes(mask_hw: Sequence[int], size_hw: Sequence[int]) -> str:
+def _describe_sizes(mask_hw: Sequence[int], size_hw: Sequence[int]) -> str:
     return (
         f"the mask is {mask_hw[0]} x {mask_hw[1]} (height x width), but its picture {size_hw[0]} x {size_hw[1]}; "
         "masks and pictures must come from the same release of the dataset"
     )
 
 
-def _flat_regions(regions: Any, where: str) -> Iterable[Any]:
+def _flatten_regions(regions: Any, where: str) -> Iterable[Any]:
     """RLEs and flat polygons out of whatever nesting of lists holds them."""
     if regions is None:
         return []
@@ -277,7 +277,7 @@ def _flat_regions(regions: Any, where: str) -> Iterable[Any]:
         raise DatasetError(f"{where}: a region is {regions!r:.60}; it should be a polygon, an RLE, or a list of them")
     if regions and all(isinstance(number, (int, float)) for number in regions):
         return [regions]
-    return chain.from_iterable(_flat_regions(region, where) for region in regions)
+    return chain.from_iterable(_flatten_regions(region, where) for region in regions)
 
 
 def _read_png(path: Path, where: str) -> np.ndarray:
@@ -289,7 +289,7 @@ def _read_png(path: Path, where: str) -> np.ndarray:
         raise DatasetError(f"{where}: {error}; fetch it again") from error
 
 
-def _filled(points: list[Any], size_hw: tuple[int, int], where: str) -> np.ndarray:
+def _fill_outline(points: list[Any], size_hw: tuple[int, int], where: str) -> np.ndarray:
     """A filled outline with its edge pixels, bool (H, W); corners are cut down to whole pixels as in LISA."""
     try:
         corners = np.asarray(points, dtype=np.float64)
@@ -299,16 +299,16 @@ def _filled(points: list[Any], size_hw: tuple[int, int], where: str) -> np.ndarr
         raise DatasetError(f"{where}: the points are {points!r:.60}; they should be a list of [x, y]")
     if not (np.abs(corners) <= 1000 + 10 * max(size_hw)).all():  # also refuses what is no number
         raise DatasetError(f"{where}: a point is not finite or far outside of the {size_hw[1]} x {size_hw[0]} picture")
-    return drawn_polygon(corners.astype(np.int64), size_hw)
+    return rasterize_polygon(corners.astype(np.int64), size_hw)
 
 
-def _at(values: Sequence[Any], index: int, what: str, where: str) -> Any:
+def _get_item(values: Sequence[Any], index: int, what: str, where: str) -> Any:
     if not 0 <= index < len(values):
         raise DatasetError(f"{where}: there is no {what} {index}; the annotation has {len(values)}")
     return values[index]
 
 
-def _as_track(rles: list[Rle | None], size_hw: tuple[int, int] | None, where: str) -> MaskTrack:
+def _join_rles(rles: list[Rle | None], size_hw: tuple[int, int] | None, where: str) -> MaskTrack:
     sizes = {tuple(rle["size"]) for rle in rles if rle is not None} | ({tuple(size_hw)} if size_hw else set())
     if not rles or not sizes:
         raise DatasetError(f"{where}: {len(rles)} frames without a single mask have no size; state the frames' size")

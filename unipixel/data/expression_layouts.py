@@ -8,7 +8,7 @@ from unipixel.sample import QueryKind
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class ExpressionLayout:
     """Where one split lies, relative to the ``data`` folder, and how it differs from the others."""
 
     expressions: str
@@ -30,16 +30,16 @@ class Layout:
 
 _YOUTUBE = "ref_youtube_vos/meta_expressions"
 
-LAYOUTS: dict[str, dict[str, Layout]] = {
+LAYOUTS: dict[str, dict[str, ExpressionLayout]] = {
     "revos": {
-        "train": Layout(
+        "train": ExpressionLayout(
             expressions="revos/meta_expressions_train_.json",
             frames=("revos/JPEGImages", "revos"),
             masks="revos/mask_dict.json",
             questions=True,
             training=True,
         ),
-        "valid": Layout(
+        "valid": ExpressionLayout(
             expressions="revos/meta_expressions_valid_.json",
             frames=("revos/JPEGImages", "revos"),
             masks="revos/mask_dict.json",
@@ -48,21 +48,21 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
         ),
     },
     "mevis": {
-        "train": Layout(
+        "train": ExpressionLayout(
             expressions="mevis/train/meta_expressions.json",
             frames=("mevis/train/JPEGImages",),
             masks="mevis/train/mask_dict.json",
             training=True,
         ),
-        "valid_u": Layout(
+        "valid_u": ExpressionLayout(
             expressions="mevis/valid_u/meta_expressions.json",
             frames=("mevis/valid_u/JPEGImages",),
             masks="mevis/valid_u/mask_dict.json",
         ),
-        "valid": Layout(expressions="mevis/valid/meta_expressions.json", frames=("mevis/valid/JPEGImages",)),
+        "valid": ExpressionLayout(expressions="mevis/valid/meta_expressions.json", frames=("mevis/valid/JPEGImages",)),
     },
     "lvvis": {
-        "train": Layout(
+        "train": ExpressionLayout(
             expressions="lvvis/meta_expressions.json",
             frames=("lvvis/train/JPEGImages",),
             masks="lvvis/mask_dict.json",
@@ -71,20 +71,20 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
         ),
     },
     "ref_youtube_vos": {
-        "train": Layout(
+        "train": ExpressionLayout(
             expressions=f"{_YOUTUBE}/train/meta_expressions.json",
             frames=("ref_youtube_vos/train/JPEGImages",),
             masks="ref_youtube_vos/mask_dict.pkl",
             training=True,
         ),
-        "valid": Layout(
+        "valid": ExpressionLayout(
             expressions=f"{_YOUTUBE}/valid/meta_expressions.json",
             frames=("ref_youtube_vos/valid/JPEGImages",),
             tests=f"{_YOUTUBE}/test/meta_expressions.json",
         ),
     },
     "ref_davis17": {
-        split: Layout(
+        split: ExpressionLayout(
             expressions=f"ref_davis17/meta_expressions/{split}/meta_expressions.json",
             frames=("ref_davis17/DAVIS/JPEGImages/480p",),
             masks=f"ref_davis17/{split}/mask_dict.pkl",
@@ -93,7 +93,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
         for split in ("train", "valid")
     },
     "ref_sav": {
-        "valid": Layout(
+        "valid": ExpressionLayout(
             expressions="ref_sav/valid/meta_expressions_valid.json",
             frames=("ref_sav/valid/videos",),
             masks="ref_sav/valid/mask_dict.json",

@@ -51,12 +51,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.clips import chosen_frames, open_clip
-from unipixel.data.encodings import rle_track
-from unipixel.data.expression_layouts import LAYOUTS, Layout
-from unipixel.data.files import entry, read_json, require, shared_json
-from unipixel.data.mask_files import mask_lists, numbered_masks
-from unipixel.data.record import Record
+from unipixel.data.clips import open_clip, resolve_frames
+from unipixel.data.encodings import rles_to_track
+from unipixel.data.expression_layouts import LAYOUTS, ExpressionLayout
+from unipixel.data.files import get_field, read_json, read_json_cached, require
+from unipixel.data.mask_files import open_mask_lists, read_numbered_masks
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack, area_rle, parse_rle
 from unipixel.sample import Query, QueryKind, Sample
@@ -93,31 +93,31 @@ class Expression:
     """Expressions of the split."""
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """One record per expression, in file order.
 
     Raises:
         DatasetError: no such split, or a file is missing or damaged.
     """
-    layout, where = _layout(dataset, split), f"{dataset}/{split}"
+    layout, where = _find_layout(dataset, split), f"{dataset}/{split}"
     path = root / layout.expressions
-    videos = entry(read_json(path, where), "videos", f"{where}: {path}", dict)
+    videos = get_field(read_json(path, where), "videos", f"{where}: {path}", dict)
     masks = None if layout.masks is None else require(root / layout.masks, where, "mask file")
     if layout.foreground is not None:
         require(root / layout.foreground, where, "mask file")
     folder = next((name for name in layout.frames if (root / name).is_dir()), layout.frames[-1])
     if layout.tests is not None:
-        videos = _without_tests(root, layout.tests, folder, videos, where)
+        videos = _drop_test_videos(root, layout.tests, folder, videos, where)
     records = []
     spans: dict[tuple[str, ...], tuple[int, int] | None] = {}
-    for video, frames, raws in _videos(videos, layout, f"{where}: {path}"):
+    for video, frames, raws in _read_videos(videos, layout, f"{where}: {path}"):
         names = tuple(f"{folder}/{video}/{frame}.jpg" for frame in frames)
         for raw in raws:
             span: tuple[int, int] | None = (0, len(names))
             if layout.training and masks is not None and raw.number is None:
                 # Several expressions mean the same objects; their masks need to be read once.
                 if (video, *raw.annotations) not in spans:
-                    spans[video, *raw.annotations] = _span(masks, raw, where)
+                    spans[video, *raw.annotations] = _find_span(masks, raw, where)
                 span = spans[video, *raw.annotations]
             if span is None:
                 continue
@@ -134,7 +134,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     return records
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """The clip with its expression as the one query, and as object 1 what it means.
 
     Raises:
@@ -142,39 +142,39 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
         ValueError: a frame is not in the clip.
     """
     raw: Expression = record.raw
-    layout = _layout(record.dataset, record.split)
-    ts = chosen_frames(record, frames, record.num_frames or 0)
+    layout = _find_layout(record.dataset, record.split)
+    ts = resolve_frames(record, frames, record.num_frames or 0)
     media = open_clip(record, ts)
     places = [raw.first + t for t in ts]
     objects: dict[int, MaskTrack] = {}
     areas: dict[str, MaskTrack] = {}
     targets: tuple[int | None, ...] = ()
     if layout.masks is not None:
-        lists = _mask_lists(record.root / layout.masks, raw, record.source)
+        lists = _read_mask_lists(record.root / layout.masks, raw, record.source)
         targets = (1,) if lists else (None,)
         if lists:
-            objects[1] = rle_track([[rles[t] for rles in lists] for t in places], media.size_hw, record.source)
+            objects[1] = rles_to_track([[rles[t] for rles in lists] for t in places], media.size_hw, record.source)
     if layout.foreground is not None:
-        rles = _foreground(record.root / layout.foreground, raw, record.source)
-        areas["foreground"] = rle_track([[rles[t]] for t in places], media.size_hw, f"{record.source}, foreground")
+        rles = _read_foreground(record.root / layout.foreground, raw, record.source)
+        areas["foreground"] = rles_to_track([[rles[t]] for t in places], media.size_hw, f"{record.source}, foreground")
     kind: QueryKind = "sentence" if layout.questions and raw.text.endswith("?") else layout.kind
     category = "" if raw.type_id is None else CATEGORIES[raw.type_id]
     query = Query(kind=kind, text=raw.text, targets=targets, category=category)
     return Sample(media=media, objects=objects, areas=areas, queries=(query,), source=record.source)
 
 
-def _layout(dataset: str, split: str) -> Layout:
+def _find_layout(dataset: str, split: str) -> ExpressionLayout:
     layouts = LAYOUTS.get(dataset, {})
     if split not in layouts:
         raise DatasetError(f"{dataset} has no split {split!r}; it has {', '.join(layouts) or 'none'}")
     return layouts[split]
 
 
-def _without_tests(root: Path, tests: str, folder: str, videos: dict[str, Any], where: str) -> dict[str, Any]:
+def _drop_test_videos(root: Path, tests: str, folder: str, videos: dict[str, Any], where: str) -> dict[str, Any]:
     """The videos of a split whose expression file also lists those of the test split."""
     path = root / tests
     if path.exists():
-        others = entry(read_json(path, where), "videos", f"{where}: {path}", dict)
+        others = get_field(read_json(path, where), "videos", f"{where}: {path}", dict)
         return {video: value for video, value in videos.items() if video not in others}
     kept = {video: value for video, value in videos.items() if (root / folder / video).is_dir()}
     if videos and not kept:
@@ -184,30 +184,34 @@ def _without_tests(root: Path, tests: str, folder: str, videos: dict[str, Any], 
     return kept
 
 
-def _videos(videos: dict[str, Any], layout: Layout, where: str) -> Iterator[tuple[str, list[str], list[Expression]]]:
+def _read_videos(
+    videos: dict[str, Any], layout: ExpressionLayout, where: str
+) -> Iterator[tuple[str, list[str], list[Expression]]]:
     """Yield id, frame names and expressions of each video."""
     numbered = layout.masks is not None and layout.masks.endswith(".pkl")
-    listed = {video: entry(value, "expressions", f"{where}, video {video!r}", dict) for video, value in videos.items()}
+    listed = {
+        video: get_field(value, "expressions", f"{where}, video {video!r}", dict) for video, value in videos.items()
+    }
     pairs = [(video, expression) for video, expressions in listed.items() for expression in expressions]
     # Video ids sort as strings, and within a video the expression ids do: what pairs of strings do by themselves.
     string_numbers = {pair: number for number, pair in enumerate(sorted(pairs))} if numbered else {}
     number = 0
     for video, expressions in listed.items():
         place = f"{where}, video {video!r}"
-        frames = entry(videos[video], "frames", place, list)
+        frames = get_field(videos[video], "frames", place, list)
         if not frames or not all(isinstance(frame, str) for frame in frames):
             raise DatasetError(f"{place}: its frames are {frames!r:.60}; they should be a list of names")
         raws = []
         for expression, value in expressions.items():
             where_it_is = f"{place}, expression {expression!r}"
-            type_id = _type_id(value, where_it_is)
+            type_id = _parse_type_id(value, where_it_is)
             has_keys = layout.masks is not None and not numbered and type_id != _NO_OBJECT
-            text = entry(value, "exp", where_it_is, str).strip()
+            text = get_field(value, "exp", where_it_is, str).strip()
             raw = Expression(
                 video=video,
                 expression=expression,
                 text=text.replace("_", " ") if layout.names else text,
-                annotations=_annotations(value, where_it_is) if has_keys else (),
+                annotations=_parse_annotation_ids(value, where_it_is) if has_keys else (),
                 type_id=type_id,
                 num_masks=len(frames),
                 number=number if numbered else None,
@@ -219,52 +223,52 @@ def _videos(videos: dict[str, Any], layout: Layout, where: str) -> Iterator[tupl
         yield video, frames, raws
 
 
-def _annotations(value: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    ids = entry(value, "anno_id", where, (list, int, str))
+def _parse_annotation_ids(value: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    ids = get_field(value, "anno_id", where, (list, int, str))
     return tuple(str(number) for number in ids) if isinstance(ids, list) else (str(ids),)
 
 
-def _type_id(value: Any, where: str) -> int | None:
+def _parse_type_id(value: Any, where: str) -> int | None:
     type_id = value.get("type_id") if isinstance(value, Mapping) else None
     if type_id is not None and type_id not in CATEGORIES:
         raise DatasetError(f"{where}: type_id is {type_id!r}; it should be 0, 1 or 2")
     return type_id
 
 
-def _span(path: Path, raw: Expression, where: str) -> tuple[int, int] | None:
+def _find_span(path: Path, raw: Expression, where: str) -> tuple[int, int] | None:
     """First frame and end of the clip that shows an expression's objects in training; None: it is left out."""
     if not raw.annotations:
         return None
     if not raw.video.startswith(_CUT):
         return 0, raw.num_masks
-    seen = list(zip(*_mask_lists(path, raw, where), strict=True))
-    first = next((t for t in range(len(seen)) if _any(seen[t])), 0)
-    last = next((t for t in reversed(range(len(seen))) if _any(seen[t])), 0)
+    seen = list(zip(*_read_mask_lists(path, raw, where), strict=True))
+    first = next((t for t in range(len(seen)) if _has_mask(seen[t])), 0)
+    last = next((t for t in reversed(range(len(seen))) if _has_mask(seen[t])), 0)
     return (first, last + 1) if last > first else None
 
 
-def _any(rles: Sequence[Any]) -> bool:
+def _has_mask(rles: Sequence[Any]) -> bool:
     try:
         return any(rle is not None and area_rle(parse_rle(rle)) > 0 for rle in rles)
     except ValueError:
         return True  # said, with the record's name, when the sample is read
 
 
-def _mask_lists(path: Path, raw: Expression, where: str) -> list[list[Any]]:
+def _read_mask_lists(path: Path, raw: Expression, where: str) -> list[list[Any]]:
     """Per annotation of the expression its RLE or None on each frame of the whole video."""
     if raw.number is not None:
-        found = {str(raw.number): numbered_masks(path, raw.number, raw.total, where)}
+        found = {str(raw.number): read_numbered_masks(path, raw.number, raw.total, where)}
     else:
-        lists = mask_lists(path, where.split(" ")[0])
+        lists = open_mask_lists(path, where.split(" ")[0])
         found = {key: lists.find(key, where) for key in raw.annotations}
     for key, rles in found.items():
         _check_length(rles, raw, f"{where}: the masks {key!r} in {path}")
     return list(found.values())
 
 
-def _foreground(path: Path, raw: Expression, where: str) -> list[Any]:
-    masks = shared_json(path, where.split(" ")[0])
-    rles = entry(entry(masks, raw.video, f"{where}: {path}", dict), "masks_rle", f"{where}: {path}", list)
+def _read_foreground(path: Path, raw: Expression, where: str) -> list[Any]:
+    masks = read_json_cached(path, where.split(" ")[0])
+    rles = get_field(get_field(masks, raw.video, f"{where}: {path}", dict), "masks_rle", f"{where}: {path}", list)
     _check_length(rles, raw, f"{where}: the foreground masks in {path}")
     return rles
 

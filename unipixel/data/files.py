@@ -13,7 +13,7 @@ from typing import Any
 from unipixel.errors import DatasetError
 
 
-def data_folder(root: str | Path) -> Path:
+def find_data_folder(root: str | Path) -> Path:
     """The folder that dataset paths are relative to: ``root/data`` if there is one, else ``root`` itself.
 
     Raises:
@@ -59,7 +59,7 @@ def read_json(path: Path, dataset: str, kind: type[dict[Any, Any]] | type[list[A
 
 
 @lru_cache(maxsize=64)
-def shared_json(path: Path, dataset: str) -> dict[str, Any]:
+def read_json_cached(path: Path, dataset: str) -> dict[str, Any]:
     """`read_json` of a large dictionary that many records look into, such as a file of masks."""
     return read_json(path, dataset)
 
@@ -90,12 +90,12 @@ def read_pickle(path: Path, dataset: str) -> Any:
 
 
 @lru_cache(maxsize=64)
-def shared_pickle(path: Path, dataset: str) -> Any:
+def read_pickle_cached(path: Path, dataset: str) -> Any:
     """`read_pickle` of a large object that many records look into."""
     return read_pickle(path, dataset)
 
 
-def entry(record: Mapping[str, Any], key: str, where: str, kind: type | tuple[type, ...] = object) -> Any:
+def get_field(record: Mapping[str, Any], key: str, where: str, kind: type | tuple[type, ...] = object) -> Any:
     """A field of an annotation.
 
     Args:

@@ -29,23 +29,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unipixel.data.clips import chosen_frames, open_clip
-from unipixel.data.encodings import track
+from unipixel.data.clips import open_clip, resolve_frames
+from unipixel.data.encodings import build_track
 from unipixel.data.files import read_json, require
-from unipixel.data.own import Label, label_of, names_of_split, per_record, queries_of
+from unipixel.data.labels import Label, build_queries, choose_names, parse_label, split_queries
 from unipixel.data.pictures import PICTURE_SUFFIXES, check_size, open_picture
-from unipixel.data.record import Record
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError, MediaError
-from unipixel.masks import load_drawn_ids
-from unipixel.media.names import Aliases, is_junk, normal
-from unipixel.media.sources import natural_key
+from unipixel.masks import load_annotated_ids
+from unipixel.media.names import NameAliases, is_junk, normalize_name
+from unipixel.media.sources import build_sort_key
 from unipixel.sample import Query, Sample
 
 UNNAMED = "object"
 """What is asked for where no label says more."""
 
 
-class _Item(NamedTuple):
+class _FolderItem(NamedTuple):
     """A picture or video."""
 
     is_video: bool
@@ -53,7 +53,7 @@ class _Item(NamedTuple):
     masks: tuple[str, ...]
 
 
-class _Raw(NamedTuple):
+class _FolderAnnotation(NamedTuple):
     """What a record keeps."""
 
     masks: tuple[str, ...]
@@ -62,19 +62,19 @@ class _Raw(NamedTuple):
     labelled: tuple[int, ...]
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """The records of a split.
 
     Raises:
         DatasetError: a folder or mask is missing, or a JSON file damaged or about other pictures.
     """
-    items = _items(root, dataset)
-    aliases = Aliases(items, {name: Path(item.frames[0]).name for name, item in items.items() if not item.is_video})
-    labels = _labels(root / "labels.json", items, aliases, dataset)
+    items = _find_items(root, dataset)
+    aliases = NameAliases(items, {name: Path(item.frames[0]).name for name, item in items.items() if not item.is_video})
+    labels = _read_labels(root / "labels.json", items, aliases, dataset)
     records = []
-    for name in names_of_split(items, split, root, dataset, aliases):
-        item, queries = items[name], queries_of(labels[name]) if name in labels else None
-        for ending, some in per_record(queries or (Query(kind="query", text=UNNAMED),), split):
+    for name in choose_names(items, split, root, dataset, aliases):
+        item, queries = items[name], build_queries(labels[name]) if name in labels else None
+        for ending, some in split_queries(queries or (Query(kind="query", text=UNNAMED),), split):
             records.append(
                 Record(
                     dataset=dataset,
@@ -83,22 +83,22 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                     data_type="seg_video" if item.is_video else "seg_image",
                     root=root,
                     frame_names=item.frames,
-                    raw=_Raw(item.masks, some if queries else None, tuple(labels.get(name, {}))),
+                    raw=_FolderAnnotation(item.masks, some if queries else None, tuple(labels.get(name, {}))),
                 )
             )
     return records
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """A picture or clip with its objects.
 
     Raises:
         DatasetError: a file is missing, damaged or of another size, or a label names an object that is nowhere.
     """
-    raw: _Raw = record.raw
-    ts = chosen_frames(record, frames, len(raw.masks))
+    raw: _FolderAnnotation = record.raw
+    ts = resolve_frames(record, frames, len(raw.masks))
     media = open_clip(record, ts) if record.data_type == "seg_video" else open_picture(record, frames)
-    read = [_numbers(record, raw.masks[t], media.size_hw) for t in ts]
+    read = [_read_numbers(record, raw.masks[t], media.size_hw) for t in ts]
     numbers = [one for one, _ in read]
     values = sorted({value for one in numbers for value in np.unique(one).tolist()} - {0})
     if any(is_cut for _, is_cut in read) and values != [255]:
@@ -116,7 +116,8 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
             f"{', '.join(map(str, values)) or 'none'}"
         )
     objects = {
-        value: track([one == value for one in numbers], where=record.source) for value in sorted({*values, *unseen})
+        value: build_track([one == value for one in numbers], where=record.source)
+        for value in sorted({*values, *unseen})
     }
     queries = raw.queries
     if queries is None:
@@ -124,42 +125,47 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return Sample(media=media, objects=objects, queries=queries, source=record.source)
 
 
-def _items(root: Path, dataset: str) -> dict[str, _Item]:
+def _find_items(root: Path, dataset: str) -> dict[str, _FolderItem]:
     """Pictures and videos by name, in natural order."""
     images, masks = (require(root / name, dataset, "folder") for name in ("images", "masks"))
-    items: dict[str, _Item] = {}
-    drawn = _by_stem(masks, dataset)
-    for path in sorted(images.iterdir(), key=lambda path: natural_key(path.name)):
+    items: dict[str, _FolderItem] = {}
+    drawn = _map_stems(masks, dataset)
+    for path in sorted(images.iterdir(), key=lambda path: build_sort_key(path.name)):
         if is_junk(path.name) or not (path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES):
             continue
-        name = normal(path.name if path.is_dir() else path.stem)
+        name = normalize_name(path.name if path.is_dir() else path.stem)
         if name in items:
             raise DatasetError(f"{dataset}: two pictures in {images} are named {name!r}; rename one and its mask")
-        items[name] = _video(path, masks, dataset) if path.is_dir() else _picture(path, drawn)
+        items[name] = _build_video(path, masks, dataset) if path.is_dir() else _build_picture(path, drawn)
     items = {name: item for name, item in items.items() if item.frames}
     if not items:
         raise DatasetError(f"{dataset}: {images} holds no picture and no folder of frames")
     return items
 
 
-def _picture(path: Path, drawn: Mapping[str, str]) -> _Item:
+def _build_picture(path: Path, drawn: Mapping[str, str]) -> _FolderItem:
     # one that is missing is told when the record is read, so that it does not stand in the way of all others
-    return _Item(False, (f"images/{path.name}",), (f"masks/{drawn.get(normal(path.stem), f'{path.stem}.png')}",))
+    return _FolderItem(
+        False, (f"images/{path.name}",), (f"masks/{drawn.get(normalize_name(path.stem), f'{path.stem}.png')}",)
+    )
 
 
-def _video(folder: Path, masks: Path, dataset: str) -> _Item:
-    masks = next((path for path in masks.iterdir() if normal(path.name) == normal(folder.name)), masks / folder.name)
-    drawn = _by_stem(masks, dataset) if masks.is_dir() else {}
-    frames = _by_stem(folder, dataset)
-    stems = sorted(set(frames) & set(drawn) or set(frames), key=lambda stem: natural_key(frames[stem]))
-    return _Item(
+def _build_video(folder: Path, masks: Path, dataset: str) -> _FolderItem:
+    masks = next(
+        (path for path in masks.iterdir() if normalize_name(path.name) == normalize_name(folder.name)),
+        masks / folder.name,
+    )
+    drawn = _map_stems(masks, dataset) if masks.is_dir() else {}
+    frames = _map_stems(folder, dataset)
+    stems = sorted(set(frames) & set(drawn) or set(frames), key=lambda stem: build_sort_key(frames[stem]))
+    return _FolderItem(
         True,
         tuple(f"images/{folder.name}/{frames[stem]}" for stem in stems),
         tuple(f"masks/{masks.name}/{drawn.get(stem, f'{stem}.png')}" for stem in stems),
     )
 
 
-def _by_stem(folder: Path, dataset: str) -> dict[str, str]:
+def _map_stems(folder: Path, dataset: str) -> dict[str, str]:
     """Names of the pictures in a folder by what they are called without the ending; of two masks, the PNG.
 
     Raises:
@@ -168,14 +174,16 @@ def _by_stem(folder: Path, dataset: str) -> dict[str, str]:
     found: dict[str, str] = {}
     paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and not is_junk(path.name)]
     for path in sorted(paths, key=lambda path: (path.suffix.lower() == ".png", path.name)):
-        stem = normal(path.stem)
+        stem = normalize_name(path.stem)
         if stem in found and Path(found[stem]).suffix.lower() == path.suffix.lower():
             raise DatasetError(f"{dataset}: {found[stem]!r} and {path.name!r} in {folder} are one name; rename one")
         found[stem] = path.name
     return found
 
 
-def _labels(path: Path, items: Mapping[str, Any], aliases: Aliases, dataset: str) -> dict[str, dict[int, Label]]:
+def _read_labels(
+    path: Path, items: Mapping[str, Any], aliases: NameAliases, dataset: str
+) -> dict[str, dict[int, Label]]:
     """Labels by picture or video and object."""
     if not path.exists():
         return {}
@@ -194,18 +202,18 @@ def _labels(path: Path, items: Mapping[str, Any], aliases: Aliases, dataset: str
         if not isinstance(objects, dict) or not objects:
             raise DatasetError(f"{where}: the labels are {objects!r:.60}; they should be an object, number: label")
         labels[name] = {
-            _number(key, where): label_of(value, f"{where}, object {key}") for key, value in objects.items()
+            _parse_number(key, where): parse_label(value, f"{where}, object {key}") for key, value in objects.items()
         }
     return labels
 
 
-def _number(key: str, where: str) -> int:
+def _parse_number(key: str, where: str) -> int:
     if not key.isdecimal() or int(key) == 0:
         raise DatasetError(f"{where}: the object is {key!r}; it should be its pixel value in the mask, 1 or more")
     return int(key)
 
 
-def _numbers(record: Record, name: str, size_hw: tuple[int, int]) -> tuple[np.ndarray, bool]:
+def _read_numbers(record: Record, name: str, size_hw: tuple[int, int]) -> tuple[np.ndarray, bool]:
     """One mask picture, uint8 or uint16 (H, W), and whether it is one object that was cut out of grey."""
     if not (record.root / name).is_file():
         raise DatasetError(
@@ -213,7 +221,7 @@ def _numbers(record: Record, name: str, size_hw: tuple[int, int]) -> tuple[np.nd
             "the picture"
         )
     try:
-        values, is_cut = load_drawn_ids(record.root / name)
+        values, is_cut = load_annotated_ids(record.root / name)
     except MediaError as error:
         raise DatasetError(f"{record.source}: {error}") from error
     check_size((values.shape[0], values.shape[1]), size_hw, record, name)

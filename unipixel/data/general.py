@@ -29,9 +29,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.files import entry, read_json
+from unipixel.data.files import get_field, read_json
 from unipixel.data.pictures import open_picture
-from unipixel.data.record import DataType, Record, count_words
+from unipixel.data.records import DataType, Record, count_words
 from unipixel.data.videorefer_clips import read_clip
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
@@ -39,7 +39,7 @@ from unipixel.sample import Query, Sample
 FILE = "general/llava_v1_5_mix665k_with_videogpt_plus_576k.json"
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """One record per usable row; see the module's docstring for those that are left out.
 
     Raises:
@@ -48,10 +48,10 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     records = []
     for number, row in enumerate(read_json(root / FILE, f"{dataset}/{split}", list)):
         where = f"{dataset}/{split} row {number} of {Path(FILE).name}"
-        pairs = _pairs(entry(row, "conversations", where, list), where)
+        pairs = _pair_turns(get_field(row, "conversations", where, list), where)
         if not pairs:
             continue
-        data_type, path = _media(row, where)
+        data_type, path = _find_media(row, where)
         records.append(
             Record(
                 dataset=dataset,
@@ -67,7 +67,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     return records
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """One conversation about a picture, a video, or neither.
 
     Raises:
@@ -84,24 +84,24 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return Sample(media=media, queries=queries, source=record.source)
 
 
-def _media(row: Any, where: str) -> tuple[DataType, str]:
+def _find_media(row: Any, where: str) -> tuple[DataType, str]:
     """What a row is about, and its path relative to the ``data`` folder."""
     if "image" in row and "video" in row:
         raise DatasetError(f"{where}: the row has both an image and a video; it should have one of them or neither")
     if "image" in row:
-        return "image", f"llava_instruct/{entry(row, 'image', where, str)}"
+        return "image", f"llava_instruct/{get_field(row, 'image', where, str)}"
     if "video" in row:
-        return "video", f"videogpt_plus/{entry(row, 'video', where, str)}"
+        return "video", f"videogpt_plus/{get_field(row, 'video', where, str)}"
     return "text", ""
 
 
-def _pairs(turns: list[Any], where: str) -> tuple[tuple[str, str], ...]:
+def _pair_turns(turns: list[Any], where: str) -> tuple[tuple[str, str], ...]:
     """Questions and answers; none if the speakers do not alternate."""
-    if turns and entry(turns[0], "from", where) == "gpt":
+    if turns and get_field(turns[0], "from", where) == "gpt":
         turns = turns[1:]
     turns = turns[: len(turns) // 2 * 2]
-    texts = [entry(turn, "value", where, str) for turn in turns]
-    if any(entry(turn, "from", where) != ("human", "gpt")[k % 2] for k, turn in enumerate(turns)) or not texts:
+    texts = [get_field(turn, "value", where, str) for turn in turns]
+    if any(get_field(turn, "from", where) != ("human", "gpt")[k % 2] for k, turn in enumerate(turns)) or not texts:
         return ()
     for tag in ("<image>", "<video>"):
         texts[0] = texts[0].removeprefix(f"{tag}\n").removesuffix(f"\n{tag}")

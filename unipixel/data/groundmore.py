@@ -36,10 +36,10 @@ from typing import Any
 
 import numpy as np
 
-from unipixel.data.clips import chosen_frames, open_clip
-from unipixel.data.encodings import id_mask, track
-from unipixel.data.files import entry, read_json, require
-from unipixel.data.record import Record
+from unipixel.data.clips import open_clip, resolve_frames
+from unipixel.data.encodings import build_track, read_id_mask
+from unipixel.data.files import get_field, read_json, require
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -54,7 +54,7 @@ _CLIP = re.compile(r"(\d\d)(\d\d)_(\d\d)(\d\d)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class GroundMoReQuestion:
     """What `Record.raw` holds here."""
 
     video: str
@@ -74,7 +74,7 @@ class Question:
     """Paths of their masks under the ``data`` folder; None where there is none, or the action does not last."""
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """One record per question, in file order.
 
     Raises:
@@ -85,14 +85,14 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     where = f"{dataset}/{split}"
     path = root / _QUESTIONS[split]
     records = []
-    for video, value in entry(read_json(path, where), "videos", f"{where}: {path}", dict).items():
+    for video, value in get_field(read_json(path, where), "videos", f"{where}: {path}", dict).items():
         place = f"{where}: {path}, video {video!r}"
-        clip_start = _clip_start(video, place)
+        clip_start = _parse_clip_start(video, place)
         folder = f"groundmore/annotations/{video}"
-        images, masks = _numbered(root, f"{folder}/images", where), _numbered(root, f"{folder}/masks", where)
-        numbers = _chosen(images, masks, split, place)
-        for expression, question in entry(value, "questions", place, dict).items():
-            raw = _question(video, expression, question, clip_start, f"{place}, question {expression!r}")
+        images, masks = _map_numbers(root, f"{folder}/images", where), _map_numbers(root, f"{folder}/masks", where)
+        numbers = _choose_numbers(images, masks, split, place)
+        for expression, question in get_field(value, "questions", place, dict).items():
+            raw = _parse_question(video, expression, question, clip_start, f"{place}, question {expression!r}")
             first, last = raw.action if split == "test" else (0, numbers[-1])
             found = tuple(masks.get(number) if first <= number <= last else None for number in numbers)
             record = Record(
@@ -108,24 +108,24 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     return records
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """The clip with its question as the one query, and as object 1 whom it asks for.
 
     Raises:
         DatasetError: a file is missing or damaged, or masks do not fit their frames.
         ValueError: a frame is not in the clip.
     """
-    raw: Question = record.raw
-    ts = chosen_frames(record, frames, record.num_frames or 0)
+    raw: GroundMoReQuestion = record.raw
+    ts = resolve_frames(record, frames, record.num_frames or 0)
     media = open_clip(record, ts)
     names = [raw.masks[t] for t in ts]
-    masks = (None if name is None else id_mask(record.root / name, raw.ids, record.source) for name in names)
-    objects = {1: track(masks, size_hw=media.size_hw, where=record.source)}
+    masks = (None if name is None else read_id_mask(record.root / name, raw.ids, record.source) for name in names)
+    objects = {1: build_track(masks, size_hw=media.size_hw, where=record.source)}
     query = Query(kind="question", text=raw.text, answer=raw.answer, targets=(1,), category=raw.category)
     return Sample(media=media, objects=objects, queries=(query,), source=record.source)
 
 
-def seconds(text: str, where: str) -> int:
+def parse_seconds(text: str, where: str) -> int:
     """Seconds of a time written as ``s``, ``m:ss`` or ``h:mm:ss``.
 
     Raises:
@@ -140,21 +140,21 @@ def seconds(text: str, where: str) -> int:
     return total
 
 
-def _clip_start(video: str, where: str) -> int:
+def _parse_clip_start(video: str, where: str) -> int:
     match = _CLIP.fullmatch(video[-9:])
     if match is None:
         raise DatasetError(f"{where}: an id should end with the clip's start and end, such as _0005_0014")
     return 60 * int(match[1]) + int(match[2])
 
 
-def _numbered(root: Path, folder: str, where: str) -> dict[int, str]:
+def _map_numbers(root: Path, folder: str, where: str) -> dict[int, str]:
     """Paths of the numbered pictures of a folder by number, in order."""
     require(root / folder, where, "folder")
     found = ((_NUMBERED.search(path.name), path.name) for path in (root / folder).iterdir())
     return {int(match[1]): f"{folder}/{name}" for match, name in sorted(found, key=lambda item: item[1]) if match}
 
 
-def _chosen(images: dict[int, str], masks: dict[int, str], split: str, where: str) -> tuple[int, ...]:
+def _choose_numbers(images: dict[int, str], masks: dict[int, str], split: str, where: str) -> tuple[int, ...]:
     """Numbers of the images that make the clip."""
     if split == "train":
         numbers = [number for number in sorted(images) if number in masks]
@@ -169,19 +169,19 @@ def _chosen(images: dict[int, str], masks: dict[int, str], split: str, where: st
     return tuple(numbers)
 
 
-def _question(video: str, expression: str, value: Any, clip_start: int, where: str) -> Question:
-    text = entry(value, "question", where, str).strip()
-    ids = [part.strip() for part in str(entry(value, "obj_id", where, (str, int))).split(",")]
+def _parse_question(video: str, expression: str, value: Any, clip_start: int, where: str) -> GroundMoReQuestion:
+    text = get_field(value, "question", where, str).strip()
+    ids = [part.strip() for part in str(get_field(value, "obj_id", where, (str, int))).split(",")]
     if not all(part.isdigit() for part in ids):
         raise DatasetError(f"{where}: obj_id is {value['obj_id']!r}; it should be numbers such as '1' or '1, 2'")
-    start, end = (seconds(entry(value, f"action_{side}", where, str), where) for side in ("start", "end"))
-    return Question(
+    start, end = (parse_seconds(get_field(value, f"action_{side}", where, str), where) for side in ("start", "end"))
+    return GroundMoReQuestion(
         video=video,
         expression=expression,
         text=text if text.endswith("?") else f"{text}?",
-        answer=entry(value, "answer", where, str).strip(),
+        answer=get_field(value, "answer", where, str).strip(),
         ids=tuple(int(part) for part in ids),
-        category=entry(value, "q_type", where, str).strip(),
+        category=get_field(value, "q_type", where, str).strip(),
         action=(FPS * (start - clip_start), FPS * (end - clip_start) - 1),
         numbers=(),
         masks=(),

@@ -35,11 +35,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.clips import chosen_frames, open_clip
-from unipixel.data.encodings import rle_mask, rle_track
-from unipixel.data.files import entry, read_json, require
-from unipixel.data.pictures import open_picture, still_track
-from unipixel.data.record import Record, count_words
+from unipixel.data.clips import open_clip, resolve_frames
+from unipixel.data.encodings import rle_to_mask, rles_to_track
+from unipixel.data.files import get_field, read_json, require
+from unipixel.data.pictures import open_picture, repeat_mask
+from unipixel.data.records import Record, count_words
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -51,7 +51,7 @@ _LENGTHS = {"inst_it_image_short_caption_raw": "short", "inst_it_image_long_capt
 _ID = re.compile(r"\[0*(\d+)\]")
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """One record per captioned object, or per question; see the module's docstring for those that are left out.
 
     Raises:
@@ -62,14 +62,14 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     records = []
     for number, row in enumerate(read_json(root / FOLDER / name, f"{dataset}/{split}", list)):
         where = f"{dataset}/{split} row {number} of {name}"
-        found = _captions(row, _LENGTHS[dataset], where) if images else _questions(row, root, where)
-        clip_objects = 0 if images else _clip_objects(row, where)
+        found = _read_captions(row, _LENGTHS[dataset], where) if images else _read_questions(row, root, where)
+        clip_objects = 0 if images else _count_clip_objects(row, where)
         for number_within, (frame_names, raw) in found:
             records.append(
                 Record(
                     dataset=dataset,
                     split=split,
-                    id=f"{entry(row, 'image_id' if images else 'video_id', where)}/{number_within}",
+                    id=f"{get_field(row, 'image_id' if images else 'video_id', where)}/{number_within}",
                     data_type="region_image" if len(frame_names) == 1 else "region_video",
                     root=root,
                     frame_names=frame_names,
@@ -81,7 +81,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     return records
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """One captioned object or one question.
 
     Raises:
@@ -90,18 +90,18 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     if record.dataset in _LENGTHS:
         object_id, mask, caption = record.raw
         media = open_picture(record, frames)
-        track = still_track(rle_mask(mask, media.size_hw, record.source), media.num_frames)
+        track = repeat_mask(rle_to_mask(mask, media.size_hw, record.source), media.num_frames)
         query = Query(kind="caption", text="", answer=caption, about=(object_id,), category=_LENGTHS[record.dataset])
         return Sample(media=media, objects={object_id: track}, queries=(query,), source=record.source)
     question, answer, about, masks = record.raw
     names = record.frame_names or ()
-    chosen = chosen_frames(record, frames, len(names))
+    chosen = resolve_frames(record, frames, len(names))
     media = open_clip(record, chosen)
     objects = {}
     for object_id in about:
         where = f"{record.source}, object {object_id}"
-        rles = [_mask_of(masks, Path(names[t]).name, object_id, where) for t in chosen]
-        objects[object_id] = rle_track(rles, media.size_hw, where)
+        rles = [_find_mask(masks, Path(names[t]).name, object_id, where) for t in chosen]
+        objects[object_id] = rles_to_track(rles, media.size_hw, where)
     query = Query(kind="qa", text=question, answer=answer, about=about)
     return Sample(media=media, objects=objects, queries=(query,), source=record.source)
 
@@ -110,14 +110,14 @@ _Found = tuple[tuple[str, ...], Any]
 """Frame names and `Record.raw`."""
 
 
-def _captions(row: Any, length: str, where: str) -> list[tuple[str, _Found]]:
+def _read_captions(row: Any, length: str, where: str) -> list[tuple[str, _Found]]:
     """Every captioned object of an image by its id."""
-    names = (f"{FOLDER}/images_raw/{_without_first_folder(entry(row, 'image_path', where, str), where)}",)
-    masks = entry(row, "segmentations", where, dict)
+    names = (f"{FOLDER}/images_raw/{_drop_first_folder(get_field(row, 'image_path', where, str), where)}",)
+    masks = get_field(row, "segmentations", where, dict)
     found: list[tuple[str, _Found]] = []
-    for object_id, captions in entry(row, "instance_level_caption", where, dict).items():
-        caption = entry(captions, length, where, str)
-        mask = entry(entry(masks, object_id, where, dict), "mask", where, dict)
+    for object_id, captions in get_field(row, "instance_level_caption", where, dict).items():
+        caption = get_field(captions, length, where, str)
+        mask = get_field(get_field(masks, object_id, where, dict), "mask", where, dict)
         if not object_id.isdigit():
             raise DatasetError(f"{where}: an object has the id {object_id!r}; it should be a number")
         if caption.strip():
@@ -125,22 +125,22 @@ def _captions(row: Any, length: str, where: str) -> list[tuple[str, _Found]]:
     return found
 
 
-def _questions(row: Any, root: Path, where: str) -> list[tuple[str, _Found]]:
+def _read_questions(row: Any, root: Path, where: str) -> list[tuple[str, _Found]]:
     """Every usable question about a clip by its number."""
-    folder = f"{FOLDER}/videos_raw/{_without_first_folder(entry(row, 'video_path', where, str), where)}"
+    folder = f"{FOLDER}/videos_raw/{_drop_first_folder(get_field(row, 'video_path', where, str), where)}"
     names = [path.name for path in require(root / folder, where, "folder of frames").iterdir()]
-    names = sorted((name for name in names if name.lower().endswith((".jpg", ".png"))), key=_time)
+    names = sorted((name for name in names if name.lower().endswith((".jpg", ".png"))), key=_parse_time)
     if not names:
         raise DatasetError(f"{where}: {root / folder} holds no frames; it should hold .jpg or .png files")
     if len(names) > MAX_FRAMES:
         return []
-    by_frame = entry(row, "segmentations", where, dict)
-    masks = {name: entry(by_frame, name, where, dict) for name in names if name in by_frame}
+    by_frame = get_field(row, "segmentations", where, dict)
+    masks = {name: get_field(by_frame, name, where, dict) for name in names if name in by_frame}
     seen = {object_id for objects in masks.values() for object_id in objects}
     found: list[tuple[str, _Found]] = []
     order: dict[int, None] = {}
-    for number, pair in enumerate(entry(row, "question_answer_pairs", where, list)):
-        question, answer = (_repaired(entry(pair, key, where, str)) for key in ("question", "answer"))
+    for number, pair in enumerate(get_field(row, "question_answer_pairs", where, list)):
+        question, answer = (_repair_ids(get_field(pair, key, where, str)) for key in ("question", "answer"))
         # As they come up in the clip's questions; those of one question are in any order in the released loader.
         ids = sorted({int(object_id) for object_id in _ID.findall(f"{question} {answer}")})
         order |= dict.fromkeys(ids)
@@ -152,31 +152,31 @@ def _questions(row: Any, root: Path, where: str) -> list[tuple[str, _Found]]:
     return found
 
 
-def _clip_objects(row: Any, where: str) -> int:
+def _count_clip_objects(row: Any, where: str) -> int:
     """Objects that all questions about a clip mention, with their answers."""
-    pairs = entry(row, "question_answer_pairs", where, list)
-    texts = (str(entry(pair, key, where)) for pair in pairs for key in ("question", "answer"))
+    pairs = get_field(row, "question_answer_pairs", where, list)
+    texts = (str(get_field(pair, key, where)) for pair in pairs for key in ("question", "answer"))
     return len({number for text in texts for number in _ID.findall(text)})
 
 
-def _repaired(text: str) -> str:
+def _repair_ids(text: str) -> str:
     return _ID.sub(lambda number: f"[{int(number[1])}]", text).replace("<0>", "<1>")
 
 
-def _mask_of(masks: Mapping[str, Any], name: str, object_id: int, where: str) -> list[Any]:
+def _find_mask(masks: Mapping[str, Any], name: str, object_id: int, where: str) -> list[Any]:
     """The RLE of an object on a frame in a list, or an empty one."""
     found = masks.get(name, {}).get(str(object_id))
-    return [] if found is None else [entry(found, "mask", where, (dict, type(None)))]
+    return [] if found is None else [get_field(found, "mask", where, (dict, type(None)))]
 
 
-def _without_first_folder(path: str, where: str) -> str:
+def _drop_first_folder(path: str, where: str) -> str:
     _, slash, rest = path.partition("/")
     if not slash or not rest:
         raise DatasetError(f"{where}: the path is {path!r}; it should have a first folder, which is left out")
     return rest
 
 
-def _time(name: str) -> tuple[int, str]:
+def _parse_time(name: str) -> tuple[int, str]:
     """Frames are in the order of the number in their name, whatever stands before it."""
     number = re.search(r"\d+", name)
     return int(number[0]) if number else -1, name

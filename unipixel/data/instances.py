@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from unipixel.data.encodings import regions_mask
-from unipixel.data.files import entry, read_json
+from unipixel.data.encodings import regions_to_mask
+from unipixel.data.files import get_field, read_json
 from unipixel.errors import DatasetError
 
 Box = tuple[float, float, float, float]
@@ -29,7 +29,7 @@ class Instance:
     category: str
     """Name of its category, as the file has it."""
     region: Any
-    """Its mask: arrays of polygon corners, RLEs, or one RLE; see `instance_mask`."""
+    """Its mask: arrays of polygon corners, RLEs, or one RLE; see `unpack_region`."""
     box_xyxy: Box | None = None
     """The annotated box, right and bottom exclusive; None where the file has none."""
     is_crowd: bool = False
@@ -63,31 +63,33 @@ def read_instances(path: Path, dataset: str) -> InstanceFile:
     document = read_json(path, dataset)
     where = f"{dataset}: {path}"
     pictures = {}
-    for number, image in enumerate(entry(document, "images", where, list)):
+    for number, image in enumerate(get_field(document, "images", where, list)):
         place = f"{where}, image {number}"
-        height, width = (entry(image, side, place, (int, float)) for side in ("height", "width"))
-        pictures[entry(image, "id", place)] = Picture(entry(image, "file_name", place, str), (int(height), int(width)))
+        height, width = (get_field(image, side, place, (int, float)) for side in ("height", "width"))
+        pictures[get_field(image, "id", place)] = Picture(
+            get_field(image, "file_name", place, str), (int(height), int(width))
+        )
     categories = {}
-    for number, category in enumerate(entry(document, "categories", where, list)):
+    for number, category in enumerate(get_field(document, "categories", where, list)):
         place = f"{where}, category {number}"
-        categories[entry(category, "id", place)] = entry(category, "name", place, str)
-    return InstanceFile(pictures, entry(document, "annotations", where, list), categories)
+        categories[get_field(category, "id", place)] = get_field(category, "name", place, str)
+    return InstanceFile(pictures, get_field(document, "annotations", where, list), categories)
 
 
-def instance(annotation: Mapping[str, Any], categories: Mapping[Any, str], where: str) -> Instance:
+def parse_instance(annotation: Mapping[str, Any], categories: Mapping[Any, str], where: str) -> Instance:
     """One annotation of the file.
 
     Raises:
         DatasetError: a field is missing or malformed, or its category is not in the file.
     """
-    category = entry(annotation, "category_id", where)
+    category = get_field(annotation, "category_id", where)
     if category not in categories:
         raise DatasetError(f"{where}: category {category!r} is not among the file's {len(categories)} categories")
     return Instance(
-        entry(annotation, "id", where),
+        get_field(annotation, "id", where),
         categories[category],
-        pack_region(entry(annotation, "segmentation", where), where),
-        box_of(annotation.get("bbox"), where),
+        pack_region(get_field(annotation, "segmentation", where), where),
+        parse_box(annotation.get("bbox"), where),
         bool(annotation.get("iscrowd", 0)),
     )
 
@@ -108,7 +110,7 @@ def pack_region(segmentation: Any, where: str) -> Any:
         raise DatasetError(f"{where}: a polygon is not a list of numbers ({error})") from error
 
 
-def instance_mask(region: Any, size_hw: tuple[int, int], where: str) -> np.ndarray:
+def unpack_region(region: Any, size_hw: tuple[int, int], where: str) -> np.ndarray:
     """The pixels of a packed region, bool (H, W).
 
     Raises:
@@ -116,10 +118,10 @@ def instance_mask(region: Any, size_hw: tuple[int, int], where: str) -> np.ndarr
     """
     if isinstance(region, tuple):
         region = [part.tolist() if isinstance(part, array) else part for part in region]
-    return regions_mask(region, size_hw, where)
+    return regions_to_mask(region, size_hw, where)
 
 
-def box_of(bbox: Any, where: str) -> Box | None:
+def parse_box(bbox: Any, where: str) -> Box | None:
     """COCO's ``bbox`` x, y, width, height as corners.
 
     Raises:

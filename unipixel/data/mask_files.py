@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.files import require, shared_pickle
+from unipixel.data.files import read_pickle_cached, require
 from unipixel.errors import DatasetError
 
 # No quotation mark occurs in run lengths or in the names inside an RLE, so this is found before masks only.
@@ -55,7 +55,7 @@ class MaskLists:
             DatasetError: there is no such key, or its value is damaged.
         """
         if key not in self._spans:
-            raise DatasetError(_no_key(self.path, key, len(self), where))
+            raise DatasetError(_describe_missing_key(self.path, key, len(self), where))
         start, end = self._spans[key]
         try:
             return json.JSONDecoder().raw_decode(self._data[start:end].decode("utf-8"))[0]
@@ -66,12 +66,12 @@ class MaskLists:
 
 
 @lru_cache(maxsize=64)
-def mask_lists(path: Path, where: str) -> MaskLists:
+def open_mask_lists(path: Path, where: str) -> MaskLists:
     """The `MaskLists` of a file, searched once."""
     return MaskLists(path, where)
 
 
-def numbered_masks(path: Path, number: int, total: int, where: str) -> Any:
+def read_numbered_masks(path: Path, number: int, total: int, where: str) -> Any:
     """The masks of one expression in a ``mask_dict.pkl``, whose keys number the expressions of a split.
 
     Args:
@@ -83,7 +83,7 @@ def numbered_masks(path: Path, number: int, total: int, where: str) -> Any:
     Raises:
         DatasetError: the file is missing, damaged, or made for another list of expressions.
     """
-    masks = shared_pickle(path, where.split(" ")[0])
+    masks = read_pickle_cached(path, where.split(" ")[0])
     if not isinstance(masks, Mapping):
         raise DatasetError(f"{where}: {path} holds a {type(masks).__name__}; it should hold a dictionary of masks")
     if len(masks) != total:
@@ -92,11 +92,11 @@ def numbered_masks(path: Path, number: int, total: int, where: str) -> Any:
             "matched by counting, so both files must come from the same release"
         )
     if str(number) not in masks:
-        raise DatasetError(_no_key(path, str(number), len(masks), where))
+        raise DatasetError(_describe_missing_key(path, str(number), len(masks), where))
     return masks[str(number)]
 
 
-def _no_key(path: Path, key: str, total: int, where: str) -> str:
+def _describe_missing_key(path: Path, key: str, total: int, where: str) -> str:
     return (
         f"{where}: {path} has no masks {key!r} among its {total} keys; masks and expressions must come from the same "
         "release of the dataset"

@@ -31,10 +31,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.encodings import regions_mask
-from unipixel.data.files import entry, read_json
-from unipixel.data.pictures import open_picture, still_track
-from unipixel.data.record import Record, count_words
+from unipixel.data.encodings import regions_to_mask
+from unipixel.data.files import get_field, read_json
+from unipixel.data.pictures import open_picture, repeat_mask
+from unipixel.data.records import Record, count_words
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -48,7 +48,7 @@ _TAG = re.compile(r"<\s*regi?o?n(?:(?:\s+of)?\s*(\d+)\s*[>\])}]?)?", re.IGNORECA
 _DESCRIPTION = re.compile(r"\[(\d+)\]\s*:\s*(\S.*)", re.DOTALL)
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """One record per usable row; see the module's docstring for those that are left out.
 
     Raises:
@@ -58,11 +58,11 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     records = []
     for number, row in enumerate(read_json(root / "osprey/Osprey-724K" / name, f"{dataset}/{split}", list)):
         where = f"{dataset}/{split} row {number} of {name}"
-        count = len(entry(row, "annotation", where, list))
-        texts = _texts(row, "description" if dataset == "osprey_detail_description" else "conversations", where)
+        count = len(get_field(row, "annotation", where, list))
+        texts = _read_texts(row, "description" if dataset == "osprey_detail_description" else "conversations", where)
         mentioned = [_TAG.findall(text) for text in texts]
-        if _usable(dataset, texts, mentioned, count):
-            picture = f"osprey/coco/{folder}/{entry(row, 'file_name', where, str)}"
+        if _is_usable(dataset, texts, mentioned, count):
+            picture = f"osprey/coco/{folder}/{get_field(row, 'file_name', where, str)}"
             records.append(
                 Record(
                     dataset=dataset,
@@ -72,13 +72,13 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                     root=root,
                     frame_names=(picture,),
                     raw=row,
-                    words=_words(dataset, texts),
+                    words=_count_row_words(dataset, texts),
                 )
             )
     return records
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """One picture with the regions that its texts mention.
 
     Raises:
@@ -86,33 +86,33 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """
     row = record.raw
     if record.dataset == "osprey_detail_description":
-        queries = _descriptions(_texts(row, "description", record.source))
+        queries = _build_descriptions(_read_texts(row, "description", record.source))
     else:
-        queries = _conversation(_texts(row, "conversations", record.source))
-    size_hw = (entry(row, "height", record.source, int), entry(row, "width", record.source, int))
+        queries = _build_conversation(_read_texts(row, "conversations", record.source))
+    size_hw = (get_field(row, "height", record.source, int), get_field(row, "width", record.source, int))
     media = open_picture(record, frames, size_hw)
     objects = {}
     for number in sorted({number for query in queries for number in query.about}):
         where = f"{record.source}, region {number}"
-        mask = regions_mask(entry(row["annotation"][number - 1], "segmentation", where), size_hw, where)
+        mask = regions_to_mask(get_field(row["annotation"][number - 1], "segmentation", where), size_hw, where)
         if not mask.any():
             raise DatasetError(f"{where}: the segmentation is empty; it should cover at least one pixel")
-        objects[number] = still_track(mask, media.num_frames)
+        objects[number] = repeat_mask(mask, media.num_frames)
     return Sample(media=media, objects=objects, queries=queries, source=record.source)
 
 
-def _texts(row: Any, key: str, where: str) -> list[str]:
+def _read_texts(row: Any, key: str, where: str) -> list[str]:
     """The descriptions of a row, or its questions and answers by turns; nothing if the speakers do not alternate."""
-    items = entry(row, key, where, list)
+    items = get_field(row, key, where, list)
     if key == "description":
         return [str(text).strip() for text in items]
     items = items[: len(items) // 2 * 2]
-    if any(entry(turn, "from", where) != ("human", "gpt")[k % 2] for k, turn in enumerate(items)):
+    if any(get_field(turn, "from", where) != ("human", "gpt")[k % 2] for k, turn in enumerate(items)):
         return []
-    return [entry(turn, "value", where, str) for turn in items]
+    return [get_field(turn, "value", where, str) for turn in items]
 
 
-def _usable(dataset: str, texts: list[str], mentioned: list[list[str]], count: int) -> bool:
+def _is_usable(dataset: str, texts: list[str], mentioned: list[list[str]], count: int) -> bool:
     """Whether every tag names one of ``count`` regions, some do, and descriptions begin with their one tag."""
     numbers = [number for found in mentioned for number in found]
     if not numbers or not all(number and 1 <= int(number) <= count for number in numbers):
@@ -123,25 +123,25 @@ def _usable(dataset: str, texts: list[str], mentioned: list[list[str]], count: i
         )
     # a second tag in a text means that two descriptions have run into each other
     return all(
-        len(found) == 1 and _DESCRIPTION.fullmatch(_with_ids(text))
+        len(found) == 1 and _DESCRIPTION.fullmatch(_replace_tags(text))
         for text, found in zip(texts, mentioned, strict=True)
     )
 
 
-def _words(dataset: str, texts: list[str]) -> int:
+def _count_row_words(dataset: str, texts: list[str]) -> int:
     """Words of a row, for limits; the released training takes off 100 for every request that it words itself."""
     if dataset != "osprey_detail_description":
         return count_words(*texts)
-    return sum(count_words(query.answer) - 100 for query in _descriptions(texts))
+    return sum(count_words(query.answer) - 100 for query in _build_descriptions(texts))
 
 
-def _conversation(texts: list[str]) -> tuple[Query, ...]:
+def _build_conversation(texts: list[str]) -> tuple[Query, ...]:
     """Questions with their answers."""
     return tuple(
         Query(
             kind="conversation",
-            text=_with_ids(question),
-            answer=_with_ids(answer),
+            text=_replace_tags(question),
+            answer=_replace_tags(answer),
             about=tuple(dict.fromkeys(int(number) for number in _TAG.findall(f"{question} {answer}"))),
         )
         for question, answer in zip(texts[::2], texts[1::2], strict=True)
@@ -149,14 +149,14 @@ def _conversation(texts: list[str]) -> tuple[Query, ...]:
     )
 
 
-def _descriptions(texts: list[str]) -> tuple[Query, ...]:
+def _build_descriptions(texts: list[str]) -> tuple[Query, ...]:
     """A request to describe each region, with its answer."""
-    found = [_DESCRIPTION.fullmatch(_with_ids(text)) for text in texts]
+    found = [_DESCRIPTION.fullmatch(_replace_tags(text)) for text in texts]
     return tuple(
         Query(kind="caption", text="", answer=one[2], about=(int(one[1]),), category="detailed") for one in found if one
     )
 
 
-def _with_ids(text: str) -> str:
+def _replace_tags(text: str) -> str:
     """The text with regions written as ``[id]``."""
     return _TAG.sub(lambda tag: f"[{int(tag[1])}]", text)

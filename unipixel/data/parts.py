@@ -33,10 +33,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unipixel.data.files import entry
-from unipixel.data.instances import Instance, instance, instance_mask, read_instances
-from unipixel.data.pictures import open_picture, still_track
-from unipixel.data.record import Record
+from unipixel.data.files import get_field
+from unipixel.data.instances import Instance, parse_instance, read_instances, unpack_region
+from unipixel.data.pictures import open_picture, repeat_mask
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -47,7 +47,7 @@ _FILES = {
 """Annotations and photos by dataset."""
 
 
-class _Raw(NamedTuple):
+class _PartAnnotation(NamedTuple):
     """What a record keeps."""
 
     size_hw: tuple[int, int]
@@ -55,36 +55,36 @@ class _Raw(NamedTuple):
     """Text and annotations of each query."""
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """The records of a split: the photos that have an annotation.
 
     Raises:
         DatasetError: the annotation file is missing, damaged or not in COCO's layout.
     """
-    return _records(root, dataset, split, by_name=True)
+    return _group_by_photo(root, dataset, split, by_name=True)
 
 
-def original_index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_original_records(root: Path, dataset: str, split: str) -> list[Record]:
     """The records with a query for every annotation, as in the released loader.
 
     Raises:
         DatasetError: as `index`.
     """
-    return _records(root, dataset, split, by_name=False)
+    return _group_by_photo(root, dataset, split, by_name=False)
 
 
-def _records(root: Path, dataset: str, split: str, *, by_name: bool) -> list[Record]:
+def _group_by_photo(root: Path, dataset: str, split: str, *, by_name: bool) -> list[Record]:
     annotations, photos = _FILES[dataset]
     path = root / annotations.format(split)
     file = read_instances(path, dataset)
-    texts = {key: _query_text(name) for key, name in file.categories.items()}
+    texts = {key: _format_query(name) for key, name in file.categories.items()}
     queries: dict[object, list[tuple[str, list[Instance]]]] = {}
     for number, annotation in enumerate(file.annotations):
         where = f"{dataset}: {path}, annotation {number}"
-        image_id = entry(annotation, "image_id", where)
+        image_id = get_field(annotation, "image_id", where)
         if image_id not in file.pictures:
             raise DatasetError(f"{where}: image {image_id!r} is not among the file's {len(file.pictures)} images")
-        one = instance(annotation, texts, where)
+        one = parse_instance(annotation, texts, where)
         found = queries.setdefault(image_id, [])
         same = next((members for text, members in found if text == one.category), None) if by_name else None
         if same is None:
@@ -99,31 +99,31 @@ def _records(root: Path, dataset: str, split: str, *, by_name: bool) -> list[Rec
             data_type="seg_image",
             root=root,
             frame_names=(f"{photos}/{picture.file_name}",),
-            raw=_Raw(picture.size_hw, queries[image_id]),
+            raw=_PartAnnotation(picture.size_hw, queries[image_id]),
         )
         for image_id, picture in file.pictures.items()
         if image_id in queries
     ]
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """A photo with the names of its objects and parts.
 
     Raises:
         DatasetError: the photo is missing, damaged or of another size, or a mask malformed.
     """
-    raw: _Raw = record.raw
+    raw: _PartAnnotation = record.raw
     media = open_picture(record, frames, raw.size_hw)
     objects, queries = {}, []
     for object_id, (text, instances) in enumerate(raw.queries, start=1):
         mask = np.zeros(raw.size_hw, dtype=bool)
         for one in instances:
-            mask |= instance_mask(one.region, raw.size_hw, f"{record.source}, annotation {one.id}")
-        objects[object_id] = still_track(mask, media.num_frames)
+            mask |= unpack_region(one.region, raw.size_hw, f"{record.source}, annotation {one.id}")
+        objects[object_id] = repeat_mask(mask, media.num_frames)
         queries.append(Query(kind="part" if ":" in text else "query", text=text, targets=(object_id,)))
     return Sample(media=media, objects=objects, queries=tuple(queries), source=record.source)
 
 
-def _query_text(name: str) -> str:
+def _format_query(name: str) -> str:
     """A category's name as a query has it."""
     return ":".join(half.split("_(")[0].replace("_", " ").strip() for half in name.split(":", 1))

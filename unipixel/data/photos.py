@@ -19,7 +19,7 @@ One line: ``{"image": "images/000000000009.jpg", "width": 320, "height": 240, "i
 Defects: crowds cover many objects and are left out; regions of Clothing Co-Parsing are classes, whose ids are no
 object numbers, so objects are numbered by their place in the line; its whole person stands in ``person_rle`` and
 becomes one more object. Expressions and their uniqueness are heuristic: those that the set's own defects make
-ambiguous are left out (see `TRUSTED`, `_expressions`), and names are those that stickers use (see `WORDS`).
+ambiguous are left out (see `TRUSTED`, `_choose_expressions`), and names are those that stickers use (see `WORDS`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.encodings import rle_mask
-from unipixel.data.files import entry, require
-from unipixel.data.record import Record
+from unipixel.data.encodings import rle_to_mask
+from unipixel.data.files import get_field, require
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.media import open_media
@@ -102,7 +102,7 @@ _SIDE = re.compile(r"\b(left|right) ")
 _MADE_OF = re.compile(r"^(wall|floor|window)-\w+$")
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """Every photo of a split that shows a usable region.
 
     Raises:
@@ -120,9 +120,9 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                 raw = json.loads(line)
             except ValueError as error:
                 raise DatasetError(f"{where} is not valid JSON ({error}); fetch the file again") from error
-            image = Path(entry(raw, "image", where, str))
+            image = Path(get_field(raw, "image", where, str))
             held_out = zlib.crc32(image.stem.encode()) % 10 == 0
-            if held_out != (split == "val") or not _regions(raw, name, where):
+            if held_out != (split == "val") or not _parse_regions(raw, name, where):
                 continue
             records.append(
                 Record(
@@ -139,7 +139,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Region:
+class PhotoRegion:
     """One labelled region of a photo."""
 
     name: str
@@ -150,33 +150,33 @@ class Region:
     """False for grass, sky and the like."""
 
 
-def regions(record: Record) -> list[Region]:
+def read_regions(record: Record) -> list[PhotoRegion]:
     """The usable regions of a photo, in the order of `sample`'s object numbers from 1 on.
 
     Raises:
         DatasetError: an entry is missing or malformed.
     """
-    return _regions(record.raw, record.id.split("/")[0], record.source)
+    return _parse_regions(record.raw, record.id.split("/")[0], record.source)
 
 
-def sure_to_be_absent(record: Record, names: Sequence[str]) -> list[str]:
+def list_absent_names(record: Record, names: Sequence[str]) -> list[str]:
     """Those of the names of COCO's things that a photo does not show for sure, by the rules of its set.
 
     COCO labels all its things throughout, LVIS says which names it has looked for in vain; nothing is known elsewhere.
     """
     name_of_set = record.id.split("/")[0]
     if name_of_set == "lvis_val100_subset":
-        return [_name(str(one), name_of_set) for one in record.raw.get("neg_categories", ())]
+        return [_normalise_name(str(one), name_of_set) for one in record.raw.get("neg_categories", ())]
     if name_of_set != "coco_subset":
         return []
-    shown = {_name(one["category"], name_of_set) for one in record.raw["instances"]}
+    shown = {_normalise_name(one["category"], name_of_set) for one in record.raw["instances"]}
     return [name for name in names if name not in shown]
 
 
-def things_of_coco(records: Sequence[Record]) -> list[str]:
+def list_coco_things(records: Sequence[Record]) -> list[str]:
     """Names of the things that ``coco_subset`` labels in some photo."""
     found = {
-        _name(one["category"], "coco_subset")
+        _normalise_name(one["category"], "coco_subset")
         for record in records
         if record.id.startswith("coco_subset/")
         for one in record.raw["instances"]
@@ -185,28 +185,28 @@ def things_of_coco(records: Sequence[Record]) -> list[str]:
     return sorted(found)
 
 
-def _regions(raw: dict[str, Any], name_of_set: str, where: str) -> list[Region]:
-    least = MIN_SHARE * entry(raw, "width", where, int) * entry(raw, "height", where, int)
-    instances = entry(raw, "instances", where, list)
+def _parse_regions(raw: dict[str, Any], name_of_set: str, where: str) -> list[PhotoRegion]:
+    least = MIN_SHARE * get_field(raw, "width", where, int) * get_field(raw, "height", where, int)
+    instances = get_field(raw, "instances", where, list)
     sources: dict[str, set[str]] = {}
     for one in instances:
-        category = entry(one, "category", where, str)
-        sources.setdefault(_name(category, name_of_set), set()).add(category)
+        category = get_field(one, "category", where, str)
+        sources.setdefault(_normalise_name(category, name_of_set), set()).add(category)
     found = []
     for one in instances:
-        if one.get("iscrowd") or entry(one, "area", where, (int, float)) < least:
+        if one.get("iscrowd") or get_field(one, "area", where, (int, float)) < least:
             continue
-        name = _name(one["category"], name_of_set)
+        name = _normalise_name(one["category"], name_of_set)
         # names that became one may each have fitted alone before
-        texts = _expressions(one, raw, name_of_set, name) if len(sources[name]) == 1 else ()
+        texts = _choose_expressions(one, raw, name_of_set, name) if len(sources[name]) == 1 else ()
         thing = bool(one.get("isthing", True))
-        found.append(Region(name=name, rle=entry(one, "rle", where, dict), texts=texts, is_thing=thing))
+        found.append(PhotoRegion(name=name, rle=get_field(one, "rle", where, dict), texts=texts, is_thing=thing))
     if "person_rle" in raw:
-        found.append(Region(name="person", rle=raw["person_rle"], texts=("the person",)))
+        found.append(PhotoRegion(name="person", rle=raw["person_rle"], texts=("the person",)))
     return found
 
 
-def _name(category: str, name_of_set: str) -> str:
+def _normalise_name(category: str, name_of_set: str) -> str:
     """What the region is called."""
     plain = category.replace("_", " ")
     if name_of_set == "car_parts":
@@ -214,7 +214,7 @@ def _name(category: str, name_of_set: str) -> str:
     return WORDS.get(plain) or _MADE_OF.sub(r"\1", plain)
 
 
-def _expressions(one: dict[str, Any], raw: dict[str, Any], name_of_set: str, name: str) -> tuple[str, ...]:
+def _choose_expressions(one: dict[str, Any], raw: dict[str, Any], name_of_set: str, name: str) -> tuple[str, ...]:
     """Expressions of a region that its set's defects leave in no doubt, in the words of stickers."""
     category = one["category"].replace("_", " ")
     doubted = [str(other).replace("_", " ") for other in raw.get("not_exhaustive", ())]
@@ -235,7 +235,7 @@ def _expressions(one: dict[str, Any], raw: dict[str, Any], name_of_set: str, nam
     return tuple(made)
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """A photo with its regions, an expression or two for some of them, and the name of each.
 
     Raises:
@@ -245,8 +245,8 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     assert record.frame_names is not None
     media = open_media([record.root / record.frame_names[0]])
     objects, queries = {}, []
-    for number, region in enumerate(regions(record), 1):
-        mask = rle_mask(region.rle, media.size_hw, record.source)
+    for number, region in enumerate(read_regions(record), 1):
+        mask = rle_to_mask(region.rle, media.size_hw, record.source)
         objects[number] = MaskTrack.from_masks(mask[None])
         queries += [Query(kind="query", text=text, targets=(number,), category=region.name) for text in region.texts]
         queries.append(Query(kind="caption", text=f"What is [{number}]?", answer=f"the {region.name}", about=(number,)))

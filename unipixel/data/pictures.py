@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unipixel.data.clips import chosen_frames
-from unipixel.data.record import Record
+from unipixel.data.clips import resolve_frames
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError, MediaError
 from unipixel.masks import MaskTrack, encode_rle, load_index_png
 from unipixel.media import Media, open_media
@@ -36,7 +36,7 @@ def open_picture(record: Record, frames: Sequence[int] | None, size_hw: tuple[in
         raise DatasetError(f"{record.source}: {error}") from error
     if size_hw is not None:
         check_size(size_hw, media.size_hw, record, "the annotation")
-    return media if frames is None else media.select(chosen_frames(record, frames, 1))
+    return media if frames is None else media.select(resolve_frames(record, frames, 1))
 
 
 def check_size(size_hw: tuple[int, int], media_hw: tuple[int, int], record: Record, what: str) -> None:
@@ -53,13 +53,13 @@ def check_size(size_hw: tuple[int, int], media_hw: tuple[int, int], record: Reco
         )
 
 
-def still_track(mask: np.ndarray, num_frames: int) -> MaskTrack:
+def repeat_mask(mask: np.ndarray, num_frames: int) -> MaskTrack:
     """A mask, bool (H, W), on every frame of a clip that repeats one picture."""
     rle = encode_rle(mask) if mask.any() else None
     return MaskTrack((int(mask.shape[0]), int(mask.shape[1])), (rle,) * num_frames)
 
 
-def index_picture(path: Path, where: str) -> np.ndarray:
+def read_index_picture(path: Path, where: str) -> np.ndarray:
     """A PNG of object or class numbers, uint8 or uint16 (H, W).
 
     Raises:

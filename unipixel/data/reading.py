@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unipixel.data.catalogue import DATASETS, WITHOUT_ROOT
-from unipixel.data.files import data_folder
-from unipixel.data.record import Dataset, Record
+from unipixel.data.files import find_data_folder
+from unipixel.data.records import Dataset, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Sample
 
@@ -16,7 +16,7 @@ OWN = ("folder", "coco")
 """Readers of people's own data, which take a path: ``folder:PATH``."""
 
 
-def find(name: str) -> Dataset:
+def find_dataset(name: str) -> Dataset:
     """A dataset of the catalogue, by its name or, for own data, ``folder:PATH`` or ``coco:PATH``.
 
     Raises:
@@ -32,7 +32,7 @@ def find(name: str) -> Dataset:
     return DATASETS[key]
 
 
-def split_name(text: str) -> tuple[str, str | None]:
+def parse_name(text: str) -> tuple[str, str | None]:
     """Dataset and split of ``NAME[/SPLIT]``; without a split, None.
 
     A path of own data is taken as it is if it exists, even if it ends like a split.
@@ -44,9 +44,9 @@ def split_name(text: str) -> tuple[str, str | None]:
     key, _, path = text.partition(":")
     is_path = key in OWN and path and (Path(path).expanduser().exists() or split not in DATASETS[key].splits)
     if not name or is_path:
-        find(text)
+        find_dataset(text)
         return text, None
-    _check_split(name, find(name), split)
+    _check_split(name, find_dataset(name), split)
     return name, split
 
 
@@ -62,11 +62,11 @@ def open_index(name: str, root: str | Path | None, split: str, *, protocol: str 
     Raises:
         DatasetError: there is no such dataset or split, or its files are missing or damaged.
     """
-    dataset = find(name)
+    dataset = find_dataset(name)
     _check_split(name, dataset, split)
     key, _, path = name.partition(":")
     index = dataset.original if protocol == "original" and dataset.original is not None else dataset.index
-    return index(_place(name, path, root), key, split)
+    return index(_find_root(name, path, root), key, split)
 
 
 def read(record: Record, frames: Sequence[int] | None = None) -> Sample:
@@ -82,7 +82,7 @@ def read(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return DATASETS[record.dataset].sample(record, frames)
 
 
-def _place(name: str, path: str, root: str | Path | None) -> Path:
+def _find_root(name: str, path: str, root: str | Path | None) -> Path:
     """What the reader takes as its root."""
     if path:
         place = Path(path).expanduser()
@@ -93,7 +93,7 @@ def _place(name: str, path: str, root: str | Path | None) -> Path:
         return Path()
     if root is None:
         raise DatasetError(f"{name}: no data root was given; give the folder that holds the datasets")
-    return data_folder(root)
+    return find_data_folder(root)
 
 
 def _check_split(name: str, dataset: Dataset, split: str) -> None:

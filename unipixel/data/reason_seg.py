@@ -33,17 +33,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unipixel.data.encodings import lisa_masks
-from unipixel.data.files import entry, read_json, require
-from unipixel.data.pictures import open_picture, still_track
-from unipixel.data.record import Record
+from unipixel.data.encodings import draw_lisa_masks
+from unipixel.data.files import get_field, read_json, require
+from unipixel.data.pictures import open_picture, repeat_mask
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, QueryKind, Sample
 
 _FOLDER = "lisa/reason_seg/ReasonSeg"
 
 
-class _Raw(NamedTuple):
+class _ReasonSegAnnotation(NamedTuple):
     """What a record keeps."""
 
     annotation: str
@@ -51,7 +51,7 @@ class _Raw(NamedTuple):
     query: Query
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """The records of a split.
 
     Raises:
@@ -61,7 +61,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise DatasetError(f"{dataset}: {folder} holds no annotation; there should be a .json beside every .jpg")
-    queries = {path.stem: list(_queries(path, dataset)) for path in paths}
+    queries = {path.stem: list(_read_queries(path, dataset)) for path in paths}
     if split == "train":
         _add_explanations(root, dataset, queries)
     return [
@@ -72,38 +72,38 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
             data_type="seg_image",
             root=root,
             frame_names=(f"{_FOLDER}/{split}/{name}.jpg",),
-            raw=_Raw(f"{_FOLDER}/{split}/{name}.json", query),
+            raw=_ReasonSegAnnotation(f"{_FOLDER}/{split}/{name}.json", query),
         )
         for name, found in queries.items()
         for key, query in found
     ]
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """A photo with one question.
 
     Raises:
         DatasetError: the photo or its annotation is missing or damaged.
     """
-    raw: _Raw = record.raw
+    raw: _ReasonSegAnnotation = record.raw
     media = open_picture(record, frames)
-    shapes = entry(_read(record.root / raw.annotation, record.dataset), "shapes", record.source, list)
-    target, ignore = lisa_masks(shapes, media.size_hw, record.source)
-    areas = {"ignore": still_track(ignore, media.num_frames)} if ignore.any() else {}
+    shapes = get_field(_read_annotation(record.root / raw.annotation, record.dataset), "shapes", record.source, list)
+    target, ignore = draw_lisa_masks(shapes, media.size_hw, record.source)
+    areas = {"ignore": repeat_mask(ignore, media.num_frames)} if ignore.any() else {}
     return Sample(
         media=media,
-        objects={1: still_track(target, media.num_frames)},
+        objects={1: repeat_mask(target, media.num_frames)},
         areas=areas,
         queries=(raw.query,),
         source=record.source,
     )
 
 
-def _queries(path: Path, dataset: str) -> list[tuple[str, Query]]:
+def _read_queries(path: Path, dataset: str) -> list[tuple[str, Query]]:
     """The texts of a photo with their keys."""
-    document, where = _read(path, dataset), f"{dataset}: {path}"
-    is_sentence = bool(entry(document, "is_sentence", where))
-    texts = entry(document, "text", where, list)
+    document, where = _read_annotation(path, dataset), f"{dataset}: {path}"
+    is_sentence = bool(get_field(document, "is_sentence", where))
+    texts = get_field(document, "text", where, list)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise DatasetError(f"{where}: the field 'text' is {texts!r:.60}; it should be a list of at least one text")
     kind: QueryKind = "sentence" if is_sentence else "query"
@@ -114,16 +114,16 @@ def _add_explanations(root: Path, dataset: str, queries: dict[str, list[tuple[st
     path = root / _FOLDER / "explanatory" / "train.json"
     for number, row in enumerate(read_json(path, dataset, list)):
         where = f"{dataset}: {path}, entry {number}"
-        name = Path(entry(row, "image", where, str)).stem
+        name = Path(get_field(row, "image", where, str)).stem
         if name not in queries:
             raise DatasetError(f"{where}: there is no photo {name!r} in the train split; fetch the photos again")
-        text, answer = entry(row, "query", where, str).strip(), entry(row, "outputs", where, str).strip()
+        text, answer = get_field(row, "query", where, str).strip(), get_field(row, "outputs", where, str).strip()
         explained = sum(key.startswith("explained") for key, _ in queries[name])
         query = Query(kind="explanatory", text=text, answer=answer, targets=(1,))
         queries[name].append((f"explained {explained}", query))
 
 
-def _read(path: Path, dataset: str) -> dict[str, Any]:
+def _read_annotation(path: Path, dataset: str) -> dict[str, Any]:
     """An annotation file, in UTF-8 or Windows-1252."""
     require(path, dataset)
     try:

@@ -36,10 +36,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unipixel.data.files import entry, read_pickle
-from unipixel.data.instances import Instance, InstanceFile, instance, instance_mask, read_instances
-from unipixel.data.pictures import open_picture, still_track
-from unipixel.data.record import Record
+from unipixel.data.files import get_field, read_pickle
+from unipixel.data.instances import Instance, InstanceFile, parse_instance, read_instances, unpack_region
+from unipixel.data.pictures import open_picture, repeat_mask
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -49,7 +49,7 @@ _PHOTOS = {"refclef": "images/saiapr_tc-12"}
 _COCO_PHOTOS = "images/mscoco/images/train2014"
 
 
-class _Raw(NamedTuple):
+class _ReferAnnotation(NamedTuple):
     """What a record keeps."""
 
     size_hw: tuple[int, int]
@@ -59,7 +59,7 @@ class _Raw(NamedTuple):
     """Text and object id."""
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """The records of a split.
 
     Raises:
@@ -73,34 +73,34 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     chosen = [
         (reference, f"{dataset}: {path}, reference {number}")
         for number, reference in enumerate(references)
-        if _in_split(entry(reference, "split", f"{dataset}: {path}, reference {number}", str), split)
+        if _is_in_split(get_field(reference, "split", f"{dataset}: {path}, reference {number}", str), split)
     ]
     if not chosen:
         raise DatasetError(f"{dataset}: {path} has no reference of the split {split!r}")
     if split == "train":
-        return _by_photo(root, dataset, chosen)
-    return _by_sentence(root, dataset, split, chosen)
+        return _index_by_photo(root, dataset, chosen)
+    return _index_by_sentence(root, dataset, split, chosen)
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """A photo with its expressions.
 
     Raises:
         DatasetError: the photo is missing, damaged or of another size, or a mask malformed.
     """
-    raw: _Raw = record.raw
+    raw: _ReferAnnotation = record.raw
     media = open_picture(record, frames, raw.size_hw)
     objects, boxes = {}, {}
     for object_id, one in enumerate(raw.instances, start=1):
         where = f"{record.source}, annotation {one.id}"
-        objects[object_id] = still_track(instance_mask(one.region, raw.size_hw, where), media.num_frames)
+        objects[object_id] = repeat_mask(unpack_region(one.region, raw.size_hw, where), media.num_frames)
         if one.box_xyxy is not None:
             boxes[object_id] = one.box_xyxy
     queries = tuple(Query(kind="query", text=text, targets=(target,)) for text, target in raw.sentences)
     return Sample(media=media, objects=objects, boxes=boxes, queries=queries, source=record.source)
 
 
-def _in_split(own: str, wanted: str) -> bool:
+def _is_in_split(own: str, wanted: str) -> bool:
     """Whether a reference belongs to a split; RefCLEF writes ``testAB`` for what is in two of its test parts."""
     if wanted == "test":
         return own.startswith("test")
@@ -109,75 +109,75 @@ def _in_split(own: str, wanted: str) -> bool:
     return own == wanted
 
 
-class _Photos:
+class _ReferenceLookup:
     """Looks references up in the instance file."""
 
     def __init__(self, root: Path, dataset: str) -> None:
         path = root / _FOLDER / dataset / "instances.json"
         self._where = f"{dataset}: {path}"
         self._file: InstanceFile = read_instances(path, dataset)
-        self._annotations = {entry(a, "id", self._where): a for a in self._file.annotations}
+        self._annotations = {get_field(a, "id", self._where): a for a in self._file.annotations}
         self._folder = f"{_FOLDER}/{_PHOTOS.get(dataset, _COCO_PHOTOS)}"
 
-    def photo(self, reference: Any, where: str) -> tuple[str, tuple[int, int]]:
+    def find_photo(self, reference: Any, where: str) -> tuple[str, tuple[int, int]]:
         """Path and size of a reference's photo."""
-        image_id = entry(reference, "image_id", where)
+        image_id = get_field(reference, "image_id", where)
         if image_id not in self._file.pictures:
             raise DatasetError(f"{where}: image {image_id!r} is not in {self._where}; the two files do not fit")
         picture = self._file.pictures[image_id]
         return f"{self._folder}/{picture.file_name}", picture.size_hw
 
-    def instance(self, reference: Any, where: str) -> Instance:
+    def find_instance(self, reference: Any, where: str) -> Instance:
         """The object that a reference names."""
-        annotation_id = entry(reference, "ann_id", where)
+        annotation_id = get_field(reference, "ann_id", where)
         if annotation_id not in self._annotations:
             raise DatasetError(f"{where}: annotation {annotation_id!r} is not in {self._where}; the two do not fit")
-        return instance(
+        return parse_instance(
             self._annotations[annotation_id], self._file.categories, f"{self._where}, annotation {annotation_id}"
         )
 
 
-def _sentences(reference: Any, where: str) -> list[str]:
-    found = entry(reference, "sentences", where, list)
-    return [entry(sentence, "sent", where, str) for sentence in found]
+def _read_sentences(reference: Any, where: str) -> list[str]:
+    found = get_field(reference, "sentences", where, list)
+    return [get_field(sentence, "sent", where, str) for sentence in found]
 
 
-def _by_sentence(root: Path, dataset: str, split: str, chosen: list[tuple[Any, str]]) -> list[Record]:
-    photos, records = _Photos(root, dataset), []
+def _index_by_sentence(root: Path, dataset: str, split: str, chosen: list[tuple[Any, str]]) -> list[Record]:
+    photos, records = _ReferenceLookup(root, dataset), []
     for reference, where in chosen:
-        name, size_hw = photos.photo(reference, where)
-        found = (photos.instance(reference, where),)
-        for number, text in enumerate(_sentences(reference, where)):
+        name, size_hw = photos.find_photo(reference, where)
+        found = (photos.find_instance(reference, where),)
+        for number, text in enumerate(_read_sentences(reference, where)):
             records.append(
                 Record(
                     dataset=dataset,
                     split=split,
-                    id=f"{entry(reference, 'ref_id', where)}/{number}",
+                    id=f"{get_field(reference, 'ref_id', where)}/{number}",
                     data_type="seg_image",
                     root=root,
                     frame_names=(name,),
-                    raw=_Raw(size_hw, found, ((text, 1),)),
+                    raw=_ReferAnnotation(size_hw, found, ((text, 1),)),
                 )
             )
     return records
 
 
-def _by_photo(root: Path, dataset: str, chosen: list[tuple[Any, str]]) -> list[Record]:
-    photos = _Photos(root, dataset)
+def _index_by_photo(root: Path, dataset: str, chosen: list[tuple[Any, str]]) -> list[Record]:
+    photos = _ReferenceLookup(root, dataset)
     groups: dict[Any, list[tuple[Any, str]]] = {}
     for reference, where in chosen:
-        groups.setdefault(entry(reference, "image_id", where), []).append((reference, where))
+        groups.setdefault(get_field(reference, "image_id", where), []).append((reference, where))
     records = []
     for image_id, references in groups.items():
-        name, size_hw = photos.photo(*references[0])
+        name, size_hw = photos.find_photo(*references[0])
         numbers: dict[int, int] = {}
         instances, sentences = [], []
         for reference, where in references:
-            one = photos.instance(reference, where)
+            one = photos.find_instance(reference, where)
             if one.id not in numbers:
                 instances.append(one)
                 numbers[one.id] = len(instances)
-            sentences += [(text, numbers[one.id]) for text in _sentences(reference, where) if text.strip()]
+            sentences += [(text, numbers[one.id]) for text in _read_sentences(reference, where) if text.strip()]
         if sentences:
             records.append(
                 Record(
@@ -187,7 +187,7 @@ def _by_photo(root: Path, dataset: str, chosen: list[tuple[Any, str]]) -> list[R
                     data_type="seg_image",
                     root=root,
                     frame_names=(name,),
-                    raw=_Raw(size_hw, tuple(instances), tuple(sentences)),
+                    raw=_ReferAnnotation(size_hw, tuple(instances), tuple(sentences)),
                 )
             )
     return records

@@ -30,10 +30,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unipixel.data import expressions
-from unipixel.data.clips import chosen_frames
-from unipixel.data.encodings import sav_track
-from unipixel.data.files import entry, read_json, require
-from unipixel.data.record import Record
+from unipixel.data.clips import resolve_frames
+from unipixel.data.encodings import sav_to_track
+from unipixel.data.files import get_field, read_json, require
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError, MediaError
 from unipixel.media import open_media
 from unipixel.sample import Query, Sample
@@ -45,7 +45,7 @@ _DESCRIPTIONS = "ref_sav/Ref-SAV-Min-Ratio-0.3.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Described:
+class SavDescription:
     """What `Record.raw` holds in the split train."""
 
     video: str
@@ -57,26 +57,26 @@ class Described:
     text: str
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """One record per described object, in file order.
 
     Raises:
         DatasetError: no such split, or a file is missing or damaged.
     """
     if split != "train":
-        return expressions.index(root, dataset, split)
+        return expressions.read_records(root, dataset, split)
     where = f"{dataset}/{split}"
     path = root / _DESCRIPTIONS
     records = []
     for video, value in read_json(path, where).items():
         place = f"{where}: {path}, video {video!r}"
-        media = _moved(entry(value, "video_path", place, str), ".mp4", place)
-        masks = _moved(entry(value, "anno_path", place, str), "_manual.json", place)
-        for key, described in entry(value, "objects", place, dict).items():
+        media = _relocate(get_field(value, "video_path", place, str), ".mp4", place)
+        masks = _relocate(get_field(value, "anno_path", place, str), "_manual.json", place)
+        for key, described in get_field(value, "objects", place, dict).items():
             if not str(key).isdigit():
                 raise DatasetError(f"{place}: an object is called {key!r}; it should be its number among the masks")
-            text = entry(described, "formated", f"{place}, object {key}", str).strip()
-            raw = Described(video=media, masks=masks, obj=int(key), text=text)
+            text = get_field(described, "formated", f"{place}, object {key}", str).strip()
+            raw = SavDescription(video=media, masks=masks, obj=int(key), text=text)
             record = Record(
                 dataset=dataset, split=split, id=f"{video}/{key}", data_type="seg_video", root=root, raw=raw
             )
@@ -84,7 +84,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     return records
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """The clip with its description as the one query, and as object 1 what it describes.
 
     Raises:
@@ -92,15 +92,15 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
         ValueError: a frame is not in the clip.
     """
     if record.split != "train":
-        return expressions.sample(record, frames)
-    raw: Described = record.raw
+        return expressions.read_sample(record, frames)
+    raw: SavDescription = record.raw
     document = read_json(record.root / raw.masks, record.source)
     try:
         media = open_media(require(record.root / raw.video, record.source, "video"), every=STRIDE)
     except MediaError as error:
         raise DatasetError(f"{record.source}: {error}; fetch it again") from error
-    ts = chosen_frames(record, frames, _length(document, media.num_frames, record))
-    masks = sav_track(document, raw.obj, ts, f"{record.source}: {record.root / raw.masks}")
+    ts = resolve_frames(record, frames, _check_length(document, media.num_frames, record))
+    masks = sav_to_track(document, raw.obj, ts, f"{record.source}: {record.root / raw.masks}")
     if masks.size_hw != media.size_hw:
         raise DatasetError(
             f"{record.source}: the masks are {masks.size_hw[0]} x {masks.size_hw[1]} (height x width), but the video "
@@ -110,7 +110,7 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return Sample(media=media.select(ts), objects={1: masks}, queries=(query,), source=record.source)
 
 
-def _moved(text: str, ending: str, where: str) -> str:
+def _relocate(text: str, ending: str, where: str) -> str:
     """A path of the releaser as one under the ``data`` folder.
 
     Raises:
@@ -122,13 +122,13 @@ def _moved(text: str, ending: str, where: str) -> str:
     return str(PurePosixPath("sav", *parts))
 
 
-def _length(document: Mapping[str, Any], num_frames: int, record: Record) -> int:
+def _check_length(document: Mapping[str, Any], num_frames: int, record: Record) -> int:
     """Frames of the clip, given how many every 4th of the video are.
 
     Raises:
         DatasetError: the masks are those of a longer or shorter video.
     """
-    num_masks = len(entry(document, "masklet", record.source, list))
+    num_masks = len(get_field(document, "masklet", record.source, list))
     if abs(num_masks - num_frames) > 1 or not num_masks:
         raise DatasetError(
             f"{record.source}: the annotation has masks for {num_masks} frames, but every {STRIDE}th frame of the "

@@ -37,9 +37,9 @@ from typing import NamedTuple
 import numpy as np
 
 from unipixel.data.class_names import ADE20K, COCO_STUFF, MAPILLARY
-from unipixel.data.files import entry, read_json, require
-from unipixel.data.pictures import PICTURE_SUFFIXES, check_size, index_picture, open_picture, still_track
-from unipixel.data.record import Record
+from unipixel.data.files import get_field, read_json, require
+from unipixel.data.pictures import PICTURE_SUFFIXES, check_size, open_picture, read_index_picture, repeat_mask
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -47,7 +47,7 @@ _MAPILLARY_CONFIG = "lisa/mapillary/config_v2.0.json"
 
 
 @dataclass(frozen=True)
-class _Source:
+class _SemanticLayout:
     """Where a set lies, and what its pixels mean."""
 
     images: str
@@ -68,7 +68,7 @@ class _Source:
 _CATCH_ALLS = tuple(value for value, name in enumerate(COCO_STUFF) if "-" in name)
 
 _SOURCES = {
-    "ade20k": _Source(
+    "ade20k": _SemanticLayout(
         images="lisa/ade20k/images/{}",
         labels="lisa/ade20k/annotations/{}",
         splits={"train": "training", "val": "validation"},
@@ -77,7 +77,7 @@ _SOURCES = {
         first_id=1,
         nothing=(0, 255),
     ),
-    "cocostuff": _Source(
+    "cocostuff": _SemanticLayout(
         images="lisa/coco/{}",
         labels="lisa/cocostuff/{}",
         splits={"train": "train2017", "val": "val2017"},
@@ -87,7 +87,7 @@ _SOURCES = {
         nothing=(255, *_CATCH_ALLS),
         originally_nothing=(255, 0, *(value + 1 for value in _CATCH_ALLS)),
     ),
-    "mapillary": _Source(
+    "mapillary": _SemanticLayout(
         images="lisa/mapillary/{}/images",
         labels="lisa/mapillary/{}/v2.0/labels",
         splits={"train": "training", "val": "validation"},
@@ -99,7 +99,7 @@ _SOURCES = {
 }
 
 
-class _Raw(NamedTuple):
+class _SemanticAnnotation(NamedTuple):
     """What a record keeps."""
 
     labels: str
@@ -108,26 +108,26 @@ class _Raw(NamedTuple):
     """Pixel values that are not asked for."""
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """The records of a split: one per label picture.
 
     Raises:
         DatasetError: a folder is missing or empty, or a photo is missing.
     """
-    return _records(root, dataset, split, _SOURCES[dataset].nothing)
+    return _list_photos(root, dataset, split, _SOURCES[dataset].nothing)
 
 
-def original_index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_original_records(root: Path, dataset: str, split: str) -> list[Record]:
     """The records without the classes that the released loader leaves out.
 
     Raises:
         DatasetError: as `index`.
     """
     source = _SOURCES[dataset]
-    return _records(root, dataset, split, source.originally_nothing or source.nothing)
+    return _list_photos(root, dataset, split, source.originally_nothing or source.nothing)
 
 
-def _records(root: Path, dataset: str, split: str, nothing: tuple[int, ...]) -> list[Record]:
+def _list_photos(root: Path, dataset: str, split: str, nothing: tuple[int, ...]) -> list[Record]:
     source = _SOURCES[dataset]
     images, labels = (where.format(source.splits[split]) for where in (source.images, source.labels))
     stems = sorted(path.stem for path in require(root / labels, dataset, "folder").iterdir() if path.suffix == ".png")
@@ -152,22 +152,22 @@ def _records(root: Path, dataset: str, split: str, nothing: tuple[int, ...]) -> 
             data_type="seg_image",
             root=root,
             frame_names=(f"{images}/{photos[stem]}",),
-            raw=_Raw(f"{labels}/{stem}.png", nothing),
+            raw=_SemanticAnnotation(f"{labels}/{stem}.png", nothing),
         )
         for stem in stems
     ]
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """A photo with the classes seen in it.
 
     Raises:
         DatasetError: photo or labels are missing, damaged or of two sizes, or a pixel value has no class.
     """
-    raw: _Raw = record.raw
-    source, names = _SOURCES[record.dataset], _class_names(record.root, record.dataset)
+    raw: _SemanticAnnotation = record.raw
+    source, names = _SOURCES[record.dataset], _find_class_names(record.root, record.dataset)
     media = open_picture(record, frames)
-    labels = index_picture(record.root / raw.labels, record.source)
+    labels = read_index_picture(record.root / raw.labels, record.source)
     check_size((labels.shape[0], labels.shape[1]), media.size_hw, record, raw.labels)
     objects, queries = {}, []
     for value in np.flatnonzero(np.bincount(labels.reshape(-1))).tolist():
@@ -180,19 +180,19 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
                 "the labels are of another version"
             )
         object_id = source.first_id + place
-        objects[object_id] = still_track(labels == value, media.num_frames)
+        objects[object_id] = repeat_mask(labels == value, media.num_frames)
         queries.append(Query(kind="query", text=names[place], targets=(object_id,)))
     return Sample(media=media, objects=objects, queries=tuple(queries), source=record.source)
 
 
-def _class_names(root: Path, dataset: str) -> tuple[str, ...]:
+def _find_class_names(root: Path, dataset: str) -> tuple[str, ...]:
     if dataset == "mapillary" and (root / _MAPILLARY_CONFIG).is_file():
-        return _mapillary_names(root / _MAPILLARY_CONFIG)
+        return _read_mapillary_names(root / _MAPILLARY_CONFIG)
     return _SOURCES[dataset].names
 
 
 @lru_cache(maxsize=4)
-def _mapillary_names(path: Path) -> tuple[str, ...]:
-    rows = entry(read_json(path, "mapillary"), "labels", f"mapillary: {path}", list)
+def _read_mapillary_names(path: Path) -> tuple[str, ...]:
+    rows = get_field(read_json(path, "mapillary"), "labels", f"mapillary: {path}", list)
     where = f"mapillary: {path}, label"
-    return tuple(entry(row, "readable", f"{where} {number}", str).lower() for number, row in enumerate(rows))
+    return tuple(get_field(row, "readable", f"{where} {number}", str).lower() for number, row in enumerate(rows))

@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from unipixel import stickers
-from unipixel.data.clips import chosen_frames
-from unipixel.data.record import Record
+from unipixel.data.clips import resolve_frames
+from unipixel.data.records import Record
 from unipixel.masks import MaskTrack
 from unipixel.sample import Box, Point, Sample, Turn
 
@@ -25,7 +25,7 @@ TRAIN_RECORDS = 10_000
 VAL_RECORDS = 500
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """The records of a split; ``root`` is not looked at."""
     is_train, is_video = split.startswith("train"), split.endswith("video")
     seed = 0 if is_train else stickers.EVAL_SEED
@@ -42,29 +42,31 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     ]
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """A scene with its questions; of a choice of frames, the questions that point at other frames are left out."""
     seed, number = record.raw
-    made = stickers.sample(seed, number, video=record.data_type == "seg_video")
+    made = stickers.generate_sample(seed, number, video=record.data_type == "seg_video")
     if frames is not None:
-        made = _cut(made, chosen_frames(record, frames, made.media.num_frames))
+        made = _cut_sample(made, resolve_frames(record, frames, made.media.num_frames))
     return replace(made, source=record.source)
 
 
-def _cut(made: Sample, frames: list[int]) -> Sample:
+def _cut_sample(made: Sample, frames: list[int]) -> Sample:
     objects = {n: MaskTrack(one.size_hw, tuple(one.rles[t] for t in frames)) for n, one in made.objects.items()}
-    turns = [_moved(turn, frames) for turn in made.turns]
+    turns = [_move_turn(turn, frames) for turn in made.turns]
     return replace(
         made, media=made.media.select(frames), objects=objects, turns=tuple(turn for turn in turns if turn is not None)
     )
 
 
-def _moved(turn: Turn, frames: list[int]) -> Turn | None:
+def _move_turn(turn: Turn, frames: list[int]) -> Turn | None:
     """The turn with its prompts' frames counted within the cut clip; None if one of them is not in it."""
     if any(prompt.frame not in frames for prompts in turn.references for prompt in prompts):
         return None
 
-    def moved(prompt: Point | Box) -> Point | Box:
+    def move_prompt(prompt: Point | Box) -> Point | Box:
         return replace(prompt, frame=frames.index(prompt.frame))
 
-    return replace(turn, references=tuple(tuple(moved(prompt) for prompt in prompts) for prompts in turn.references))
+    return replace(
+        turn, references=tuple(tuple(move_prompt(prompt) for prompt in prompts) for prompts in turn.references)
+    )

@@ -29,10 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.clips import chosen_frames, open_clip
-from unipixel.data.encodings import rle_track, vicas_track
-from unipixel.data.files import entry, read_json, require
-from unipixel.data.record import Record
+from unipixel.data.clips import open_clip, resolve_frames
+from unipixel.data.encodings import read_vicas_track, rles_to_track
+from unipixel.data.files import get_field, read_json, require
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.sample import Query, Sample
@@ -43,7 +43,7 @@ _FOLDERS = ("vicas/annotations", "vicas/annotations/v1.0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Referral:
+class VicasReferral:
     """What `Record.raw` holds here."""
 
     video: str
@@ -56,7 +56,7 @@ class Referral:
     """Path of the video's own annotation under the ``data`` folder, if it has one."""
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """One record per referral, in the order of the split.
 
     Raises:
@@ -72,35 +72,35 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     together = read_json(root / _ALL, where) if (root / _ALL).exists() else None
     records: list[Record] = []
     for number in numbers:
-        records += _records(root, dataset, split, f"{int(number):06d}", together)
+        records += _read_video(root, dataset, split, f"{int(number):06d}", together)
     return records
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """The clip with its referral as the one query, and as object 1 what it refers to.
 
     Raises:
         DatasetError: a file is missing or damaged, or masks do not fit their frames.
         ValueError: a frame is not in the clip.
     """
-    raw: Referral = record.raw
-    ts = chosen_frames(record, frames, record.num_frames or 0)
+    raw: VicasReferral = record.raw
+    ts = resolve_frames(record, frames, record.num_frames or 0)
     media = open_clip(record, ts)
     path = record.root / f"vicas/masks/{raw.video}/{raw.expression}.json"
     if path.exists() or raw.annotation is None:
-        masks = vicas_track(path, ts, record.source, size_hw=media.size_hw, total=record.num_frames)
+        masks = read_vicas_track(path, ts, record.source, size_hw=media.size_hw, total=record.num_frames)
     else:
-        masks = _masks_beside(record, raw, raw.annotation, ts, media.size_hw)
+        masks = _read_own_masks(record, raw, raw.annotation, ts, media.size_hw)
     query = Query(kind="sentence", text=raw.text, targets=(1,))
     return Sample(media=media, objects={1: masks}, queries=(query,), source=record.source)
 
 
-def _records(root: Path, dataset: str, split: str, video: str, together: dict[str, Any] | None) -> list[Record]:
+def _read_video(root: Path, dataset: str, split: str, video: str, together: dict[str, Any] | None) -> list[Record]:
     where = f"{dataset}/{split}"
     own = None
     if together is not None:
         place = f"{where}: {root / _ALL}, video {video}"
-        value = entry(together, video, f"{where}: {root / _ALL}", dict) if video in together else None
+        value = get_field(together, video, f"{where}: {root / _ALL}", dict) if video in together else None
         if value is None:
             raise DatasetError(f"{place}: the split names it, but it is not among the {len(together)} annotated videos")
     else:
@@ -108,20 +108,20 @@ def _records(root: Path, dataset: str, split: str, video: str, together: dict[st
         place = f"{where}: {root / (own or _ALL)}"
         value = read_json(root / (own or _ALL), where)
     frames = [
-        entry(frame, "filename", f"{place}, frame {t}", str)
-        for t, frame in enumerate(entry(value, "segmentations", place, list))
+        get_field(frame, "filename", f"{place}, frame {t}", str)
+        for t, frame in enumerate(get_field(value, "segmentations", place, list))
     ]
     if not frames:
         raise DatasetError(f"{place}: it has no annotated frame")
     names = tuple(f"vicas/video_frames/{video}/{frame}" for frame in frames)
     records = []
-    for number, referral in enumerate(entry(value, "object_referrals", place, list)):
+    for number, referral in enumerate(get_field(value, "object_referrals", place, list)):
         there = f"{place}, referral {number}"
-        raw = Referral(
+        raw = VicasReferral(
             video=video,
             expression=str(number),
-            text=entry(referral, "prompt", there, str).strip(),
-            tracks=tuple(int(track) for track in entry(referral, "track_ids", there, list)),
+            text=get_field(referral, "prompt", there, str).strip(),
+            tracks=tuple(int(track) for track in get_field(referral, "track_ids", there, list)),
             annotation=own,
         )
         record = Record(
@@ -137,21 +137,21 @@ def _records(root: Path, dataset: str, split: str, video: str, together: dict[st
     return records
 
 
-def _masks_beside(
-    record: Record, raw: Referral, annotation: str, ts: Sequence[int], size_hw: tuple[int, int]
+def _read_own_masks(
+    record: Record, raw: VicasReferral, annotation: str, ts: Sequence[int], size_hw: tuple[int, int]
 ) -> MaskTrack:
     """The referral's object by the masks that a per-video annotation holds itself."""
     path = record.root / annotation
     where = f"{record.source}: {path}"
-    listed = entry(read_json(path, record.source), "segmentations", where, list)
+    listed = get_field(read_json(path, record.source), "segmentations", where, list)
     rles = []
     for t in ts:
         place = f"{where}, frame {t}"
-        tracks = entry(listed[t], "track_ids", place, list)
+        tracks = get_field(listed[t], "track_ids", place, list)
         if "mask_rles" not in listed[t]:
             require(record.root / f"vicas/masks/{raw.video}/{raw.expression}.json", record.source, "mask file")
-        masks = entry(listed[t], "mask_rles", place, list)
+        masks = get_field(listed[t], "mask_rles", place, list)
         if len(masks) != len(tracks):
             raise DatasetError(f"{place}: {len(masks)} masks for {len(tracks)} tracks; there should be one for each")
         rles.append([mask for track, mask in zip(tracks, masks, strict=True) if track in raw.tracks])
-    return rle_track(rles, size_hw, where)
+    return rles_to_track(rles, size_hw, where)

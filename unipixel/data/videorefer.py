@@ -35,10 +35,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.encodings import rle_track
-from unipixel.data.files import entry, read_json
-from unipixel.data.record import Record, count_words
-from unipixel.data.videorefer_clips import annotated_frames, read_clip, tagged_ids, with_ids
+from unipixel.data.encodings import rles_to_track
+from unipixel.data.files import get_field, read_json
+from unipixel.data.records import Record, count_words
+from unipixel.data.videorefer_clips import find_annotated_frames, find_tagged_ids, read_clip, replace_tags
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, QueryKind, Sample
 
@@ -48,7 +48,7 @@ MIN_RATIO = 0.3
 
 
 @dataclass(frozen=True)
-class _Part:
+class _VideoReferPart:
     file: str
     masks: str
     kind: QueryKind
@@ -58,18 +58,18 @@ class _Part:
 
 
 _PARTS = {
-    "videorefer_short_caption": _Part(
+    "videorefer_short_caption": _VideoReferPart(
         "videorefer-short-caption-500k-wo-masks.json", "masks_short_caption", "caption", "short", filtered=False
     ),
-    "videorefer_detailed_caption": _Part(
+    "videorefer_detailed_caption": _VideoReferPart(
         "videorefer-detailed-caption-125k-wo-masks.json", "masks_detailed_caption", "caption", "detailed"
     ),
-    "videorefer_qa": _Part("videorefer-qa-75k-wo-masks.json", "masks_qa", "qa", ""),
+    "videorefer_qa": _VideoReferPart("videorefer-qa-75k-wo-masks.json", "masks_qa", "qa", ""),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _VideoReferRow:
     """What of a row is kept in the index."""
 
     number: int
@@ -82,7 +82,7 @@ class _Row:
     words: int
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """Every usable row; see the module's docstring for those that are left out.
 
     Raises:
@@ -93,7 +93,7 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     rows = read_json(file, f"{dataset}/{split}", list)
     records = []
     for number, raw in enumerate(rows):
-        row = _row(raw, number, part, f"{dataset}/{split} row {number} of {file.name}")
+        row = _parse_row(raw, number, part, f"{dataset}/{split} row {number} of {file.name}")
         if row is None:
             continue
         records.append(
@@ -105,13 +105,13 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
                 root=root,
                 raw=row,
                 words=row.words,
-                tracked=len(row.frames) > 1,
+                is_tracked=len(row.frames) > 1,
             )
         )
     return records
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """One row with the masks of its objects.
 
     Raises:
@@ -121,11 +121,11 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     whole = len(row.frames) == 1
     numbers, only = (None, row.frames[0]) if whole else (row.frames, None)
     media, chosen = read_clip(record, record.root / FOLDER / "videos" / row.video, numbers, frames, only)
-    masks = _masks(record, record.root / FOLDER / part.masks / f"{row.number}.json")
+    masks = _read_masks(record, record.root / FOLDER / part.masks / f"{row.number}.json")
     objects = {}
     for object_id, listed in zip(row.ids, masks, strict=True):
         per_frame = [([] if t != only else listed[0]) if whole else listed[t] for t in chosen]
-        objects[object_id] = rle_track(per_frame, media.size_hw, f"{record.source}, object {object_id}")
+        objects[object_id] = rles_to_track(per_frame, media.size_hw, f"{record.source}, object {object_id}")
     query = Query(
         kind=part.kind,
         text=row.question,
@@ -138,34 +138,36 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return Sample(media=media, objects=objects, queries=(query,), source=record.source)
 
 
-def _row(raw: Any, number: int, part: _Part, where: str) -> _Row | None:
+def _parse_row(raw: Any, number: int, part: _VideoReferPart, where: str) -> _VideoReferRow | None:
     """The row as the index keeps it; None for one that is left out."""
-    objects = entry(raw, "annotation", where, list)
+    objects = get_field(raw, "annotation", where, list)
     if not objects:
         return None
-    if part.filtered and (len(objects) > MAX_OBJECTS or entry(raw, "ratio", where, (int, float)) < MIN_RATIO):
+    if part.filtered and (len(objects) > MAX_OBJECTS or get_field(raw, "ratio", where, (int, float)) < MIN_RATIO):
         return None
-    turns = entry(raw, "conversations", where, list)
+    turns = get_field(raw, "conversations", where, list)
     if len(turns) != 2:
         raise DatasetError(f"{where}: the conversation has {len(turns)} entries; it should be a question and an answer")
-    question = entry(turns[0], "value", where, str).strip()
+    question = get_field(turns[0], "value", where, str).strip()
     question = question.removeprefix("<video>\n").removesuffix("\n<video>").strip()
-    answer = entry(turns[1], "value", where, str).strip()
+    answer = get_field(turns[1], "value", where, str).strip()
     words = count_words(question, answer)
-    ids = tagged_ids(question, len(objects), where)
+    ids = find_tagged_ids(question, len(objects), where)
     introduction, line, rest = question.partition("\n")
     if line and introduction.startswith("There") and "<region>" in introduction:
         question = rest.strip()
     else:
         introduction = ""
-    frames = annotated_frames(objects, where)
+    frames = find_annotated_frames(objects, where)
     if not question or not answer:
         raise DatasetError(f"{where}: the question is {question!r:.40} and the answer {answer!r:.40}; give both")
-    video = entry(raw, "video", where, str)
-    return _Row(number, video, ids, frames, with_ids(introduction), with_ids(question), with_ids(answer), words)
+    video = get_field(raw, "video", where, str)
+    return _VideoReferRow(
+        number, video, ids, frames, replace_tags(introduction), replace_tags(question), replace_tags(answer), words
+    )
 
 
-def _masks(record: Record, file: Path) -> list[Any]:
+def _read_masks(record: Record, file: Path) -> list[Any]:
     """Per object, per annotated frame, the list of its RLEs."""
     row = record.raw
     masks = read_json(file, record.source, list)

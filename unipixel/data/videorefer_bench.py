@@ -31,10 +31,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.encodings import rle_track
-from unipixel.data.files import entry, read_json
-from unipixel.data.record import Record
-from unipixel.data.videorefer_clips import ONLY_ID, annotated_frames, frame_number, read_clip, tagged_ids, with_ids
+from unipixel.data.encodings import rles_to_track
+from unipixel.data.files import get_field, read_json
+from unipixel.data.records import Record
+from unipixel.data.videorefer_clips import (
+    ONLY_ID,
+    find_annotated_frames,
+    find_tagged_ids,
+    parse_frame_number,
+    read_clip,
+    replace_tags,
+)
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -47,7 +54,7 @@ _FILES = {
 _OPTION = re.compile(r"\(([A-Z])\)\s*(.*)", re.DOTALL)
 
 
-def index(root: Path, dataset: str, split: str) -> list[Record]:
+def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """One record per question (Q) or object (D).
 
     Raises:
@@ -58,17 +65,21 @@ def index(root: Path, dataset: str, split: str) -> list[Record]:
     records = []
     for number, row in enumerate(rows):
         where = f"{dataset}/{split} row {number} of {name}"
-        objects = entry(row, "annotation", where, list)
-        numbers = annotated_frames(objects, where)
-        query = _question(row, len(objects), where) if dataset == "videorefer_bench_q" else _description(row, where)
-        raw = (entry(row, "video", where, str), objects, numbers, frame_number(row, numbers, where), query)
+        objects = get_field(row, "annotation", where, list)
+        numbers = find_annotated_frames(objects, where)
+        query = (
+            _parse_question(row, len(objects), where)
+            if dataset == "videorefer_bench_q"
+            else _parse_description(row, where)
+        )
+        raw = (get_field(row, "video", where, str), objects, numbers, parse_frame_number(row, numbers, where), query)
         records.append(
             Record(dataset=dataset, split=split, id=str(number), data_type="region_video", root=root, raw=raw)
         )
     return records
 
 
-def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
+def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """One question or object, with the objects' masks on the annotated frames.
 
     Raises:
@@ -82,18 +93,18 @@ def sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     for object_id, masks in zip(query["about"], annotation, strict=True):
         where = f"{record.source}, object {object_id}"
         listed = [masks.get(str(numbers[k])) for k in chosen]
-        rles = [[] if mask is None else [entry(mask, "segmentation", where, (dict, type(None)))] for mask in listed]
-        objects[object_id] = rle_track(rles, media.size_hw, where)
+        rles = [[] if mask is None else [get_field(mask, "segmentation", where, (dict, type(None)))] for mask in listed]
+        objects[object_id] = rles_to_track(rles, media.size_hw, where)
     asked = Query(**query, frame=chosen.index(t))
     return Sample(media=media, objects=objects, queries=(asked,), source=record.source)
 
 
-def _question(row: Any, count: int, where: str) -> dict[str, Any]:
+def _parse_question(row: Any, count: int, where: str) -> dict[str, Any]:
     """Fields of the `Query` of a row of Q."""
-    text = entry(row, "Question", where, str).strip()
-    options = [_OPTION.fullmatch(str(option).strip()) for option in entry(row, "options", where, list)]
+    text = get_field(row, "Question", where, str).strip()
+    options = [_OPTION.fullmatch(str(option).strip()) for option in get_field(row, "options", where, list)]
     letters = [option[1] if option else "?" for option in options]
-    answer = _OPTION.match(entry(row, "Answer", where, str).strip())
+    answer = _OPTION.match(get_field(row, "Answer", where, str).strip())
     if letters != [chr(ord("A") + k) for k in range(len(letters))] or not answer or answer[1] not in letters:
         raise DatasetError(
             f"{where}: the options are lettered {letters} and the answer is {row['Answer']!r:.40}; "
@@ -101,17 +112,17 @@ def _question(row: Any, count: int, where: str) -> dict[str, Any]:
         )
     return {
         "kind": "choice",
-        "text": with_ids(text),
+        "text": replace_tags(text),
         "answer": answer[1],
-        "about": tagged_ids(text, count, where),
-        "options": tuple(with_ids(option[2].strip()) for option in options if option),
-        "category": entry(row, "type", where, str),
+        "about": find_tagged_ids(text, count, where),
+        "options": tuple(replace_tags(option[2].strip()) for option in options if option),
+        "category": get_field(row, "type", where, str),
     }
 
 
-def _description(row: Any, where: str) -> dict[str, Any]:
+def _parse_description(row: Any, where: str) -> dict[str, Any]:
     """Fields of the `Query` of a row of D."""
     if len(row["annotation"]) != 1:
         raise DatasetError(f"{where}: there are masks of {len(row['annotation'])} objects; a description is of one")
-    caption = entry(row, "caption", where, str).strip()
+    caption = get_field(row, "caption", where, str).strip()
     return {"kind": "caption", "text": "", "answer": caption, "about": (ONLY_ID,), "category": "detailed"}

@@ -11,9 +11,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.clips import chosen_frames
-from unipixel.data.files import entry
-from unipixel.data.record import Record
+from unipixel.data.clips import resolve_frames
+from unipixel.data.files import get_field
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError, MediaError
 from unipixel.media import Media, open_media
 
@@ -24,7 +24,7 @@ _FIRST_MENTION = re.compile(r"(?:<object(\d+)>)?<region>")
 _MENTION = re.compile(r"<object(\d+)>(?:<region>)?")
 
 
-def tagged_ids(text: str, count: int, where: str) -> tuple[int, ...]:
+def find_tagged_ids(text: str, count: int, where: str) -> tuple[int, ...]:
     """Ids of the objects that a text introduces, in the order of the annotation.
 
     Args:
@@ -44,12 +44,12 @@ def tagged_ids(text: str, count: int, where: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def with_ids(text: str) -> str:
+def replace_tags(text: str) -> str:
     """The text with every object written as ``[id]``."""
     return _MENTION.sub(lambda found: f"[{int(found[1])}]", text).replace("<region>", f"[{ONLY_ID}]")
 
 
-def annotated_frames(objects: Sequence[Any], where: str) -> tuple[int, ...]:
+def find_annotated_frames(objects: Sequence[Any], where: str) -> tuple[int, ...]:
     """Numbers of all frames on which any object has a mask, ascending.
 
     Args:
@@ -67,20 +67,20 @@ def annotated_frames(objects: Sequence[Any], where: str) -> tuple[int, ...]:
     return tuple(sorted({int(name) for name in names}))
 
 
-def frame_number(row: Any, numbers: Collection[int], where: str) -> int:
+def parse_frame_number(row: Any, numbers: Collection[int], where: str) -> int:
     """The field ``frame_idx`` of a benchmark row: the frame on which its objects are pointed at.
 
     Raises:
         DatasetError: it is missing, no number, or not one of the annotated frames.
     """
-    value = entry(row, "frame_idx", where, (str, int))
+    value = get_field(row, "frame_idx", where, (str, int))
     number = int(value) if str(value).isascii() and str(value).isdigit() else None
     if number not in numbers or number is None:
         raise DatasetError(f"{where}: frame_idx is {value!r}; it should be one of the annotated frames {list(numbers)}")
     return number
 
 
-def keeping(frames: Sequence[int], t: int) -> list[int]:
+def include_frame(frames: Sequence[int], t: int) -> list[int]:
     """The frames with ``t`` among them: where it is missing, it takes the place of the one nearest to it."""
     kept = [int(frame) for frame in frames]
     if kept and t not in kept:
@@ -98,7 +98,7 @@ def read_clip(
         path: video file or folder of frames.
         numbers: the clip, as frame numbers of the video; None: all of the video.
         frames: wanted frames of the clip; None: all.
-        t: frame of the clip that must be among them, see `keeping`; None: no such frame.
+        t: frame of the clip that must be among them, see `include_frame`; None: no such frame.
 
     Raises:
         DatasetError: the video cannot be read, or has fewer frames than the annotation numbers.
@@ -116,7 +116,7 @@ def read_clip(
             "it may be cut off or another version of the video"
         )
     clip = media if numbers is None else media.select(numbers)
-    chosen = chosen_frames(record, frames, clip.num_frames)
+    chosen = resolve_frames(record, frames, clip.num_frames)
     if t is not None:
-        chosen = keeping(chosen, t)
+        chosen = include_frame(chosen, t)
     return clip.select(chosen), chosen

@@ -32,7 +32,7 @@ Font = ImageFont.FreeTypeFont
 
 
 @dataclass(frozen=True)
-class Run:
+class TextRun:
     """Text that one font can write."""
 
     text: str
@@ -40,9 +40,9 @@ class Run:
     """Name in the archive, or a system font's path."""
 
 
-def writable(text: str) -> bool:
+def is_writable(text: str) -> bool:
     """Whether there is a glyph for every sign of a text."""
-    return all(_font_of(sign) is not None for sign in text if not _is_silent(sign))
+    return all(_find_font(sign) is not None for sign in text if not _is_silent(sign))
 
 
 class Lettering:
@@ -60,7 +60,7 @@ class Lettering:
 
     def width(self, text: str) -> float:
         """Pixels that a text takes."""
-        return sum(self._font(run).getlength(run.text) for run in _runs(text))
+        return sum(self._load_font(run).getlength(run.text) for run in _split_runs(text))
 
     def height(self) -> int:
         """Pixels from the top of the highest letter to the bottom of the lowest."""
@@ -69,12 +69,12 @@ class Lettering:
     def write(self, image: Image.Image, place: tuple[float, float], text: str, ink: tuple[int, int, int]) -> None:
         """Write a line whose top left corner is ``place``."""
         pen, (x, y) = ImageDraw.Draw(image), place
-        for run in _runs(text):
-            font = self._font(run)
+        for run in _split_runs(text):
+            font = self._load_font(run)
             pen.text((x, y + self.ascent), run.text, font=font, fill=ink, anchor="ls")
             x += font.getlength(run.text)
 
-    def fitting(self, text: str, width: float) -> int:
+    def count_fitting(self, text: str, width: float) -> int:
         """How many characters of a text fit, at least one."""
         fits, longest = 1, len(text)
         while fits < longest:
@@ -85,11 +85,11 @@ class Lettering:
                 longest = middle - 1
         return fits
 
-    def _font(self, run: Run) -> Font:
-        return _loaded(run.font, round(self.size * _EMOJI_SIZE) if run.font == "emoji" else self.size)
+    def _load_font(self, run: TextRun) -> Font:
+        return _open_font(run.font, round(self.size * _EMOJI_SIZE) if run.font == "emoji" else self.size)
 
 
-def _runs(text: str) -> list[Run]:
+def _split_runs(text: str) -> list[TextRun]:
     """A text in stretches of one font; signs that join others stay with them, those that no font has become ``?``."""
     signs: list[tuple[str, str]] = []
     for sign in text:
@@ -97,19 +97,19 @@ def _runs(text: str) -> list[Run]:
         if unicodedata.category(sign)[0] == "C" and sign not in "\u200c\u200d":
             continue  # controls, surrogates, marks of direction
         if sign == " " or _is_silent(sign):
-            if before in _coverage() and _has(before, sign):
+            if before in _read_coverage() and _has_glyph(before, sign):
                 signs.append((before, sign))
             elif sign == " " or not (unicodedata.category(sign) == "Cf" or sign in _VARIANTS):
-                signs.append((_font_of(sign) or "sans", sign))
+                signs.append((_find_font(sign) or "sans", sign))
             continue
-        font = _font_of(sign)
+        font = _find_font(sign)
         signs.append((font, sign) if font is not None else ("sans", "?"))
     # between two fonts a blank is of neither, lest it lies at the other end of what is written from the right
     for place in range(len(signs) - 1, -1, -1):
         after = signs[place + 1][0] if place + 1 < len(signs) else "sans"
         if signs[place][1] == " " and (signs[place][0] != after or after == "emoji"):
             signs[place] = ("sans", " ")
-    return [Run("".join(sign for _, sign in group), font) for font, group in groupby(signs, key=lambda one: one[0])]
+    return [TextRun("".join(sign for _, sign in group), font) for font, group in groupby(signs, key=lambda one: one[0])]
 
 
 def _is_silent(sign: str) -> bool:
@@ -117,39 +117,41 @@ def _is_silent(sign: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _font_of(sign: str) -> str | None:
-    return next((name for name in _coverage() if _has(name, sign)), None) or _system_font_of(sign)
+def _find_font(sign: str) -> str | None:
+    return next((name for name in _read_coverage() if _has_glyph(name, sign)), None) or _find_system_font(sign)
 
 
-def _has(name: str, sign: str) -> bool:
+def _has_glyph(name: str, sign: str) -> bool:
     """Whether a font of the archive has a glyph for a sign."""
-    starts, ends = _coverage()[name]
+    starts, ends = _read_coverage()[name]
     place = bisect.bisect_right(starts, ord(sign)) - 1
     return place >= 0 and ord(sign) <= ends[place]
 
 
 @lru_cache(maxsize=1)
-def _coverage() -> dict[str, tuple[list[int], list[int]]]:
+def _read_coverage() -> dict[str, tuple[list[int], list[int]]]:
     with zipfile.ZipFile(_ARCHIVE) as archive:
         listed = json.loads(archive.read("coverage.json"))
     return {name: ([first for first, _ in some], [last for _, last in some]) for name, some in listed.items()}
 
 
 @lru_cache(maxsize=256)
-def _loaded(name: str, size: int) -> Font:
+def _open_font(name: str, size: int) -> Font:
     # complex scripts need their letters joined and moved, which only Raqm does
     engine = ImageFont.Layout.RAQM if features.check("raqm") else ImageFont.Layout.BASIC
-    return ImageFont.truetype(io.BytesIO(_data(name)) if name in _coverage() else name, size, layout_engine=engine)
+    return ImageFont.truetype(
+        io.BytesIO(_read_font(name)) if name in _read_coverage() else name, size, layout_engine=engine
+    )
 
 
 @lru_cache(maxsize=64)
-def _data(name: str) -> bytes:
+def _read_font(name: str) -> bytes:
     with zipfile.ZipFile(_ARCHIVE) as archive:
         return archive.read(f"{name}.ttf")
 
 
 @lru_cache(maxsize=1)
-def _system_fonts() -> tuple[str, ...]:
+def _list_system_fonts() -> tuple[str, ...]:
     found: list[Path] = []
     for folder in _SYSTEM_FOLDERS:
         root = Path(folder).expanduser()
@@ -161,9 +163,9 @@ def _system_fonts() -> tuple[str, ...]:
     return tuple(str(path) for path in sorted(known, key=lambda path: (len(path.stem), path)))[:_MOST_SYSTEM_FONTS]
 
 
-def _system_font_of(sign: str) -> str | None:
+def _find_system_font(sign: str) -> str | None:
     """A font of the system that has a glyph for a sign: one that does not look like that of a sign nobody has."""
-    for path in _system_fonts():
+    for path in _list_system_fonts():
         try:
             font = ImageFont.truetype(path, 24)
             drawn, lacking = (bytes(font.getmask(one)) for one in (sign, "\U0010fffe"))

@@ -14,7 +14,7 @@ import av.codec
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unipixel.draw.lettering import Lettering, writable
+from unipixel.draw.lettering import Lettering, is_writable
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 _GIF_SHORTEST, _GIF_LONGEST = 2, 65_535
@@ -23,7 +23,7 @@ _MARGIN = 8
 """Pixels between the cells of a contact sheet."""
 
 
-def palette(object_id: int) -> tuple[int, int, int]:
+def get_colour(object_id: int) -> tuple[int, int, int]:
     """The colour (red, green, blue) of an object id: the same in every picture, and far from its neighbours'."""
     # Golden ratio steps never come back to a hue; three levels of light keep later ids apart as well.
     hue = (0.02 + object_id * _GOLDEN_RATIO) % 1.0
@@ -56,7 +56,7 @@ def overlay(
     Raises:
         ValueError: Shapes or lengths do not fit each other.
     """
-    frame, masks = _as_frame(frame), np.asarray(masks)
+    frame, masks = _to_frame(frame), np.asarray(masks)
     if masks.ndim != 3 or masks.shape[1:] != frame.shape[:2]:
         raise ValueError(f"masks must have the shape (N, {frame.shape[0]}, {frame.shape[1]}), not {masks.shape}")
     masks = masks.astype(bool)
@@ -67,13 +67,15 @@ def overlay(
     out = frame.astype(np.float32)
     thickness = max(1, round(min(frame.shape[:2]) / 240))
     for mask, object_id in zip(masks, ids, strict=True):
-        colour = np.array(palette(object_id), dtype=np.float32)
+        colour = np.array(get_colour(object_id), dtype=np.float32)
         out[mask] += opacity * (colour - out[mask])
         out[outline(mask, thickness)] = colour
     image = Image.fromarray(out.round().astype(np.uint8))
     for mask, object_id, text in zip(masks, ids, texts, strict=True):
         if text and mask.any():
-            _write_label(image, text if writable(text) else str(object_id), _middle(mask), palette(object_id))
+            _write_label(
+                image, text if is_writable(text) else str(object_id), _find_middle(mask), get_colour(object_id)
+            )
     return np.array(image)
 
 
@@ -98,7 +100,7 @@ def mark_prompts(
         points: x, y in pixels, and whether the click is positive.
         boxes: x1, y1, x2, y2 in pixels.
     """
-    image = Image.fromarray(_as_frame(frame))
+    image = Image.fromarray(_to_frame(frame))
     pen = ImageDraw.Draw(image)
     radius = max(2.0, min(image.size) / 60)
     for x1, y1, x2, y2 in boxes:
@@ -112,7 +114,7 @@ def mark_prompts(
     return np.array(image)
 
 
-def contact_sheet(
+def make_contact_sheet(
     images: Sequence[np.ndarray],
     captions: Sequence[str] | None = None,
     *,
@@ -139,7 +141,7 @@ def contact_sheet(
     if len(texts) != len(images):
         raise ValueError(f"{len(images)} pictures need as many captions, not {len(texts)}")
     columns = min(len(images), columns or math.ceil(math.sqrt(len(images))))
-    cells = [_cell(image, text, cell_width) for image, text in zip(images, texts, strict=True)]
+    cells = [_draw_cell(image, text, cell_width) for image, text in zip(images, texts, strict=True)]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
     size = (columns * (cell_width + _MARGIN) + _MARGIN, sum(heights) + (len(rows) + 1) * _MARGIN)
@@ -154,8 +156,8 @@ def contact_sheet(
 
 def write_png(image: np.ndarray, path: str | Path) -> Path:
     """Write a picture, uint8 (H, W, 3), as PNG; missing folders are made."""
-    path = _writable(path)
-    Image.fromarray(_as_frame(image)).save(path, format="PNG")
+    path = _prepare_path(path)
+    Image.fromarray(_to_frame(image)).save(path, format="PNG")
     return path
 
 
@@ -168,8 +170,8 @@ def write_gif(frames: Iterable[np.ndarray], path: str | Path, fps: float = 8.0) 
     Raises:
         ValueError: No frame, frames of different sizes, or a frame rate that is not positive.
     """
-    path = _writable(path)
-    first, rest = _first_and_rest(frames, fps)
+    path = _prepare_path(path)
+    first, rest = _check_frames(frames, fps)
     kept: list[Image.Image] = []
     times: list[int] = []
     number = 0
@@ -192,8 +194,8 @@ def write_mp4(frames: Iterable[np.ndarray], path: str | Path, fps: float = 8.0) 
     Raises:
         ValueError: No frame, frames of different sizes, or a frame rate that is not positive.
     """
-    path = _writable(path)
-    first, rest = _first_and_rest(frames, fps)
+    path = _prepare_path(path)
+    first, rest = _check_frames(frames, fps)
     height, width = first.shape[:2]
     codec, options = ("libx264", {"crf": "18"}) if "libx264" in av.codec.codecs_available else ("mpeg4", {"q": "3"})
     with av.open(f"file:{path}", mode="w", format="mp4", options={"movflags": "+faststart"}) as container:
@@ -210,36 +212,36 @@ def write_mp4(frames: Iterable[np.ndarray], path: str | Path, fps: float = 8.0) 
     return path
 
 
-def _as_frame(frame: np.ndarray) -> np.ndarray:
+def _to_frame(frame: np.ndarray) -> np.ndarray:
     frame = np.asarray(frame)
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
         raise ValueError(f"a picture must be uint8 (H, W, 3), not {frame.dtype} {frame.shape}")
     return np.ascontiguousarray(frame)
 
 
-def _first_and_rest(frames: Iterable[np.ndarray], fps: float) -> tuple[np.ndarray, Iterable[np.ndarray]]:
+def _check_frames(frames: Iterable[np.ndarray], fps: float) -> tuple[np.ndarray, Iterable[np.ndarray]]:
     if not 0 < fps <= 1000:
         raise ValueError(f"the frame rate must be above 0 and at most 1000 per second, not {fps!r}")
-    checked = map(_as_frame, frames)
+    checked = map(_to_frame, frames)
     first = next(checked, None)
     if first is None:
         raise ValueError("a clip needs at least one frame, got none")
-    return first, (_same_size(frame, first) for frame in checked)
+    return first, (_check_same_size(frame, first) for frame in checked)
 
 
-def _same_size(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
+def _check_same_size(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
     if frame.shape != first.shape:
         raise ValueError(f"the frames of a clip must have one size, not {first.shape[:2]} and {frame.shape[:2]}")
     return frame
 
 
-def _writable(path: str | Path) -> Path:
+def _prepare_path(path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _middle(mask: np.ndarray) -> tuple[int, int]:
+def _find_middle(mask: np.ndarray) -> tuple[int, int]:
     """The (x, y) of the mask's pixel nearest to its centre of mass, so that a label lies on the object itself."""
     rows, columns = np.nonzero(mask)
     nearest = int(((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin())
@@ -261,9 +263,9 @@ def _write_label(image: Image.Image, text: str, middle: tuple[int, int], colour:
     letters.write(image, (x + pad, y + pad), text, ink)
 
 
-def _cell(image: np.ndarray, caption: str, width: int) -> Image.Image:
+def _draw_cell(image: np.ndarray, caption: str, width: int) -> Image.Image:
     """One picture at the given width with its caption below."""
-    picture = Image.fromarray(_as_frame(image))
+    picture = Image.fromarray(_to_frame(image))
     height = max(1, round(picture.height * width / picture.width))
     # A very tall picture would make the whole sheet unreadable.
     if height > 3 * width:
@@ -271,7 +273,7 @@ def _cell(image: np.ndarray, caption: str, width: int) -> Image.Image:
     else:
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     letters = Lettering(max(11, width // 22))
-    lines = _broken_lines(caption, letters, width)
+    lines = _break_lines(caption, letters, width)
     line_height = letters.line_height
     cell = Image.new("RGB", (width, picture.height + 4 + line_height * len(lines)), (255, 255, 255))
     cell.paste(picture, ((width - picture.width) // 2, 0))
@@ -280,14 +282,14 @@ def _cell(image: np.ndarray, caption: str, width: int) -> Image.Image:
     return cell
 
 
-def _broken_lines(text: str, letters: Lettering, width: int) -> list[str]:
+def _break_lines(text: str, letters: Lettering, width: int) -> list[str]:
     """Text broken at spaces so that lines fit ``width`` pixels; a word that does not fit is broken inside."""
     lines = []
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split():
             while letters.width(word) > width:
-                fits = letters.fitting(word, width)
+                fits = letters.count_fitting(word, width)
                 lines += [line, word[:fits]] if line else [word[:fits]]
                 line, word = "", word[fits:]
             if line and letters.width(f"{line} {word}") > width:

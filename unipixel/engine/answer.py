@@ -110,7 +110,7 @@ class Clip:
     fps: float | None
 
     @classmethod
-    def of(cls, media: Media) -> Clip:
+    def from_media(cls, media: Media) -> Clip:
         """The clip of opened media."""
         return cls(media, media.source, tuple(media.frame_indices), media.fps)
 
@@ -258,8 +258,8 @@ class Answer:
             uint8 (H, W, 3) for one frame or a still image, else (T, H, W, 3).
         """
         if t is None and len(self.clip.frame_indices) > 1:
-            return np.stack(list(self._drawn()))
-        return self._overlay(self.clip.media.frame(t or 0), t or 0)
+            return np.stack(list(self._draw_frames()))
+        return self._draw_overlay(self.clip.media.frame(t or 0), t or 0)
 
     def save(self, path: str | Path) -> Path:
         """Write the answer in the form that the name asks for.
@@ -277,11 +277,11 @@ class Answer:
         if kind == ".json":
             path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
         elif kind == ".png":
-            draw.write_png(self._sheet(), path)
+            draw.write_png(self._draw_sheet(), path)
         elif kind == ".gif":
-            draw.write_gif(self._drawn(), path, **self._rate())
+            draw.write_gif(self._draw_frames(), path, **self._compute_fps())
         elif kind == ".mp4":
-            draw.write_mp4(self._drawn(), path, **self._rate())
+            draw.write_mp4(self._draw_frames(), path, **self._compute_fps())
         elif not kind:
             self.save(path / "answer.json")
             self.save(path / ("overlay.mp4" if len(self.clip.frame_indices) > 1 else "overlay.png"))
@@ -290,28 +290,28 @@ class Answer:
             raise ValueError(f"an answer cannot be saved as {path.suffix!r}; use .json, .png, .gif, .mp4 or a folder")
         return path
 
-    def _rate(self) -> dict[str, float]:
+    def _compute_fps(self) -> dict[str, float]:
         """Frames per second at which the clip plays as long as its source does."""
         indices = self.clip.frame_indices
         if not self.clip.fps or len(indices) < 2:
             return {}
         return {"fps": self.clip.fps * (len(indices) - 1) / max(indices[-1] - indices[0], 1)}
 
-    def _drawn(self) -> Iterator[np.ndarray]:
+    def _draw_frames(self) -> Iterator[np.ndarray]:
         for t, frame in enumerate(self.clip.media):
-            yield self._overlay(frame, t)
+            yield self._draw_overlay(frame, t)
 
-    def _overlay(self, frame: np.ndarray, t: int) -> np.ndarray:
+    def _draw_overlay(self, frame: np.ndarray, t: int) -> np.ndarray:
         seen = [one for one in self.objects if one.track.rles[t] is not None]
         masks = np.stack([one.track.mask(t) for one in seen]) if seen else np.zeros((0, *frame.shape[:2]), dtype=bool)
         return draw.overlay(
             frame, masks, labels=[f"{one.id} {one.label}".strip() for one in seen], ids=[one.id for one in seen]
         )
 
-    def _sheet(self) -> np.ndarray:
+    def _draw_sheet(self) -> np.ndarray:
         total = len(self.clip.frame_indices)
         if total == 1:
             return self.draw(0)
         shown: Sequence[int] = sorted({round(i) for i in np.linspace(0, total - 1, min(SHEET_FRAMES, total))})
         captions = [f"frame {self.clip.frame_indices[t]}" for t in shown]
-        return draw.contact_sheet([self.draw(t) for t in shown], captions)
+        return draw.make_contact_sheet([self.draw(t) for t in shown], captions)

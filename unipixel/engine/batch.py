@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from unipixel.engine.answer import Answer
 from unipixel.engine.dialogue import Ask
-from unipixel.engine.generate import Conversation, Decoding, Passage, Reply
+from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply
 from unipixel.engine.objects import Workspace
-from unipixel.engine.rounds import Rounds, Row, rounds
 from unipixel.engine.timing import Clock
+from unipixel.engine.turn import Rounds, Row, answer_request
 from unipixel.errors import UnipixelError
 from unipixel.model.unipixel import UniPixel
 
@@ -52,11 +52,11 @@ class _Member:
             return
         self.proceed(Row(reply))
 
-    def passage(self) -> Passage | None:
+    def passage(self) -> PrefillInput | None:
         """What the language model has to read for the question that is waiting; None if that fails."""
         assert self.waiting is not None
         try:
-            return self.space.dialogue.whole(self.waiting)
+            return self.space.dialogue.build_prefill(self.waiting)
         except UnipixelError as error:
             self.waiting, self.result = None, error
             self.session.close(media=False)
@@ -83,7 +83,7 @@ def answer_together(
                     raise
                 members.append(error)
                 continue
-            members.append(_Member(session, session.workspace, rounds(session.workspace, request)))
+            members.append(_Member(session, session.workspace, answer_request(session.workspace, request)))
         running = [one for one in members if isinstance(one, _Member)]
         for member in running:
             member.proceed()
@@ -103,7 +103,7 @@ def answer_together(
 
 def _one_round(model: UniPixel, waiting: list[_Member]) -> None:
     """Reply to all questions that wait; those that are to be answered alike form a batch."""
-    groups: dict[tuple[Decoding, bool], list[_Member]] = {}
+    groups: dict[tuple[DecodingOptions, bool], list[_Member]] = {}
     for member in waiting:
         ask = member.waiting
         if ask is not None and ask.one_of_many:
@@ -115,7 +115,7 @@ def _one_round(model: UniPixel, waiting: list[_Member]) -> None:
         if not read:
             continue
         clock = Clock(model.device)
-        reply = Reply(model, Conversation(), [passage for _, passage in read], decoding, clock, write=write)
+        reply = Reply(model, ConversationCache(), [passage for _, passage in read], decoding, clock, write=write)
         for _ in reply:
             pass
         for row, (member, _) in enumerate(read):

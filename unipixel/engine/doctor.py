@@ -15,33 +15,33 @@ import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
 
-from unipixel.engine.engine import available_memory, computes_in_bf16, suitable_dtype
-from unipixel.engine.features import KEPT_FRAMES
+from unipixel.engine.engine import computes_in_bf16, find_suitable_dtype, read_available_memory
+from unipixel.engine.features import CACHED_FRAMES
 from unipixel.errors import CheckpointError
-from unipixel.model.config import MODEL_TYPE, RELEASED_PIXEL, WRITTEN_FOR, UniPixelConfig, stated_tying
-from unipixel.model.fresh_modules import JOINTS
-from unipixel.model.lora_weights import ADAPTER_CONFIG, ADAPTER_FILES, LORA, PARTIAL_FILES, base_name
+from unipixel.model.config import MODEL_TYPE, RELEASED_PIXEL, WRITTEN_FOR, UniPixelConfig, read_tying
+from unipixel.model.fresh_modules import FRESH_PREFIXES
+from unipixel.model.lora_weights import ADAPTER_CONFIG, ADAPTER_FILES, LORA, PARTIAL_FILES, read_base_name
 from unipixel.model.tensor_files import (
     HEAD,
     INDEX_FILE,
     WEIGHTS_FILE,
     TensorEntry,
-    listed,
+    format_names,
     read_header,
     read_json,
 )
-from unipixel.model.tensor_names import canonical, official_name
+from unipixel.model.tensor_names import canonicalize, to_official_name
 from unipixel.model.weights import (
-    empty_model,
-    expected_shapes,
+    build_empty_model,
     find_base,
+    find_sam_file,
     is_hub_id,
+    list_expected_shapes,
     read_checkpoint,
     resolve_checkpoint,
-    sam_file,
 )
 from unipixel.processing.images import FILE, NESTED_FILE, ImageSettings
-from unipixel.processing.processor import vocabulary_faults
+from unipixel.processing.processor import find_vocabulary_errors
 from unipixel.processing.tokenizer import load_tokenizer
 
 SMALL_FILES = ["*.json", "*.txt", "*.jinja"]
@@ -49,7 +49,7 @@ SIZES = {(2048, 36): "UniPixel-3B", (3584, 28): "UniPixel-7B", (256, 4): "nano"}
 """(width, layers) of the language model of known sizes."""
 VOCABULARIES = {"UniPixel-3B": 151936, "UniPixel-7B": 152064}
 BYTES = {"float32": 4, "bfloat16": 2}
-_HELD = {"F64", "F32", "F16", "BF16"}
+_BUFFERS = {"F64", "F32", "F16", "BF16"}
 CLIP_TOKENS = 16 // 2 * 256 + 512
 """Positions of a clip of 16 frames with its question and reply, at the released budget."""
 
@@ -116,7 +116,7 @@ def examine(name: str | Path, *, base: str | Path | None = None) -> Finding:
     stored = {key: entry for entries in headers.values() for key, entry in entries.items()}
     try:
         config = UniPixelConfig.from_folder(folder, head_stored=HEAD in stored if stored else None)
-        shapes = expected_shapes(empty_model(config))
+        shapes = list_expected_shapes(build_empty_model(config))
     except CheckpointError as error:
         finding.problems.append(str(error))
         return finding
@@ -178,13 +178,13 @@ def _note_file(name: str, size: int, entries: Mapping[str, TensorEntry], finding
     finding.bytes_on_disk += size
     end = max((entry.end for entry in entries.values()), default=0)
     kinds = ", ".join(sorted({entry.dtype for entry in entries.values()}))
-    finding.files[name] = f"{len(entries)} tensors, {kinds}, {_amount(size)}"
+    finding.files[name] = f"{len(entries)} tensors, {kinds}, {_format_bytes(size)}"
     if end > size:
         finding.problems.append(f"{name} is cut off: {size:,} bytes of {end:,}")
         finding.files[name] += ", CUT OFF"
 
 
-def _amount(size: float) -> str:
+def _format_bytes(size: float) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 
 
@@ -236,7 +236,7 @@ def _check_index(places: Any, headers: Mapping[str, Mapping[str, TensorEntry]], 
             finding.files[shard] = f"MISSING, with {len(promised)} tensors"
             finding.problems.append(f"the shard {shard} is missing, with {len(promised)} tensors")
     if ghosts := [k for k, shard in places.items() if shard in headers and k not in headers[shard]]:
-        finding.problems.append(f"{INDEX_FILE} names tensors that their shards lack: {listed(ghosts)}")
+        finding.problems.append(f"{INDEX_FILE} names tensors that their shards lack: {format_names(ghosts)}")
     return set(shards)
 
 
@@ -249,7 +249,7 @@ def _describe(
     if language.vocab_size != vocabulary:
         finding.differences.append(f"the vocabulary has {language.vocab_size:,} entries, the release {vocabulary:,}")
     finding.parameters = sum(math.prod(shape) for shape in shapes.values())
-    stated = stated_tying(tree)
+    stated = read_tying(tree)
     place = "the top level" if tree.get("tie_word_embeddings") is not None else "text_config"
     by = f"by {place} of config.json" if stated is not None else "by what the weights hold"
     finding.facts |= {
@@ -275,12 +275,12 @@ def _describe(
         finding.differences.append("config.json says nothing about tied word embeddings")
 
 
-def _official(names: Mapping[str, TensorEntry]) -> tuple[dict[str, TensorEntry], list[str]]:
+def _list_official_names(names: Mapping[str, TensorEntry]) -> tuple[dict[str, TensorEntry], list[str]]:
     """Entries under disk names, and names that fit no part of a model."""
     known, unknown = {}, []
     for name, entry in names.items():
         try:
-            known[official_name(name)] = entry
+            known[to_official_name(name)] = entry
         except KeyError:
             unknown.append(name)
     return known, unknown
@@ -289,15 +289,15 @@ def _official(names: Mapping[str, TensorEntry]) -> tuple[dict[str, TensorEntry],
 def _compare(
     stored: Mapping[str, TensorEntry], shapes: Mapping[str, tuple[int, ...]], config: UniPixelConfig, finding: Finding
 ) -> None:
-    found, finding.unexpected = _official(stored)
+    found, finding.unexpected = _list_official_names(stored)
     _match(found, shapes, finding)
     finding.missing = [name for name in shapes if name not in found]
     if config.tie_word_embeddings and HEAD in finding.unexpected:
         finding.unexpected.remove(HEAD)
         finding.differences.append(f"{HEAD} is stored although the word embeddings are tied; it must equal them")
-    promised = set(map(canonical, finding.promised))
+    promised = set(map(canonicalize, finding.promised))
     if lost := [name for name in finding.missing if name not in promised]:
-        finding.problems.append(f"{len(lost)} tensors are missing: {listed(lost)}")
+        finding.problems.append(f"{len(lost)} tensors are missing: {format_names(lost)}")
     finding.unexpected += [name for name in promised if name not in shapes]
     if any(name not in found for name in stored):
         finding.differences.append("tensors have other names on disk than the released ones (visual.*, model.*)")
@@ -314,9 +314,13 @@ def _match(found: dict[str, TensorEntry], shapes: Mapping[str, tuple[int, ...]],
         if name in found and found[name].shape != shape
     ]
     if finding.misshapen:
-        finding.problems.append(f"{len(finding.misshapen)} tensors have another shape: {listed(finding.misshapen)}")
-    if odd := [f"{name} ({found[name].dtype})" for name in shapes if name in found and found[name].dtype not in _HELD]:
-        finding.problems.append(f"{len(odd)} tensors are not floating-point: {listed(odd)}")
+        finding.problems.append(
+            f"{len(finding.misshapen)} tensors have another shape: {format_names(finding.misshapen)}"
+        )
+    if odd := [
+        f"{name} ({found[name].dtype})" for name in shapes if name in found and found[name].dtype not in _BUFFERS
+    ]:
+        finding.problems.append(f"{len(odd)} tensors are not floating-point: {format_names(odd)}")
 
 
 def _compare_part(
@@ -329,14 +333,16 @@ def _compare_part(
 ) -> None:
     """What a part holds, where its base is, and what neither of them has."""
     pairs = {name for name in stored if LORA.fullmatch(name)}
-    found, finding.unexpected = _official({name: entry for name, entry in stored.items() if name not in pairs})
+    found, finding.unexpected = _list_official_names(
+        {name: entry for name, entry in stored.items() if name not in pairs}
+    )
     _match(found, shapes, finding)
     finding.facts["holds"] = f"{len(found)} tensors whole, {len(pairs) // 2} LoRA pairs"
-    named = str(base or base_name(folder) or "")
+    named = str(base or read_base_name(folder) or "")
     if not named:
         finding.problems.append("it holds part of a model and names no base; pass --base FOLDER")
         return
-    below = find_base(base_name(folder), folder, base)
+    below = find_base(read_base_name(folder), folder, base)
     try:
         under = examine(below or named)
     except CheckpointError as error:
@@ -345,9 +351,9 @@ def _compare_part(
     finding.facts["base"] = f"{below or named}, {under.form}"
     lacking = [name for name in shapes if name not in found]
     if under.form == "plain Qwen2.5-VL":
-        lacking = [name for name in lacking if name.startswith((*JOINTS, "sam2."))]
+        lacking = [name for name in lacking if name.startswith((*FRESH_PREFIXES, "sam2."))]
         try:
-            sam = sam_file(config, folder, below or folder)
+            sam = find_sam_file(config, folder, below or folder)
         except CheckpointError as error:
             finding.problems.append(str(error))
             sam = None
@@ -360,7 +366,8 @@ def _compare_part(
     finding.missing = lacking
     if lacking:
         finding.problems.append(
-            f"{len(lacking)} tensors are neither here nor in the base: {listed(lacking)}; give a whole UniPixel model "
+            f"{len(lacking)} tensors are neither here nor in the base: {format_names(lacking)}; "
+            f"give a whole UniPixel model "
             "as base, or load with fresh=True, which draws them as training does"
         )
     if not finding.problems and below is not None:
@@ -386,7 +393,7 @@ def _check_files(folder: Path, config: UniPixelConfig, tree: dict[str, Any], fin
             entries = max(ids.values(), default=-1) + 1
     if ids:
         finding.facts["tokenizer"] = f"{entries:,} entries"
-        finding.problems += vocabulary_faults(ids, entries, config)
+        finding.problems += find_vocabulary_errors(ids, entries, config)
     if settings.exists() and (stated := _read(settings, finding)) and "added_tokens_decoder" not in stated:
         finding.differences.append("tokenizer_config.json is of transformers 5, which 4.53.3 does not read")
     try:
@@ -410,12 +417,12 @@ def _ask(config: UniPixelConfig, finding: Finding) -> None:
     language, sam = config.language, config.sam
     head = language.hidden_size // language.num_attention_heads
     cache = 2 * language.num_hidden_layers * language.num_key_value_heads * head * CLIP_TOKENS
-    features = KEPT_FRAMES * 4 * sam.hidden_size * sam.grid**2
+    features = CACHED_FRAMES * 4 * sam.hidden_size * sam.grid**2
     for name, width in BYTES.items():
         parts = {"weights": finding.parameters, "cache": cache, "features": features}
         finding.memory[name] = {part: round(width * count / 1e9, 3) for part, count in parts.items()}
-    free = available_memory()
-    chosen = str(suitable_dtype(finding.parameters, torch.device("cpu"))[0]).removeprefix("torch.")
+    free = read_available_memory()
+    chosen = str(find_suitable_dtype(finding.parameters, torch.device("cpu"))[0]).removeprefix("torch.")
     needed = sum(finding.memory[chosen].values())
     finding.machine = {
         "free_memory_gb": None if free is None else round(free / 1e9, 1),

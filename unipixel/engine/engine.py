@@ -11,20 +11,20 @@ import torch
 
 from unipixel.engine.answer import Answer
 from unipixel.engine.batch import answer_together
-from unipixel.engine.features import KEPT_FRAMES
-from unipixel.engine.generate import Decoding
+from unipixel.engine.features import CACHED_FRAMES
+from unipixel.engine.generation import DecodingOptions
 from unipixel.engine.requests import Start
-from unipixel.engine.session import Session, Track, choose_clip
+from unipixel.engine.session import Session, TrackedFrames, choose_clip
 from unipixel.errors import CheckpointError, UnipixelError
 from unipixel.media import Limits, MediaLike, open_media
 from unipixel.model.tensor_files import count_parameters
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import empty_model, fill, read_checkpoint, resolve_checkpoint
+from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint, resolve_checkpoint
 from unipixel.processing import Processor
 from unipixel.sample import Prompt
 
 LOG = logging.getLogger(__name__)
-LARGE = 1_000_000_000
+LARGE_MODEL = 1_000_000_000
 """Parameters from which the memory a model takes decides about its type."""
 
 
@@ -68,23 +68,23 @@ def choose_dtype(
         return found
     if device.type == "cuda":
         return torch.float32 if str(name) == "nano" else torch.bfloat16
-    chosen, why = suitable_dtype(parameters, device)
+    chosen, why = find_suitable_dtype(parameters, device)
     if why:
         words = (name, parameters / 1e9, str(chosen).removeprefix("torch."), why)
         LOG.warning("%s: %.1f billion parameters are loaded in %s, %s. Pass dtype to choose another.", *words)
     return chosen
 
 
-def suitable_dtype(parameters: int, device: torch.device) -> tuple[torch.dtype, str]:
+def find_suitable_dtype(parameters: int, device: torch.device) -> tuple[torch.dtype, str]:
     """The type that suits a model off CUDA, and the reason, which is empty where nothing had to be weighed.
 
     Args:
         parameters: numbers in the model.
     """
-    if parameters < LARGE:
+    if parameters < LARGE_MODEL:
         return torch.float32, ""
     full = f"float32 takes {4 * parameters / 1e9:.1f} GB"
-    memory = available_memory()
+    memory = read_available_memory()
     if device.type != "cpu" or computes_in_bf16():
         return torch.bfloat16, f"which this machine computes in; {full}"
     if memory is not None and 4 * parameters > memory:
@@ -98,7 +98,7 @@ def computes_in_bf16() -> bool:
     return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
 
-def available_memory() -> int | None:
+def read_available_memory() -> int | None:
     """Bytes of main memory that a new program may use; None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -135,7 +135,7 @@ def load(
         config, tensors = read_checkpoint(folder, base=base, sam=sam, fresh=fresh)
         processor.check_ids(config)
         suits = choose_dtype(dtype, name_or_path, where, count_parameters(tensors))
-        model = fill(empty_model(config), tensors, folder, device=where, dtype=suits)
+        model = fill_model(build_empty_model(config), tensors, folder, device=where, dtype=suits)
     except CheckpointError as error:
         over = f" --base {base}" if base is not None else ""
         raise CheckpointError(
@@ -161,11 +161,11 @@ class Engine:
         media: MediaLike,
         *,
         num_frames: int | None = None,
-        track: Track = "sampled",
+        track: TrackedFrames = "sampled",
         every: int = 1,
         fps: float | None = None,
         limits: Limits | None = None,
-        feature_frames: int = KEPT_FRAMES,
+        feature_frames: int = CACHED_FRAMES,
     ) -> Session:
         """Open an image or a clip.
 
@@ -208,7 +208,7 @@ class Engine:
         *,
         prompts: Any = (),
         num_frames: int | None = None,
-        track: Track = "sampled",
+        track: TrackedFrames = "sampled",
         start: Start = 0,
         force: bool = False,
         each: bool | None = None,
@@ -237,7 +237,7 @@ class Engine:
         Raises:
             UnipixelError: a source or question is not usable, with ``on_error="raise"``.
         """
-        decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        decoding = DecodingOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'return'")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -245,13 +245,13 @@ class Engine:
         many = isinstance(media, list | tuple)
         sources = list(media) if many else [media]
         texts = [text] * len(sources) if text is None or isinstance(text, str) else list(text)
-        given = _per_source(prompts, len(sources)) if many else [prompts]
+        given = _split_prompts(prompts, len(sources)) if many else [prompts]
         if len(texts) != len(sources):
             raise ValueError(f"{len(texts)} questions were given for {len(sources)} sources; give one, or one for each")
 
         def prepared(place: int) -> tuple[Session, Any]:
             session = self.open(sources[place], num_frames=num_frames, track=track, limits=limits)
-            request = session.request(
+            request = session.prepare(
                 texts[place], prompts=given[place], start=start, decoding=decoding, force=force, each=each
             )
             return session, request
@@ -268,7 +268,7 @@ class Engine:
             torch.cuda.empty_cache()
 
 
-def _per_source(prompts: Any, count: int) -> list[Sequence[Prompt] | Prompt]:
+def _split_prompts(prompts: Any, count: int) -> list[Sequence[Prompt] | Prompt]:
     listed = list(prompts) if isinstance(prompts, list | tuple) else [prompts]
     if not listed:
         return [()] * count

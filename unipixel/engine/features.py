@@ -11,11 +11,11 @@ from unipixel.engine.timing import Clock
 from unipixel.media import Media
 from unipixel.model.segmenter import FrameFeatures, Segmenter
 from unipixel.processing import ImageSettings
-from unipixel.processing.images import sam_frames
+from unipixel.processing.images import prepare_sam_frames
 
-KEPT_FRAMES = 32
+CACHED_FRAMES = 32
 """Frames whose features a session keeps by default; one costs 9.4 MB at Hiera-B+, 768 px, fp32."""
-TOGETHER = 4
+ENCODE_BATCH = 4
 """Frames that are encoded in one batch."""
 
 
@@ -32,7 +32,7 @@ class FrameFeatureCache:
         media: Media,
         settings: ImageSettings,
         *,
-        capacity: int = KEPT_FRAMES,
+        capacity: int = CACHED_FRAMES,
         clock: Clock | None = None,
     ) -> None:
         if capacity < 1:
@@ -50,7 +50,7 @@ class FrameFeatureCache:
     def get(self, t: int, following: Sequence[int] = ()) -> FrameFeatures:
         """Features of frame ``t``; on a miss, missing ones of the frames ``following`` are encoded along with it."""
         if t not in self._kept:
-            room = min(TOGETHER, self.capacity)
+            room = min(ENCODE_BATCH, self.capacity)
             wanted = [t, *(f for f in following if f not in self._kept and f != t)][:room]
             for frame, features in zip(wanted, self._encode(wanted), strict=True):
                 self._kept[frame] = features
@@ -69,7 +69,7 @@ class FrameFeatureCache:
     @torch.no_grad()
     def _encode(self, frames: list[int]) -> list[FrameFeatures]:
         with self._clock.stage("read"):
-            pixels = sam_frames(self._media.frames(frames), self._settings)
+            pixels = prepare_sam_frames(self._media.frames(frames), self._settings)
         self._clock.count("read", len(frames))
         with self._clock.stage("sam_encode"):
             device = self._segmenter.no_memory_embedding.device

@@ -53,7 +53,7 @@ class ObjectMemory(Mapping[int, KnownObject]):
     def __len__(self) -> int:
         return len(self._objects)
 
-    def reserve(self, object_id: int | None = None) -> int:
+    def reserve_id(self, object_id: int | None = None) -> int:
         """A new id: the next free one, or the one asked for."""
         taken = self.next_id if object_id is None else object_id
         self.next_id = max(self.next_id, taken + 1)
@@ -61,7 +61,7 @@ class ObjectMemory(Mapping[int, KnownObject]):
 
     def add(self, known: KnownObject) -> None:
         """Remember an object; one with the same id is replaced."""
-        self.reserve(known.id)
+        self.reserve_id(known.id)
         self._objects[known.id] = known
 
     def remove(self, object_id: int) -> KnownObject:
@@ -70,7 +70,7 @@ class ObjectMemory(Mapping[int, KnownObject]):
         Raises:
             PromptError: no such object.
         """
-        known = self.known(object_id)
+        known = self.find(object_id)
         del self._objects[known.id]
         return known
 
@@ -80,10 +80,10 @@ class ObjectMemory(Mapping[int, KnownObject]):
         Raises:
             PromptError: no such object.
         """
-        self._objects[object_id] = replace(self.known(object_id), label=label)
+        self._objects[object_id] = replace(self.find(object_id), label=label)
         return self._objects[object_id]
 
-    def known(self, reference: Any) -> KnownObject:
+    def find(self, reference: Any) -> KnownObject:
         """The object that an id, or an object of an answer, stands for.
 
         Raises:
@@ -95,9 +95,9 @@ class ObjectMemory(Mapping[int, KnownObject]):
             raise PromptError(f"object {object_id!r} is not known in this session; known are {have}")
         return self._objects[object_id]
 
-    def tracks(self, object_ids: Sequence[int]) -> dict[int, MaskTrack]:
+    def find_tracks(self, object_ids: Sequence[int]) -> dict[int, MaskTrack]:
         """Masks of these objects."""
-        return {i: self.known(i).track for i in object_ids}
+        return {i: self.find(i).track for i in object_ids}
 
 
 class Recording:
@@ -118,7 +118,7 @@ class Recording:
         return replace(known or self.known, track=track, frame_scores=tuple(self._scores))
 
 
-def unseen(
+def build_unseen(
     object_id: int,
     size_hw: tuple[int, int],
     num_frames: int,

@@ -11,15 +11,15 @@ from torch import Tensor
 from unipixel.engine.answer import Clip, MaskPiece
 from unipixel.engine.dialogue import Dialogue
 from unipixel.engine.features import FrameFeatureCache
-from unipixel.engine.memory import KnownObject, ObjectMemory, Recording, unseen
-from unipixel.engine.requests import Prompted, Start, clicks
+from unipixel.engine.memory import KnownObject, ObjectMemory, Recording, build_unseen
+from unipixel.engine.requests import Prompted, Start, select_clicks
 from unipixel.engine.timing import Clock
-from unipixel.engine.tracking import Anchor, Leg, best_frames, decode, follow, legs, to_rles
+from unipixel.engine.tracking import Anchor, Leg, decode_frame, find_best_frames, legs, propagate, to_rles
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack, Rle, encode_rle
 from unipixel.model.unipixel import UniPixel
-from unipixel.processing import Processor, Visual
-from unipixel.processing.prompts import sam_points
+from unipixel.processing import Processor, VisualInput
+from unipixel.processing.prompts import build_sam_points
 from unipixel.sample import Box, Mask, Point, Prompt
 
 
@@ -30,7 +30,7 @@ class Workspace:
     model: UniPixel
     processor: Processor
     clip: Clip
-    visual: Visual
+    visual: VisualInput
     dialogue: Dialogue
     features: FrameFeatureCache
     memory: ObjectMemory
@@ -46,26 +46,26 @@ class Workspace:
     ) -> KnownObject:
         """An object that has not been tracked yet."""
         size_hw = self.clip.media.size_hw
-        return unseen(object_id, size_hw, self.num_frames, label=label, prompts=prompts, anchors=anchors)
+        return build_unseen(object_id, size_hw, self.num_frames, label=label, prompts=prompts, anchors=anchors)
 
 
-def clicked(space: Workspace, points: Sequence[Point | Box], base: Anchor | None = None) -> Anchor:
+def build_click_anchor(space: Workspace, points: Sequence[Point | Box], base: Anchor | None = None) -> Anchor:
     """Clicks of one frame as an anchor, on top of the queries or, where there are none, the mask of ``base``."""
     visual, device = space.visual, space.model.device
-    found = sam_points(points, visual.size_hw, visual.media.num_frames, visual.settings.sam_size)
+    found = build_sam_points(points, visual.size_hw, visual.media.num_frames, visual.settings.sam_size)
     together = (found.coords.to(device), found.labels.to(device))
     if base is None:
         return Anchor(found.frame, clicks=together)
     return Anchor(found.frame, base.queries, together, None if base.queries is not None else base.mask)
 
 
-def on_frame(prompts: Sequence[Prompt], frame: int) -> tuple[list[Point | Box], Mask | None]:
+def select_on_frame(prompts: Sequence[Prompt], frame: int) -> tuple[list[Point | Box], Mask | None]:
     """The clicks and the mask among prompts that are on one frame."""
     masks = [p for p in prompts if isinstance(p, Mask) and p.frame == frame]
-    return [p for p in clicks(prompts) if p.frame == frame], masks[-1] if masks else None
+    return [p for p in select_clicks(prompts) if p.frame == frame], masks[-1] if masks else None
 
 
-def corrected(space: Workspace, known: KnownObject, prompts: Sequence[Prompt]) -> tuple[KnownObject, list[Leg]]:
+def correct_object(space: Workspace, known: KnownObject, prompts: Sequence[Prompt]) -> tuple[KnownObject, list[Leg]]:
     """An object with more clicks or masks, and the legs that have to be tracked again because of them.
 
     Clicks add to earlier ones on the same frame. A correction reaches forward to the next frame with an anchor, and
@@ -75,76 +75,78 @@ def corrected(space: Workspace, known: KnownObject, prompts: Sequence[Prompt]) -
     everything = (*known.prompts, *prompts)
     changed = sorted({int(p.frame) for p in prompts})
     for frame in changed:
-        points, mask = on_frame(everything, frame)
+        points, mask = select_on_frame(everything, frame)
         if mask is not None:
             anchors[frame] = Anchor(frame, mask=encode_rle(mask.mask))
             later = everything[max(i for i, p in enumerate(everything) if p is mask) :]
-            points = on_frame(later, frame)[0]
+            points = select_on_frame(later, frame)[0]
         if points:
             # what SAM corrects: the model's own idea of the object, or else the mask that is there
             before = anchors.get(frame)
             queries = None if mask is not None else known.queries
             shape = before.mask if before is not None and before.mask is not None else known.track.rles[frame]
-            anchors[frame] = clicked(space, points, Anchor(frame, queries, mask=shape))
+            anchors[frame] = build_click_anchor(space, points, Anchor(frame, queries, mask=shape))
     known = replace(known, prompts=everything, anchors=tuple(sorted(anchors.values(), key=lambda a: a.frame)))
     routes = legs(known.id, known.anchors, space.num_frames)
     return known, [leg for leg in routes if leg.anchor.frame in changed]
 
 
-def segmented(space: Workspace, queries: Tensor, start: int, prompts: Sequence[Prompt]) -> list[Anchor]:
+def build_anchors(space: Workspace, queries: Tensor, start: int, prompts: Sequence[Prompt]) -> list[Anchor]:
     """Anchors of an object that the model has segmented: where tracking starts, or wherever there are extra clicks.
 
     A model that does not track has one on every frame.
     """
     if not space.model.config.pixel.propagate:
-        given = {t: on_frame(prompts, t)[0] if len(prompts) > 1 else [] for t in range(space.num_frames)}
+        given = {t: select_on_frame(prompts, t)[0] if len(prompts) > 1 else [] for t in range(space.num_frames)}
         plain = {t: Anchor(t, queries) for t in given}
-        return [clicked(space, points, plain[t]) if points else plain[t] for t, points in given.items()]
+        return [build_click_anchor(space, points, plain[t]) if points else plain[t] for t, points in given.items()]
     if len(prompts) < 2:
         return [Anchor(start, queries)]
     frames = sorted({int(p.frame) for p in prompts})
-    return [clicked(space, on_frame(prompts, frame)[0], Anchor(frame, queries)) for frame in frames]
+    return [build_click_anchor(space, select_on_frame(prompts, frame)[0], Anchor(frame, queries)) for frame in frames]
 
 
-def starts(space: Workspace, queries: Tensor, start: Start) -> list[int]:
+def choose_start_frames(space: Workspace, queries: Tensor, start: Start) -> list[int]:
     """The frame on which each of N objects with queries (N, Q, C) starts."""
     if start != "best":
         return [start] * len(queries)
     if not len(queries) or space.num_frames == 1:
         return [0] * len(queries)
-    return best_frames(space.model.segmenter, space.features, queries, range(space.num_frames), space.clock)
+    return find_best_frames(space.model.segmenter, space.features, queries, range(space.num_frames), space.clock)
 
 
 @torch.no_grad()
-def glimpsed(space: Workspace, queries: Tensor, start: Start) -> list[MaskTrack]:
+def preview_masks(space: Workspace, queries: Tensor, start: Start) -> list[MaskTrack]:
     """Masks of N objects with queries (N, Q, C) on the frames that count before anything is tracked.
 
     Those are the frames that the language model sees and those on which the objects start, each decoded by itself.
     """
     segmenter, size_hw = space.model.segmenter, space.clip.media.size_hw
     rles: list[list[Rle | None]] = [[None] * space.num_frames for _ in queries]
-    frames = sorted({*space.visual.llm_frame_indices, *starts(space, queries, start)}) if len(queries) else []
+    frames = (
+        sorted({*space.visual.llm_frame_indices, *choose_start_frames(space, queries, start)}) if len(queries) else []
+    )
     for place, t in enumerate(frames):
         frame = space.features.get(t, frames[place + 1 : place + 4])
         with space.clock.stage("track"):
-            decoded = decode(segmenter, frame, [Anchor(t, query) for query in queries])
+            decoded = decode_frame(segmenter, frame, [Anchor(t, query) for query in queries])
             for one, rle in zip(rles, to_rles(decoded.low_res_masks, size_hw), strict=True):
                 one[t] = rle
         space.clock.count("track", len(queries))
     return [MaskTrack(size_hw, tuple(one)) for one in rles]
 
 
-def placed(space: Workspace, given: Sequence[Prompted]) -> tuple[list[KnownObject], list[Leg]]:
+def place_objects(space: Workspace, given: Sequence[Prompted]) -> tuple[list[KnownObject], list[Leg]]:
     """Objects that need no language model: given by masks, or known and corrected."""
     objects, routes = [], []
     for one in given:
-        known, changed = corrected(space, one.known or space.new_object(one.id), one.prompts)
+        known, changed = correct_object(space, one.known or space.new_object(one.id), one.prompts)
         objects.append(known)
         routes += changed
     return objects, routes
 
 
-def retraced(space: Workspace, known: KnownObject, start: int | None) -> KnownObject:
+def restart_object(space: Workspace, known: KnownObject, start: int | None) -> KnownObject:
     """An object that is to be tracked anew from one frame, with that frame's anchor or mask as its only anchor.
 
     Raises:
@@ -165,7 +167,7 @@ def retraced(space: Workspace, known: KnownObject, start: int | None) -> KnownOb
 
 
 @torch.no_grad()
-def pursue(space: Workspace, objects: Sequence[KnownObject], routes: Sequence[Leg]) -> Iterator[MaskPiece]:
+def track_objects(space: Workspace, objects: Sequence[KnownObject], routes: Sequence[Leg]) -> Iterator[MaskPiece]:
     """Track objects over their legs, remember them, and yield masks frame by frame.
 
     An object that is removed from the memory meanwhile is no longer followed. Stopping early keeps what was tracked.
@@ -176,7 +178,7 @@ def pursue(space: Workspace, objects: Sequence[KnownObject], routes: Sequence[Le
     recordings = {one.id: Recording(one) for one in objects}
     for one in objects:
         memory.add(one)
-    frames = follow(
+    frames = propagate(
         space.model.segmenter,
         space.features,
         space.clip.media.size_hw,

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from unipixel.engine.answer import AnswerObject
-from unipixel.engine.generate import Decoding
+from unipixel.engine.generation import DecodingOptions
 from unipixel.engine.memory import KnownObject, ObjectMemory
-from unipixel.engine.several import Wanted
+from unipixel.engine.request_parser import RequestPart
 from unipixel.errors import PromptError
-from unipixel.processing import Visual
-from unipixel.processing.prompts import check_prompt, fitted, sam_points, strongest
+from unipixel.processing import VisualInput
+from unipixel.processing.prompts import build_sam_points, check_prompt, choose_strongest, clip_to_frame
 from unipixel.sample import Box, Mask, Point, Prompt
 
 Start = int | Literal["best"]
@@ -42,7 +42,7 @@ class Prompted:
     @property
     def reference(self) -> Point | Box:
         """The point or box that stands behind its ``<|ref|>``."""
-        return strongest(clicks(self.prompts))
+        return choose_strongest(select_clicks(self.prompts))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,16 +54,16 @@ class Request:
     prompted: tuple[Prompted, ...] = ()
     about: tuple[int, ...] = ()
     start: Start = 0
-    decoding: Decoding = field(default_factory=Decoding)
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
     force: Force = False
     prime: str = ""
     prefill: str = ""
     """Words of the first round's question; empty: the engine's own."""
-    wanted: tuple[Wanted, ...] = ()
+    wanted: tuple[RequestPart, ...] = ()
     """Things that are asked for one by one; empty: the question is asked as it is."""
 
 
-def clicks(prompts: Iterable[Prompt]) -> list[Point | Box]:
+def select_clicks(prompts: Iterable[Prompt]) -> list[Point | Box]:
     """The points and boxes among prompts."""
     return [p for p in prompts if not isinstance(p, Mask)]
 
@@ -81,7 +81,9 @@ def check_start(start: Any, num_frames: int) -> Start:
     return start
 
 
-def grouped(prompts: Prompt | Sequence[Prompt], memory: ObjectMemory, visual: Visual) -> tuple[Prompted, ...]:
+def group_prompts(
+    prompts: Prompt | Sequence[Prompt], memory: ObjectMemory, visual: VisualInput
+) -> tuple[Prompted, ...]:
     """Prompts by object; those without an id each start an object of their own.
 
     Raises:
@@ -91,7 +93,7 @@ def grouped(prompts: Prompt | Sequence[Prompt], memory: ObjectMemory, visual: Vi
     if isinstance(prompts, Point | Box | Mask):
         prompts = [prompts]
     size_hw, num_frames = visual.size_hw, visual.media.num_frames
-    prompts = [fitted(prompt, size_hw) for prompt in prompts]
+    prompts = [clip_to_frame(prompt, size_hw) for prompt in prompts]
     for prompt in prompts:
         check_prompt(prompt, size_hw, num_frames)
         number = prompt.object_id
@@ -110,20 +112,20 @@ def grouped(prompts: Prompt | Sequence[Prompt], memory: ObjectMemory, visual: Vi
     return result
 
 
-def _check_group(one: Prompted, visual: Visual) -> None:
+def _check_group(one: Prompted, visual: VisualInput) -> None:
     size_hw, num_frames, side = visual.size_hw, visual.media.num_frames, visual.settings.sam_size
     masks = [p for p in one.prompts if isinstance(p, Mask)]
     frames = [p.frame for p in masks]
     if len(set(frames)) < len(frames):
         raise PromptError(f"object {one.id} has two masks on one frame; give it one mask per frame")
-    points = clicks(one.prompts)
+    points = select_clicks(one.prompts)
     for frame in sorted({p.frame for p in points}):
-        sam_points([p for p in points if p.frame == frame], size_hw, num_frames, side)
+        build_sam_points([p for p in points if p.frame == frame], size_hw, num_frames, side)
     if one.is_pointed and all(isinstance(p, Point) and not p.positive for p in points):
         raise PromptError(f"object {one.id} has negative points only; give it a positive point or a box too")
 
 
-def check_about(about: Any, memory: ObjectMemory, visual: Visual, prompted: Sequence[Prompted]) -> tuple[int, ...]:
+def check_about(about: Any, memory: ObjectMemory, visual: VisualInput, prompted: Sequence[Prompted]) -> tuple[int, ...]:
     """Ids of the known objects that a question is about.
 
     Raises:
@@ -131,7 +133,7 @@ def check_about(about: Any, memory: ObjectMemory, visual: Visual, prompted: Sequ
     """
     if isinstance(about, int | AnswerObject):
         about = [about]
-    ids = list(dict.fromkeys(memory.known(one).id for one in about))
+    ids = list(dict.fromkeys(memory.find(one).id for one in about))
     for i in ids:
         if not is_seen(memory[i], visual):
             frames = ", ".join(map(str, visual.llm_frame_indices))
@@ -154,6 +156,6 @@ def check_named(text: str, memory: ObjectMemory, prompted: Sequence[Prompted]) -
             raise PromptError(f"the question names [{number}], an object that was removed; known are {have}")
 
 
-def is_seen(known: KnownObject, visual: Visual) -> bool:
+def is_seen(known: KnownObject, visual: VisualInput) -> bool:
     """Whether an object is visible on a frame that the language model sees."""
     return any(known.track.rles[t] is not None for t in visual.llm_frame_indices)

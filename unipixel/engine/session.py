@@ -10,32 +10,32 @@ from typing import Any, Literal, TypeAlias
 
 from unipixel.engine.answer import Answer, AnswerObject, Clip, MaskPiece, TextPiece
 from unipixel.engine.dialogue import Ask, Dialogue, Transcript
-from unipixel.engine.features import KEPT_FRAMES, FrameFeatureCache
-from unipixel.engine.generate import Decoding
+from unipixel.engine.features import CACHED_FRAMES, FrameFeatureCache
+from unipixel.engine.generation import DecodingOptions
 from unipixel.engine.memory import KnownObject, ObjectMemory
-from unipixel.engine.objects import Workspace, corrected, pursue, retraced, starts
-from unipixel.engine.requests import Force, Request, Start, check_about, check_named, check_start, grouped
-from unipixel.engine.rounds import Piece, Rounds, Row, put, rounds
-from unipixel.engine.several import taken_apart
+from unipixel.engine.objects import Workspace, choose_start_frames, correct_object, restart_object, track_objects
+from unipixel.engine.request_parser import split_request
+from unipixel.engine.requests import Force, Request, Start, check_about, check_named, check_start, group_prompts
 from unipixel.engine.timing import Clock, Timings
 from unipixel.engine.tracking import legs
+from unipixel.engine.turn import Piece, Rounds, Row, answer_request, answer_turn
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media, sample_indices
 from unipixel.model.unipixel import UniPixel
-from unipixel.processing import Processor, Visual
+from unipixel.processing import Processor, VisualInput
 from unipixel.processing.chat import SEG
 from unipixel.sample import Box, Mask, Point, Prompt, Turn
 
-__all__ = ["Answer", "MaskPiece", "Session", "TextPiece", "Track", "choose_clip"]
+__all__ = ["Answer", "MaskPiece", "Session", "TextPiece", "TrackedFrames", "choose_clip"]
 
-Track: TypeAlias = Literal["sampled", "all"]
+TrackedFrames: TypeAlias = Literal["sampled", "all"]
 """Which frames are tracked: those that the language model sees, or all of the source."""
 Prompts: TypeAlias = Prompt | Sequence[Prompt]
 About: TypeAlias = int | AnswerObject | Sequence[int | AnswerObject]
 
 
-def choose_clip(media: Media, num_frames: int, track: Track) -> Media:
+def choose_clip(media: Media, num_frames: int, track: TrackedFrames) -> Media:
     """The clip that a session is about.
 
     Args:
@@ -76,12 +76,12 @@ class Session:
         clip: Media | Clip,
         *,
         num_frames: int | None = None,
-        feature_frames: int = KEPT_FRAMES,
+        feature_frames: int = CACHED_FRAMES,
         memory: ObjectMemory | None = None,
     ) -> None:
-        clip = clip if isinstance(clip, Clip) else Clip.of(clip)
+        clip = clip if isinstance(clip, Clip) else Clip.from_media(clip)
         settings = processor.settings
-        visual = Visual.of(clip.media, replace(settings, max_frames=num_frames or settings.max_frames))
+        visual = VisualInput.from_media(clip.media, replace(settings, max_frames=num_frames or settings.max_frames))
         clock = Clock(model.device)
         self._space: Workspace | None = Workspace(
             model,
@@ -171,7 +171,7 @@ class Session:
             start: frame on which objects that the model segments start; they are tracked from there both ways.
                 ``"best"``: the frame on which each scores highest by itself.
             max_new_tokens: longest reply.
-            temperature, top_p, seed: see `Decoding`; 0 is greedy.
+            temperature, top_p, seed: see `DecodingOptions`; 0 is greedy.
             force: where the model does not segment a point or box, take the masks that it would give if it did.
                 Otherwise such an object is "not there". ``"always"``: take these masks without asking the model.
             prefill: words of the first round's question, which may name the prompted objects by their ids; by default
@@ -186,8 +186,8 @@ class Session:
         Raises:
             PromptError: the text, a prompt or an object is not usable; raised at once.
         """
-        decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        request = self.request(
+        decoding = DecodingOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        request = self.prepare(
             text,
             prompts=prompts,
             about=about,
@@ -198,16 +198,16 @@ class Session:
             prefill=prefill,
             each=each,
         )
-        return self._run(rounds(self.workspace, request))
+        return self._run(answer_request(self.workspace, request))
 
-    def request(
+    def prepare(
         self,
         text: str | None,
         *,
         prompts: Prompts = (),
         about: About = (),
         start: Start = 0,
-        decoding: Decoding | None = None,
+        decoding: DecodingOptions | None = None,
         force: Force = False,
         prime: str = "",
         prefill: str = "",
@@ -223,7 +223,7 @@ class Session:
             space.processor.chat.check_text(text, "question")
         space.processor.chat.check_text(prime, "beginning of the answer")
         space.processor.chat.check_text(prefill, "pre-filling question")
-        given = grouped(prompts, space.memory, space.visual)
+        given = group_prompts(prompts, space.memory, space.visual)
         known = check_about(about, space.memory, space.visual, given)
         words = (text or "").strip()
         check_named(words, space.memory, given)
@@ -240,14 +240,14 @@ class Session:
             prompted=given,
             about=known,
             start=check_start(start, space.num_frames),
-            decoding=decoding or Decoding(),
+            decoding=decoding or DecodingOptions(),
             force=force,
             prime=prime,
             prefill=prefill,
-            wanted=taken_apart(words) if asks_each else (),
+            wanted=split_request(words) if asks_each else (),
         )
 
-    def put(
+    def ask_turn(
         self, turn: Turn, objects: Mapping[int, MaskTrack] | None = None, *, prime: str = "", max_new_tokens: int = 256
     ) -> Answer:
         """Put a turn to the model exactly as it is written, as the first of a conversation and forgotten afterwards.
@@ -267,8 +267,8 @@ class Session:
         chat = self.workspace.processor.chat
         chat.check_text(prime, "beginning of the answer")
         chat.check_text(turn.answer, "answer", SEG, len(turn.targets))
-        decoding, answer = Decoding(max_new_tokens=max_new_tokens), None
-        for piece in self._run(put(self.workspace, turn, objects or {}, decoding, prime)):
+        decoding, answer = DecodingOptions(max_new_tokens=max_new_tokens), None
+        for piece in self._run(answer_turn(self.workspace, turn, objects or {}, decoding, prime)):
             answer = piece
         assert isinstance(answer, Answer)  # always the last piece
         return answer
@@ -290,12 +290,12 @@ class Session:
             PromptError: the object is not known, or a prompt does not fit the clip.
         """
         space = self.workspace
-        known = space.memory.known(object_id)
+        known = space.memory.find(object_id)
         listed = [prompts] if isinstance(prompts, Point | Box | Mask) else list(prompts)
         if not listed:
             raise PromptError(f"object {known.id} was to be corrected by nothing; give a point, a box or a mask")
-        (one,) = grouped([replace(p, object_id=known.id) for p in listed], space.memory, space.visual)
-        known, changed = corrected(space, known, one.prompts)
+        (one,) = group_prompts([replace(p, object_id=known.id) for p in listed], space.memory, space.visual)
+        known, changed = correct_object(space, known, one.prompts)
         return self._track([known], changed)[0]
 
     def track(self, objects: About | None = None, *, start: Start | None = None) -> list[KnownObject]:
@@ -313,19 +313,19 @@ class Session:
         listed = list(space.memory) if objects is None else objects
         if isinstance(listed, int | AnswerObject):
             listed = [listed]
-        wanted = [space.memory.known(one) for one in listed]
+        wanted = [space.memory.find(one) for one in listed]
         if start is not None:
             frame = check_start(start, space.num_frames)
-            begin = [self._best(one) if frame == "best" else frame for one in wanted]
-            wanted = [retraced(space, one, where) for one, where in zip(wanted, begin, strict=True)]
+            begin = [self._find_best_frame(one) if frame == "best" else frame for one in wanted]
+            wanted = [restart_object(space, one, where) for one, where in zip(wanted, begin, strict=True)]
         return self._track(wanted, [leg for one in wanted for leg in legs(one.id, one.anchors, space.num_frames)])
 
     def rename(self, object_id: int | AnswerObject, label: str) -> KnownObject:
         """Give an object another label."""
         memory = self.workspace.memory
-        return memory.rename(memory.known(object_id).id, label)
+        return memory.rename(memory.find(object_id).id, label)
 
-    def remember(self, object_id: int, track: MaskTrack, label: str = "") -> KnownObject:
+    def add_object(self, object_id: int, track: MaskTrack, label: str = "") -> KnownObject:
         """Put an object whose masks are known on every frame into the memory, where nothing changes them.
 
         Raises:
@@ -345,11 +345,11 @@ class Session:
     def remove(self, object_id: int | AnswerObject) -> None:
         """Forget an object; its id is not used again. One that is being tracked is no longer followed."""
         memory = self.workspace.memory
-        memory.remove(memory.known(object_id).id)
+        memory.remove(memory.find(object_id).id)
 
     # end
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin anew about the same clip: what was said and every object are gone, what was encoded stays.
 
         The next answer is the one that a session opened anew would give.
@@ -416,11 +416,11 @@ class Session:
             going.close()
 
     def _track(self, objects: list[KnownObject], routes: list[Any]) -> list[KnownObject]:
-        for _ in pursue(self.workspace, objects, routes):
+        for _ in track_objects(self.workspace, objects, routes):
             pass
         return [self.workspace.memory[one.id] for one in objects]
 
-    def _best(self, known: KnownObject) -> int | None:
+    def _find_best_frame(self, known: KnownObject) -> int | None:
         if known.queries is None:
             return None  # its own masks and clicks are better than any guess
-        return starts(self.workspace, known.queries[None], "best")[0]
+        return choose_start_frames(self.workspace, known.queries[None], "best")[0]

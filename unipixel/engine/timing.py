@@ -81,7 +81,7 @@ class Timings(dict[str, float]):
         """Seconds of all stages together."""
         return sum(self.values())
 
-    def per(self, stage: str) -> float:
+    def seconds_per_item(self, stage: str) -> float:
         """Seconds per counted item of a stage, such as per decoded token; nan if it counted none."""
         number = self.counts.get(stage, 0)
         return self[stage] / number if number else float("nan")

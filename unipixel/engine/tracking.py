@@ -14,7 +14,7 @@ from torch import Tensor
 from unipixel.engine.features import FrameFeatureCache
 from unipixel.engine.timing import Clock
 from unipixel.masks import Rle, decode_rle, encode_rle
-from unipixel.model.segmenter import MEMORY_BIAS, MEMORY_SCALE, Decoded, FrameFeatures, Segmenter
+from unipixel.model.segmenter import MEMORY_BIAS, MEMORY_SCALE, FrameFeatures, MaskPrediction, Segmenter
 from unipixel.model.tracker import Tracker
 
 PIXELS_AT_ONCE = 1 << 24
@@ -74,12 +74,12 @@ class TrackedFrame:
     """Predicted IoU times the probability that the object is there."""
 
 
-def score(decoded: Decoded) -> Tensor:
+def compute_scores(decoded: MaskPrediction) -> Tensor:
     """(N,) predicted IoU times presence."""
     return decoded.iou_scores.float() * decoded.object_score_logits.float().sigmoid()
 
 
-def follow(
+def propagate(
     segmenter: Segmenter,
     features: FrameFeatureCache,
     size_hw: tuple[int, int],
@@ -100,21 +100,21 @@ def follow(
     """
     clock = clock or Clock()
     exact = {(leg.object_id, leg.anchor.frame): leg.anchor.mask for leg in routes if leg.anchor.is_exact}
-    sweeps = [_sweep(segmenter, features, num_frames, routes, 1, wanted, clock)]
+    sweeps = [_propagate_one_way(segmenter, features, num_frames, routes, 1, wanted, clock)]
     earlier = [leg for leg in routes if leg.first < leg.anchor.frame]
     if earlier:
-        sweeps.append(_sweep(segmenter, features, num_frames, earlier, -1, wanted, clock))
+        sweeps.append(_propagate_one_way(segmenter, features, num_frames, earlier, -1, wanted, clock))
     for sweep in sweeps:
         for t, ids, decoded in sweep:
             with clock.stage("write"):
                 rles = to_rles(decoded.low_res_masks, size_hw)
                 rles = [exact.get((i, t), rle) for i, rle in zip(ids, rles, strict=True)]
-                frame = TrackedFrame(t, tuple(ids), tuple(rles), tuple(score(decoded).tolist()))
+                frame = TrackedFrame(t, tuple(ids), tuple(rles), tuple(compute_scores(decoded).tolist()))
             yield frame
 
 
 @torch.no_grad()
-def _sweep(
+def _propagate_one_way(
     segmenter: Segmenter,
     features: FrameFeatureCache,
     num_frames: int,
@@ -122,7 +122,7 @@ def _sweep(
     direction: int,
     wanted: Callable[[int], bool],
     clock: Clock,
-) -> Iterator[tuple[int, list[int], Decoded]]:
+) -> Iterator[tuple[int, list[int], MaskPrediction]]:
     """One pass in one direction. Backwards, the anchors' own frames are prompted again but not given out again."""
     forward = direction > 0
     begin = min(leg.anchor.frame for leg in routes) if forward else max(leg.anchor.frame for leg in routes)
@@ -137,27 +137,27 @@ def _sweep(
         if not starting and not tracker.object_ids:
             continue
         frame = features.get(t, order[place + 1 : place + 4])
-        parts: list[tuple[list[int], Decoded]] = []
+        parts: list[tuple[list[int], MaskPrediction]] = []
         with clock.stage("track"):
             ids = tracker.object_ids
             stepped = tracker.step(frame)
             if stepped is not None:
                 parts.append((ids, stepped))
-            started = _start(segmenter, tracker, frame, starting, num_frames)
+            started = _prompt_objects(segmenter, tracker, frame, starting, num_frames)
             if forward:
                 parts += started
         until.update({leg.object_id: leg.last if forward else leg.first for leg in starting})
         clock.count("track", sum(len(ids) for ids, _ in parts))
         if parts:
-            yield t, [i for ids, _ in parts for i in ids], join([decoded for _, decoded in parts])
+            yield t, [i for ids, _ in parts for i in ids], concatenate_decoded([decoded for _, decoded in parts])
 
 
-def _start(
+def _prompt_objects(
     segmenter: Segmenter, tracker: Tracker, frame: FrameFeatures, starting: Sequence[Leg], num_frames: int
-) -> list[tuple[list[int], Decoded]]:
+) -> list[tuple[list[int], MaskPrediction]]:
     """Prompt the objects that start on a frame; those prompted alike go together and share a cohort."""
 
-    def alike(leg: Leg) -> tuple[bool, bool, int]:
+    def describe_prompts(leg: Leg) -> tuple[bool, bool, int]:
         anchor = leg.anchor
         # clicks are never padded to a common number: padding would change what an object gets
         return (
@@ -167,28 +167,28 @@ def _start(
         )
 
     parts = []
-    for _, same in groupby(sorted(starting, key=alike), alike):
+    for _, same in groupby(sorted(starting, key=describe_prompts), describe_prompts):
         group = list(same)
         ids, anchors = [leg.object_id for leg in group], [leg.anchor for leg in group]
         if anchors[0].is_exact:
-            decoded = tracker.adopt(frame, ids, _square([a.mask for a in anchors], segmenter))
+            decoded = tracker.add_masks(frame, ids, _resize_to_square([a.mask for a in anchors], segmenter))
         elif anchors[0].mask is not None:
             decoded = correct_mask(segmenter, frame, anchors)
             if num_frames > 1:
                 side = segmenter.config.image_size
                 full = F.interpolate(decoded.low_res_masks.float(), size=(side, side), mode="bilinear")
-                tracker.adopt(frame, ids, full[:, 0] > 0)
+                tracker.add_masks(frame, ids, full[:, 0] > 0)
         elif num_frames == 1:
             # a still image needs no memory
-            decoded = decode(segmenter, frame, anchors)
+            decoded = decode_frame(segmenter, frame, anchors)
         else:
-            hidden, points = _prompts(anchors)
-            decoded = tracker.prompt(frame, ids, hidden, points)
+            hidden, points = _stack_prompts(anchors)
+            decoded = tracker.add_prompts(frame, ids, hidden, points)
         parts.append((ids, decoded))
     return parts
 
 
-def _prompts(anchors: Sequence[Anchor]) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+def _stack_prompts(anchors: Sequence[Anchor]) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
     """Queries (N, Q, C) and clicks of anchors that are prompted alike."""
     queries = [a.queries for a in anchors if a.queries is not None]
     clicks = [a.clicks for a in anchors if a.clicks is not None]
@@ -196,28 +196,28 @@ def _prompts(anchors: Sequence[Anchor]) -> tuple[Tensor | None, tuple[Tensor, Te
     return torch.stack(queries) if queries else None, points
 
 
-def decode(segmenter: Segmenter, frame: FrameFeatures, anchors: Sequence[Anchor]) -> Decoded:
+def decode_frame(segmenter: Segmenter, frame: FrameFeatures, anchors: Sequence[Anchor]) -> MaskPrediction:
     """Masks on one frame alone, without memory."""
-    hidden, points = _prompts(anchors)
-    return segmenter.decode(segmenter.unconditioned(frame), frame, hidden, points)
+    hidden, points = _stack_prompts(anchors)
+    return segmenter.decode(segmenter.add_no_memory(frame), frame, hidden, points)
 
 
-def correct_mask(segmenter: Segmenter, frame: FrameFeatures, anchors: Sequence[Anchor]) -> Decoded:
+def correct_mask(segmenter: Segmenter, frame: FrameFeatures, anchors: Sequence[Anchor]) -> MaskPrediction:
     """Known masks corrected by clicks: the masks go in as SAM's dense prompt.
 
     Source: SAM 2, section 4 (a click refines the mask of the round before).
     """
     side = 4 * segmenter.config.grid
-    masks = _square([a.mask for a in anchors], segmenter).to(segmenter.dtype)
+    masks = _resize_to_square([a.mask for a in anchors], segmenter).to(segmenter.dtype)
     # 4 x 4 pixels of the square are one of the low-resolution mask
     logits = F.avg_pool2d(masks[:, None], segmenter.config.image_size // side) * MEMORY_SCALE + MEMORY_BIAS
     dense = segmenter.prompt_encoder.mask_embed(logits)
-    hidden, points = _prompts(anchors)
-    return segmenter.decode(segmenter.unconditioned(frame), frame, hidden, points, dense=dense)
+    hidden, points = _stack_prompts(anchors)
+    return segmenter.decode(segmenter.add_no_memory(frame), frame, hidden, points, dense=dense)
 
 
 @torch.no_grad()
-def best_frames(
+def find_best_frames(
     segmenter: Segmenter,
     features: FrameFeatureCache,
     queries: Tensor,
@@ -235,15 +235,17 @@ def best_frames(
     for place, t in enumerate(frames):
         frame = features.get(t, frames[place + 1 : place + 4])
         with clock.stage("track"):
-            scores.append(score(segmenter.decode(segmenter.unconditioned(frame), frame, queries)))
+            scores.append(compute_scores(segmenter.decode(segmenter.add_no_memory(frame), frame, queries)))
     return [frames[place] for place in torch.stack(scores).argmax(0).tolist()]
 
 
-def join(parts: Sequence[Decoded]) -> Decoded:
+def concatenate_decoded(parts: Sequence[MaskPrediction]) -> MaskPrediction:
     """Several batches of objects on one frame as one."""
     if len(parts) == 1:
         return parts[0]
-    return Decoded(*(torch.cat([getattr(p, name) for p in parts]) for name in Decoded.__dataclass_fields__))
+    return MaskPrediction(
+        *(torch.cat([getattr(p, name) for p in parts]) for name in MaskPrediction.__dataclass_fields__)
+    )
 
 
 def to_rles(low_res_masks: Tensor, size_hw: tuple[int, int]) -> list[Rle | None]:
@@ -260,7 +262,7 @@ def to_rles(low_res_masks: Tensor, size_hw: tuple[int, int]) -> list[Rle | None]
     return rles
 
 
-def _square(masks: Iterable[Rle | None], segmenter: Segmenter) -> Tensor:
+def _resize_to_square(masks: Iterable[Rle | None], segmenter: Segmenter) -> Tensor:
     """Source masks as SAM sees them, bool (N, S, S): half of a pixel's area, or any of it for what would vanish."""
     side = segmenter.config.image_size
     decoded = np.stack([decode_rle(mask) for mask in masks if mask is not None])

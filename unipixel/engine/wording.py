@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from unipixel.engine.several import REQUEST
+from unipixel.engine.request_parser import REQUEST
 from unipixel.processing.chat import REF, SEG
-from unipixel.processing.prompts import ANSWERS, noun_phrase
-from unipixel.processing.wording import CHOOSE, MEMORY_REQUESTS, listed
+from unipixel.processing.prompts import ANSWERS, format_noun_phrase
+from unipixel.processing.wording import CHOOSE, MEMORY_REQUESTS, join_words
 
 MAX_LABEL = 80
 """Characters of a label."""
@@ -22,7 +22,7 @@ _DEMONSTRATIVE = re.compile(
 )
 
 
-def prefilling(object_ids: Sequence[int], question: str = "", *, named: bool = False) -> str:
+def write_prompt_question(object_ids: Sequence[int], question: str = "", *, named: bool = False) -> str:
     """The question of the first round: which pixels are these prompts about?
 
     Args:
@@ -35,29 +35,29 @@ def prefilling(object_ids: Sequence[int], question: str = "", *, named: bool = F
     Source: UniPixel, section 3.3 (memory pre-filling); the answer is ``[id] <|seg|>`` per object, in order.
     """
     if named:
-        return f"Please segment {listed([f'[{i}] {REF}' for i in object_ids])}."
+        return f"Please segment {join_words([f'[{i}] {REF}' for i in object_ids])}."
     question = question.removesuffix(CHOOSE).strip()
     others = [int(number) for number in _MENTION.findall(question) if int(number) not in object_ids]
     if not question or others:
         # what is known already has no <|ref|>, and a question that speaks of it was not learnt in this place
-        mentions = listed([f"[{i}]" for i in object_ids])
+        mentions = join_words([f"[{i}]" for i in object_ids])
         question = f"What {'is' if len(object_ids) == 1 else 'are'} {mentions}?"
     if question[-1] not in ".?!":
         question += "."
-    return MEMORY_REQUESTS[0].format(with_mentions(question, [], object_ids))
+    return MEMORY_REQUESTS[0].format(add_mentions(question, [], object_ids))
 
 
-def forced_answer(object_ids: Sequence[int]) -> str:
+def write_prompt_answer(object_ids: Sequence[int]) -> str:
     """The answer that the first round should have."""
     return " ".join(f"[{i}] {SEG}" for i in object_ids)
 
 
-def mentions(text: str, object_id: int) -> bool:
+def has_mention(text: str, object_id: int) -> bool:
     """Whether a text speaks of an object by its id."""
     return f"[{object_id}]" in text
 
 
-def with_mentions(text: str, injected: Sequence[int], pointed: Sequence[int] = ()) -> str:
+def add_mentions(text: str, injected: Sequence[int], pointed: Sequence[int] = ()) -> str:
     """The user's question, speaking of every object by id.
 
     Args:
@@ -66,9 +66,9 @@ def with_mentions(text: str, injected: Sequence[int], pointed: Sequence[int] = (
 
     "What is this?" becomes "What is [1]?"; a question without a word to replace gets "About [1]: " in front.
     """
-    missing = [i for i in (*injected, *pointed) if not mentions(text, i)]
+    missing = [i for i in (*injected, *pointed) if not has_mention(text, i)]
     if missing:
-        words = listed([f"[{i}]" for i in missing])
+        words = join_words([f"[{i}]" for i in missing])
         replaced, count = _DEMONSTRATIVE.subn(words, text, count=1)
         text = replaced if count else f"About {words}: {text}"
     for i in pointed:
@@ -76,12 +76,12 @@ def with_mentions(text: str, injected: Sequence[int], pointed: Sequence[int] = (
     return text
 
 
-def referenced(text: str, object_ids: Sequence[int]) -> list[int]:
+def sort_by_reference(text: str, object_ids: Sequence[int]) -> list[int]:
     """Objects in the order in which their ``<|ref|>`` stands in the text."""
     return sorted(object_ids, key=lambda i: text.index(f"[{i}] {REF}"))
 
 
-def label(before: str, question: str) -> str:
+def find_label(before: str, question: str) -> str:
     """What a segmented object is called: the words in front of its token, else what was asked for.
 
     Args:
@@ -96,4 +96,4 @@ def label(before: str, question: str) -> str:
     if not clause:
         asked = REQUEST.match(question.strip())
         clause = asked["what"] if asked else ""
-    return noun_phrase(clause)[:MAX_LABEL] if clause else ""
+    return format_noun_phrase(clause)[:MAX_LABEL] if clause else ""

@@ -13,7 +13,7 @@ from typing import Literal
 
 from unipixel.eval.captions import Captions
 from unipixel.eval.choices import Choices
-from unipixel.eval.differences import differences
+from unipixel.eval.differences import find_differences
 from unipixel.eval.image_masks import ImageMasks
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.protocols import Protocol
@@ -28,7 +28,7 @@ PAPER = "paper"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFigure:
     """One published number."""
 
     small: float | None
@@ -52,7 +52,7 @@ class Split:
     data: str
     """Split of the dataset."""
     protocol: Protocol
-    published: Mapping[str, Published] = field(default_factory=dict)
+    published: Mapping[str, PublishedFigure] = field(default_factory=dict)
     """By the name of the figure."""
     layout: Literal["", "mevis", "ref_youtube_vos"] = ""
     """Layout of the zip for the server that scores it; empty: it is scored here."""
@@ -70,20 +70,20 @@ class Benchmark:
     """Splits that are run where none is named."""
 
 
-def triple(small: tuple[float, float, float], large: tuple[float, float, float]) -> dict[str, Published]:
+def list_jf_figures(small: tuple[float, float, float], large: tuple[float, float, float]) -> dict[str, PublishedFigure]:
     """Published J, F and J&F."""
-    return {name: Published(a, b) for name, a, b in zip(("J", "F", "J&F"), small, large, strict=True)}
+    return {name: PublishedFigure(a, b) for name, a, b in zip(("J", "F", "J&F"), small, large, strict=True)}
 
 
-def _refer(title: str, dataset: str, figures: Mapping[str, tuple[float, float, float | None]]) -> Benchmark:
+def _build_refcoco(title: str, dataset: str, figures: Mapping[str, tuple[float, float, float | None]]) -> Benchmark:
     """A RefCOCO benchmark; ``figures`` are split -> cIoU of both sizes, and the REC accuracy of the large one."""
     splits = {
         name: Split(
             data=name,
             protocol=ImageMasks(boxes=True),
             published={
-                "cIoU": Published(small, large),
-                **({"REC Acc@0.5": Published(None, rec, secondary=True)} if rec else {}),
+                "cIoU": PublishedFigure(small, large),
+                **({"REC Acc@0.5": PublishedFigure(None, rec, secondary=True)} if rec else {}),
             },
         )
         for name, (small, large, rec) in figures.items()
@@ -91,17 +91,17 @@ def _refer(title: str, dataset: str, figures: Mapping[str, tuple[float, float, f
     return Benchmark(title=title, dataset=dataset, splits=splits, default=tuple(splits))
 
 
-def _pixelqa() -> dict[str, Split]:
+def _build_pixelqa_splits() -> dict[str, Split]:
     """PixelQA by its kinds of prompts, free-running and with the pre-filling answer forced."""
-    published: dict[str, dict[str, Published]] = {
+    published: dict[str, dict[str, PublishedFigure]] = {
         "point": {
-            "J&F": Published(57.2, 42.3, secondary=True),
-            "accuracy": Published(70.8, 71.4, secondary=True),
+            "J&F": PublishedFigure(57.2, 42.3, secondary=True),
+            "accuracy": PublishedFigure(70.8, 71.4, secondary=True),
         },
         "box": {},
         "mixed": {
-            "J&F": Published(49.0, 44.9, secondary=True),
-            "accuracy": Published(68.5, 71.4, secondary=True),
+            "J&F": PublishedFigure(49.0, 44.9, secondary=True),
+            "accuracy": PublishedFigure(68.5, 71.4, secondary=True),
         },
     }
     kinds: tuple[Literal["point", "box", "mixed"], ...] = ("point", "box", "mixed")
@@ -113,11 +113,13 @@ def _pixelqa() -> dict[str, Split]:
     return splits
 
 
-def _grades(average: tuple[float, float], four: tuple[float, float, float, float] | None) -> dict[str, Published]:
+def _list_grades(
+    average: tuple[float, float], four: tuple[float, float, float, float] | None
+) -> dict[str, PublishedFigure]:
     parts = dict(zip(("SC", "AD", "TD", "HD"), four or (), strict=False))
     return {
-        "average": Published(*average),
-        **{name: Published(value, None, secondary=True) for name, value in parts.items()},
+        "average": PublishedFigure(*average),
+        **{name: PublishedFigure(value, None, secondary=True) for name, value in parts.items()},
     }
 
 
@@ -130,8 +132,8 @@ BENCHMARKS: dict[str, Benchmark] = {
                 data="valid",
                 protocol=Revos(),
                 published={
-                    **triple((59.7, 64.4, 62.1), (61.7, 65.7, 63.7)),
-                    "reasoning J&F": Published(59.6, None, secondary=True),
+                    **list_jf_figures((59.7, 64.4, 62.1), (61.7, 65.7, 63.7)),
+                    "reasoning J&F": PublishedFigure(59.6, None, secondary=True),
                 },
             )
         },
@@ -144,12 +146,12 @@ BENCHMARKS: dict[str, Benchmark] = {
             "valid_u": Split(
                 data="valid_u",
                 protocol=VideoMasks(),
-                published={"J&F": Published(59.7, None, secondary=True)},
+                published={"J&F": PublishedFigure(59.7, None, secondary=True)},
             ),
             "valid": Split(
                 data="valid",
                 protocol=VideoMasks(server=True),
-                published=triple((50.4, 55.7, 53.1), (53.2, 58.3, 55.8)),
+                published=list_jf_figures((50.4, 55.7, 53.1), (53.2, 58.3, 55.8)),
                 layout="mevis",
             ),
         },
@@ -162,7 +164,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "valid": Split(
                 data="valid",
                 protocol=VideoMasks(server=True),
-                published=triple((68.6, 72.3, 70.5), (69.5, 72.4, 71.0)),
+                published=list_jf_figures((68.6, 72.3, 70.5), (69.5, 72.4, 71.0)),
                 layout="ref_youtube_vos",
             )
         },
@@ -175,7 +177,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "valid": Split(
                 data="valid",
                 protocol=Davis(),
-                published=triple((70.7, 77.8, 74.2), (72.7, 80.1, 76.4)),
+                published=list_jf_figures((70.7, 77.8, 74.2), (72.7, 80.1, 76.4)),
             ),
             "classic": Split(data="valid", protocol=ClassicDavis()),
         },
@@ -188,7 +190,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "valid": Split(
                 data="valid",
                 protocol=VideoMasks(),
-                published=triple((66.9, 67.6, 67.2), (68.5, 69.6, 69.0)),
+                published=list_jf_figures((66.9, 67.6, 67.2), (68.5, 69.6, 69.0)),
             )
         },
         default=("valid",),
@@ -200,22 +202,22 @@ BENCHMARKS: dict[str, Benchmark] = {
             "test": Split(
                 data="test",
                 protocol=VideoMasks(by_category=True),
-                published=triple((36.0, 38.7, 37.4), (36.5, 39.1, 37.8)),
+                published=list_jf_figures((36.0, 38.7, 37.4), (36.5, 39.1, 37.8)),
             )
         },
         default=("test",),
     ),
-    "refcoco": _refer(
+    "refcoco": _build_refcoco(
         "RefCOCO",
         "refcoco",
         {"val": (80.5, 80.8, 92.0), "testA": (82.6, 83.0, 94.4), "testB": (76.9, 77.4, 88.1)},
     ),
-    "refcoco+": _refer(
+    "refcoco+": _build_refcoco(
         "RefCOCO+",
         "refcoco+",
         {"val": (74.3, 75.3, None), "testA": (78.9, 80.1, None), "testB": (68.4, 70.0, None)},
     ),
-    "refcocog": _refer("RefCOCOg", "refcocog", {"val": (76.3, 76.4, None), "test": (77.0, 77.1, None)}),
+    "refcocog": _build_refcoco("RefCOCOg", "refcocog", {"val": (76.3, 76.4, None), "test": (77.0, 77.1, None)}),
     "reason_seg": Benchmark(
         title="ReasonSeg",
         dataset="reason_seg",
@@ -223,7 +225,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "val": Split(
                 data="val",
                 protocol=ImageMasks(mean_name="gIoU"),
-                published={"gIoU": Published(64.0, 60.5), "cIoU": Published(56.2, 58.7)},
+                published={"gIoU": PublishedFigure(64.0, 60.5), "cIoU": PublishedFigure(56.2, 58.7)},
             ),
             "test": Split(data="test", protocol=ImageMasks(mean_name="gIoU")),
         },
@@ -233,11 +235,13 @@ BENCHMARKS: dict[str, Benchmark] = {
         title="VideoRefer-Bench-D",
         dataset="videorefer_bench_d",
         splits={
-            "single": Split(data="test", protocol=Captions(regions="single"), published=_grades((3.42, 3.37), None)),
+            "single": Split(
+                data="test", protocol=Captions(regions="single"), published=_list_grades((3.42, 3.37), None)
+            ),
             "multi": Split(
                 data="test",
                 protocol=Captions(regions="multiple"),
-                published=_grades((3.44, 3.36), (4.08, 3.13, 3.13, 3.42)),
+                published=_list_grades((3.44, 3.36), (4.08, 3.13, 3.13, 3.42)),
             ),
         },
         default=("single", "multi"),
@@ -249,25 +253,25 @@ BENCHMARKS: dict[str, Benchmark] = {
             "single": Split(
                 data="test",
                 protocol=Choices(style="videorefer", regions="single"),
-                published={"accuracy": Published(72.2, 73.4)},
+                published={"accuracy": PublishedFigure(72.2, 73.4)},
             ),
             "multi": Split(
                 data="test",
                 protocol=Choices(style="videorefer", regions="multiple"),
                 published={
-                    "accuracy": Published(72.8, 74.1),
-                    "Basic Questions": Published(75.3, None, secondary=True),
-                    "Sequential Questions": Published(70.7, None, secondary=True),
-                    "Relationship Questions": Published(62.3, None, secondary=True),
-                    "Reasoning Questions": Published(87.4, None, secondary=True),
-                    "Future Predictions": Published(77.2, None, secondary=True),
+                    "accuracy": PublishedFigure(72.8, 74.1),
+                    "Basic Questions": PublishedFigure(75.3, None, secondary=True),
+                    "Sequential Questions": PublishedFigure(70.7, None, secondary=True),
+                    "Relationship Questions": PublishedFigure(62.3, None, secondary=True),
+                    "Reasoning Questions": PublishedFigure(87.4, None, secondary=True),
+                    "Future Predictions": PublishedFigure(77.2, None, secondary=True),
                 },
             ),
         },
         default=("single", "multi"),
     ),
     "pixelqa": Benchmark(
-        title="PixelQA", dataset="videorefer_bench_q", splits=_pixelqa(), default=("point", "box", "mixed")
+        title="PixelQA", dataset="videorefer_bench_q", splits=_build_pixelqa_splits(), default=("point", "box", "mixed")
     ),
     "mvbench": Benchmark(
         title="MVBench",
@@ -276,7 +280,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "test": Split(
                 data="test",
                 protocol=Choices(style="mvbench", mean_of_categories=True),
-                published={"accuracy": Published(62.5, 64.3)},
+                published={"accuracy": PublishedFigure(62.5, 64.3)},
             )
         },
         default=("test",),
@@ -297,7 +301,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 """Name -> benchmark."""
 
 
-def chosen(name: str) -> list[tuple[str, str]]:
+def select_splits(name: str) -> list[tuple[str, str]]:
     """The (benchmark, split) pairs that ``NAME`` or ``NAME/SPLIT`` stands for.
 
     Raises:
@@ -312,7 +316,7 @@ def chosen(name: str) -> list[tuple[str, str]]:
     return [(title, split)] if split else [(title, one) for one in BENCHMARKS[title].default]
 
 
-def protocol_of(name: str, split: str, protocol: str) -> Protocol:
+def get_protocol(name: str, split: str, protocol: str) -> Protocol:
     """How a split is asked and scored.
 
     Args:
@@ -325,4 +329,4 @@ def protocol_of(name: str, split: str, protocol: str) -> Protocol:
         raise ValueError(f"the protocol is {protocol!r}; it must be 'correct' or 'original'")
     found = BENCHMARKS[name].splits[split].protocol
     # where the two do not differ there is one protocol, and one set of predictions
-    return replace(found, original=protocol == "original" and bool(differences(name, split)))
+    return replace(found, original=protocol == "original" and bool(find_differences(name, split)))

@@ -11,11 +11,19 @@ from typing import Literal
 
 import numpy as np
 
-from unipixel.eval.choices import only_frame
-from unipixel.eval.protocols import SEGMENT_TOKENS, Measures, Protocol, mean, narrowed, only_query, spread
-from unipixel.eval.questions import Figure, Question, Read, Reply, Unit
+from unipixel.eval.choices import keep_query_frame
+from unipixel.eval.protocols import (
+    SEGMENT_TOKENS,
+    Measures,
+    Protocol,
+    get_query,
+    mean_percent,
+    select_frames,
+    spread_frames,
+)
+from unipixel.eval.questions import Figure, Prediction, Question, Read, Unit
 from unipixel.metrics.captions import cider_d, token_f1
-from unipixel.processing.wording import query_text
+from unipixel.processing.wording import format_query
 
 DIMENSIONS = {
     "SC": "Subject Correspondence",
@@ -34,30 +42,30 @@ class Captions(Protocol):
     regions: Literal["single", "multiple"]
     """Masks that the model is given: those of the query's frame, or those of all frames."""
 
-    def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """One question over evenly spread frames, the query's own among them."""
         sample = read(unit.records[0])
-        frames = spread(sample.media.num_frames, num_frames, only_query(sample).frame)
-        sample = narrowed(sample, frames)
+        frames = spread_frames(sample.media.num_frames, num_frames, get_query(sample).frame)
+        sample = select_frames(sample, frames)
         if self.regions == "single":
-            sample = only_frame(sample)
-        query = only_query(sample)
+            sample = keep_query_frame(sample)
+        query = get_query(sample)
         return [
             Question(
                 sample=sample,
                 query=query,
-                text=query_text(query, True),
+                text=format_query(query, True),
                 regions=query.about,
                 max_new_tokens=SEGMENT_TOKENS,
                 clip=(unit.clip, tuple(frames)),
             )
         ]
 
-    def measure(self, question: Question, reply: Reply) -> Measures:
+    def score(self, question: Question, reply: Prediction) -> Measures:
         """The two texts; a judge adds ``grades`` later."""
         return {"caption": question.query.answer, "prediction": reply.text}
 
-    def failed(self, question: Question | None) -> Measures:
+    def score_failure(self, question: Question | None) -> Measures:
         """An empty description, with the lowest grades."""
         return {
             "caption": question.query.answer if question else "",
@@ -65,13 +73,13 @@ class Captions(Protocol):
             "grades": dict.fromkeys(DIMENSIONS, 0.0),
         }
 
-    def figures(self, measures: Sequence[Measures]) -> list[Figure]:
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
         """A judge's grades where there are any; word overlap, under names that say that it is no judge."""
         if not measures:
             return []
-        return [*grade_figures(measures), *_stand_ins(measures)]
+        return [*average_grades(measures), *_measure_word_overlap(measures)]
 
-    def notes(self, measures: Sequence[Measures]) -> list[str]:
+    def list_notes(self, measures: Sequence[Measures]) -> list[str]:
         """Whether a judge has seen the descriptions."""
         missing = sum("grades" not in m for m in measures)
         if not missing:
@@ -82,28 +90,28 @@ class Captions(Protocol):
         ]
 
 
-def grade_figures(measures: Sequence[Measures]) -> list[Figure]:
+def average_grades(measures: Sequence[Measures]) -> list[Figure]:
     """Mean grade per dimension over the descriptions that have it, and the mean of the four."""
     figures = []
     for short in DIMENSIONS:
         values = [m["grades"][short] for m in measures if short in m.get("grades", {})]
         if values:
-            figures.append(_grade(short, float(np.mean(values)), len(values)))
+            figures.append(_build_grade_figure(short, float(np.mean(values)), len(values)))
     if len(figures) == len(DIMENSIONS):
         average = float(np.mean([figure.value for figure in figures]))
-        figures.insert(0, _grade("average", average, max(figure.count for figure in figures)))
+        figures.insert(0, _build_grade_figure("average", average, max(figure.count for figure in figures)))
     return figures
 
 
-def _grade(name: str, value: float, count: int) -> Figure:
+def _build_grade_figure(name: str, value: float, count: int) -> Figure:
     return Figure(name=name, value=value, count=count, best=BEST_GRADE, decimals=2)
 
 
-def _stand_ins(measures: Sequence[Measures]) -> list[Figure]:
+def _measure_word_overlap(measures: Sequence[Measures]) -> list[Figure]:
     predictions, captions = [m["prediction"] for m in measures], [[m["caption"]] for m in measures]
     overlaps = [token_f1(text, given) for text, given in zip(predictions, captions, strict=True)]
     consensus = cider_d(predictions, captions).mean
     return [
-        Figure(name="token F1 (no judge)", value=mean(overlaps), count=len(measures)),
+        Figure(name="token F1 (no judge)", value=mean_percent(overlaps), count=len(measures)),
         Figure(name="CIDEr-D (no judge)", value=10 * consensus, count=len(measures)),
     ]

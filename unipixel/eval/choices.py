@@ -13,15 +13,15 @@ from typing import Literal
 import torch
 
 from unipixel.errors import DatasetError
-from unipixel.eval.protocols import Measures, Protocol, narrowed, only_query, spread
-from unipixel.eval.questions import Figure, Question, Read, Reply, Unit, View
+from unipixel.eval.protocols import Measures, Protocol, get_query, select_frames, spread_frames
+from unipixel.eval.questions import ClipView, Figure, Prediction, Question, Read, Unit
 from unipixel.metrics import choice_accuracy, parse_choice
-from unipixel.processing.wording import CHOICE_PRIMERS, ChoiceStyle, choice_text
+from unipixel.processing.wording import CHOICE_PRIMERS, ChoiceStyle, format_choice
 from unipixel.sample import Query, Sample
 
 LETTER_TOKENS = 8
 """Longest reply to a primed question; its first word is all that counts."""
-REGION_VIEW = View(tokens=(100, 144))
+REGION_VIEW = ClipView(tokens=(100, 144))
 """How VideoRefer-Bench-Q is seen."""
 FRAMES_PER_SECOND = 2
 """Rate at which clips are sampled before they are cut to the frames that the model sees."""
@@ -43,21 +43,21 @@ class Choices(Protocol):
     mean_of_categories: bool = False
     """Report the unweighted mean of the categories instead of the mean over questions (MVBench)."""
 
-    def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """One question over evenly spread frames, the query's own among them."""
         sample = read(unit.records[0])
-        query, view = only_query(sample), REGION_VIEW if self.regions != "none" else None
-        frames = spread(sample.media.num_frames, num_frames, query.frame)
+        query, view = get_query(sample), REGION_VIEW if self.regions != "none" else None
+        frames = spread_frames(sample.media.num_frames, num_frames, query.frame)
         if self.regions == "none":
-            frames, view = self._taken(sample, num_frames)
-        sample = narrowed(sample, frames)
+            frames, view = self._choose_frames(sample, num_frames)
+        sample = select_frames(sample, frames)
         if self.regions == "single":
-            sample = only_frame(sample)
+            sample = keep_query_frame(sample)
         return [
             Question(
                 sample=sample,
-                query=only_query(sample),
-                text=choice_text(query, self.style),
+                query=get_query(sample),
+                text=format_choice(query, self.style),
                 regions=query.about if self.regions != "none" else (),
                 prime=CHOICE_PRIMERS[self.style],
                 view=view,
@@ -66,23 +66,23 @@ class Choices(Protocol):
             )
         ]
 
-    def measure(self, question: Question, reply: Reply) -> Measures:
+    def score(self, question: Question, reply: Prediction) -> Measures:
         """The letter chosen beside the right one."""
-        return letters(question.query, reply.text, rule="original" if self.original else "first_word")
+        return score_letter(question.query, reply.text, rule="original" if self.original else "first_word")
 
-    def failed(self, question: Question | None) -> Measures:
+    def score_failure(self, question: Question | None) -> Measures:
         """A wrong answer."""
-        return {"letter": None, **right_letter(question.query if question else None), "error": True}
+        return {"letter": None, **get_expected_letter(question.query if question else None), "error": True}
 
-    def figures(self, measures: Sequence[Measures]) -> list[Figure]:
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
         """Accuracy, then by category."""
-        return accuracy_figures(measures, mean_of_categories=self.mean_of_categories and not self.original)
+        return summarize_accuracy(measures, mean_of_categories=self.mean_of_categories and not self.original)
 
-    def notes(self, measures: Sequence[Measures]) -> list[str]:
+    def list_notes(self, measures: Sequence[Measures]) -> list[str]:
         """How many replies named no option."""
-        return unreadable_note(measures)
+        return note_unreadable(measures)
 
-    def _taken(self, sample: Sample, most: int) -> tuple[list[int], View | None]:
+    def _choose_frames(self, sample: Sample, most: int) -> tuple[list[int], ClipView | None]:
         """Frames of a whole video that are asked about, and how they are seen.
 
         Raises:
@@ -93,20 +93,20 @@ class Choices(Protocol):
         fps, total = sample.media.fps, sample.media.num_frames
         if not self.original:
             number = max(LEAST_FRAMES, round(FRAMES_PER_SECOND * total / fps)) if fps else most
-            return spread(total, max(1, min(most, total, number))), None
+            return spread_frames(total, max(1, min(most, total, number))), None
         if not fps:
-            return list(range(total)), View(share_budget=False, all_frames=True)
+            return list(range(total)), ClipView(share_budget=False, all_frames=True)
         wanted = min(max(total / fps * FRAMES_PER_SECOND, LEAST_FRAMES), MOST_FRAMES, total)
         number = int(wanted // 2) * 2
         if number < 2:
             raise DatasetError(f"{sample.source}: the video has {total} frame; the original takes two at least")
         frames = torch.linspace(0, total - 1, number).round().long().tolist()
-        return frames, View(share_budget=False, fps=number / total * fps, frame_resize="tensor", all_frames=True)
+        return frames, ClipView(share_budget=False, fps=number / total * fps, frame_resize="tensor", all_frames=True)
 
 
-def only_frame(sample: Sample) -> Sample:
+def keep_query_frame(sample: Sample) -> Sample:
     """The sample with the objects' masks on the query's frame alone."""
-    t = only_query(sample).frame
+    t = get_query(sample).frame
     tracks = {
         key: replace(track, rles=tuple(rle if n == t else None for n, rle in enumerate(track.rles)))
         for key, track in sample.objects.items()
@@ -114,24 +114,24 @@ def only_frame(sample: Sample) -> Sample:
     return replace(sample, objects=tracks)
 
 
-def right_letter(query: Query | None) -> Measures:
+def get_expected_letter(query: Query | None) -> Measures:
     """The right letter and the category; of a question that could not be read, none."""
     return {"expected": query.answer if query else "-", "category": (query.category if query else "") or "all"}
 
 
-def letters(query: Query, text: str, *, rule: str) -> Measures:
+def score_letter(query: Query, text: str, *, rule: str) -> Measures:
     """The letter that a reply names beside the right one.
 
     Args:
         rule: see `parse_choice`.
     """
-    measures = {"letter": parse_choice(text, len(query.options), rule=rule), **right_letter(query)}
+    measures = {"letter": parse_choice(text, len(query.options), rule=rule), **get_expected_letter(query)}
     if rule == "original" and (not text or text.startswith(" ")):
         measures["stops"] = True
     return measures
 
 
-def accuracy_figures(measures: Sequence[Measures], *, mean_of_categories: bool = False) -> list[Figure]:
+def summarize_accuracy(measures: Sequence[Measures], *, mean_of_categories: bool = False) -> list[Figure]:
     """Accuracy over questions (or over categories), then of every category."""
     if not measures:
         return []
@@ -147,7 +147,7 @@ def accuracy_figures(measures: Sequence[Measures], *, mean_of_categories: bool =
     ]
 
 
-def unreadable_note(measures: Sequence[Measures]) -> list[str]:
+def note_unreadable(measures: Sequence[Measures]) -> list[str]:
     """How many replies named no valid option, which counts as wrong."""
     stops = sum(bool(m.get("stops")) for m in measures)
     count = sum(m["letter"] is None and not m.get("error") for m in measures) - stops

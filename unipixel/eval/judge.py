@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from unipixel.errors import UnipixelError
 from unipixel.eval.captions import BEST_GRADE, DIMENSIONS
-from unipixel.eval.lines import Line, Lines, read_lines
+from unipixel.eval.predictions import Line, PredictionFile, read_predictions
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 INSTRUCTION = """You compare a predicted description of one object in a video with the correct one, in four respects:
@@ -95,7 +95,7 @@ class EndpointJudge:
             if number:
                 time.sleep(self.wait_s * 2 ** (number - 1))
             try:
-                grades = parse_grades(self._reply(QUESTION.format(caption, prediction)), original=self.original)
+                grades = parse_grades(self._request_reply(QUESTION.format(caption, prediction)), original=self.original)
             except urllib.error.HTTPError as error:
                 reason = f"it answered {error.code} {error.reason}"
                 if error.code < 500 and error.code not in (408, 409, 429):
@@ -108,7 +108,7 @@ class EndpointJudge:
                 reason = "its reply holds no grades in the form asked for"
         raise JudgeError(f"the judge {self.model} at {self.base_url} gave no grades ({reason})")
 
-    def _reply(self, question: str) -> str:
+    def _request_reply(self, question: str) -> str:
         body = {
             "model": self.model,
             "messages": [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": question}],
@@ -150,12 +150,12 @@ def parse_grades(text: str, *, original: bool = False) -> dict[str, float]:
     return grades
 
 
-def grades_file(path: Path) -> Path:
+def get_grades_path(path: Path) -> Path:
     """Where the grades of a file of predictions are kept."""
     return path.with_name(f"{path.stem}.grades.jsonl")
 
 
-def judge_lines(
+def grade_predictions(
     path: Path, judge: Judge, progress: Callable[[int, int, int], None] | None = None, *, retry: bool = False
 ) -> None:
     """Have the descriptions of a file of predictions graded, as far as they are not; failures are written down.
@@ -164,23 +164,23 @@ def judge_lines(
         ValueError: another judge has graded some of them.
         DatasetError: a file is damaged.
     """
-    header, lines, _ = read_lines(path)
+    header, lines, _ = read_predictions(path)
     if header is None:
         return
     wanted = [line for line in lines if "error" not in line and "left_out" not in line]
-    graded = Lines(grades_file(path), header, retry=retry)
+    graded = PredictionFile(get_grades_path(path), header, retry=retry)
     try:
         other = {line["judge"] for line in graded.done.values()} - {judge.name}
         if other:
             raise ValueError(
-                f"{grades_file(path)} holds grades of {other.pop()}, not of {judge.name}; delete that file "
+                f"{get_grades_path(path)} holds grades of {other.pop()}, not of {judge.name}; delete that file "
                 "to have everything graded anew"
             )
         failed = sum("error" in line for line in graded.done.values())
         for line in wanted:
             if line["id"] in graded.done:
                 continue
-            graded.append({"id": line["id"], "judge": judge.name, **_graded(judge, line["measures"][0])})
+            graded.append({"id": line["id"], "judge": judge.name, **_grade_line(judge, line["measures"][0])})
             failed += "error" in graded.done[line["id"]]
             if progress is not None:
                 progress(len(graded.done), len(wanted), failed)
@@ -188,7 +188,7 @@ def judge_lines(
         graded.close()
 
 
-def _graded(judge: Judge, texts: Mapping[str, Any]) -> Line:
+def _grade_line(judge: Judge, texts: Mapping[str, Any]) -> Line:
     if not texts["prediction"].strip():
         return {"grades": dict.fromkeys(DIMENSIONS, 0.0)}  # nothing was said
     try:
@@ -197,13 +197,13 @@ def _graded(judge: Judge, texts: Mapping[str, Any]) -> Line:
         return {"error": str(error)}
 
 
-def with_grades(path: Path, lines: list[Line]) -> tuple[list[Line], list[str]]:
+def merge_grades(path: Path, lines: list[Line]) -> tuple[list[Line], list[str]]:
     """The lines of a file of predictions with their grades, and what there is to say about these.
 
     Raises:
         DatasetError: the file of grades is damaged.
     """
-    _, found, _ = read_lines(grades_file(path))
+    _, found, _ = read_predictions(get_grades_path(path))
     if not found:
         return lines, []
     grades = {line["id"]: line for line in found}

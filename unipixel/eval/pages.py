@@ -13,10 +13,10 @@ from PIL import Image
 
 from unipixel import draw
 from unipixel.errors import UnipixelError
-from unipixel.eval.protocols import predicted, target, union
-from unipixel.eval.questions import Question, Reply
-from unipixel.eval.report import COLUMNS, FAILURES_NAMED, SECONDARY, Section, table
-from unipixel.eval.runner import Run
+from unipixel.eval.protocols import merge_predictions, merge_targets, merge_tracks
+from unipixel.eval.questions import Prediction, Question
+from unipixel.eval.report import COLUMNS, FAILURES_NAMED, SECONDARY, ReportSection, format_rows
+from unipixel.eval.runner import BenchmarkRun
 from unipixel.masks import MaskTrack
 from unipixel.sample import Box, Point
 
@@ -55,73 +55,75 @@ class Example:
     """Captions and pictures, uint8 (H, W, 3)."""
 
 
-def examples(one: Section, open_run: Callable[[Section], Run], number: int = EXAMPLES) -> list[Example]:
+def select_examples(
+    one: ReportSection, open_run: Callable[[ReportSection], BenchmarkRun], number: int = EXAMPLES
+) -> list[Example]:
     """Evenly spread examples of a section; those whose data cannot be read any more are left out."""
     answered = [line for line in one.lines if line.get("replies")]
     try:
         run = open_run(one)
-        units = {unit.id: unit for unit in run.units()}
+        units = {unit.id: unit for unit in run.list_units()}
     except UnipixelError:
         return []
     places = sorted({round(i) for i in np.linspace(0, len(answered) - 1, min(number, len(answered)))})
     found = []
     for line in (answered[place] for place in places):
         try:
-            questions = run.protocol.questions(units[line["id"]], run.read, one.header.num_frames)
-            reply = Reply.from_json(line["replies"][0])
-            found.append(_example(line["id"], questions[0], reply))
+            questions = run.protocol.build_questions(units[line["id"]], run.read, one.header.num_frames)
+            reply = Prediction.from_json(line["replies"][0])
+            found.append(_build_example(line["id"], questions[0], reply))
         except (UnipixelError, ValueError, LookupError):
             continue
     return found
 
 
-def _example(unit: str, question: Question, reply: Reply) -> Example:
+def _build_example(unit: str, question: Question, reply: Prediction) -> Example:
     sample = question.sample
     if question.prompts or question.regions:
         ids = [i for i in question.query.about if i in sample.objects]
         truth = [(i, sample.objects[i]) for i in ids]
         found = [(one.id, one.track) for one in reply.objects]
     else:
-        truth = [(1, target(question))] if question.query.targets else []
-        found = [(1, predicted(question, reply))] if reply.objects else []
-    t = _telling_frame([track for _, track in (*truth, *found)], question)
+        truth = [(1, merge_targets(question))] if question.query.targets else []
+        found = [(1, merge_predictions(question, reply))] if reply.objects else []
+    t = _choose_frame([track for _, track in (*truth, *found)], question)
     frame = sample.media.frame(t)
-    given = _marked(frame, question, t)
+    given = _mark_prompts(frame, question, t)
     pictures = [("given" if given is not frame else f"frame {t}", given)] if not truth or given is not frame else []
     if truth:
-        pictures.append(("given masks" if question.regions else "truth", _drawn(frame, truth, t)))
+        pictures.append(("given masks" if question.regions else "truth", _draw_masks(frame, truth, t)))
     if not question.regions and (found or truth):
-        pictures.append(("answer", _drawn(frame, found, t)))
+        pictures.append(("answer", _draw_masks(frame, found, t)))
     return Example(unit, question.text, question.prime + reply.text, question.query.answer, tuple(pictures))
 
 
-def _telling_frame(tracks: Sequence[MaskTrack], question: Question) -> int:
+def _choose_frame(tracks: Sequence[MaskTrack], question: Question) -> int:
     """The frame that shows most of the masks; one that is pointed at comes first."""
     if question.prompts:
         return int(question.prompts[0].frame)
-    areas = union(list(tracks), question.sample).areas
+    areas = merge_tracks(list(tracks), question.sample).areas
     return int(areas.argmax())
 
 
-def _marked(frame: np.ndarray, question: Question, t: int) -> np.ndarray:
+def _mark_prompts(frame: np.ndarray, question: Question, t: int) -> np.ndarray:
     points = [(p.x, p.y, p.positive) for p in question.prompts if isinstance(p, Point) and p.frame == t]
     boxes = [(p.x1, p.y1, p.x2, p.y2) for p in question.prompts if isinstance(p, Box) and p.frame == t and p.x1 <= p.x2]
     return draw.mark_prompts(frame, points, boxes) if points or boxes else frame
 
 
-def _drawn(frame: np.ndarray, tracks: Sequence[tuple[int, MaskTrack]], t: int) -> np.ndarray:
+def _draw_masks(frame: np.ndarray, tracks: Sequence[tuple[int, MaskTrack]], t: int) -> np.ndarray:
     masks = np.stack([track.mask(t) for _, track in tracks]) if tracks else np.zeros((0, *frame.shape[:2]), dtype=bool)
     ids = [i for i, _ in tracks]
     return draw.overlay(frame, masks, labels=[f"{i}" if len(ids) > 1 else "" for i in ids], ids=ids)
 
 
-def page(sections: Sequence[Section], shown: Sequence[Sequence[Example]]) -> str:
+def render_page(sections: Sequence[ReportSection], shown: Sequence[Sequence[Example]]) -> str:
     """The page.
 
     Args:
         shown: examples of each section.
     """
-    body = "".join(_section(one, few) for one, few in zip(sections, shown, strict=True))
+    body = "".join(_render_section(one, few) for one, few in zip(sections, shown, strict=True))
     starred = any(row.published and row.published.secondary for one in sections for row in one.rows)
     note = f"<p><small>{html.escape(SECONDARY.replace(chr(92), ''))}</small></p>" if starred else ""
     return (
@@ -131,17 +133,19 @@ def page(sections: Sequence[Section], shown: Sequence[Sequence[Example]]) -> str
     )
 
 
-def _section(one: Section, few: Sequence[Example]) -> str:
+def _render_section(one: ReportSection, few: Sequence[Example]) -> str:
     head = f"{one.title} <small>{html.escape(one.header.model)}, protocol {one.header.protocol}</small>"
     failed = f'<span class="failed">failed: {one.failed}</span>' if one.failed else "failed: 0"
     columns = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>" for cells in table(one))
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>" for cells in format_rows(one)
+    )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in one.notes)
     failures = "".join(
         f'<li class="failed">{html.escape(unit)}: {html.escape(error)}</li>'
         for unit, error in one.failures[:FAILURES_NAMED]
     )
-    pictures = "".join(_figure(example) for example in few)
+    pictures = "".join(_render_example(example) for example in few)
     return (
         f"<section><h2>{head}</h2><p>Questions: {one.questions}, {failed}.</p>"
         f"<table><tr>{columns}</tr>{rows}</table><ul>{notes}{failures}</ul>"
@@ -149,18 +153,20 @@ def _section(one: Section, few: Sequence[Example]) -> str:
     )
 
 
-def _figure(example: Example) -> str:
-    pictures = "".join(f'<img alt="{name}" title="{name}" src="{data_url(image)}">' for name, image in example.pictures)
+def _render_example(example: Example) -> str:
+    pictures = "".join(
+        f'<img alt="{name}" title="{name}" src="{encode_data_url(image)}">' for name, image in example.pictures
+    )
     names = ", ".join(name for name, _ in example.pictures)
     texts = [("asked", example.question), ("replied", example.reply), ("right", example.answer)]
-    lines = "".join(f"<br><b>{name}</b> {html.escape(_short(text))}" for name, text in texts if text)
+    lines = "".join(f"<br><b>{name}</b> {html.escape(_shorten(text))}" for name, text in texts if text)
     return (
         f"<figure><div>{pictures}</div><figcaption><small>{html.escape(example.unit)}: {names}</small>{lines}"
         "</figcaption></figure>"
     )
 
 
-def data_url(image: np.ndarray) -> str:
+def encode_data_url(image: np.ndarray) -> str:
     """A picture, uint8 (H, W, 3), as a small JPEG inside an address."""
     picture = Image.fromarray(image)
     if picture.width > WIDTH:
@@ -170,5 +176,5 @@ def data_url(image: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

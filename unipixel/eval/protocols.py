@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from unipixel.data.record import Record
-from unipixel.eval.questions import Figure, Predictor, Question, Read, Reply, Unit
+from unipixel.data.records import Record
+from unipixel.eval.questions import Figure, Prediction, Predictor, Question, Read, Unit
 from unipixel.masks import MaskTrack
 from unipixel.media import sample_indices
 from unipixel.sample import Query, Sample
@@ -39,12 +39,12 @@ class Protocol(ABC):
         """The protocol of a run that is limited."""
         return self
 
-    def units(self, records: Sequence[Record]) -> list[Unit]:
+    def group_records(self, records: Sequence[Record]) -> list[Unit]:
         """The records as they are asked and scored together, in order."""
         return [Unit(record.id, (record,)) for record in records]
 
     @abstractmethod
-    def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """The questions of a unit.
 
         Args:
@@ -55,38 +55,38 @@ class Protocol(ABC):
         """
 
     @abstractmethod
-    def measure(self, question: Question, reply: Reply) -> Measures:
+    def score(self, question: Question, reply: Prediction) -> Measures:
         """What a reply is worth."""
 
     @abstractmethod
-    def failed(self, question: Question | None) -> Measures:
+    def score_failure(self, question: Question | None) -> Measures:
         """What a failed question contributes; None where not even its sample could be read."""
 
     @abstractmethod
-    def figures(self, measures: Sequence[Measures]) -> list[Figure]:
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
         """The numbers of a benchmark."""
 
-    def perform(self, unit: Unit, read: Read, predictor: Predictor) -> tuple[list[Reply], list[Measures]]:
+    def perform(self, unit: Unit, read: Read, predictor: Predictor) -> tuple[list[Prediction], list[Measures]]:
         """Ask a unit's questions and measure the replies.
 
         Raises:
             UnipixelError: a record cannot be read, or a question not be asked.
         """
-        questions = self.questions(unit, read, predictor.num_frames)
+        questions = self.build_questions(unit, read, predictor.num_frames)
         replies = [predictor.answer(question) for question in questions]
-        return replies, self.measures(questions, replies)
+        return replies, self.score_unit(questions, replies)
 
-    def measures(self, questions: Sequence[Question], replies: Sequence[Reply]) -> list[Measures]:
+    def score_unit(self, questions: Sequence[Question], replies: Sequence[Prediction]) -> list[Measures]:
         """What a unit contributes."""
-        return [self.measure(question, reply) for question, reply in zip(questions, replies, strict=True)]
+        return [self.score(question, reply) for question, reply in zip(questions, replies, strict=True)]
 
-    def failures(self, questions: Sequence[Question]) -> list[Measures]:
+    def score_failed_unit(self, questions: Sequence[Question]) -> list[Measures]:
         """What a unit contributes that could not be answered; the original takes every exception for an empty mask."""
         if self.original and questions:
-            return self.measures(questions, [Reply()] * len(questions))
-        return [self.failed(question) for question in questions] or [self.failed(None)]
+            return self.score_unit(questions, [Prediction()] * len(questions))
+        return [self.score_failure(question) for question in questions] or [self.score_failure(None)]
 
-    def notes(self, measures: Sequence[Measures]) -> list[str]:
+    def list_notes(self, measures: Sequence[Measures]) -> list[str]:
         """What a reader of the figures should know."""
         return []
 
@@ -95,7 +95,7 @@ class Protocol(ABC):
         return len(measures), 0
 
 
-def only_query(sample: Sample) -> Query:
+def get_query(sample: Sample) -> Query:
     """The query of a sample that has one.
 
     Raises:
@@ -106,7 +106,7 @@ def only_query(sample: Sample) -> Query:
     return sample.queries[0]
 
 
-def union(tracks: Sequence[MaskTrack], like: Sample) -> MaskTrack:
+def merge_tracks(tracks: Sequence[MaskTrack], like: Sample) -> MaskTrack:
     """The pixels of any of the tracks; an empty track of the sample's size without any."""
     if not tracks:
         return MaskTrack(like.media.size_hw, (None,) * like.media.num_frames)
@@ -116,13 +116,13 @@ def union(tracks: Sequence[MaskTrack], like: Sample) -> MaskTrack:
     return joined
 
 
-def target(question: Question) -> MaskTrack:
+def merge_targets(question: Question) -> MaskTrack:
     """Everything that the right answer segments."""
     sample = question.sample
-    return union([sample.objects[i] for i in question.query.targets if i is not None], sample)
+    return merge_tracks([sample.objects[i] for i in question.query.targets if i is not None], sample)
 
 
-def predicted(question: Question, reply: Reply, *, first_only: bool = False) -> MaskTrack:
+def merge_predictions(question: Question, reply: Prediction, *, first_only: bool = False) -> MaskTrack:
     """Everything that a reply segments, or only its first object.
 
     Raises:
@@ -136,10 +136,10 @@ def predicted(question: Question, reply: Reply, *, first_only: bool = False) -> 
                 f"{question.sample.source}: predicted masks are {track.num_frames} frames of {track.size_hw}, "
                 f"the clip has {media.num_frames} of {media.size_hw}"
             )
-    return union(tracks, question.sample)
+    return merge_tracks(tracks, question.sample)
 
 
-def spread(total: int, number: int, keep: int | None = None) -> list[int]:
+def spread_frames(total: int, number: int, keep: int | None = None) -> list[int]:
     """Evenly spread frames; one that must be among them replaces the nearest.
 
     Source: UniPixel, evaluation of VideoRefer-Bench and PixelQA.
@@ -153,7 +153,7 @@ def spread(total: int, number: int, keep: int | None = None) -> list[int]:
     return sorted(set(chosen))
 
 
-def narrowed(sample: Sample, frames: Sequence[int]) -> Sample:
+def select_frames(sample: Sample, frames: Sequence[int]) -> Sample:
     """The sample of some frames of its clip."""
     if list(frames) == list(range(sample.media.num_frames)):
         return sample
@@ -167,6 +167,6 @@ def narrowed(sample: Sample, frames: Sequence[int]) -> Sample:
     return replace(sample, media=media, objects=cut(sample.objects), areas=cut(sample.areas), queries=queries)
 
 
-def mean(values: Sequence[float]) -> float:
+def mean_percent(values: Sequence[float]) -> float:
     """Mean in percent of values in 0..1; 0 of none."""
     return 100 * float(np.mean(values)) if len(values) else 0.0

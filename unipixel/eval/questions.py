@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from unipixel.data.record import Record
+from unipixel.data.records import Record
 from unipixel.masks import MaskTrack
 from unipixel.sample import Box, Point, Query, Sample
 
@@ -36,7 +36,7 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class ClipView:
     """How the language model sees a clip, where a protocol sets that for the released checkpoints."""
 
     tokens: tuple[int, int] = (128, 256)
@@ -72,7 +72,7 @@ class Question:
     as_written: bool = False
     """Ask about the prompts exactly as the original does: the pre-filling question holds their ``<|ref|>`` already, its
     answer is dictated, and an object that gets no mask is given the whole frame before the question is asked."""
-    view: View | None = None
+    view: ClipView | None = None
     """None: as the checkpoint sees clips by itself."""
     max_new_tokens: int = 256
     frame_names: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Found:
+class PredictedObject:
     """An object in a reply."""
 
     id: int
@@ -95,27 +95,27 @@ class Found:
         return {"id": self.id, **self.track.to_json(), "scores": [round(score, 4) for score in self.scores]}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Found:
+    def from_json(cls, value: Mapping[str, Any]) -> PredictedObject:
         """What `to_json` wrote."""
         return cls(int(value["id"]), MaskTrack.from_json(value), tuple(value["scores"]))
 
 
 @dataclass(frozen=True)
-class Reply:
+class Prediction:
     """What a predictor answers."""
 
     text: str = ""
     """As the model wrote it, without the words it was primed with."""
-    objects: tuple[Found, ...] = ()
+    objects: tuple[PredictedObject, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {"text": self.text, "objects": [one.to_json() for one in self.objects]}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Reply:
+    def from_json(cls, value: Mapping[str, Any]) -> Prediction:
         """What `to_json` wrote."""
-        return cls(value["text"], tuple(Found.from_json(one) for one in value["objects"]))
+        return cls(value["text"], tuple(PredictedObject.from_json(one) for one in value["objects"]))
 
 
 class Predictor(Protocol):
@@ -124,10 +124,10 @@ class Predictor(Protocol):
     num_frames: int
     """Frames of a clip that it sees at most."""
 
-    def answer(self, question: Question) -> Reply:
+    def answer(self, question: Question) -> Prediction:
         """The reply to one question, independent of all others."""
 
-    def answer_stickers(self, questions: Sequence[stickers.Question]) -> list[Answer | UnipixelError]:
+    def answer_stickers(self, questions: Sequence[stickers.StickerQuestion]) -> list[Answer | UnipixelError]:
         """Replies to questions about the built-in world, asked together; errors stand in the place of answers."""
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.bad_records import named
+from unipixel.data.bad_records import format_reasons
 from unipixel.errors import DatasetError
-from unipixel.eval.benchmarks import BENCHMARKS, Published, protocol_of
-from unipixel.eval.differences import said
-from unipixel.eval.judge import with_grades
-from unipixel.eval.lines import Header, Line, read_lines
+from unipixel.eval.benchmarks import BENCHMARKS, PublishedFigure, get_protocol
+from unipixel.eval.differences import describe_differences
+from unipixel.eval.judge import merge_grades
+from unipixel.eval.predictions import Line, RunHeader, read_predictions
 from unipixel.eval.questions import Figure
 
 EMPTY_RULE = "an error is scored as an empty reply"
@@ -25,13 +25,13 @@ FAILURES_NAMED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ReportRow:
     """One figure beside the published ones."""
 
     figure: Figure | None
     """None: a published figure that cannot be had here."""
     name: str
-    published: Published | None = None
+    published: PublishedFigure | None = None
 
     def difference(self, value: float | None) -> float | None:
         """Ours minus a published figure."""
@@ -52,13 +52,13 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Section:
+class ReportSection:
     """One benchmark split, run with one model by one protocol."""
 
-    header: Header
+    header: RunHeader
     lines: tuple[Line, ...]
     """Merged from all shards, in the order of the units."""
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     questions: int
     failed: int
     notes: tuple[str, ...]
@@ -102,7 +102,9 @@ def prediction_files(out: Path) -> list[Path]:
     return sorted(path for path in out.glob("*/*/*-of-*.jsonl") if not path.name.endswith(".grades.jsonl"))
 
 
-def collect(folders: Iterable[Path], renew: Callable[[Header, list[Line]], list[Line]] | None = None) -> list[Section]:
+def collect_sections(
+    folders: Iterable[Path], renew: Callable[[RunHeader, list[Line]], list[Line]] | None = None
+) -> list[ReportSection]:
     """Everything that was predicted in some folders, shards merged, in the order of `BENCHMARKS`.
 
     Args:
@@ -111,17 +113,17 @@ def collect(folders: Iterable[Path], renew: Callable[[Header, list[Line]], list[
     Raises:
         DatasetError: a folder holds no predictions, or a file is damaged.
     """
-    runs: dict[tuple[Any, ...], tuple[Header, dict[str, Line], list[str]]] = {}
+    runs: dict[tuple[Any, ...], tuple[RunHeader, dict[str, Line], list[str]]] = {}
     for folder in folders:
         files = prediction_files(folder)
         if not files:
             raise DatasetError(f"{folder} holds no predictions; name a folder that `unipixel eval ... -o` has written")
         for path in files:
-            header, lines, _ = read_lines(path)
+            header, lines, _ = read_predictions(path)
             if header is None:
                 continue
-            _, merged, notes = runs.setdefault(header.run, (header, {}, []))
-            graded, remarks = with_grades(path, lines)
+            _, merged, notes = runs.setdefault(header.run_key, (header, {}, []))
+            graded, remarks = merge_grades(path, lines)
             notes += [remark for remark in remarks if remark not in notes]
             for line in graded:
                 # a unit that two shards have asked: an answer is worth more than a failure
@@ -130,12 +132,12 @@ def collect(folders: Iterable[Path], renew: Callable[[Header, list[Line]], list[
     sections = []
     for header, merged, notes in runs.values():
         lines = sorted(merged.values(), key=lambda line: line["place"])
-        sections.append(section(header, renew(header, lines) if renew else lines, notes))
+        sections.append(build_section(header, renew(header, lines) if renew else lines, notes))
     order = list(BENCHMARKS)
-    return sorted(sections, key=lambda s: (order.index(s.header.benchmark), s.header.split, s.header.run[2:4]))
+    return sorted(sections, key=lambda s: (order.index(s.header.benchmark), s.header.split, s.header.run_key[2:4]))
 
 
-def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) -> Section:
+def build_section(header: RunHeader, lines: Sequence[Line], remarks: Sequence[str] = ()) -> ReportSection:
     """The figures of a run.
 
     Raises:
@@ -143,16 +145,16 @@ def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) 
     """
     if header.benchmark not in BENCHMARKS or header.split not in BENCHMARKS[header.benchmark].splits:
         raise DatasetError(f"the predictions are of {header.benchmark}/{header.split}, which is no benchmark here")
-    protocol = protocol_of(header.benchmark, header.split, header.protocol)
+    protocol = get_protocol(header.benchmark, header.split, header.protocol)
     split = BENCHMARKS[header.benchmark].splits[header.split]
     measures = [one for line in lines for one in line["measures"]]
     questions, failed_inside = protocol.counts(measures)
     failed = failed_inside + sum("error" in line for line in lines)
-    figures = protocol.figures(measures)
-    rows = [Row(name=one.name, figure=one, published=split.published.get(one.name)) for one in figures]
+    figures = protocol.summarize(measures)
+    rows = [ReportRow(name=one.name, figure=one, published=split.published.get(one.name)) for one in figures]
     have = {row.name for row in rows}
-    rows += [Row(name=n, figure=None, published=p) for n, p in split.published.items() if n not in have]
-    notes, differs = [*remarks, *protocol.notes(measures)], said(header.benchmark, header.split)
+    rows += [ReportRow(name=n, figure=None, published=p) for n, p in split.published.items() if n not in have]
+    notes, differs = [*remarks, *protocol.list_notes(measures)], describe_differences(header.benchmark, header.split)
     if header.protocol == "original":
         notes.append(f"as in the original: {differs}")
     elif differs and split.published:
@@ -161,20 +163,20 @@ def section(header: Header, lines: Sequence[Line], remarks: Sequence[str] = ()) 
         notes.append(f"failed: {failed} ({EMPTY_RULE if protocol.original else protocol.failure_rule})")
     bad = {line["id"]: line["left_out"] for line in lines if "left_out" in line}
     if bad:
-        notes.append(f"left out: {len(bad)} of {len(lines)}, whose data cannot be read: {named(bad)}")
+        notes.append(f"left out: {len(bad)} of {len(lines)}, whose data cannot be read: {format_reasons(bad)}")
     if len(lines) < header.units:
         notes.append(f"not complete: {len(lines)} of {header.units} done")
     if header.limit is not None:
         notes.append(f"limited to the first {header.limit}; not comparable with published figures")
     if split.layout:
-        ready = uploadable(header, lines)
+        ready = is_uploadable(header, lines)
         notes.append("scored by a server: upload the zip" if ready else "a zip is written when everything is answered")
-    return Section(
+    return ReportSection(
         header=header, lines=tuple(lines), rows=tuple(rows), questions=questions, failed=failed, notes=tuple(notes)
     )
 
 
-def uploadable(header: Header, lines: Sequence[Line]) -> bool:
+def is_uploadable(header: RunHeader, lines: Sequence[Line]) -> bool:
     """Whether there is everything that a server wants: no limit, nothing missing, nothing failed or left out.
 
     As the original does it, a failed question whose frames are known is an empty mask.
@@ -186,14 +188,14 @@ def uploadable(header: Header, lines: Sequence[Line]) -> bool:
     return header.limit is None and len(lines) == header.units and not failed
 
 
-def markdown(sections: Sequence[Section]) -> str:
+def render_markdown(sections: Sequence[ReportSection]) -> str:
     """The report as Markdown."""
     parts = ["# Evaluation", ""]
     for one in sections:
         parts += [f"## {one.title}: {one.header.model}, protocol {one.header.protocol}", ""]
         parts += [f"Questions: {one.questions}, failed: {one.failed}.", ""]
         parts += ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
-        parts += ["| " + " | ".join(cells) + " |" for cells in table(one)]
+        parts += ["| " + " | ".join(cells) + " |" for cells in format_rows(one)]
         parts.append("")
         parts += [f"* {note}" for note in one.notes]
         parts += [f"* failed: {unit}: {error}" for unit, error in one.failures[:FAILURES_NAMED]]
@@ -207,11 +209,11 @@ COLUMNS = ("figure", "ours", "UniPixel-3B", "difference", "UniPixel-7B", "differ
 SECONDARY = "\\* read from notes on the paper's tables, less certain than the other published figures"
 
 
-def table(one: Section) -> list[tuple[str, ...]]:
+def format_rows(one: ReportSection) -> list[tuple[str, ...]]:
     """The rows of a section as text, in the order of `COLUMNS`."""
     rows = []
     for row in one.rows:
-        decimals = row.figure.decimals if row.figure else _decimals(row.published)
+        decimals = row.figure.decimals if row.figure else _count_decimals(row.published)
         star = "*" if row.published and row.published.secondary else ""
         cells = [row.name, f"{row.figure.value:.{decimals}f}" if row.figure else ""]
         for value in (row.published.small, row.published.large) if row.published else (None, None):
@@ -223,7 +225,7 @@ def table(one: Section) -> list[tuple[str, ...]]:
     return rows
 
 
-def _decimals(given: Published | None) -> int:
+def _count_decimals(given: PublishedFigure | None) -> int:
     """Decimals of published numbers, at least one."""
     values = [value for value in (given.small, given.large) if value is not None] if given else []
     return max([1, *(len(str(value).partition(".")[2]) for value in values)])

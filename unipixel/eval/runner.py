@@ -12,10 +12,10 @@ from pathlib import Path
 from unipixel.data import Record, open_index, read
 from unipixel.data.bad_records import MAX_BAD, BadRecords
 from unipixel.errors import DatasetError, MediaError
-from unipixel.eval.benchmarks import BENCHMARKS, protocol_of
-from unipixel.eval.lines import Header, Line, Lines
+from unipixel.eval.benchmarks import BENCHMARKS, get_protocol
+from unipixel.eval.predictions import Line, PredictionFile, RunHeader
 from unipixel.eval.protocols import Measures, Protocol
-from unipixel.eval.questions import Predictor, Read, Reply, Unit
+from unipixel.eval.questions import Prediction, Predictor, Read, Unit
 from unipixel.eval.sticker_figures import StickerFigures, sticker_records
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class BenchmarkRun:
     """One benchmark split, as it is asked."""
 
     name: str
@@ -46,13 +46,13 @@ class Run:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"the limit is {self.limit}; it must be at least 1")
 
-    def units(self) -> list[Unit]:
+    def list_units(self) -> list[Unit]:
         """All units of the run, over all shards.
 
         Raises:
             DatasetError: the records do not fit the protocol, or two have one id.
         """
-        units = self.protocol.units(self.records)[: self.limit if self.protocol.limits_units else None]
+        units = self.protocol.group_records(self.records)[: self.limit if self.protocol.limits_units else None]
         seen: set[str] = set()
         for unit in units:
             if unit.id in seen:
@@ -62,15 +62,15 @@ class Run:
             seen.add(unit.id)
         return units
 
-    def own(self, units: Sequence[Unit]) -> list[tuple[int, Unit]]:
+    def select_shard(self, units: Sequence[Unit]) -> list[tuple[int, Unit]]:
         """This shard's units with their places among all; neighbours that show one clip stay together."""
         place, number = self.shard
         clips = [list(group) for _, group in groupby(enumerate(units), key=lambda item: item[1].clip)]
         return [item for clip in clips[place::number] for item in clip]
 
-    def header(self, units: int, num_frames: int) -> Header:
+    def build_header(self, units: int, num_frames: int) -> RunHeader:
         """The first line of the file of predictions."""
-        return Header(
+        return RunHeader(
             benchmark=self.name,
             split=self.split,
             model=self.model,
@@ -82,7 +82,7 @@ class Run:
             num_frames=num_frames,
         )
 
-    def file(self, out: Path) -> Path:
+    def get_path(self, out: Path) -> Path:
         """Where the predictions of this shard are written."""
         return out / self.name / self.split / f"{self.shard[0]}-of-{self.shard[1]}.jsonl"
 
@@ -96,7 +96,7 @@ def open_run(
     protocol: str = "correct",
     limit: int | None = None,
     shard: tuple[int, int] = (0, 1),
-) -> Run:
+) -> BenchmarkRun:
     """A run of one of the `BENCHMARKS` over data on disk.
 
     Args:
@@ -106,16 +106,18 @@ def open_run(
         DatasetError: the data are missing or damaged.
         ValueError: there is no such protocol, or limit and shard are out of range.
     """
-    how, benchmark = protocol_of(name, split, protocol).within(limit), BENCHMARKS[name]
+    how, benchmark = get_protocol(name, split, protocol).within(limit), BENCHMARKS[name]
     if isinstance(how, StickerFigures):
         records = sticker_records()
     else:
         records = open_index(benchmark.dataset, root, benchmark.splits[split].data)
-    return Run(name=name, split=split, protocol=how, records=records, read=read, model=model, limit=limit, shard=shard)
+    return BenchmarkRun(
+        name=name, split=split, protocol=how, records=records, read=read, model=model, limit=limit, shard=shard
+    )
 
 
 def predict(
-    run: Run,
+    run: BenchmarkRun,
     predictor: Predictor,
     out: Path,
     *,
@@ -139,10 +141,10 @@ def predict(
         DatasetError: the predictions on disk are damaged, the records do not fit the protocol, or too many of them
             cannot be read.
     """
-    units = run.units()
-    own = run.own(units)
+    units = run.list_units()
+    own = run.select_shard(units)
     bad = BadRecords(len(own), max_bad)
-    lines = Lines(run.file(out), run.header(len(units), predictor.num_frames), retry=retry)
+    lines = PredictionFile(run.get_path(out), run.build_header(len(units), predictor.num_frames), retry=retry)
     try:
         failed = sum("error" in line for line in lines.done.values())
         for line in lines.done.values():
@@ -153,7 +155,7 @@ def predict(
         for place, unit in own:
             if unit.id in lines.done:
                 continue
-            line = {"id": unit.id, "place": place, **attempt(run.protocol, unit, run.read, predictor)}
+            line = {"id": unit.id, "place": place, **predict_unit(run.protocol, unit, run.read, predictor)}
             lines.append(line)
             if "left_out" in line:
                 bad.add(unit.id, line["left_out"])
@@ -165,7 +167,7 @@ def predict(
         lines.close()
 
 
-def attempt(protocol: Protocol, unit: Unit, read: Read, predictor: Predictor) -> Line:
+def predict_unit(protocol: Protocol, unit: Unit, read: Read, predictor: Predictor) -> Line:
     """Ask one unit; whatever goes wrong becomes a failure that is written down, and the run goes on.
 
     Data that cannot be read are nobody's failure: the unit is left out. The original scores it as any other error.
@@ -178,33 +180,33 @@ def attempt(protocol: Protocol, unit: Unit, read: Read, predictor: Predictor) ->
     except (DatasetError, MediaError) as error:
         told = " ".join(str(error).split())
         line["error" if protocol.original else "left_out"] = f"{type(error).__name__}: {told}"
-        measures = _failures(protocol, unit, read, predictor.num_frames) if protocol.original else []
+        measures = _score_failure(protocol, unit, read, predictor.num_frames) if protocol.original else []
     except Exception as error:
         # a model's own faults count as its failures; where they come from is for the log
         log.info("%s failed", unit.id, exc_info=True)
         line["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        measures = _failures(protocol, unit, read, predictor.num_frames)
+        measures = _score_failure(protocol, unit, read, predictor.num_frames)
     line["measures"] = measures
     line["seconds"] = round(time.perf_counter() - begin, 3)
     return line
 
 
-def _failures(protocol: Protocol, unit: Unit, read: Read, num_frames: int) -> list[Measures]:
+def _score_failure(protocol: Protocol, unit: Unit, read: Read, num_frames: int) -> list[Measures]:
     """What a failed unit contributes, as far as its records can be read."""
     try:
-        return protocol.failures(protocol.questions(unit, read, num_frames))
+        return protocol.score_failed_unit(protocol.build_questions(unit, read, num_frames))
     except Exception:  # the records are the reason, or the truth is incomplete
-        return protocol.failures([])
+        return protocol.score_failed_unit([])
 
 
-def rescore(run: Run, lines: Sequence[Line], num_frames: int) -> list[Line]:
+def rescore(run: BenchmarkRun, lines: Sequence[Line], num_frames: int) -> list[Line]:
     """The lines with measures made anew from their replies and the ground truth; failures stay what they are.
 
     Raises:
         UnipixelError: a record cannot be read any more.
         ValueError: a line is of no unit of the run.
     """
-    units = {unit.id: unit for unit in run.units()}
+    units = {unit.id: unit for unit in run.list_units()}
     fresh = []
     for line in lines:
         if "left_out" in line:
@@ -212,12 +214,12 @@ def rescore(run: Run, lines: Sequence[Line], num_frames: int) -> list[Line]:
             continue
         if line["id"] not in units:
             raise ValueError(f"{line['id']!r} is no unit of {run.name}/{run.split}; the predictions are of other data")
-        questions = run.protocol.questions(units[line["id"]], run.read, num_frames)
+        questions = run.protocol.build_questions(units[line["id"]], run.read, num_frames)
         if "error" in line:
-            measures = _failures(run.protocol, units[line["id"]], run.read, num_frames)
+            measures = _score_failure(run.protocol, units[line["id"]], run.read, num_frames)
         elif not questions:
             measures = line["measures"]
         else:
-            measures = run.protocol.measures(questions, [Reply.from_json(reply) for reply in line["replies"]])
+            measures = run.protocol.score_unit(questions, [Prediction.from_json(reply) for reply in line["replies"]])
         fresh.append({**line, "measures": measures})
     return fresh

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from unipixel.data.record import Record
+from unipixel.data.records import Record
 from unipixel.eval import stickers
 from unipixel.eval.protocols import Measures, Protocol
-from unipixel.eval.questions import Figure, Predictor, Question, Read, Reply, Unit
+from unipixel.eval.questions import Figure, Prediction, Predictor, Question, Read, Unit
 from unipixel.stickers import SceneSettings
 
 COUNT, VIDEO_COUNT = 200, 40
@@ -34,26 +34,26 @@ class StickerFigures(Protocol):
             return self
         return replace(self, count=min(self.count, limit), video_count=min(self.video_count, limit))
 
-    def perform(self, unit: Unit, read: Read, predictor: Predictor) -> tuple[list[Reply], list[Measures]]:
+    def perform(self, unit: Unit, read: Read, predictor: Predictor) -> tuple[list[Prediction], list[Measures]]:
         """One figure, with everything it takes to get it; there are no replies to keep."""
-        evaluation = stickers.Evaluation(
+        evaluation = stickers.StickerEvaluation(
             predictor.answer_stickers, self.settings, count=self.count, video_count=self.video_count
         )
         return [], [figure.to_json() for figure in evaluation.run((unit.id,))]
 
-    def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """None: scenes are made and asked by the figures themselves."""
         return []
 
-    def measure(self, question: Question, reply: Reply) -> Measures:
+    def score(self, question: Question, reply: Prediction) -> Measures:
         """Not used: there are no questions."""
         raise NotImplementedError
 
-    def failed(self, question: Question | None) -> Measures:
+    def score_failure(self, question: Question | None) -> Measures:
         """A figure that could not be made at all."""
         return {"name": "", "value": 0.0, "baseline": 0.0, "baseline_means": "", "count": 0, "failed": 0}
 
-    def figures(self, measures: Sequence[Measures]) -> list[Figure]:
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
         """Every figure, and that of a trivial guess."""
         return [
             figure

@@ -16,16 +16,16 @@ from unipixel.engine.engine import Engine
 from unipixel.errors import UnipixelError
 from unipixel.metrics import overlap, overlap_scores, parse_choice, volume_scores
 from unipixel.sample import Box, Mask, Point, Prompt, Turn
-from unipixel.stickers import EVAL_SEED, Scene, SceneSettings, scene, turns, video
+from unipixel.stickers import EVAL_SEED, Scene, SceneSettings, generate_scene, generate_turns, generate_video
 from unipixel.stickers.facts import tight_box
-from unipixel.stickers.prompts import box_on, point_on
+from unipixel.stickers.prompts import box_object, point_at_object
 
 Progress = Callable[[str, int, int], None]
 BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
-class Question:
+class StickerQuestion:
     """One thing to ask about one scene."""
 
     world: Scene
@@ -37,7 +37,7 @@ class Question:
 
 
 @dataclass
-class Figure:
+class StickerFigure:
     """A measured figure of one task."""
 
     name: str
@@ -62,11 +62,11 @@ class Figure:
         }
 
 
-Asking = Callable[[Sequence[Question]], list[Answer | UnipixelError]]
+Asking = Callable[[Sequence[StickerQuestion]], list[Answer | UnipixelError]]
 """Answers to questions, in order; errors stand in the place of answers."""
 
 
-def ask_engine(engine: Engine, questions: Sequence[Question]) -> list[Answer | UnipixelError]:
+def ask_engine(engine: Engine, questions: Sequence[StickerQuestion]) -> list[Answer | UnipixelError]:
     """Answers of a model to questions that are asked together."""
     answers: list[Answer | UnipixelError] = engine.ask(
         [list(q.world.frames) if q.world.is_video else q.world.image for q in questions],
@@ -80,7 +80,7 @@ def ask_engine(engine: Engine, questions: Sequence[Question]) -> list[Answer | U
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class StickerEvaluation:
     """Asks the questions of each task and scores the answers."""
 
     ask: Asking
@@ -93,7 +93,7 @@ class Evaluation:
     """Questions per task on videos."""
     progress: Progress | None = None
 
-    def run(self, only: tuple[str, ...] = ()) -> list[Figure]:
+    def run(self, only: tuple[str, ...] = ()) -> list[StickerFigure]:
         """All figures, or those named.
 
         Raises:
@@ -106,24 +106,24 @@ class Evaluation:
 
     def worlds(self, place: int, *, moving: bool = False) -> Iterator[tuple[Scene, np.random.Generator]]:
         """Held-out scenes of the task at this place, endlessly."""
-        make, seed, index = video if moving else scene, EVAL_SEED + place, 0
+        make, seed, index = generate_video if moving else generate_scene, EVAL_SEED + place, 0
         while True:
             yield make(seed, index, self.settings), np.random.default_rng((seed, index, 1))
             index += 1
 
-    def asked(self, place: int, task: str, *, moving: bool = False) -> list[Question]:
+    def asked(self, place: int, task: str, *, moving: bool = False) -> list[StickerQuestion]:
         """Questions of one sticker task, one per scene; scenes that allow none are passed over."""
-        questions: list[Question] = []
+        questions: list[StickerQuestion] = []
         wanted = self.video_count if moving else self.count
         for world, rng in self.worlds(place, moving=moving):
             if len(questions) == wanted:
                 break
-            made = turns(world, rng, 1, {task: 1.0})
+            made = generate_turns(world, rng, 1, {task: 1.0})
             if made:
                 questions.append(_question(world, made[0]))
         return questions
 
-    def answers(self, name: str, questions: list[Question]) -> list[Answer | UnipixelError]:
+    def answers(self, name: str, questions: list[StickerQuestion]) -> list[Answer | UnipixelError]:
         """Ask everything, in batches; errors come back in place."""
         results: list[Answer | UnipixelError] = []
         for begin in range(0, len(questions), BATCH_SIZE):
@@ -133,10 +133,10 @@ class Evaluation:
         return results
 
 
-def _question(world: Scene, turn: Turn) -> Question:
+def _question(world: Scene, turn: Turn) -> StickerQuestion:
     by_id = {item.id: n for n, item in enumerate(world.objects)}
     targets = tuple(by_id[i] for i in turn.targets if i is not None)
-    return Question(world, turn.question, targets=targets, answer=turn.answer)
+    return StickerQuestion(world, turn.question, targets=targets, answer=turn.answer)
 
 
 def _mask(answer: Answer | UnipixelError, world: Scene) -> np.ndarray:
@@ -152,7 +152,7 @@ def _failed(answers: list[Answer | UnipixelError]) -> int:
     return sum(isinstance(a, UnipixelError) for a in answers)
 
 
-def refer(run: Evaluation) -> Figure:
+def refer(run: StickerEvaluation) -> StickerFigure:
     """cIoU of "the red car", and how much of the other objects was painted."""
     questions = run.asked(0, "refer")
     answers = run.answers("refer", questions)
@@ -167,21 +167,23 @@ def refer(run: Evaluation) -> Figure:
     scores = overlap_scores(own)
     baseline = overlap_scores(union).cIoU
     more = {"gIoU": scores.gIoU, "IoU on the others": float(np.mean(others)), "Prec@0.5": scores.precision[0.5]}
-    return Figure("refer cIoU", scores.cIoU, baseline, "all objects painted", len(own), _failed(answers), more)
+    return StickerFigure("refer cIoU", scores.cIoU, baseline, "all objects painted", len(own), _failed(answers), more)
 
 
-def _prompted(run: Evaluation, place: int, kind: str) -> tuple[list[Question], list[Answer | UnipixelError]]:
-    questions: list[Question] = []
+def _prompted(
+    run: StickerEvaluation, place: int, kind: str
+) -> tuple[list[StickerQuestion], list[Answer | UnipixelError]]:
+    questions: list[StickerQuestion] = []
     for world, rng in run.worlds(place):
         if len(questions) == run.count:
             break
         n = int(rng.integers(len(world.objects)))
-        prompt = point_on(world, n, rng) if kind == "point" else box_on(world, n, rng)
-        questions.append(Question(world, None, (prompt,), (n,)))
+        prompt = point_at_object(world, n, rng) if kind == "point" else box_object(world, n, rng)
+        questions.append(StickerQuestion(world, None, (prompt,), (n,)))
     return questions, run.answers(kind, questions)
 
 
-def box(run: Evaluation) -> Figure:
+def box(run: StickerEvaluation) -> StickerFigure:
     """Mean IoU of the mask inside a box; baseline: the box filled."""
     questions, answers = _prompted(run, 1, "box")
     values, filled = [], []
@@ -192,12 +194,12 @@ def box(run: Evaluation) -> Figure:
         trivial = np.zeros_like(goal)
         trivial[y1:y2, x1:x2] = True
         filled.append(overlap(trivial, goal).iou)
-    return Figure(
+    return StickerFigure(
         "box IoU", float(np.mean(values)), float(np.mean(filled)), "the box filled", len(values), _failed(answers)
     )
 
 
-def point(run: Evaluation) -> Figure:
+def point(run: StickerEvaluation) -> StickerFigure:
     """Mean IoU of the mask under a point; baseline: a disc of the average object's area around it."""
     questions, answers = _prompted(run, 2, "point")
     area = float(np.mean([q.world.masks[q.targets[0], 0].sum() for q in questions]))
@@ -211,19 +213,21 @@ def point(run: Evaluation) -> Figure:
         disc = (x + 0.5 - prompt.x) ** 2 + (y + 0.5 - prompt.y) ** 2 <= area / np.pi
         discs.append(overlap(disc, goal).iou)
     label = "a disc of average area"
-    return Figure("point IoU", float(np.mean(values)), float(np.mean(discs)), label, len(values), _failed(answers))
+    return StickerFigure(
+        "point IoU", float(np.mean(values)), float(np.mean(discs)), label, len(values), _failed(answers)
+    )
 
 
-def name(run: Evaluation) -> Figure:
+def name(run: StickerEvaluation) -> StickerFigure:
     """Accuracy of naming the object under a box; baseline: one name for all."""
-    questions: list[Question] = []
+    questions: list[StickerQuestion] = []
     for world, rng in run.worlds(3):
         if len(questions) == run.count:
             break
         n = int(rng.integers(len(world.objects)))
-        prompt = box_on(world, n, rng)
+        prompt = box_object(world, n, rng)
         given = Box(prompt.x1, prompt.y1, prompt.x2, prompt.y2, object_id=1)
-        questions.append(Question(world, "What is [1]?", (given,), (n,), world.objects[n].thing.name))
+        questions.append(StickerQuestion(world, "What is [1]?", (given,), (n,), world.objects[n].thing.name))
     answers = run.answers("name", questions)
     right = [
         isinstance(a, Answer) and a.raw_text.strip().rstrip(".").removeprefix("the ") == q.answer
@@ -231,10 +235,12 @@ def name(run: Evaluation) -> Figure:
     ]
     names = [q.answer for q in questions]
     chance = max(names.count(n) for n in names) / len(names)
-    return Figure("naming", float(np.mean(right)), chance, "always the commonest name", len(right), _failed(answers))
+    return StickerFigure(
+        "naming", float(np.mean(right)), chance, "always the commonest name", len(right), _failed(answers)
+    )
 
 
-def absent(run: Evaluation) -> Figure:
+def absent(run: StickerEvaluation) -> StickerFigure:
     """Half of the questions ask for something that is not there: is it left unsegmented, and the rest segmented?"""
     gone, there = run.asked(4, "absent"), run.asked(5, "refer")
     silent = [not _mask(a, q.world).any() for q, a in zip(gone, run.answers("absent", gone), strict=True)]
@@ -242,10 +248,12 @@ def absent(run: Evaluation) -> Figure:
     found = [bool(_mask(a, q.world).any()) for q, a in zip(there, answers, strict=True)]
     more = {"absent": float(np.mean(silent)), "present": float(np.mean(found))}
     value = (more["absent"] + more["present"]) / 2
-    return Figure("not there", value, 0.5, "always the same reply", len(silent) + len(found), _failed(answers), more)
+    return StickerFigure(
+        "not there", value, 0.5, "always the same reply", len(silent) + len(found), _failed(answers), more
+    )
 
 
-def video_refer(run: Evaluation) -> Figure:
+def video_refer(run: StickerEvaluation) -> StickerFigure:
     """J&F of "the dog" through a clip; baseline: its true mask of the first frame, never moved."""
     questions = run.asked(6, "refer", moving=True)
     answers = run.answers("video", questions)
@@ -259,19 +267,21 @@ def video_refer(run: Evaluation) -> Figure:
         still.append(volume_scores(np.broadcast_to(goal[:1], goal.shape).copy(), goal).JF)
     more = {"J": float(np.mean(js)), "F": float(np.mean(fs))}
     label = "the true first mask, unmoved"
-    return Figure("video J&F", float(np.mean(ours)), float(np.mean(still)), label, len(ours), _failed(answers), more)
+    return StickerFigure(
+        "video J&F", float(np.mean(ours)), float(np.mean(still)), label, len(ours), _failed(answers), more
+    )
 
 
-def video_given(run: Evaluation) -> Figure:
+def video_given(run: StickerEvaluation) -> StickerFigure:
     """J&F of an object whose true mask of the first frame is given, on the frames after it; baseline: unmoved."""
-    questions: list[Question] = []
+    questions: list[StickerQuestion] = []
     for world, rng in run.worlds(8, moving=True):
         if len(questions) == run.video_count:
             break
         seen = np.flatnonzero(world.masks[:, 0].any((1, 2)))
         if len(seen):
             n = int(seen[int(rng.integers(len(seen)))])
-            questions.append(Question(world, None, (Mask(world.masks[n, 0]),), (n,)))
+            questions.append(StickerQuestion(world, None, (Mask(world.masks[n, 0]),), (n,)))
     answers = run.answers("video, first mask given", questions)
     ours, still = [], []
     for q, a in zip(questions, answers, strict=True):
@@ -280,23 +290,23 @@ def video_given(run: Evaluation) -> Figure:
         still.append(volume_scores(np.broadcast_to(goal[:1], goal.shape)[1:].copy(), goal[1:]).JF)
     label = "the first mask, unmoved"
     name = "video J&F, first mask given"
-    return Figure(name, float(np.mean(ours)), float(np.mean(still)), label, len(ours), _failed(answers))
+    return StickerFigure(name, float(np.mean(ours)), float(np.mean(still)), label, len(ours), _failed(answers))
 
 
-def pixelqa(run: Evaluation) -> Figure:
+def pixelqa(run: StickerEvaluation) -> StickerFigure:
     """Multiple choice about objects given by points and boxes, free-running; with J&F of the masks made on the way."""
-    questions: list[Question] = []
+    questions: list[StickerQuestion] = []
     options = []
     for world, rng in run.worlds(7):
         if len(questions) == run.count:
             break
-        made = turns(world, rng, 1, {"choice": 1.0})
+        made = generate_turns(world, rng, 1, {"choice": 1.0})
         if not made:
             continue
         by_id = {item.id: n for n, item in enumerate(world.objects)}
         given = []
         for i in made[0].regions:
-            p = point_on(world, by_id[i], rng) if rng.random() < 0.5 else box_on(world, by_id[i], rng)
+            p = point_at_object(world, by_id[i], rng) if rng.random() < 0.5 else box_object(world, by_id[i], rng)
             kept = (
                 Point(p.x, p.y, p.frame, object_id=i)
                 if isinstance(p, Point)
@@ -304,7 +314,7 @@ def pixelqa(run: Evaluation) -> Figure:
             )
             given.append(kept)
         targets = tuple(by_id[i] for i in made[0].regions)
-        questions.append(Question(world, made[0].question, tuple(given), targets, made[0].answer))
+        questions.append(StickerQuestion(world, made[0].question, tuple(given), targets, made[0].answer))
         options.append(sum(made[0].question.count(f"({letter})") for letter in "ABCD"))
     answers = run.answers("PixelQA", questions)
     right, quality = [], []
@@ -317,10 +327,12 @@ def pixelqa(run: Evaluation) -> Figure:
             quality.append(volume_scores(prediction, q.world.masks[k]).JF)
     chance = float(np.mean([1 / n for n in options]))
     more = {"J&F": float(np.mean(quality))}
-    return Figure("PixelQA", float(np.mean(right)), chance, "a random option", len(right), _failed(answers), more)
+    return StickerFigure(
+        "PixelQA", float(np.mean(right)), chance, "a random option", len(right), _failed(answers), more
+    )
 
 
-FIGURES: dict[str, Callable[[Evaluation], Figure]] = {
+FIGURES: dict[str, Callable[[StickerEvaluation], StickerFigure]] = {
     "refer": refer,
     "box": box,
     "point": point,

@@ -16,13 +16,21 @@ from typing import ClassVar
 
 import numpy as np
 
-from unipixel.data.record import Record
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
-from unipixel.eval.protocols import SEGMENT_TOKENS, Measures, Protocol, mean, only_query, predicted, target
-from unipixel.eval.questions import Figure, Question, Read, Reply, Unit
+from unipixel.eval.protocols import (
+    SEGMENT_TOKENS,
+    Measures,
+    Protocol,
+    get_query,
+    mean_percent,
+    merge_predictions,
+    merge_targets,
+)
+from unipixel.eval.questions import Figure, Prediction, Question, Read, Unit
 from unipixel.masks import MaskTrack
 from unipixel.metrics import davis_scores, frame_scores, revos_frame_scores, revos_scores
-from unipixel.processing.wording import query_text
+from unipixel.processing.wording import format_query
 from unipixel.sample import Sample
 
 NAMES = ("J", "F", "J&F")
@@ -41,42 +49,42 @@ class VideoMasks(Protocol):
     by_category: bool = False
     """Also report J&F by `Query.category`."""
 
-    def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """One question per record of the unit."""
-        return [video_question(read(record), record, unit) for record in unit.records]
+        return [build_video_question(read(record), record, unit) for record in unit.records]
 
-    def measure(self, question: Question, reply: Reply) -> Measures:
+    def score(self, question: Question, reply: Prediction) -> Measures:
         """J and F of one expression; for a server, what its PNGs are called and how large they are."""
-        found = predicted(question, reply, first_only=self.original)
+        found = merge_predictions(question, reply, first_only=self.original)
         if self.server:
             return {"frames": list(question.frame_names), "size_hw": list(found.size_hw)}
-        truth = target(question)
+        truth = merge_targets(question)
         frames = range(truth.num_frames)
         scores = frame_scores((found.mask(t) for t in frames), (truth.mask(t) for t in frames)).means()
         return {**scores, "category": question.query.category}
 
-    def failed(self, question: Question | None) -> Measures:
+    def score_failure(self, question: Question | None) -> Measures:
         """Zero in everything."""
         if self.server:
             return {}
         return {**dict.fromkeys(NAMES, 0.0), "category": question.query.category if question else ""}
 
-    def figures(self, measures: Sequence[Measures]) -> list[Figure]:
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
         """Means over expressions."""
         if self.server or not measures:
             return []
-        figures = [Figure(name=n, value=mean([m[n] for m in measures]), count=len(measures)) for n in NAMES]
+        figures = [Figure(name=n, value=mean_percent([m[n] for m in measures]), count=len(measures)) for n in NAMES]
         if self.by_category:
             for category in sorted({m["category"] for m in measures} - {""}):
                 values = [m["J&F"] for m in measures if m["category"] == category]
-                figures.append(Figure(name=f"{category} J&F", value=mean(values), count=len(values)))
+                figures.append(Figure(name=f"{category} J&F", value=mean_percent(values), count=len(values)))
         return figures
 
 
-def video_question(sample: Sample, record: Record, unit: Unit) -> Question:
+def build_video_question(sample: Sample, record: Record, unit: Unit) -> Question:
     """The question that segments what a record's query speaks of."""
-    query = only_query(sample)
-    text = query_text(query, sample.media.num_frames > 1)
+    query = get_query(sample)
+    text = format_query(query, sample.media.num_frames > 1)
     names = tuple(PurePosixPath(name).stem for name in record.frame_names or ())
     return Question(
         sample=sample, query=query, text=text, clip=unit.clip, frame_names=names, max_new_tokens=SEGMENT_TOKENS
@@ -93,20 +101,22 @@ class Revos(VideoMasks):
 
     types: ClassVar[dict[str, int]] = {"referring": 0, "reasoning": 1, "no object": 2}
 
-    def measure(self, question: Question, reply: Reply) -> Measures:
+    def score(self, question: Question, reply: Prediction) -> Measures:
         """J, F, A and R of one expression."""
-        found = predicted(question, reply, first_only=self.original)
+        found = merge_predictions(question, reply, first_only=self.original)
         foreground = question.sample.areas.get("foreground")
         if foreground is None:
             raise DatasetError(f"{question.sample.source}: there is no foreground mask, which ReVOS' R needs")
-        scores = revos_frame_scores(found.masks, target(question).masks, foreground.masks, original=self.original)
+        scores = revos_frame_scores(
+            found.masks, merge_targets(question).masks, foreground.masks, original=self.original
+        )
         return {**scores.means(), "category": question.query.category}
 
-    def failed(self, question: Question | None) -> Measures:
+    def score_failure(self, question: Question | None) -> Measures:
         """Zero in everything."""
-        return {**super().failed(question), "A": 0.0, "R": 0.0}
+        return {**super().score_failure(question), "A": 0.0, "R": 0.0}
 
-    def figures(self, measures: Sequence[Measures]) -> list[Figure]:
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
         """The table of the paper: overall, then the groups. A record that could not be read counts in both groups."""
         rows = [
             (type_id, {name: m[name] for name in (*NAMES, "A", "R")})
@@ -127,7 +137,7 @@ class Revos(VideoMasks):
             if group in table
         ]
 
-    def notes(self, measures: Sequence[Measures]) -> list[str]:
+    def list_notes(self, measures: Sequence[Measures]) -> list[str]:
         """How many expressions are outside of the averages."""
         outside = sum(m["category"] == "no object" for m in measures)
         return [f"expressions of things that are not there, in no average: {outside}"] if outside else []
@@ -141,21 +151,21 @@ class Davis(VideoMasks):
     the file; the truth of the n-th sorted expression is then the n-th mask of the file.
     """
 
-    def units(self, records: Sequence[Record]) -> list[Unit]:
+    def group_records(self, records: Sequence[Record]) -> list[Unit]:
         """One per expression, in file order."""
         if not self.original:
-            return super().units(records)
+            return super().group_records(records)
         ordered = sorted(range(len(records)), key=lambda n: tuple(records[n].id.rsplit("/", 1)))
         truths = {n: records[place] for place, n in enumerate(ordered)}
         return [Unit(record.id, (record,), (truths[n],)) for n, record in enumerate(records)]
 
-    def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """The expression, over the masks that count as its truth.
 
         Raises:
             DatasetError: these masks are of another video, which the original would not notice before it stops.
         """
-        (question,) = super().questions(unit, read, num_frames)
+        (question,) = super().build_questions(unit, read, num_frames)
         if not unit.truths or unit.truths[0] is unit.records[0]:
             return [question]
         other = read(unit.truths[0])
@@ -165,7 +175,7 @@ class Davis(VideoMasks):
                 "another video; use --protocol correct"
             )
         sample = replace(question.sample, objects=other.objects)
-        return [replace(question, sample=sample, query=replace(question.query, targets=only_query(other).targets))]
+        return [replace(question, sample=sample, query=replace(question.query, targets=get_query(other).targets))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +189,7 @@ class ClassicDavis(Protocol):
     an object's mask on the frame decides. The truth is the masks of the expressions' own objects.
     """
 
-    def units(self, records: Sequence[Record]) -> list[Unit]:
+    def group_records(self, records: Sequence[Record]) -> list[Unit]:
         """One per video.
 
         Raises:
@@ -187,8 +197,8 @@ class ClassicDavis(Protocol):
         """
         units = []
         for video, group in groupby(records, key=lambda record: record.id.rsplit("/", 1)[0]):
-            members = tuple(sorted(group, key=_number))
-            if [_number(record) for record in members] != list(range(len(members))) or len(members) % 4:
+            members = tuple(sorted(group, key=_parse_number))
+            if [_parse_number(record) for record in members] != list(range(len(members))) or len(members) % 4:
                 raise DatasetError(
                     f"{members[0].source}: the classic protocol needs four expressions per object, numbered "
                     f"4 * object + annotator; video {video} has {len(members)}; use ref_davis17/valid"
@@ -196,60 +206,62 @@ class ClassicDavis(Protocol):
             units.append(Unit(video, members))
         return units
 
-    def questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
         """All expressions of a video."""
-        return [video_question(read(record), record, unit) for record in unit.records]
+        return [build_video_question(read(record), record, unit) for record in unit.records]
 
-    def measure(self, question: Question, reply: Reply) -> Measures:
+    def score(self, question: Question, reply: Prediction) -> Measures:
         """Not used: objects are scored together."""
         raise NotImplementedError
 
-    def measures(self, questions: Sequence[Question], replies: Sequence[Reply]) -> list[Measures]:
+    def score_unit(self, questions: Sequence[Question], replies: Sequence[Prediction]) -> list[Measures]:
         """J and F of every object in every pass."""
         found = []
         for annotator in range(4):
             own = list(zip(questions[annotator::4], replies[annotator::4], strict=True))
-            index = _merged([predicted(q, r) for q, r in own], [_scores(r) for _, r in own])  # (T, H, W)
+            index = _merge_by_score(
+                [merge_predictions(q, r) for q, r in own], [_max_scores(r) for _, r in own]
+            )  # (T, H, W)
             for number, (question, _) in enumerate(own, start=1):
-                truth = target(question)
+                truth = merge_targets(question)
                 frames = range(truth.num_frames)
                 scores = frame_scores((index[t] == number for t in frames), (truth.mask(t) for t in frames))
                 means = davis_scores([scores], drop_ends=truth.num_frames > 2)
                 found.append({"pass": annotator, "J": means.J.mean, "F": means.F.mean})
         return found
 
-    def failed(self, question: Question | None) -> Measures:
+    def score_failure(self, question: Question | None) -> Measures:
         """Not used: objects are scored together."""
         raise NotImplementedError
 
-    def failures(self, questions: Sequence[Question]) -> list[Measures]:
+    def score_failed_unit(self, questions: Sequence[Question]) -> list[Measures]:
         """Zero for every object in every pass; a video that could not be read counts as one object."""
         objects = max(1, len(questions) // 4)
         return [{"pass": annotator, "J": 0.0, "F": 0.0} for annotator in range(4) for _ in range(objects)]
 
-    def figures(self, measures: Sequence[Measures]) -> list[Figure]:
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
         """Means of the four passes."""
         if not measures:
             return []
         values = {
-            name: float(np.mean([mean([m[name] for m in measures if m["pass"] == n]) for n in range(4)]))
+            name: float(np.mean([mean_percent([m[name] for m in measures if m["pass"] == n]) for n in range(4)]))
             for name in ("J", "F")
         }
         values["J&F"] = (values["J"] + values["F"]) / 2
         return [Figure(name=name, value=values[name], count=len(measures)) for name in NAMES]
 
 
-def _number(record: Record) -> int:
+def _parse_number(record: Record) -> int:
     last = record.id.rsplit("/", 1)[1]
     return int(last) if last.isdecimal() else -1
 
 
-def _scores(reply: Reply) -> np.ndarray | None:
+def _max_scores(reply: Prediction) -> np.ndarray | None:
     """(T,) the highest score among a reply's objects, per frame."""
     return np.max([one.scores for one in reply.objects], axis=0) if reply.objects else None
 
 
-def _merged(tracks: Sequence[MaskTrack], scores: Sequence[np.ndarray | None]) -> np.ndarray:
+def _merge_by_score(tracks: Sequence[MaskTrack], scores: Sequence[np.ndarray | None]) -> np.ndarray:
     """uint16 (T, H, W): per pixel 1 + the place of the object with the highest score on that frame, 0 for none."""
     index = np.zeros((tracks[0].num_frames, *tracks[0].size_hw), dtype=np.uint16)
     for t in range(len(index)):

@@ -7,9 +7,9 @@ of the top-left pixel, so the centre of the first pixel is (0.5, 0.5) and boxes 
 Malformed masks raise ``ValueError``: whoever reads them from a file or a request knows which error class to tell.
 """
 
-from unipixel.masks.index_png import davis_palette, load_drawn_ids, load_index_png, save_davis_png
-from unipixel.masks.interior import box_xyxy, interior_point
-from unipixel.masks.polygons import drawn_polygon, mask_to_polygons, polygons_to_mask
+from unipixel.masks.index_png import build_davis_palette, load_annotated_ids, load_index_png, save_davis_png
+from unipixel.masks.interior import find_interior_point, mask_to_box
+from unipixel.masks.polygons import mask_to_polygons, polygons_to_mask, rasterize_polygon
 from unipixel.masks.rle import Rle, area_rle, decode_rle, encode_rle, iou_rles, parse_rle, union_rles
 from unipixel.masks.track import MaskTrack
 
@@ -17,14 +17,14 @@ __all__ = [
     "MaskTrack",
     "Rle",
     "area_rle",
-    "box_xyxy",
-    "davis_palette",
+    "mask_to_box",
+    "build_davis_palette",
     "decode_rle",
-    "drawn_polygon",
+    "rasterize_polygon",
     "encode_rle",
-    "interior_point",
+    "find_interior_point",
     "iou_rles",
-    "load_drawn_ids",
+    "load_annotated_ids",
     "load_index_png",
     "mask_to_polygons",
     "parse_rle",

@@ -17,7 +17,7 @@ class _Loop:
     cuts: dict[int, list[int]] = field(default_factory=dict)
     """Position in ``corners`` -> the hole that is walked from there, once it is joined to this loop."""
 
-    def joined(self) -> list[int]:
+    def join_cuts(self) -> list[int]:
         """The walk with its joined holes."""
         walk: list[int] = []
         done = 0
@@ -42,8 +42,8 @@ def trace_polygons(mask: np.ndarray) -> list[list[float]]:
         outside = np.flatnonzero(~mask[:y, x])
         top = int(outside[-1]) + 1 if outside.size else 0
         owner, position = owners[top * width + x]
-        loops[owner].cuts[position] = loop.joined()
-    return [_without_straight_points(loop.joined(), width) for loop in loops if not loop.is_hole]
+        loops[owner].cuts[position] = loop.join_cuts()
+    return [_drop_straight_points(loop.join_cuts(), width) for loop in loops if not loop.is_hole]
 
 
 def _walk_loops(mask: np.ndarray) -> tuple[list[_Loop], dict[int, tuple[int, int]]]:
@@ -83,7 +83,7 @@ def _walk_loops(mask: np.ndarray) -> tuple[list[_Loop], dict[int, tuple[int, int
     return loops, owners
 
 
-def _without_straight_points(walk: list[int], width: int) -> list[float]:
+def _drop_straight_points(walk: list[int], width: int) -> list[float]:
     """The walk as a flat list of x, y with only the points where it turns."""
     points = np.stack(np.divmod(np.array(walk), width)[::-1], axis=1)  # (P, 2) x, y
     ahead = np.sign(np.roll(points, -1, axis=0) - points)

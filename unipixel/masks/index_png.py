@@ -23,7 +23,7 @@ def save_davis_png(index_mask: np.ndarray, path: str | Path) -> None:
     if int(index_mask.min()) < 0 or int(index_mask.max()) > 255:
         raise ValueError(f"a palette PNG holds ids 0 to 255, not {int(index_mask.min())} to {int(index_mask.max())}")
     image = Image.fromarray(np.ascontiguousarray(index_mask, dtype=np.uint8), mode="L")
-    image.putpalette(davis_palette().reshape(-1).tolist())
+    image.putpalette(build_davis_palette().reshape(-1).tolist())
     image.save(path, format="PNG")
 
 
@@ -39,7 +39,7 @@ def load_index_png(path: str | Path) -> np.ndarray:
     return values
 
 
-def load_drawn_ids(path: str | Path, *, of_one: bool = False) -> tuple[np.ndarray, bool]:
+def load_annotated_ids(path: str | Path, *, of_one: bool = False) -> tuple[np.ndarray, bool]:
     """Read a mask that people or their tools have drawn: object ids, or one object in black and white.
 
     Grey edges (antialiasing) and a JPEG's noise are no objects: where grey values lie between black and white, and but
@@ -82,7 +82,7 @@ def _read(path: str | Path, *, strict: bool = False) -> tuple[np.ndarray, Litera
             is_lossy = opened.format in ("JPEG", "MPO")
             image = ImageOps.exif_transpose(opened)
             is_exact = image.mode in ("P", "1")
-            image = _as_grey(image, path, strict=strict)
+            image = _to_grey(image, path, strict=strict)
             values = np.asarray(image)
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise MediaError(f"{path}: not a readable mask image ({error})") from error
@@ -90,7 +90,7 @@ def _read(path: str | Path, *, strict: bool = False) -> tuple[np.ndarray, Litera
     return values, "lossy" if is_lossy else "exact" if is_exact else "grey"
 
 
-def _as_grey(image: Image.Image, path: str | Path, *, strict: bool) -> Image.Image:
+def _to_grey(image: Image.Image, path: str | Path, *, strict: bool) -> Image.Image:
     """The picture, where it is one of numbers; unless ``strict``, colours that are all grey and opaque count as such.
 
     Raises:
@@ -132,7 +132,7 @@ def _is_soft(values: np.ndarray, top: int, *, is_lossy: bool) -> bool | None:
     edges = np.isin(values, thin[(thin < bright)])
     if not edges.any():
         return False
-    beside = _brightest_near(values)[edges] > values[edges]
+    beside = _find_brightest_neighbours(values)[edges] > values[edges]
     if beside.mean() < 0.7:
         return None if thin.size > 16 else False
     if bool((solid >= bright).all()) and levels[-1] > half:
@@ -151,7 +151,7 @@ def _is_flat(values: np.ndarray) -> np.ndarray:
     return flat
 
 
-def _brightest_near(values: np.ndarray) -> np.ndarray:
+def _find_brightest_neighbours(values: np.ndarray) -> np.ndarray:
     """The highest value among a pixel and its eight neighbours, (H, W)."""
     padded = np.pad(values, 1, mode="edge")
     height, width = values.shape
@@ -162,7 +162,7 @@ def _brightest_near(values: np.ndarray) -> np.ndarray:
     return found
 
 
-def davis_palette() -> np.ndarray:
+def build_davis_palette() -> np.ndarray:
     """The colours of ids 0..255 in PASCAL VOC and DAVIS masks, uint8 (256, 3): the id's bits, dealt out to r, g, b."""
     ids = np.arange(256)
     colours = np.zeros((256, 3), dtype=np.uint8)

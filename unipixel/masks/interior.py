@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from unipixel.masks.rle import as_mask
+from unipixel.masks.rle import check_mask
 
 _INTERIOR_SIDE = 192
 """Masks whose box is larger than this are thinned to blocks before the search for the most interior point."""
 
 
-def box_xyxy(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     """The tight box (x1, y1, x2, y2) of a bool (H, W) mask in pixels, right and bottom exclusive; None if empty."""
-    mask = as_mask(mask)
+    mask = check_mask(mask)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def interior_point(mask: np.ndarray, *, exact: bool = False) -> tuple[float, float]:
+def find_interior_point(mask: np.ndarray, *, exact: bool = False) -> tuple[float, float]:
     """The centre (x, y) of the pixel that lies deepest inside a bool (H, W) mask.
 
     Depth is the Euclidean distance to the nearest pixel outside, the image border counting as outside. On a large mask
@@ -31,8 +31,8 @@ def interior_point(mask: np.ndarray, *, exact: bool = False) -> tuple[float, flo
     Raises:
         ValueError: The mask is empty.
     """
-    mask = as_mask(mask)
-    box = box_xyxy(mask)
+    mask = check_mask(mask)
+    box = mask_to_box(mask)
     if box is None:
         raise ValueError("an empty mask has no interior point")
     x1, y1, x2, y2 = box
@@ -43,13 +43,13 @@ def interior_point(mask: np.ndarray, *, exact: bool = False) -> tuple[float, flo
         blocks: np.ndarray = crop[:height, :width].reshape(height // block, block, width // block, block)
         blocks = np.all(blocks, axis=(1, 3))
         if blocks.any():
-            row, column = _deepest(blocks)
+            row, column = _find_deepest(blocks)
             return x1 + column * block + block // 2 + 0.5, y1 + row * block + block // 2 + 0.5
-    row, column = _deepest(crop, first=exact)
+    row, column = _find_deepest(crop, first=exact)
     return x1 + column + 0.5, y1 + row + 0.5
 
 
-def _deepest(mask: np.ndarray, *, first: bool = False) -> tuple[int, int]:
+def _find_deepest(mask: np.ndarray, *, first: bool = False) -> tuple[int, int]:
     """Row and column of the largest Euclidean distance to a pixel outside a bool (H, W) mask with some pixel set.
 
     Among equals it is the first in reading order, or the one nearest to the middle.

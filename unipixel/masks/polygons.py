@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from unipixel.masks.contours import trace_polygons
-from unipixel.masks.rle import as_mask, check_size_hw, decode_rle, short
+from unipixel.masks.rle import check_mask, check_size_hw, decode_rle, shorten
 
 
 def polygons_to_mask(polygons: Sequence[Any], size_hw: tuple[int, int]) -> np.ndarray:
@@ -25,7 +25,7 @@ def polygons_to_mask(polygons: Sequence[Any], size_hw: tuple[int, int]) -> np.nd
     height, width = check_size_hw(size_hw)
     flat = []
     for polygon in polygons:
-        corners = _as_corners(polygon)
+        corners = _to_corners(polygon)
         # The rasteriser walks every edge pixel by pixel, so a far-away corner would cost memory and time.
         if not np.isfinite(corners).all() or np.abs(corners).max() > 1000 + 10 * max(height, width):
             raise ValueError(f"a polygon on {height} x {width} pixels has a corner that is not finite or far outside")
@@ -44,14 +44,14 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     Args:
         mask: bool (H, W).
     """
-    return trace_polygons(as_mask(mask))
+    return trace_polygons(check_mask(mask))
 
 
 _FRACTION = 16
 """Bits behind the point in which the sides of a drawn polygon are followed from row to row."""
 
 
-def drawn_polygon(corners: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+def rasterize_polygon(corners: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """A polygon with its outline, as OpenCV draws both on whole pixels, bool (H, W).
 
     A pixel is on if it lies on the one pixel wide outline, or if its centre lies inside (an odd number of sides away
@@ -71,7 +71,7 @@ def drawn_polygon(corners: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     # where every side crosses the rows that it covers, its lower end excluded
     rows, crossings = [], []
     for begin, end in sides:
-        inside, ends = _clipped(begin, end, width, height)
+        inside, ends = _clip_line(begin, end, width, height)
         if inside:
             _draw_line(mask, *ends)
         top, below = sorted((begin[1], end[1]))
@@ -109,7 +109,7 @@ def _draw_line(mask: np.ndarray, begin: tuple[int, int], end: tuple[int, int]) -
     mask[y + rows, x + columns] = True
 
 
-def _clipped(
+def _clip_line(
     begin: tuple[int, int], end: tuple[int, int], width: int, height: int
 ) -> tuple[bool, tuple[tuple[int, int], tuple[int, int]]]:
     """Whether a line is inside the picture anywhere, and its ends, cut to whole pixels of the picture where it is.
@@ -122,7 +122,7 @@ def _clipped(
     def code(x: int, y: int) -> int:
         return (x < 0) + 2 * (x > right) + 4 * (y < 0) + 8 * (y > bottom)
 
-    def beside(x: int) -> int:
+    def code_across(x: int) -> int:
         return (x < 0) + 2 * (x > right)
 
     c1, c2 = code(x1, y1), code(x2, y2)
@@ -130,11 +130,11 @@ def _clipped(
         if c1 & 12:
             edge = 0 if c1 < 8 else bottom
             x1, y1 = x1 + int((edge - y1) * (x2 - x1) / (y2 - y1)), edge
-            c1 = beside(x1)
+            c1 = code_across(x1)
         if c2 & 12:
             edge = 0 if c2 < 8 else bottom
             x2, y2 = x2 + int((edge - y2) * (x2 - x1) / (y2 - y1)), edge
-            c2 = beside(x2)
+            c2 = code_across(x2)
         if not c1 & c2 and c1 | c2:
             if c1:
                 edge = 0 if c1 == 1 else right
@@ -147,12 +147,12 @@ def _clipped(
     return not c1 | c2, ((x1, y1), (x2, y2))
 
 
-def _as_corners(polygon: Any) -> np.ndarray:
+def _to_corners(polygon: Any) -> np.ndarray:
     try:
         corners = np.asarray(polygon, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"a polygon must be a list of numbers, not {short(polygon)}") from None
+        raise ValueError(f"a polygon must be a list of numbers, not {shorten(polygon)}") from None
     corners = corners.reshape(-1, 2) if corners.ndim == 1 and corners.size % 2 == 0 else corners
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
-        raise ValueError(f"a polygon must be at least three x, y pairs, not {short(polygon)}")
+        raise ValueError(f"a polygon must be at least three x, y pairs, not {shorten(polygon)}")
     return corners

@@ -28,7 +28,7 @@ def encode_rle(mask: np.ndarray) -> Rle:
     Raises:
         ValueError: The array has not two dimensions, or holds other values than true and false.
     """
-    mask = as_mask(mask)
+    mask = check_mask(mask)
     encoded = coco.encode(np.asfortranarray(mask.view(np.uint8)))
     return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode("ascii")}
 
@@ -39,7 +39,7 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
     Raises:
         ValueError: The RLE is malformed, see :func:`parse_rle`.
     """
-    (height, width), runs = _checked_runs(rle)
+    (height, width), runs = _check_runs(rle)
     pixels = np.repeat(np.arange(runs.size) % 2 == 1, runs)
     return np.ascontiguousarray(pixels.reshape(width, height).T)
 
@@ -52,7 +52,7 @@ def parse_rle(value: Mapping[str, Any]) -> Rle:
     Raises:
         ValueError: No ``size`` or ``counts``, a size out of range, or runs that do not add up to H times W.
     """
-    (height, width), runs = _checked_runs(value)
+    (height, width), runs = _check_runs(value)
     counts = value["counts"]
     if isinstance(counts, bytes):
         counts = counts.decode("ascii")
@@ -69,9 +69,9 @@ def check_size_hw(size: Any) -> tuple[int, int]:
         ValueError: Not two positive whole numbers, or more than :data:`MAX_MASK_PIXELS` pixels.
     """
     if not isinstance(size, (list, tuple)) or len(size) != 2:
-        raise ValueError(f"a mask size must be [height, width], not {short(size)}")
+        raise ValueError(f"a mask size must be [height, width], not {shorten(size)}")
     if any(isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < 1 for side in size):
-        raise ValueError(f"a mask size must be two whole numbers of at least 1, not {short(size)}")
+        raise ValueError(f"a mask size must be two whole numbers of at least 1, not {shorten(size)}")
     if int(size[0]) * int(size[1]) > MAX_MASK_PIXELS:
         raise ValueError(f"a mask of {size[0]} x {size[1]} is larger than the {MAX_MASK_PIXELS} pixels allowed")
     return int(size[0]), int(size[1])
@@ -107,7 +107,7 @@ def iou_rles(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
     return float(coco.iou([dict(first)], [dict(second)], [False])[0, 0])
 
 
-def as_mask(mask: np.ndarray) -> np.ndarray:
+def check_mask(mask: np.ndarray) -> np.ndarray:
     """The array as bool (H, W).
 
     Raises:
@@ -123,32 +123,32 @@ def as_mask(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def size_text(size: Sequence[int]) -> str:
+def format_size(size: Sequence[int]) -> str:
     """Height and width as messages write them."""
     return f"{size[0]} x {size[1]}"
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value of unknown length as messages write it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _checked_runs(value: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
+def _check_runs(value: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
     """Size and run lengths, int64, of an untrusted RLE; see :func:`parse_rle`."""
     if not isinstance(value, Mapping) or "size" not in value or "counts" not in value:
-        raise ValueError(f"an RLE must be a mapping with 'size' and 'counts', not {short(value)}")
+        raise ValueError(f"an RLE must be a mapping with 'size' and 'counts', not {shorten(value)}")
     height, width = check_size_hw(value["size"])
     counts = value["counts"]
     if isinstance(counts, bytes):
         counts = counts.decode("ascii", errors="replace")
     if isinstance(counts, str):
-        runs = _runs(counts)
+        runs = _decode_runs(counts)
     elif isinstance(counts, (list, tuple)) and all(isinstance(run, (int, np.integer)) for run in counts):
         # A number beyond 64 bits is no run of any mask; cut down, it is refused below like any other that is too long.
         runs = np.array([min(int(run), MAX_MASK_PIXELS + 1) for run in counts], dtype=np.int64)
     else:
-        raise ValueError(f"the counts of an RLE must be text or a list of whole numbers, not {short(counts)}")
+        raise ValueError(f"the counts of an RLE must be text or a list of whole numbers, not {shorten(counts)}")
     if runs.size and int(runs.min()) < 0:
         raise ValueError(f"the runs of an RLE must not be negative, but one is {int(runs.min())}")
     if int(runs.sum()) != height * width:
@@ -158,18 +158,18 @@ def _checked_runs(value: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray
     return (height, width), runs
 
 
-def _runs(counts: str) -> np.ndarray:
+def _decode_runs(counts: str) -> np.ndarray:
     """Run lengths of COCO's text form: 5 bits a character, low bits first, each run the change from two before it."""
     try:
         codes = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError:
         codes = np.array([-1])
     if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
-        raise ValueError(f"the counts of an RLE are not COCO's text form: {short(counts)}")
+        raise ValueError(f"the counts of an RLE are not COCO's text form: {shorten(counts)}")
     last = np.flatnonzero((codes & 0x20) == 0)
     first = np.concatenate([[0], last[:-1] + 1])
     if int((last - first).max()) > 6:
-        raise ValueError(f"the counts of an RLE hold a number too long for a mask: {short(counts)}")
+        raise ValueError(f"the counts of an RLE hold a number too long for a mask: {shorten(counts)}")
     place = np.arange(codes.size) - np.repeat(first, last - first + 1)
     runs = np.add.reduceat((codes & 0x1F) << (5 * place), first)
     runs -= np.where(codes[last] & 0x10, 1 << (5 * (last - first + 1)), 0)
@@ -181,4 +181,4 @@ def _runs(counts: str) -> np.ndarray:
 def _check_same_size(rles: Sequence[Mapping[str, Any]]) -> None:
     sizes = {tuple(rle["size"]) for rle in rles}
     if len(sizes) > 1:
-        raise ValueError(f"masks must have one size, not {' and '.join(size_text(size) for size in sorted(sizes))}")
+        raise ValueError(f"masks must have one size, not {' and '.join(format_size(size) for size in sorted(sizes))}")

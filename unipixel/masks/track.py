@@ -17,10 +17,10 @@ from unipixel.masks.rle import (
     check_size_hw,
     decode_rle,
     encode_rle,
+    format_size,
     iou_rles,
     parse_rle,
-    short,
-    size_text,
+    shorten,
     union_rles,
 )
 
@@ -46,7 +46,7 @@ class MaskTrack:
         for t, rle in enumerate(self.rles):
             if rle is not None and tuple(rle["size"]) != self.size_hw:
                 raise ValueError(
-                    f"the mask of frame {t} is {size_text(rle['size'])}, but its track is {size_text(self.size_hw)}"
+                    f"the mask of frame {t} is {format_size(rle['size'])}, but its track is {format_size(self.size_hw)}"
                 )
 
     @classmethod
@@ -125,7 +125,7 @@ class MaskTrack:
             ValueError: A key is missing or a mask malformed.
         """
         if not isinstance(value, Mapping) or not isinstance(value.get("rles"), (list, tuple)):
-            raise ValueError(f"a mask track must be a mapping with 'size' and a list 'rles', not {short(value)}")
+            raise ValueError(f"a mask track must be a mapping with 'size' and a list 'rles', not {shorten(value)}")
         rles = tuple(None if rle is None else parse_rle(rle) for rle in value["rles"])
         return cls(check_size_hw(value.get("size")), rles)
 
@@ -133,6 +133,6 @@ class MaskTrack:
         if self.size_hw != other.size_hw or self.num_frames != other.num_frames:
             raise ValueError(
                 "two mask tracks must have one length and size, not "
-                f"{self.num_frames} frames of {size_text(self.size_hw)} and "
-                f"{other.num_frames} frames of {size_text(other.size_hw)}"
+                f"{self.num_frames} frames of {format_size(self.size_hw)} and "
+                f"{other.num_frames} frames of {format_size(other.size_hw)}"
             )

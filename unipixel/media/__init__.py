@@ -1,6 +1,6 @@
 """Images, videos, frame folders, arrays, cameras and URLs as frames: opened with :func:`open_media`, read lazily."""
 
-from unipixel.media.clip import Media, MediaLike, open_media, usual_limits
+from unipixel.media.clip import Media, MediaLike, choose_limits, open_media
 from unipixel.media.limits import LOCAL, UNLIMITED, Limits, Trusted
 from unipixel.media.sampling import sample_at_rate, sample_indices, sample_random_indices
 
@@ -15,5 +15,5 @@ __all__ = [
     "sample_at_rate",
     "sample_indices",
     "sample_random_indices",
-    "usual_limits",
+    "choose_limits",
 ]

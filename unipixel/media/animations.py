@@ -27,7 +27,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Patch:
+class AnimationPatch:
     """A part of the canvas that one frame draws."""
 
     x: int
@@ -51,11 +51,11 @@ class Animation:
 
     kind: Literal["GIF", "PNG"]
     size_hw: tuple[int, int]
-    patches: tuple[Patch, ...]
+    patches: tuple[AnimationPatch, ...]
     shared: bytes
     """What each patch needs to be a file: the palette of a GIF; header, palette and transparency of a PNG."""
 
-    def file_of(self, patch: Patch, file: BinaryIO) -> bytes:
+    def encode_patch(self, patch: AnimationPatch, file: BinaryIO) -> bytes:
         """The patch as a picture of its own.
 
         Raises:
@@ -71,10 +71,10 @@ class Animation:
             # the descriptor without its place on the canvas
             return head + patch.control + b"," + bytes(4) + parts[0][5:] + b";"
         header = struct.pack(">II", patch.width, patch.height) + self.shared[8:13]
-        chunks = [_chunk(b"IHDR", header), self.shared[13:], *(_chunk(b"IDAT", part) for part in parts)]
-        return _PNG_SIGNATURE + b"".join(chunks) + _chunk(b"IEND", b"")
+        chunks = [_build_chunk(b"IHDR", header), self.shared[13:], *(_build_chunk(b"IDAT", part) for part in parts)]
+        return _PNG_SIGNATURE + b"".join(chunks) + _build_chunk(b"IEND", b"")
 
-    def first_needed(self, index: int) -> int:
+    def find_first_needed(self, index: int) -> int:
         """The last frame up to ``index`` from which drawing can begin, because it covers all that was before."""
         for number in range(index, 0, -1):
             patch = self.patches[number]
@@ -84,7 +84,7 @@ class Animation:
         return 0
 
 
-def frames(
+def compose_frames(
     animation: Animation, file: BinaryIO, indices: Sequence[int], decode: Callable[[bytes], np.ndarray]
 ) -> Iterator[np.ndarray]:
     """Yield the canvas, uint8 (H, W, 4), as it is shown at each of ascending ``indices``.
@@ -96,7 +96,7 @@ def frames(
     canvas, drawn = np.zeros((height, width, 4), dtype=np.uint8), -1
     before: np.ndarray | None = None
     for index in indices:
-        start = animation.first_needed(index)
+        start = animation.find_first_needed(index)
         if drawn < 0 or start > drawn:
             canvas[:] = 0
             drawn, before = start - 1, None
@@ -107,16 +107,16 @@ def frames(
             area = canvas[patch.y : patch.y + patch.height, patch.x : patch.x + patch.width]
             before = area.copy() if patch.disposal == "restore" else None
             if area.size:
-                pixels = decode(animation.file_of(patch, file))[: area.shape[0], : area.shape[1]]
+                pixels = decode(animation.encode_patch(patch, file))[: area.shape[0], : area.shape[1]]
                 if patch.is_over:
-                    _lay_over(area, pixels)
+                    _blend_over(area, pixels)
                 else:
                     area[:] = pixels
             drawn = number
         yield canvas
 
 
-def _dispose(canvas: np.ndarray, patch: Patch, before: np.ndarray | None) -> None:
+def _dispose(canvas: np.ndarray, patch: AnimationPatch, before: np.ndarray | None) -> None:
     area = canvas[patch.y : patch.y + patch.height, patch.x : patch.x + patch.width]
     if patch.disposal == "clear":
         area[:] = 0
@@ -124,7 +124,7 @@ def _dispose(canvas: np.ndarray, patch: Patch, before: np.ndarray | None) -> Non
         area[:] = before
 
 
-def _lay_over(below: np.ndarray, above: np.ndarray) -> None:
+def _blend_over(below: np.ndarray, above: np.ndarray) -> None:
     """Lay pixels over others, in place."""
     solid, clear = above[..., 3] == 255, above[..., 3] == 0
     below[solid] = above[solid]
@@ -144,25 +144,25 @@ def read_gif(file: BinaryIO, name: str) -> Animation:
         MediaError: it is cut off, or holds no picture.
     """
     file.seek(0)
-    head = _exactly(file, 13, name)
+    head = _read_exactly(file, 13, name)
     width, height, flags = struct.unpack("<HHB", head[6:11])
-    shared = bytes([flags & 0x87]) + _exactly(file, 3 << (flags & 7) + 1 if flags & 0x80 else 0, name)
-    patches: list[Patch] = []
+    shared = bytes([flags & 0x87]) + _read_exactly(file, 3 << (flags & 7) + 1 if flags & 0x80 else 0, name)
+    patches: list[AnimationPatch] = []
     control = b""
     while (kind := file.read(1)) not in (b";", b""):
         if kind == b"!":
-            label = _exactly(file, 1, name)
-            block = _sub_blocks(file, name)
+            label = _read_exactly(file, 1, name)
+            block = _read_sub_blocks(file, name)
             if label == b"\xf9" and len(block) >= 4:
                 control = block[:4]
         elif kind == b",":
             begin = file.tell() - 1
-            x, y, w, h, local = struct.unpack("<HHHHB", _exactly(file, 9, name))
-            _exactly(file, (3 << (local & 7) + 1 if local & 0x80 else 0) + 1, name)
-            _sub_blocks(file, name)
+            x, y, w, h, local = struct.unpack("<HHHHB", _read_exactly(file, 9, name))
+            _read_exactly(file, (3 << (local & 7) + 1 if local & 0x80 else 0) + 1, name)
+            _read_sub_blocks(file, name)
             if not w or not h:
                 raise MediaError(f"{name} is damaged: frame {len(patches)} is {w} x {h} pixels")
-            patches.append(_gif_patch((x, y, w, h), control, (begin, file.tell())))
+            patches.append(_read_gif_patch((x, y, w, h), control, (begin, file.tell())))
             control = b""
         elif kind != b"\0":
             break  # what follows is no GIF any more; viewers stop here
@@ -173,10 +173,10 @@ def read_gif(file: BinaryIO, name: str) -> Animation:
     return Animation("GIF", size_hw, tuple(patches), shared)
 
 
-def _gif_patch(place: tuple[int, int, int, int], control: bytes, span: Span) -> Patch:
+def _read_gif_patch(place: tuple[int, int, int, int], control: bytes, span: Span) -> AnimationPatch:
     flags, delay = (control[0], int.from_bytes(control[1:3], "little")) if control else (0, 0)
     disposals: dict[int, Disposal] = {2: "clear", 3: "restore"}
-    return Patch(
+    return AnimationPatch(
         *place,
         duration_s=delay / 100 if delay > 1 else _UNSAID_S,
         disposal=disposals.get(flags >> 2 & 7, "keep"),
@@ -193,8 +193,8 @@ def read_png(file: BinaryIO, name: str) -> Animation:
         MediaError: it is cut off, or a frame leaves the canvas.
     """
     file.seek(8)
-    header, shared, patches = b"", b"", list[Patch]()
-    frame: Patch | None = None
+    header, shared, patches = b"", b"", list[AnimationPatch]()
+    frame: AnimationPatch | None = None
     spans: list[Span] = []
 
     def finish() -> None:
@@ -208,17 +208,17 @@ def read_png(file: BinaryIO, name: str) -> Animation:
             skipped = 4 if kind == b"fdAT" else 0
             if frame is not None:
                 spans.append((begin + skipped, begin + length))
-            _check_sum(file, kind, length, name)
+            _verify_checksum(file, kind, length, name)
             continue
-        body = _exactly(file, length, name) if kind in (b"IHDR", b"PLTE", b"tRNS", b"fcTL") else b""
+        body = _read_exactly(file, length, name) if kind in (b"IHDR", b"PLTE", b"tRNS", b"fcTL") else b""
         file.seek(begin + length + 4)
         if kind == b"IHDR":
             header = body
         elif kind in (b"PLTE", b"tRNS"):
-            shared += _chunk(kind, body)
+            shared += _build_chunk(kind, body)
         elif kind == b"fcTL":
             finish()
-            frame, spans = _png_patch(body, name), []
+            frame, spans = _read_png_patch(body, name), []
         elif kind == b"IEND":
             break
     else:
@@ -235,17 +235,17 @@ def read_png(file: BinaryIO, name: str) -> Animation:
     return Animation("PNG", (height, width), tuple(patches), header + shared)
 
 
-def _png_patch(body: bytes, name: str) -> Patch:
+def _read_png_patch(body: bytes, name: str) -> AnimationPatch:
     if len(body) != 26:
         raise MediaError(f"{name} is damaged: the control of a frame has {len(body)} bytes instead of 26")
     width, height, x, y, delay, per, disposal, blend = struct.unpack(">4x4IHHBB", body)
     disposals: dict[int, Disposal] = {1: "clear", 2: "restore"}
-    return Patch(
+    return AnimationPatch(
         x, y, width, height, delay / (per or 100) or _UNSAID_S, disposals.get(disposal, "keep"), blend == 1, ()
     )  # fmt: skip
 
 
-def _check_sum(file: BinaryIO, kind: bytes, length: int, name: str) -> None:
+def _verify_checksum(file: BinaryIO, kind: bytes, length: int, name: str) -> None:
     """Pass a chunk, checking its sum piece by piece.
 
     Raises:
@@ -253,26 +253,26 @@ def _check_sum(file: BinaryIO, kind: bytes, length: int, name: str) -> None:
     """
     total, left = zlib.crc32(kind), length
     while left:
-        piece = _exactly(file, min(left, 1 << 20), name)
+        piece = _read_exactly(file, min(left, 1 << 20), name)
         total, left = zlib.crc32(piece, total), left - len(piece)
-    if int.from_bytes(_exactly(file, 4, name), "big") != total:
+    if int.from_bytes(_read_exactly(file, 4, name), "big") != total:
         raise MediaError(f"{name} is damaged: the check sum of a chunk {kind.decode('latin1')} is wrong")
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def _build_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def _sub_blocks(file: BinaryIO, name: str) -> bytes:
+def _read_sub_blocks(file: BinaryIO, name: str) -> bytes:
     """Pass the blocks up to the empty one; returns the first."""
     first: bytes | None = None
-    while size := _exactly(file, 1, name)[0]:
-        block = _exactly(file, size, name)
+    while size := _read_exactly(file, 1, name)[0]:
+        block = _read_exactly(file, size, name)
         first = block if first is None else first
     return first or b""
 
 
-def _exactly(file: BinaryIO, size: int, name: str) -> bytes:
+def _read_exactly(file: BinaryIO, size: int, name: str) -> bytes:
     data = file.read(size)
     if len(data) < size:
         raise MediaError(f"{name} is damaged: it ends in the middle")

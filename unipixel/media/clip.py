@@ -15,12 +15,12 @@ from PIL import Image
 from unipixel.errors import MediaError
 from unipixel.media import urls
 from unipixel.media.containers import FORMATS as VIDEO_FORMATS
-from unipixel.media.containers import check_complete, container_format
+from unipixel.media.containers import check_complete, find_container_format
 from unipixel.media.images import FORMATS as IMAGE_FORMATS
 from unipixel.media.images import HEAD_BYTES, image_source, looks_like_image
 from unipixel.media.limits import LOCAL, Limits
 from unipixel.media.sampling import sample_indices
-from unipixel.media.sources import ArraySource, FrameSource, IteratorSource, ListSource, folder_frames
+from unipixel.media.sources import ArraySource, FrameSource, IteratorSource, ListSource, list_folder_frames
 from unipixel.media.video import VideoSource
 
 MediaLike: TypeAlias = Any
@@ -73,18 +73,18 @@ class Media:
     @property
     def is_live(self) -> bool:
         """Whether the source is an iterator whose end has not been reached: iterating gives frames as they come."""
-        return isinstance(self._frames, IteratorSource) and not self._frames.ended
+        return isinstance(self._frames, IteratorSource) and not self._frames.has_ended
 
     @property
     def frame_indices(self) -> tuple[int, ...]:
         """For each frame of the clip its index in the source."""
-        return tuple(index * self._every for index in self._kept())
+        return tuple(index * self._every for index in self._list_indices())
 
     @property
     def timestamps_s(self) -> tuple[float, ...] | None:
         """Seconds from the source's first frame to each frame of the clip; None where unknown."""
         times = self._frames.timestamps_s
-        return None if times is None else tuple(float(times[index]) for index in self._kept())
+        return None if times is None else tuple(float(times[index]) for index in self._list_indices())
 
     def frame(self, t: int) -> np.ndarray:
         """Frame ``t``, uint8 (H, W, 3), the caller's to change.
@@ -92,7 +92,7 @@ class Media:
         Raises:
             IndexError: ``t`` is not in 0 .. num_frames - 1.
         """
-        index = self._at(t)
+        index = self._to_source_index(t)
         if isinstance(self._frames, VideoSource):
             return self._frames.frame(index)
         return next(self._frames.read([index]))
@@ -103,7 +103,9 @@ class Media:
         Raises:
             IndexError: One of them is not in 0 .. num_frames - 1.
         """
-        wanted = np.array([self._at(int(t)) for t in (range(self.num_frames) if ts is None else ts)], dtype=np.int64)
+        wanted = np.array(
+            [self._to_source_index(int(t)) for t in (range(self.num_frames) if ts is None else ts)], dtype=np.int64
+        )
         out = np.empty((len(wanted), *self.size_hw, 3), dtype=np.uint8)
         unique = np.unique(wanted)
         for index, frame in zip(unique.tolist(), self._frames.read(unique.tolist()), strict=True):
@@ -115,7 +117,7 @@ class Media:
         if self._indices is None and isinstance(self._frames, IteratorSource):
             yield from self._frames.stream()
             return
-        kept = self._kept()
+        kept = self._list_indices()
         if list(kept) == sorted(kept):
             yield from self._frames.read(kept)
         else:
@@ -135,22 +137,22 @@ class Media:
         """
         if not len(ts):
             raise ValueError("a clip needs at least one frame, got none")
-        return Media(self._frames, self.source, [self._at(int(t)) for t in ts], self._every)
+        return Media(self._frames, self.source, [self._to_source_index(int(t)) for t in ts], self._every)
 
     def close(self) -> None:
         """Give back files that are kept open; the media may still be read, save for an iterator's."""
         if isinstance(self._frames, VideoSource | IteratorSource):
             self._frames.close()
 
-    def _kept(self) -> Sequence[int]:
+    def _list_indices(self) -> Sequence[int]:
         return range(self._frames.num_frames) if self._indices is None else self._indices
 
-    def _at(self, t: int) -> int:
+    def _to_source_index(self, t: int) -> int:
         if t >= 0 and self._indices is None and isinstance(self._frames, IteratorSource):
-            if self._frames.has(t):
+            if self._frames.has_frame(t):
                 return t
         elif 0 <= t < self.num_frames:
-            return self._kept()[t]
+            return self._list_indices()[t]
         raise IndexError(f"frame {t} is outside of the clip's {self.num_frames} frames (0 to {self.num_frames - 1})")
 
 
@@ -170,7 +172,7 @@ def open_media(
             pictures, arrays or paths; an iterator of pictures or arrays.
         num_frames: choose so many frames evenly, see :func:`~unipixel.media.sample_indices`; None keeps all.
         every: keep only every so many-th frame (before ``num_frames`` are chosen).
-        limits: bounds beyond which media are refused; by default `usual_limits`.
+        limits: bounds beyond which media are refused; by default `choose_limits`.
         fps: frames per second of a source that does not say it itself, such as a folder.
 
     Raises:
@@ -184,19 +186,19 @@ def open_media(
         raise ValueError(f"fps must be positive, not {fps!r}")
     if isinstance(source, Media):
         return source
-    frames, name = _open_source(source, limits or usual_limits(source), every, fps)
-    media = _choose(frames, name, num_frames, every)
+    frames, name = _open_source(source, limits or choose_limits(source), every, fps)
+    media = _select_frames(frames, name, num_frames, every)
     if isinstance(frames, ListSource):
         frames.check(media.frame_indices)
     return media
 
 
-def usual_limits(source: MediaLike) -> Limits:
+def choose_limits(source: MediaLike) -> Limits:
     """Bounds where none are named: tight for what comes from an address, wide for what is the user's own."""
     return Limits() if isinstance(source, str) and urls.is_url(source) else LOCAL
 
 
-def _choose(frames: FrameSource, name: str, num_frames: int | None, every: int) -> Media:
+def _select_frames(frames: FrameSource, name: str, num_frames: int | None, every: int) -> Media:
     if isinstance(frames, IteratorSource):  # has left out frames itself
         indices = None if num_frames is None else sample_indices(frames.num_frames, num_frames)
         return Media(frames, name, indices, every)
@@ -209,9 +211,9 @@ def _open_source(source: MediaLike, limits: Limits, every: int, fps: float | Non
     if isinstance(source, str) and not source.strip():
         raise MediaError("the name of the media is empty; give a path or an address (is a variable unset?)")
     if isinstance(source, str) and urls.is_url(source):
-        return _open_url(source, limits), urls.shown(source)
+        return _open_url(source, limits), urls.shorten_url(source)
     if isinstance(source, str | os.PathLike):
-        return _open_path(_as_path(source), limits, fps), str(source)
+        return _open_path(_to_path(source), limits, fps), str(source)
     if isinstance(source, bytes | bytearray):
         return _open_file(bytes(source), "the file in memory", limits), "bytes"
     if isinstance(source, Image.Image):
@@ -219,7 +221,7 @@ def _open_source(source: MediaLike, limits: Limits, every: int, fps: float | Non
     if isinstance(source, list | tuple):
         if any(isinstance(item, str) and not item.strip() for item in source):
             raise MediaError("the list names a frame with empty text; each must be a path, a picture or an array")
-        items = [_as_path(item) if isinstance(item, str | os.PathLike) else item for item in source]
+        items = [_to_path(item) if isinstance(item, str | os.PathLike) else item for item in source]
         return ListSource(items, "the list", limits, fps), f"list of {len(items)} frames"
     if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
         array = np.asarray(source)
@@ -231,7 +233,7 @@ def _open_source(source: MediaLike, limits: Limits, every: int, fps: float | Non
     )
 
 
-def _as_path(source: str | os.PathLike[str]) -> Path:
+def _to_path(source: str | os.PathLike[str]) -> Path:
     try:
         return Path(source).expanduser()
     except RuntimeError:  # an unknown user after the tilde
@@ -244,7 +246,7 @@ def _open_path(path: Path, limits: Limits, fps: float | None = None) -> FrameSou
         if not path.exists():
             raise MediaError(f"{name} does not exist")
         if path.is_dir():
-            return ListSource(folder_frames(path), f"the folder {name}", limits, fps)
+            return ListSource(list_folder_frames(path), f"the folder {name}", limits, fps)
         if not path.is_file():
             raise MediaError(f"{name} is neither a file nor a folder")
         limits.check_bytes(path.stat().st_size, name)
@@ -263,7 +265,7 @@ def _open_file(data: Path | bytes, name: str, limits: Limits) -> FrameSource:
             head = file.read(HEAD_BYTES)
     if looks_like_image(head):
         return image_source(data, name, limits)
-    container = container_format(head)
+    container = find_container_format(head)
     if container is None:
         raise MediaError(
             f"{name} is neither an image ({', '.join(IMAGE_FORMATS)}) nor a video ({VIDEO_FORMATS}): "
@@ -277,10 +279,10 @@ def _open_file(data: Path | bytes, name: str, limits: Limits) -> FrameSource:
 def _open_url(url: str, limits: Limits) -> FrameSource:
     url = url.lstrip()
     if url[:5].lower() == "data:":
-        return _open_file(urls.decode_data_url(url, limits), urls.shown(url), limits)
+        return _open_file(urls.decode_data_url(url, limits), urls.shorten_url(url), limits)
     folder = urls.download(url, limits)
     try:
-        source = _open_file(Path(folder.name) / "media", urls.shown(url), limits)
+        source = _open_file(Path(folder.name) / "media", urls.shorten_url(url), limits)
     except MediaError:
         folder.cleanup()
         raise

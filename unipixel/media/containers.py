@@ -19,7 +19,7 @@ _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 
 
-def still_brand(head: bytes) -> tuple[Literal["avif", "heif", "heif sequence", "raw"], str] | None:
+def find_still_brand(head: bytes) -> tuple[Literal["avif", "heif", "heif sequence", "raw"], str] | None:
     """What kind of picture an ISO base media file is, and the brand that says so; None: a video, or no such file.
 
     Pictures of phones and videos share one container and only their brands tell them apart; a video demuxer finds one
@@ -48,7 +48,7 @@ def still_brand(head: bytes) -> tuple[Literal["avif", "heif", "heif sequence", "
     return None
 
 
-def container_format(head: bytes) -> str | None:
+def find_container_format(head: bytes) -> str | None:
     """FFmpeg's name of the container whose file begins with these (at least 16) bytes; None if it is none of ours.
 
     Naming the format keeps FFmpeg from trying all of them, some of which open other files and addresses.
@@ -72,9 +72,9 @@ def check_complete(file: BinaryIO, container: str, name: str) -> None:
     """
     size = file.seek(0, os.SEEK_END)
     if container == "mov":
-        announced = _mov_size(file, size)
+        announced = _measure_mov(file, size)
     elif container == "matroska":
-        announced = _matroska_size(file)
+        announced = _measure_matroska(file)
     else:
         file.seek(4)
         riff = int.from_bytes(file.read(4), "little")
@@ -83,7 +83,7 @@ def check_complete(file: BinaryIO, container: str, name: str) -> None:
         raise MediaError(f"{name} is cut off: it announces {announced} bytes and holds {size}")
 
 
-def _mov_size(file: BinaryIO, size: int) -> int:
+def _measure_mov(file: BinaryIO, size: int) -> int:
     """The end of the last top-level box that begins inside the file."""
     end = 0
     while end + 8 <= size:
@@ -98,20 +98,20 @@ def _mov_size(file: BinaryIO, size: int) -> int:
     return end
 
 
-def _matroska_size(file: BinaryIO) -> int:
+def _measure_matroska(file: BinaryIO) -> int:
     """The end of the segment; 0 when the file does not say."""
     file.seek(4)
-    header = _vint(file)
+    header = _read_vint(file)
     if header is None:
         return 0
     file.seek(header, os.SEEK_CUR)
     if file.read(4) != _SEGMENT:
         return 0
-    segment = _vint(file)
+    segment = _read_vint(file)
     return 0 if segment is None else file.tell() + segment
 
 
-def _vint(file: BinaryIO) -> int | None:
+def _read_vint(file: BinaryIO) -> int | None:
     """A size in EBML's form: as many leading zero bits as bytes follow; all ones means unknown."""
     first = file.read(1)
     if not first or first[0] == 0:

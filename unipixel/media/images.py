@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from unipixel.errors import MediaError
-from unipixel.media.animations import frames, read_gif, read_png
-from unipixel.media.containers import still_brand
+from unipixel.media.animations import compose_frames, read_gif, read_png
+from unipixel.media.containers import find_still_brand
 from unipixel.media.limits import Limits, check_equal_size
-from unipixel.media.orientation import UPRIGHT, turned, turned_hw
+from unipixel.media.orientation import UPRIGHT, turn_size, turn_upright
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 """Formats that are opened; Pillow's rarer ones, some of which start other programs, are not."""
@@ -46,7 +46,7 @@ _HEIC = "HEIC"
 _ORIENTATION_TAG = 0x0112
 _SUBFILE_TAG = 0x00FE
 
-_opening = threading.Lock()
+_OPEN_LOCK = threading.Lock()
 
 # What Pillow's decoders are known to raise on damaged files.
 _DECODER_ERRORS = (
@@ -70,18 +70,18 @@ _DECODER_ERRORS = (
 def looks_like_image(head: bytes) -> bool:
     """Whether a file that begins with these (at least 16) bytes is one of :data:`FORMATS`."""
     is_plain = head.startswith(_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-    return is_plain or still_brand(head) is not None
+    return is_plain or find_still_brand(head) is not None
 
 
 @contextmanager
-def opened(data: Path | bytes, name: str, limits: Limits) -> Iterator[Image.Image]:
+def open_image(data: Path | bytes, name: str, limits: Limits) -> Iterator[Image.Image]:
     """The picture, its size checked against ``limits`` but its pixels not yet decoded.
 
     Raises:
         MediaError: It cannot be opened, is too large, or the code inside the ``with`` cannot decode it.
     """
     try:
-        formats = _formats(data, name)
+        formats = _list_formats(data, name)
         with _open(io.BytesIO(data) if isinstance(data, bytes) else data, formats) as image:
             limits.check_size((image.height, image.width), name)
             yield image
@@ -90,12 +90,12 @@ def opened(data: Path | bytes, name: str, limits: Limits) -> Iterator[Image.Imag
     except UnidentifiedImageError as error:
         raise MediaError(f"{name} is not a picture of a known format ({', '.join(FORMATS)})") from error
     except _DECODER_ERRORS as error:
-        raise MediaError(f"{name} is damaged or not the picture it claims to be ({_reason(error)})") from error
+        raise MediaError(f"{name} is damaged or not the picture it claims to be ({_describe_error(error)})") from error
 
 
 def _open(file: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
     """Pillow's own bound on pixels gives way to ours, which the caller checks before anything is decoded."""
-    with _opening, warnings.catch_warnings():
+    with _OPEN_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -104,7 +104,7 @@ def _open(file: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = bound
 
 
-def _formats(data: Path | bytes, name: str) -> tuple[str, ...]:
+def _list_formats(data: Path | bytes, name: str) -> tuple[str, ...]:
     """The formats that a file may be of.
 
     Raises:
@@ -116,7 +116,7 @@ def _formats(data: Path | bytes, name: str) -> tuple[str, ...]:
     else:
         with open(data, "rb") as file:
             head = file.read(HEAD_BYTES)
-    found = still_brand(head)
+    found = find_still_brand(head)
     if found is None:
         return FORMATS
     kind, brand = found
@@ -138,9 +138,9 @@ def _formats(data: Path | bytes, name: str) -> tuple[str, ...]:
     raise MediaError(f"{name} is {what} (brand {brand!r}), which is not supported; convert it to MP4 or JPEG")
 
 
-def image_size_hw(image: Image.Image) -> tuple[int, int]:
+def find_size_hw(image: Image.Image) -> tuple[int, int]:
     """Height and width as the picture is to be seen, its EXIF orientation applied."""
-    return turned_hw((image.height, image.width), _orientation(image))
+    return turn_size((image.height, image.width), _read_orientation(image))
 
 
 def image_to_rgb(image: Image.Image, name: str = "the picture") -> np.ndarray:
@@ -161,12 +161,12 @@ def image_to_rgb(image: Image.Image, name: str = "the picture") -> np.ndarray:
             if isinstance(clear, int):
                 pixels[np.asarray(image) == clear] = 255
         elif image.has_transparency_data:
-            pixels = np.array(_on_white(image.convert("RGBA")))
+            pixels = np.array(_flatten_on_white(image.convert("RGBA")))
         else:
             pixels = np.array(image.convert("RGB"))
-        return turned(pixels, _orientation(image))
+        return turn_upright(pixels, _read_orientation(image))
     except _DECODER_ERRORS as error:
-        raise MediaError(f"{name} is damaged and cannot be decoded ({_reason(error)})") from error
+        raise MediaError(f"{name} is damaged and cannot be decoded ({_describe_error(error)})") from error
 
 
 def array_to_rgb(array: Any, name: str = "the array") -> np.ndarray:
@@ -188,7 +188,7 @@ def array_to_rgb(array: Any, name: str = "the array") -> np.ndarray:
     if array.dtype != np.uint8:
         raise MediaError(f"{name} is of type {array.dtype}, but pixels must be uint8 (0 to 255) or uint16")
     if array.shape[2] == 4:
-        return np.array(_on_white(Image.fromarray(np.ascontiguousarray(array))))
+        return np.array(_flatten_on_white(Image.fromarray(np.ascontiguousarray(array))))
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array.copy()
 
 
@@ -201,13 +201,13 @@ class StillSource:
 
     def __init__(self, data: Path | bytes, name: str, limits: Limits) -> None:
         self._data, self._name, self._limits = data, name, limits
-        with opened(data, name, limits) as image:
-            self.size_hw = image_size_hw(image)
+        with open_image(data, name, limits) as image:
+            self.size_hw = find_size_hw(image)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the picture once per index."""
         for _ in indices:
-            with opened(self._data, self._name, self._limits) as image:
+            with open_image(self._data, self._name, self._limits) as image:
                 yield image_to_rgb(image, self._name)
 
 
@@ -216,8 +216,8 @@ class AnimationSource:
 
     def __init__(self, data: Path | bytes, name: str, limits: Limits) -> None:
         self._data, self._name, self._limits = data, name, limits
-        with opened(data, name, limits) as image:
-            self._orientation = _orientation(image)
+        with open_image(data, name, limits) as image:
+            self._orientation = _read_orientation(image)
             read = read_gif if image.format == "GIF" else read_png
         with self._file() as file:
             self._animation = read(file, name)
@@ -228,7 +228,7 @@ class AnimationSource:
             limits.check_size((patch.height, patch.width), name)
         limits.check_frames(self.num_frames, name)
         limits.check_work(self.num_frames, size_hw, name, animated=True)
-        self.size_hw = turned_hw(size_hw, self._orientation)
+        self.size_hw = turn_size(size_hw, self._orientation)
         durations_s = [patch.duration_s for patch in patches]
         is_still = self.num_frames == 1
         self.fps: float | None = None if is_still else self.num_frames / sum(durations_s)
@@ -238,14 +238,14 @@ class AnimationSource:
         """Yield the frames of ascending ``indices``, in one pass."""
         try:
             with self._file() as file:
-                for canvas in frames(self._animation, file, indices, self._decode):
-                    yield turned(np.array(_on_white(Image.fromarray(canvas))), self._orientation)
+                for canvas in compose_frames(self._animation, file, indices, self._decode):
+                    yield turn_upright(np.array(_flatten_on_white(Image.fromarray(canvas))), self._orientation)
         except OSError as error:
-            raise MediaError(f"{self._name} cannot be read ({_reason(error)})") from error
+            raise MediaError(f"{self._name} cannot be read ({_describe_error(error)})") from error
 
     def _decode(self, data: bytes) -> np.ndarray:
         """A patch, uint8 (h, w, 4)."""
-        with opened(data, self._name, self._limits) as image:
+        with open_image(data, self._name, self._limits) as image:
             image.load()
             if image.mode.startswith("I"):  # 16 bit
                 grey = array_to_rgb(np.asarray(image), self._name)
@@ -262,10 +262,10 @@ class PagedSource:
     def __init__(self, data: Path | bytes, name: str, limits: Limits) -> None:
         self._data, self._name, self._limits = data, name, limits
         durations_s = []
-        with opened(data, name, limits) as image:
+        with open_image(data, name, limits) as image:
             is_timed = image.format != "TIFF"
-            self._pages = list(range(int(getattr(image, "n_frames", 1)))) if is_timed else _pages(image, name)
-            self.size_hw = image_size_hw(image)
+            self._pages = list(range(int(getattr(image, "n_frames", 1)))) if is_timed else _list_pages(image, name)
+            self.size_hw = find_size_hw(image)
             self.num_frames = len(self._pages)
             limits.check_frames(self.num_frames, name)
             limits.check_work(self.num_frames, self.size_hw, name, animated=True)
@@ -279,7 +279,7 @@ class PagedSource:
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the frames of ascending ``indices``, in one pass."""
-        with opened(self._data, self._name, self._limits) as image:
+        with open_image(self._data, self._name, self._limits) as image:
             for index in indices:
                 image.seek(self._pages[index])
                 self._limits.check_size((image.height, image.width), self._name)
@@ -289,19 +289,19 @@ class PagedSource:
 
 def image_source(data: Path | bytes, name: str, limits: Limits) -> StillSource | AnimationSource | PagedSource:
     """The source for a file that :func:`looks_like_image`: with several frames, or pages of one size, it is a video."""
-    with opened(data, name, limits) as image:
+    with open_image(data, name, limits) as image:
         has_several = bool(getattr(image, "is_animated", False))
         # of a GIF also the one frame may lie on a larger canvas
         is_patched = image.format == "GIF" or (has_several and image.format == "PNG")
         is_paged = has_several and (
-            image.format in ("WEBP", "AVIF") or (image.format == "TIFF" and len(_pages(image, name)) > 1)
+            image.format in ("WEBP", "AVIF") or (image.format == "TIFF" and len(_list_pages(image, name)) > 1)
         )
     if is_patched:
         return AnimationSource(data, name, limits)
     return PagedSource(data, name, limits) if is_paged else StillSource(data, name, limits)
 
 
-def _pages(image: Image.Image, name: str) -> list[int]:
+def _list_pages(image: Image.Image, name: str) -> list[int]:
     """The pages of a TIFF that are frames: all that are no thumbnails or masks of others.
 
     Where they have several sizes, only the first is read, with a warning.
@@ -320,7 +320,7 @@ def _pages(image: Image.Image, name: str) -> list[int]:
     return places
 
 
-def _orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return UPRIGHT  # Pillow turns these by itself
     try:
@@ -330,12 +330,12 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _flatten_on_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGB", image.size, (255, 255, 255))
     white.paste(image, mask=image.getchannel("A"))
     return white
 
 
-def _reason(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text[:120] or type(error).__name__

@@ -60,7 +60,7 @@ class Limits:
             raise MediaError(f"{name} is empty: it holds 0 bytes")
         if size > self.max_bytes:
             raise MediaError(
-                f"{name} is {size} bytes, more than the limit of {self.max_bytes}{self._told('max_bytes')}"
+                f"{name} is {size} bytes, more than the limit of {self.max_bytes}{self._describe_remedy('max_bytes')}"
             )
 
     def check_size(self, size_hw: tuple[int, int], name: str) -> None:
@@ -71,7 +71,7 @@ class Limits:
         if height * width > self.max_pixels:
             raise MediaError(
                 f"{name} is {width} x {height} pixels, more than the limit of {self.max_pixels}"
-                f"{self._told('max_pixels')}"
+                f"{self._describe_remedy('max_pixels')}"
             )
 
     def check_frames(self, num_frames: int, name: str) -> None:
@@ -79,7 +79,9 @@ class Limits:
         if num_frames < 1:
             raise MediaError(f"{name} holds no frame, but needs at least one")
         if num_frames > self.max_frames:
-            raise MediaError(f"{name} holds more frames than the limit of {self.max_frames}{self._told('max_frames')}")
+            raise MediaError(
+                f"{name} holds more frames than the limit of {self.max_frames}{self._describe_remedy('max_frames')}"
+            )
 
     def check_work(self, num_frames: int, size_hw: tuple[int, int], name: str, *, animated: bool = False) -> None:
         """Raises MediaError when all frames together have too many pixels."""
@@ -87,14 +89,14 @@ class Limits:
         if num_frames * size_hw[0] * size_hw[1] > getattr(self, field):
             raise MediaError(
                 f"{name} holds {num_frames} frames of {size_hw[1]} x {size_hw[0]} pixels, together more than the limit "
-                f"of {getattr(self, field)}{self._told(field)}"
+                f"of {getattr(self, field)}{self._describe_remedy(field)}"
             )
 
-    def passed(self, sentence: str, field: str) -> MediaError:
+    def build_error(self, sentence: str, field: str) -> MediaError:
         """The error of a bound that is checked elsewhere."""
-        return MediaError(f"{sentence}{self._told(field)}")
+        return MediaError(f"{sentence}{self._describe_remedy(field)}")
 
-    def _told(self, field: str) -> str:
+    def _describe_remedy(self, field: str) -> str:
         return f" ({self.remedy.format(field=field)})" if self.remedy else ""
 
 

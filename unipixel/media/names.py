@@ -15,7 +15,7 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in _JUNK
 
 
-def normal(name: str) -> str:
+def normalize_name(name: str) -> str:
     """A name with its accents in one form; macOS writes them as signs of their own (NFD), others mostly do not."""
     return unicodedata.normalize("NFC", name)
 
@@ -30,17 +30,17 @@ def find_file(folder: Path, name: str, *, strip: bool = True) -> Path | None:
         strip: try it without the drive and folders in front, one after the other, as well. Whoever asks so for several
             names must see to it that no two lead to one file.
     """
-    spellings = _spellings(name)
+    spellings = _list_spellings(name)
     for one in spellings if strip else spellings[: 2 if "\\" in name else 1]:
         if (folder / one).is_file():
             return folder / one
-        found = _names_in((folder / one).parent).get(_key(one.name))
+        found = _list_names((folder / one).parent).get(_build_key(one.name))
         if found is not None and (folder / one).with_name(found).is_file():
             return (folder / one).with_name(found)
     return None
 
 
-class Aliases:
+class NameAliases:
     """Names by whatever else they may be called in a file beside them.
 
     Args:
@@ -49,17 +49,17 @@ class Aliases:
     """
 
     def __init__(self, names: Iterable[str], endings: Mapping[str, str] | None = None) -> None:
-        self._names = {normal(name): name for name in names}
+        self._names = {normalize_name(name): name for name in names}
         others: dict[str, set[str]] = {}
         for name in self._names.values():
             full = (endings or {}).get(name, name)
             for other in (full, PurePosixPath(name).with_suffix("").as_posix() if PurePosixPath(name).suffix else name):
-                others.setdefault(normal(other), set()).add(name)
+                others.setdefault(normalize_name(other), set()).add(name)
         self._others = {other: next(iter(found)) for other, found in others.items() if len(found) == 1}
 
     def find(self, name: str) -> str | None:
         """The name that is meant, with or without its ending; None if there is none, or several could be."""
-        for one in (normal(name), normal(name.replace("\\", "/"))):
+        for one in (normalize_name(name), normalize_name(name.replace("\\", "/"))):
             if one in self._names:
                 return self._names[one]
             if one in self._others:
@@ -67,7 +67,7 @@ class Aliases:
         return None
 
 
-def _spellings(name: str) -> list[PurePosixPath]:
+def _list_spellings(name: str) -> list[PurePosixPath]:
     found = [PurePosixPath(name)] if name not in ("", ".", "..") else []
     parts = PureWindowsPath(name).parts  # understands both separators
     relative = parts[1:] if PureWindowsPath(name).anchor else parts
@@ -75,25 +75,25 @@ def _spellings(name: str) -> list[PurePosixPath]:
     return list(dict.fromkeys(found))
 
 
-def _key(name: str) -> str:
-    path = PurePosixPath(normal(name))
+def _build_key(name: str) -> str:
+    path = PurePosixPath(normalize_name(name))
     return path.stem + path.suffix.lower()
 
 
-def _names_in(folder: Path) -> dict[str, str]:
+def _list_names(folder: Path) -> dict[str, str]:
     try:
-        return _listed(str(folder), folder.stat().st_mtime_ns)
+        return _read_folder_names(str(folder), folder.stat().st_mtime_ns)
     except OSError:
         return {}
 
 
 @lru_cache(maxsize=256)
-def _listed(folder: str, _changed: int) -> dict[str, str]:
+def _read_folder_names(folder: str, _changed: int) -> dict[str, str]:
     """Names in a folder by what they are compared by, without those that two files share."""
     names: dict[str, str] = {}
     twice = set()
     for path in Path(folder).iterdir():
-        if _key(path.name) in names:
-            twice.add(_key(path.name))
-        names[_key(path.name)] = path.name
+        if _build_key(path.name) in names:
+            twice.add(_build_key(path.name))
+        names[_build_key(path.name)] = path.name
     return {key: name for key, name in names.items() if key not in twice}

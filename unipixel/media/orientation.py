@@ -10,7 +10,7 @@ UPRIGHT = 1
 """EXIF's number for pixels that lie as they are shown."""
 
 
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Stored pixels (H, W, ...) as they are shown; contiguous, and a copy only where something moves.
 
     Args:
@@ -26,12 +26,12 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def turned_hw(size_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
+def turn_size(size_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Height and width of pixels once they are turned."""
     return (size_hw[1], size_hw[0]) if orientation >= 5 else size_hw
 
 
-def matrix_orientation(matrix: Sequence[int]) -> int:
+def read_matrix_orientation(matrix: Sequence[int]) -> int:
     """EXIF's number for a display matrix of a video: a, b, u, c, d, v, x, y, w, as ISO base media files have it.
 
     A pixel at (x, y) is shown at (a x + c y, b x + d y). What is no quarter turn counts as the nearest one.

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 
-class Chooser(Protocol):
+class RandomChooser(Protocol):
     """Anything that draws one entry of a sequence: ``numpy.random.Generator`` or ``random.Random``."""
 
     def choice(self, seq: Any, /) -> Any:
@@ -36,7 +36,7 @@ def sample_indices(total: int, num_frames: int) -> list[int]:
     return _spread(total, num_frames - 1, num_frames).tolist()
 
 
-def sample_random_indices(total: int, num_frames: int, rng: Chooser) -> list[int]:
+def sample_random_indices(total: int, num_frames: int, rng: RandomChooser) -> list[int]:
     """One frame index out of each of ``num_frames`` equal segments, in order; training sees videos through these.
 
     Args:
@@ -82,10 +82,10 @@ def sample_at_rate(total: int, fps: float, num_frames: int, *, rate: float = 2.0
         return [0], rate
     most = min(num_frames, total) // 2 * 2
     count = int(min(max(total / fps * rate, 4), most, total)) // 2 * 2
-    return _rounded(total, count), count / total * fps
+    return _spread_rounded(total, count), count / total * fps
 
 
-def _rounded(total: int, count: int) -> list[int]:
+def _spread_rounded(total: int, count: int) -> list[int]:
     """``count`` numbers from 0 to ``total`` - 1, in float32 as there: where halves fall is decided by its rounding."""
     step = np.float32(total - 1) / np.float32(count - 1)
     half = count // 2

@@ -16,9 +16,9 @@ from unipixel.errors import MediaError
 from unipixel.media.images import (
     SUFFIXES,
     array_to_rgb,
-    image_size_hw,
+    find_size_hw,
     image_to_rgb,
-    opened,
+    open_image,
 )
 from unipixel.media.limits import Limits, check_equal_size
 from unipixel.media.names import is_junk
@@ -61,7 +61,7 @@ class ArraySource:
         limits.check_size((array.shape[1], array.shape[2]), name)
         self.num_frames = len(array)
         self.size_hw: tuple[int, int] = array_to_rgb(array[0], name).shape[:2]
-        self.timestamps_s = _even_times(self.num_frames, fps)
+        self.timestamps_s = _build_timestamps(self.num_frames, fps)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield copies of the frames of ``indices``."""
@@ -76,46 +76,46 @@ class ListSource:
         limits.check_frames(len(items), name)
         self._items, self._name, self._limits, self.fps = tuple(items), name, limits, fps
         self.num_frames = len(self._items)
-        self.timestamps_s = _even_times(self.num_frames, fps)
-        self.size_hw = self._size_of(0)
+        self.timestamps_s = _build_timestamps(self.num_frames, fps)
+        self.size_hw = self._find_size(0)
 
     def check(self, indices: Sequence[int]) -> None:
         """Raises MediaError naming the first of ``indices`` whose frame cannot be opened or has another size."""
         for index in indices:
-            size_hw = self._size_of(index)
+            size_hw = self._find_size(index)
             if size_hw != self.size_hw:
                 raise MediaError(
-                    f"{self._name_of(index)} is {size_hw[1]} x {size_hw[0]} pixels, but the first frame is "
+                    f"{self._name_item(index)} is {size_hw[1]} x {size_hw[0]} pixels, but the first frame is "
                     f"{self.size_hw[1]} x {self.size_hw[0]}; all frames must have one size"
                 )
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the frames of ``indices``."""
         for index in indices:
-            item, name = self._items[index], self._name_of(index)
+            item, name = self._items[index], self._name_item(index)
             if isinstance(item, Path):
-                with opened(item, name, self._limits) as image:
+                with open_image(item, name, self._limits) as image:
                     frame = image_to_rgb(image, name)
             else:
                 frame = _item_to_rgb(item, name)
             yield check_equal_size(frame, self.size_hw, name)
 
-    def _size_of(self, index: int) -> tuple[int, int]:
-        item, name = self._items[index], self._name_of(index)
+    def _find_size(self, index: int) -> tuple[int, int]:
+        item, name = self._items[index], self._name_item(index)
         if isinstance(item, Path):
-            with opened(item, name, self._limits) as image:
+            with open_image(item, name, self._limits) as image:
                 self._limits.check_bytes(item.stat().st_size, name)
-                return image_size_hw(image)
+                return find_size_hw(image)
         if isinstance(item, Image.Image):
             self._limits.check_size((item.height, item.width), name)
-            return image_size_hw(item)
+            return find_size_hw(item)
         shape = np.shape(item)
         if len(shape) not in (2, 3):
             raise MediaError(f"{name} has the shape {shape}, but a picture is (H, W), (H, W, 3) or (H, W, 4)")
         self._limits.check_size((shape[0], shape[1]), name)
         return shape[0], shape[1]
 
-    def _name_of(self, index: int) -> str:
+    def _name_item(self, index: int) -> str:
         item = self._items[index]
         return str(item) if isinstance(item, Path) else f"frame {index} of {self._name}"
 
@@ -144,7 +144,7 @@ class IteratorSource:
             raise MediaError(f"{name} yielded no frame, but must yield at least one")
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the last frame has arrived."""
         return self._ended
 
@@ -158,9 +158,9 @@ class IteratorSource:
     @property
     def timestamps_s(self) -> Sequence[float] | None:
         """Seconds from the first frame to each kept one; waits for the last one to arrive."""
-        return None if self.fps is None else _even_times(self.num_frames, self.fps / self._every)
+        return None if self.fps is None else _build_timestamps(self.num_frames, self.fps / self._every)
 
-    def has(self, index: int) -> bool:
+    def has_frame(self, index: int) -> bool:
         """Whether there is a kept frame ``index``; waits for it to arrive."""
         while index >= self._kept and self._receive():
             pass
@@ -170,7 +170,7 @@ class IteratorSource:
         """Yield the kept frames of ``indices``, waiting for those that have not arrived yet."""
         height, width = self.size_hw
         for index in indices:
-            if not self.has(index):
+            if not self.has_frame(index):
                 raise MediaError(f"{self._name} ended after {self._kept} frames, but frame {index} was asked for")
             with self._lock:
                 self._spool.seek(index * height * width * 3)
@@ -210,7 +210,7 @@ class IteratorSource:
         check_equal_size(frame, self.size_hw, f"frame {self._arrived - 1} of {self._name}")
         self._limits.check_frames(self._kept + 1, self._name)
         if (self._kept + 1) * frame.nbytes > self._limits.max_spool_bytes:
-            raise self._limits.passed(
+            raise self._limits.build_error(
                 f"{self._name} passed the limit of {self._limits.max_spool_bytes} bytes after {self._kept} frames; "
                 "take fewer with every=",
                 "max_spool_bytes",
@@ -220,7 +220,7 @@ class IteratorSource:
         self._kept += 1
 
 
-def folder_frames(folder: Path) -> list[Path]:
+def list_folder_frames(folder: Path) -> list[Path]:
     """The pictures of a folder in natural order (2.png before 10.png).
 
     Raises:
@@ -233,16 +233,16 @@ def folder_frames(folder: Path) -> list[Path]:
         raise MediaError(f"the folder {folder} cannot be read ({error.strerror})") from error
     if not paths:
         raise MediaError(f"the folder {folder} holds no frames; it must hold pictures such as 00000.png or 00000.jpg")
-    return sorted(paths, key=lambda path: natural_key(path.name))
+    return sorted(paths, key=lambda path: build_sort_key(path.name))
 
 
-def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
+def build_sort_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """A sort key that compares digits inside names as numbers."""
     pieces = re.findall(r"[0-9]+|[^0-9]+", Path(name).stem.lower())
     return [(0, int(piece), "") if piece[0] in "0123456789" else (1, 0, piece) for piece in pieces], name
 
 
-def _even_times(num_frames: int, fps: float | None) -> list[float] | None:
+def _build_timestamps(num_frames: int, fps: float | None) -> list[float] | None:
     return None if fps is None else [index / fps for index in range(num_frames)]
 
 

@@ -23,16 +23,16 @@ from unipixel.errors import MediaError
 from unipixel.media.limits import Limits, Trusted
 
 _CHUNK = 1 << 16
-_KEPT = "%!$&'()*+,;=:@/?~-._[]|"
+_UNQUOTED = "%!$&'()*+,;=:@/?~-._[]|"
 """Signs that stay as they are in an address."""
 
 
-def tidied(url: str) -> str:
+def strip_url(url: str) -> str:
     """The address as browsers take it: without blanks around it and line breaks inside."""
     return url.strip().translate({ord(sign): None for sign in "\t\r\n"}) if url[:1].isspace() or "\n" in url else url
 
 
-def encoded(url: str) -> str:
+def encode_url(url: str) -> str:
     """An http(s) address in ASCII: blanks and letters beyond it percent-encoded, the host as IDNA.
 
     What is percent-encoded already stays as it is.
@@ -40,7 +40,7 @@ def encoded(url: str) -> str:
     Raises:
         MediaError: the host's name cannot be written in ASCII.
     """
-    url = tidied(url)
+    url = strip_url(url)
     if url.isascii() and " " not in url:
         return url
     try:
@@ -51,7 +51,7 @@ def encoded(url: str) -> str:
             host = name.encode("idna").decode("ascii") + colon + port
     except ValueError as error:  # a host's name that IDNA does not know is one, too
         raise MediaError(f"the address {url[:120]!r} cannot be understood ({error})") from error
-    path, query = (urllib.parse.quote(part, safe=_KEPT) for part in (parts.path, parts.query))
+    path, query = (urllib.parse.quote(part, safe=_UNQUOTED) for part in (parts.path, parts.query))
     return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
 
 
@@ -64,7 +64,7 @@ def is_url(source: str) -> bool:
     return "://" in source and len(scheme) > 1 and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum()
 
 
-def shown(url: str) -> str:
+def shorten_url(url: str) -> str:
     """The address as messages write it: short, and without a password or the data themselves."""
     url = url.lstrip()
     if url[:5].lower() == "data:":
@@ -88,11 +88,11 @@ def check_address(url: str) -> None:
     except ValueError as error:
         raise MediaError(f"the address {url[:120]!r} cannot be understood ({error})") from error
     if parts.scheme.lower() not in ("http", "https"):
-        raise MediaError(f"{shown(url)} must begin with http://, https:// or data:, not {parts.scheme}:")
+        raise MediaError(f"{shorten_url(url)} must begin with http://, https:// or data:, not {parts.scheme}:")
     if not host:
-        raise MediaError(f"{shown(url)} names no host")
+        raise MediaError(f"{shorten_url(url)} names no host")
     if parts.username is not None or parts.password is not None:
-        raise MediaError(f"{shown(url)} carries a user name or password, which is not supported; leave it out")
+        raise MediaError(f"{shorten_url(url)} carries a user name or password, which is not supported; leave it out")
 
 
 def decode_data_url(url: str, limits: Limits) -> bytes:
@@ -101,7 +101,7 @@ def decode_data_url(url: str, limits: Limits) -> bytes:
     Raises:
         MediaError: It has no comma, is not valid base64, or is larger than allowed.
     """
-    name = shown(url)
+    name = shorten_url(url)
     head, comma, payload = url.lstrip().partition(",")
     if not comma:
         raise MediaError(f"{name} holds no data: the comma before them is missing")
@@ -125,9 +125,9 @@ def download(url: str, limits: Limits) -> tempfile.TemporaryDirectory[str]:
     Raises:
         MediaError: The address is refused or unreachable, answers with an error, or passes a limit.
     """
-    url = encoded(url)
+    url = encode_url(url)
     check_address(url)
-    name = shown(url)
+    name = shorten_url(url)
     folder = tempfile.TemporaryDirectory(prefix="unipixel-")
     try:
         with open(Path(folder.name) / "media", "wb") as file:
@@ -149,13 +149,13 @@ def download(url: str, limits: Limits) -> tempfile.TemporaryDirectory[str]:
 
 
 def _fetch(url: str, file: IO[bytes], limits: Limits) -> None:
-    name, deadline = shown(url), time.monotonic() + limits.url_timeout_s
+    name, deadline = shorten_url(url), time.monotonic() + limits.url_timeout_s
     request = urllib.request.Request(url, headers={"User-Agent": "unipixel", "Accept": "image/*, video/*, */*;q=0.5"})
-    _show(request, limits.trusted)
-    slow = limits.passed(f"{name} took longer than {limits.url_timeout_s:g} s", "url_timeout_s")
-    with _Patience(limits.url_timeout_s) as patience:
+    _authorize(request, limits.trusted)
+    slow = limits.build_error(f"{name} took longer than {limits.url_timeout_s:g} s", "url_timeout_s")
+    with _Deadline(limits.url_timeout_s) as patience:
         try:
-            response = _opener(limits, patience).open(request, timeout=limits.url_timeout_s)
+            response = _build_opener(limits, patience).open(request, timeout=limits.url_timeout_s)
         except (OSError, http.client.HTTPException) as error:
             if patience.is_over:
                 raise slow from error
@@ -179,7 +179,7 @@ def _fetch(url: str, file: IO[bytes], limits: Limits) -> None:
             raise MediaError(f"{name} broke off after {size} of {announced} bytes")
 
 
-class _Patience:
+class _Deadline:
     """Breaks off connections that have not answered when the time is over.
 
     A socket's own time limit begins anew with every byte, so that a server that drips its headers could hold us for
@@ -191,21 +191,21 @@ class _Patience:
         self._connections: list[http.client.HTTPConnection] = []
         self._timer = threading.Timer(seconds, self._end)
 
-    def __enter__(self) -> _Patience:
+    def __enter__(self) -> _Deadline:
         self._timer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
 
-    def with_(self, kind: type[http.client.HTTPConnection]) -> Callable[..., http.client.HTTPConnection]:
+    def wrap_connection(self, kind: type[http.client.HTTPConnection]) -> Callable[..., http.client.HTTPConnection]:
         """Makes connections of a kind that are broken off in time."""
 
-        def made(host: str, **options: Any) -> http.client.HTTPConnection:
+        def connect(host: str, **options: Any) -> http.client.HTTPConnection:
             self._connections.append(kind(host, **options))
             return self._connections[-1]
 
-        return made
+        return connect
 
     def _end(self) -> None:
         self.is_over = True
@@ -214,7 +214,7 @@ class _Patience:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def origin(url: str) -> str:
+def read_origin(url: str) -> str:
     """Scheme, host and port of an address, as `Trusted` names them; empty if it cannot be understood."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -224,13 +224,13 @@ def origin(url: str) -> str:
     return f"{parts.scheme.lower()}://{(parts.hostname or '').lower()}:{port}"
 
 
-def _is_of(url: str, trusted: Trusted | None) -> bool:
-    return trusted is not None and origin(url) == origin(trusted.origin) != ""
+def _is_trusted(url: str, trusted: Trusted | None) -> bool:
+    return trusted is not None and read_origin(url) == read_origin(trusted.origin) != ""
 
 
-def _show(request: urllib.request.Request, trusted: Trusted | None) -> None:
+def _authorize(request: urllib.request.Request, trusted: Trusted | None) -> None:
     """Put the key of a trusted server on a request that goes there; a redirect does not take it elsewhere."""
-    if trusted is not None and trusted.authorization and _is_of(request.full_url, trusted):
+    if trusted is not None and trusted.authorization and _is_trusted(request.full_url, trusted):
         request.add_unredirected_header("Authorization", trusted.authorization)
 
 
@@ -243,11 +243,11 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(  # type: ignore[no-untyped-def]
         self, req, fp, code, msg, headers, newurl
     ):
-        newurl = encoded(newurl)
+        newurl = encode_url(newurl)
         check_address(newurl)
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None:
-            _show(new, self._trusted)
+            _authorize(new, self._trusted)
         return new
 
 
@@ -302,17 +302,17 @@ class _PublicSecureConnection(http.client.HTTPSConnection, _PublicConnection):
 class _Connections:
     """Chooses how to connect: to public addresses only, but for a trusted server, or where private ones are allowed."""
 
-    def __init__(self, limits: Limits, patience: _Patience) -> None:
+    def __init__(self, limits: Limits, patience: _Deadline) -> None:
         self._limits, self._patience = limits, patience
 
-    def of(
+    def choose_connection(
         self, request: urllib.request.Request, usual: type[http.client.HTTPConnection]
     ) -> Callable[..., http.client.HTTPConnection]:
         """What makes the connection for a request."""
-        if self._limits.private_addresses or _is_of(request.full_url, self._limits.trusted):
-            return self._patience.with_(usual)
+        if self._limits.private_addresses or _is_trusted(request.full_url, self._limits.trusted):
+            return self._patience.wrap_connection(usual)
         is_secure = issubclass(usual, http.client.HTTPSConnection)
-        return self._patience.with_(_PublicSecureConnection if is_secure else _PublicConnection)
+        return self._patience.wrap_connection(_PublicSecureConnection if is_secure else _PublicConnection)
 
 
 class _HTTPHandler(urllib.request.HTTPHandler):
@@ -321,7 +321,7 @@ class _HTTPHandler(urllib.request.HTTPHandler):
         self._connections = connections
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._connections.of(req, http.client.HTTPConnection), req)
+        return self.do_open(self._connections.choose_connection(req, http.client.HTTPConnection), req)
 
 
 class _HTTPSHandler(urllib.request.HTTPSHandler):
@@ -330,10 +330,10 @@ class _HTTPSHandler(urllib.request.HTTPSHandler):
         self._connections = connections
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._connections.of(req, http.client.HTTPSConnection), req)
+        return self.do_open(self._connections.choose_connection(req, http.client.HTTPSConnection), req)
 
 
-def _opener(limits: Limits, patience: _Patience) -> urllib.request.OpenerDirector:
+def _build_opener(limits: Limits, patience: _Deadline) -> urllib.request.OpenerDirector:
     """An opener for http and https only; urllib's own also reads local files and FTP."""
     opener, connections = urllib.request.OpenerDirector(), _Connections(limits, patience)
     if limits.private_addresses:  # else no proxy, which would look names up by itself

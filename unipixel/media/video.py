@@ -20,7 +20,7 @@ import numpy as np
 from unipixel.errors import MediaError
 from unipixel.media.images import array_to_rgb
 from unipixel.media.limits import Limits
-from unipixel.media.orientation import UPRIGHT, matrix_orientation, turned
+from unipixel.media.orientation import UPRIGHT, read_matrix_orientation, turn_upright
 
 # In these, one packet is one frame and carries its presentation time, so that counting needs no decoding.
 _TRUSTED_CONTAINERS = ("mov", "matroska")
@@ -55,7 +55,7 @@ class _Scan:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _FrameLayout:
     """How players show the frames, which the first one decides."""
 
     coded_hw: tuple[int, int]
@@ -64,10 +64,10 @@ class _Look:
     """EXIF's number, see `unipixel.media.orientation`."""
 
     @classmethod
-    def of(cls, frame: av.VideoFrame) -> _Look:
+    def from_frame(cls, frame: av.VideoFrame) -> _FrameLayout:
         """What a stream's first frame says."""
         matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-        orientation = UPRIGHT if matrix is None else matrix_orientation(struct.unpack("=9i", bytes(matrix)[:36]))
+        orientation = UPRIGHT if matrix is None else read_matrix_orientation(struct.unpack("=9i", bytes(matrix)[:36]))
         return cls((frame.height, frame.width), orientation)
 
     def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
@@ -77,7 +77,7 @@ class _Look:
             pixels = array_to_rgb(frame.to_ndarray(format="rgba", height=height, width=width))
         else:
             pixels = frame.to_ndarray(format="rgb24", height=height, width=width)
-        return turned(pixels, self.orientation)
+        return turn_upright(pixels, self.orientation)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ class _File:
             # Tags in a broken encoding are none of our business.
             container = av.open(file, mode="r", format=self.format, metadata_errors="ignore")
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise MediaError(f"{self.name} is damaged or cut off and cannot be opened ({_reason(error)})") from error
+            raise MediaError(
+                f"{self.name} is damaged or cut off and cannot be opened ({_describe_error(error)})"
+            ) from error
         stream = container.streams.best("video")
         # the cover of a song is no video
         if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
@@ -136,10 +138,10 @@ class VideoSource:
         if scan is None:
             raise MediaError(f"{name} holds no frame that can be decoded")
         self._index = scan.index
-        self._look = _Look.of(scan.first)
+        self._look = _FrameLayout.from_frame(scan.first)
         self.num_frames = scan.index.num_frames
         self.size_hw: tuple[int, int] = self._look.to_rgb(scan.first).shape[:2]
-        self.fps, self.timestamps_s = _timing(scan)
+        self.fps, self.timestamps_s = _compute_timing(scan)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "_decoder")}
@@ -235,10 +237,12 @@ class VideoSource:
                         self._limits.check_work(count, (first.height, first.width), name)
             except av.error.FFmpegError as error:
                 read = len(packets) or len(times)
-                raise MediaError(f"{name} is damaged after {read} readable frames ({_reason(error)})") from error
+                raise MediaError(
+                    f"{name} is damaged after {read} readable frames ({_describe_error(error)})"
+                ) from error
             if trust_packets and stream.codec_context.has_b_frames and not is_reordered:
                 return None  # frames are shown in another order than they are coded in, and the packets do not say it
-            index = _packet_index(packets, times) if trust_packets else _decoded_index(times)
+            index = _index_packets(packets, times) if trust_packets else _index_decoded(times)
             if first is None or index is None:
                 return None
             self._limits.check_size((first.height, first.width), name)
@@ -248,7 +252,7 @@ class VideoSource:
 class _Decoder:
     """One open file and the place reached in it."""
 
-    def __init__(self, file: _File, index: _Index, look: _Look) -> None:
+    def __init__(self, file: _File, index: _Index, look: _FrameLayout) -> None:
         self._file, self._index, self._look = file, index, look
         self._container: av.container.InputContainer | None = None
         self._frames: Iterator[av.VideoFrame] = iter(())
@@ -275,7 +279,7 @@ class _Decoder:
                 raise MediaError(f"frame {index} of {name} is missing: the file is damaged or cut off")
             return self._look.to_rgb(found)
         except av.error.FFmpegError as error:
-            raise MediaError(f"frame {index} of {name} cannot be decoded ({_reason(error)})") from error
+            raise MediaError(f"frame {index} of {name} cannot be decoded ({_describe_error(error)})") from error
 
     def _start(self, key: int) -> None:
         """Begin at frame ``key``, one of the index's keys."""
@@ -302,7 +306,7 @@ class _Decoder:
         return None
 
 
-def _packet_index(packets: list[tuple[int, bool]], times: list[int | None]) -> _Index | None:
+def _index_packets(packets: list[tuple[int, bool]], times: list[int | None]) -> _Index | None:
     """The frames according to the packets; None when they contradict the first decoded frame or one another."""
     packets = sorted(packets)
     shown = [time for time, _ in packets]
@@ -311,14 +315,14 @@ def _packet_index(packets: list[tuple[int, bool]], times: list[int | None]) -> _
     return _Index(shown, [0] + [i for i, (_, is_key) in enumerate(packets) if is_key and i > 0], len(shown))
 
 
-def _decoded_index(times: list[int | None]) -> _Index | None:
+def _index_decoded(times: list[int | None]) -> _Index | None:
     """The frames that came out of the decoder, in that order."""
     known = [time for time in times if time is not None]
     ascending = len(known) == len(times) and all(a < b for a, b in pairwise(known))
     return _Index(known if ascending else [], [0], len(times)) if times else None
 
 
-def _timing(scan: _Scan) -> tuple[float | None, list[float] | None]:
+def _compute_timing(scan: _Scan) -> tuple[float | None, list[float] | None]:
     """Frames per second, and the seconds from the first frame to each; None where the file does not tell."""
     times, rate = scan.index.times, float(scan.rate or 0)
     if times and scan.time_base:
@@ -333,5 +337,5 @@ def _timing(scan: _Scan) -> tuple[float | None, list[float] | None]:
     return None, None
 
 
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)[:120]

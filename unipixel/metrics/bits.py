@@ -14,7 +14,7 @@ WORD = np.dtype("<u8")
 """Little-endian on every machine: the words are views on packed bytes."""
 
 
-def checked(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None, dimensions: int) -> None:
+def check_masks(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None, dimensions: int) -> None:
     """Refuse masks that are not ``bool`` arrays of one shape with the given number of dimensions.
 
     Raises:
@@ -47,12 +47,12 @@ def pack(*masks: np.ndarray) -> np.ndarray:
     return packed.view(WORD)
 
 
-def count(words: np.ndarray) -> int:
+def count_pixels(words: np.ndarray) -> int:
     """Number of set pixels."""
     return int(np.bitwise_count(words).sum(dtype=np.int64))
 
 
-def boundary(words: np.ndarray, width: int) -> np.ndarray:
+def find_boundary(words: np.ndarray, width: int) -> np.ndarray:
     """Boundary pixels of packed masks, as ``boundary_map`` defines them.
 
     Args:
@@ -119,7 +119,7 @@ def dilate(words: np.ndarray, radius: int) -> np.ndarray:
     for wanted, offsets in rows_of_width.items():  # widths ascend
         while half_width < wanted:
             step = min(wanted - half_width, 2 * half_width + 1, 63)  # larger steps would leave holes
-            run = _widen(run, step)
+            run = _widen_run(run, step)
             half_width += step
         for offset in offsets:
             grown[offset:] |= run[: len(run) - offset]
@@ -127,7 +127,7 @@ def dilate(words: np.ndarray, radius: int) -> np.ndarray:
     return grown[: height * stride].reshape(height, number, -1)[:, :, gap:].swapaxes(0, 1)
 
 
-def _widen(run: np.ndarray, step: int) -> np.ndarray:
+def _widen_run(run: np.ndarray, step: int) -> np.ndarray:
     """Join a flat string of bits with itself moved by ``step`` (1 to 63) bits to either side."""
     wide, carry = run << step, run >> (64 - step)
     wide[1:] |= carry[:-1]

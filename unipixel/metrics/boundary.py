@@ -39,8 +39,8 @@ def boundary_map(mask: np.ndarray) -> np.ndarray:
     Returns:
         bool (H, W).
     """
-    bits.checked(mask, mask, None, 2)
-    edges = bits.boundary(bits.pack(mask), mask.shape[1])[0]
+    bits.check_masks(mask, mask, None, 2)
+    edges = bits.find_boundary(bits.pack(mask), mask.shape[1])[0]
     unpacked = np.unpackbits(edges.view(np.uint8), axis=-1, bitorder="little", count=mask.shape[1])
     return unpacked.astype(bool)
 
@@ -67,7 +67,7 @@ def boundary_f(
         TypeError: a mask is no ``bool`` array.
         ValueError: the sizes differ, or ``bound`` is not positive.
     """
-    bits.checked(prediction, target, void, 2)
+    bits.check_masks(prediction, target, void, 2)
     words = bits.pack(prediction, target)
     if void is not None:
         words &= ~bits.pack(void)
@@ -82,11 +82,11 @@ def packed_boundary_f(words: np.ndarray, width: int, radius: int) -> float:
         width: pixels per row.
         radius: tolerance in pixels.
     """
-    edges = bits.crop(bits.boundary(words, width))  # (2, h, k)
-    of_prediction, of_target = bits.count(edges[0]), bits.count(edges[1])
+    edges = bits.crop(bits.find_boundary(words, width))  # (2, h, k)
+    of_prediction, of_target = bits.count_pixels(edges[0]), bits.count_pixels(edges[1])
     if not of_prediction or not of_target:
         return float(of_prediction == of_target)
     # Each boundary meets the other one's dilation.
     met = bits.dilate(edges, radius)[::-1] & edges
-    precision, recall = bits.count(met[0]) / of_prediction, bits.count(met[1]) / of_target
+    precision, recall = bits.count_pixels(met[0]) / of_prediction, bits.count_pixels(met[1]) / of_target
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

@@ -14,11 +14,11 @@ def box_iou(first: Sequence[float], second: Sequence[float]) -> float:
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     shared = max(0.0, width) * max(0.0, height)
-    union = _area(first) + _area(second) - shared
+    union = _compute_area(first) + _compute_area(second) - shared
     return float(shared / union) if union > 0 else 0.0
 
 
-def _area(box: Sequence[float]) -> float:
+def _compute_area(box: Sequence[float]) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
@@ -42,10 +42,10 @@ def box_from_mask(
 
     Source: UniPixel (arXiv 2509.18094), REC evaluation.
     """
-    bits.checked(mask, mask, None, 2)
-    rows, starts, stops = _runs(mask)
+    bits.check_masks(mask, mask, None, 2)
+    rows, starts, stops = _find_runs(mask)
     lengths = stops - starts
-    labels = _component_of_runs(rows, starts, stops, mask.shape[1])
+    labels = _label_components(rows, starts, stops, mask.shape[1])
     large = np.bincount(labels, weights=lengths, minlength=1)[labels] >= min_area if len(rows) else np.zeros(0, bool)
     if not large.any():
         return None
@@ -54,7 +54,7 @@ def box_from_mask(
     return float(starts[large].min()), float(rows[large].min()), float(right), float(bottom)
 
 
-def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _find_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Horizontal runs of a mask in reading order: row, first column, one past the last column."""
     padded = np.zeros((mask.shape[0], mask.shape[1] + 2), np.int8)
     padded[:, 1:-1] = mask
@@ -63,7 +63,7 @@ def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows, starts, np.nonzero(steps == -1)[1]
 
 
-def _component_of_runs(rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
+def _label_components(rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, width: int) -> np.ndarray:
     """Label of each run: the index of the first run of its 8-connected component."""
     stride = width + 2
     # Runs of the row above that touch run i, also diagonally, are neighbours in reading order: first[i] .. last[i] - 1.

@@ -61,15 +61,15 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> C
             f"there are {len(candidates)} captions and references of {len(references)} pictures; "
             "there must be at least one, equally many, and at least one reference each"
         )
-    counts = [[_counts(text) for text in texts] for texts in references]
+    counts = [[_count_ngrams(text) for text in texts] for texts in references]
     seen_in: Counter[tuple[str, ...]] = Counter()
     for texts in counts:
         seen_in.update({run for grams in texts for of_length in grams for run in of_length})
     pictures = math.log(len(candidates))
     scores = []
     for candidate, texts in zip(candidates, counts, strict=True):
-        found = _counts(candidate)
-        scores.append(float(np.mean([_likeness(found, one, seen_in, pictures) for one in texts])))
+        found = _count_ngrams(candidate)
+        scores.append(float(np.mean([_compute_similarity(found, one, seen_in, pictures) for one in texts])))
     return CiderScores(mean=float(np.mean(scores)), per_caption=tuple(scores))
 
 
@@ -85,15 +85,15 @@ def token_f1(candidate: str, references: Sequence[str]) -> float:
     if not references:
         raise ValueError("there is no reference; an overlap of words needs at least one")
     words = Counter(caption_words(candidate))
-    return max(_overlap(words, Counter(caption_words(reference))) for reference in references)
+    return max(_compute_word_overlap(words, Counter(caption_words(reference))) for reference in references)
 
 
-def _overlap(first: Counter[str], second: Counter[str]) -> float:
+def _compute_word_overlap(first: Counter[str], second: Counter[str]) -> float:
     total = first.total() + second.total()
     return 2 * (first & second).total() / total if total else 1.0
 
 
-def _counts(text: str) -> list[Counter[tuple[str, ...]]]:
+def _count_ngrams(text: str) -> list[Counter[tuple[str, ...]]]:
     """Per length of 1 to `MAX_WORDS`, how often each run of words occurs."""
     words = caption_words(text)
     return [
@@ -102,7 +102,7 @@ def _counts(text: str) -> list[Counter[tuple[str, ...]]]:
     ]
 
 
-def _likeness(
+def _compute_similarity(
     candidate: list[Counter[tuple[str, ...]]],
     reference: list[Counter[tuple[str, ...]]],
     seen_in: Counter[tuple[str, ...]],
@@ -115,14 +115,14 @@ def _likeness(
         pictures: logarithm of the number of pictures.
     """
 
-    def weighted(grams: list[Counter[tuple[str, ...]]]) -> _Grams:
+    def weigh_ngrams(grams: list[Counter[tuple[str, ...]]]) -> _Grams:
         return [{run: n * (pictures - math.log(max(1, seen_in[run]))) for run, n in one.items()} for one in grams]
 
     # The reference implementation measures length in pairs of words.
     longer = candidate[1].total() - reference[1].total()
     penalty = math.exp(-(longer**2) / (2 * SIGMA**2))
     total = 0.0
-    for mine, theirs in zip(weighted(candidate), weighted(reference), strict=True):
+    for mine, theirs in zip(weigh_ngrams(candidate), weigh_ngrams(reference), strict=True):
         norms = math.hypot(*mine.values()) * math.hypot(*theirs.values())
         if norms:
             total += (

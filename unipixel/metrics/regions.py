@@ -39,7 +39,7 @@ def overlap(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | Non
         TypeError: a mask is no ``bool`` array.
         ValueError: the sizes differ.
     """
-    bits.checked(prediction, target, ignore, 2)
+    bits.check_masks(prediction, target, ignore, 2)
     if ignore is not None:
         prediction, target = prediction & ~ignore, target & ~ignore
     return Overlap(int(np.count_nonzero(prediction & target)), int(np.count_nonzero(prediction | target)))
@@ -120,7 +120,7 @@ def volume_scores(predictions: np.ndarray, targets: np.ndarray, *, original: boo
 
     Source: UniPixel (arXiv 2509.18094), PixelQA.
     """
-    bits.checked(predictions, targets, None, 3)
+    bits.check_masks(predictions, targets, None, 3)
     intersection = int(np.count_nonzero(predictions & targets))
     predicted, wanted = int(np.count_nonzero(predictions)), int(np.count_nonzero(targets))
     areas = predicted + wanted

@@ -68,11 +68,11 @@ def _score_frame(
     prediction: np.ndarray, target: np.ndarray, void: np.ndarray | None, bound: float
 ) -> tuple[float, float]:
     """J and F from one packing of the masks."""
-    bits.checked(prediction, target, void, 2)
+    bits.check_masks(prediction, target, void, 2)
     words = bits.pack(prediction, target)
     if void is not None:
         words &= ~bits.pack(void)
-    J = Overlap(bits.count(words[0] & words[1]), bits.count(words[0] | words[1])).iou
+    J = Overlap(bits.count_pixels(words[0] & words[1]), bits.count_pixels(words[0] | words[1])).iou
     return J, packed_boundary_f(words, target.shape[1], boundary_radius(target.shape, bound))
 
 
@@ -135,12 +135,12 @@ def davis_scores(objects: Sequence[FrameScores], *, drop_ends: bool = False) -> 
         raise ValueError("there are 0 objects to average, at least one is needed")
     kept = slice(1, -1) if drop_ends else slice(None)
     return DavisScores(
-        _mean_statistics([statistics(scores.J[kept]) for scores in objects]),
-        _mean_statistics([statistics(scores.F[kept]) for scores in objects]),
+        _average_statistics([statistics(scores.J[kept]) for scores in objects]),
+        _average_statistics([statistics(scores.F[kept]) for scores in objects]),
     )
 
 
-def _mean_statistics(parts: Sequence[Statistics]) -> Statistics:
+def _average_statistics(parts: Sequence[Statistics]) -> Statistics:
     mean, recall, decay = np.mean([(part.mean, part.recall, part.decay) for part in parts], axis=0)
     return Statistics(float(mean), float(recall), float(decay))
 
@@ -180,7 +180,7 @@ def revos_frame_scores(
         TypeError: a mask is no ``bool`` array.
         ValueError: the shapes differ.
     """
-    bits.checked(predictions, targets, foregrounds, 3)
+    bits.check_masks(predictions, targets, foregrounds, 3)
     scores = frame_scores(predictions, targets)
     agree = ~(predictions | targets) if original else predictions == targets
     outside = np.count_nonzero(predictions & ~targets, axis=(1, 2)) * (255.0 if original else 1.0)

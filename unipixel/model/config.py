@@ -21,7 +21,7 @@ from transformers.models.sam2_video.configuration_sam2_video import (
 )
 
 from unipixel.errors import CheckpointError
-from unipixel.model.tensor_files import holds_head
+from unipixel.model.tensor_files import has_head
 from unipixel.model.tensor_files import read_json as read_json
 
 MODEL_TYPE = "pixel_qwen2_5_vl"
@@ -70,7 +70,7 @@ class SamConfig:
         return self.image_size // 16
 
     @classmethod
-    def named(cls, name: str, image_size: int) -> SamConfig:
+    def from_name(cls, name: str, image_size: int) -> SamConfig:
         """The official size called ``name``, such as ``configs/sam2.1_hiera_b+``."""
         key = name.rsplit("/", 1)[-1].removesuffix(".yaml").removeprefix("sam2.1_hiera_")
         if key not in SAM_SIZES:
@@ -281,8 +281,8 @@ class UniPixelConfig:
             raise CheckpointError(f"{path}: model_type is {tree.get('model_type')!r}, expected {MODEL_TYPE!r}")
         others = [folder / name for name in ("sam2_config.json", "generation_config.json")]
         sam, generation = (read_json(other) if other.exists() else None for other in others)
-        if head_stored is None and stated_tying(tree) is None:
-            head_stored = holds_head(folder)
+        if head_stored is None and read_tying(tree) is None:
+            head_stored = has_head(folder)
         try:
             return cls.from_dict(tree, sam, generation, head_stored=head_stored)
         except KeyError as error:
@@ -308,14 +308,14 @@ class UniPixelConfig:
         text = {**tree, **(tree.get("text_config") or {})}
         size = int(tree.get("sam2_image_size", 1024))
         name = tree.get("sam2_config") or ""
-        sam = SamConfig.from_hydra(sam_tree, size) if sam_tree else SamConfig.named(name, size)
+        sam = SamConfig.from_hydra(sam_tree, size) if sam_tree else SamConfig.from_name(name, size)
         eos = (generation or {}).get("eos_token_id")
         if eos is None:
             eos = tree["eos_token_id"] if tree.get("eos_token_id") is not None else text["eos_token_id"]
-        tied = stated_tying(tree)
+        tied = read_tying(tree)
         return cls(
-            language=_language_config(text),
-            vision=_vision_config(tree["vision_config"]),
+            language=_read_language_config(text),
+            vision=_read_vision_config(tree["vision_config"]),
             sam=sam,
             pixel=PixelConfig(**tree["pixel"]) if "pixel" in tree else RELEASED_PIXEL,
             tie_word_embeddings=head_stored is not True if tied is None else tied,
@@ -362,7 +362,7 @@ class UniPixelConfig:
         vision |= {"in_chans": vision["in_channels"], "spatial_patch_size": vision["patch_size"]}
         own: dict[str, Any] = {"pixel": asdict(self.pixel)} if self.pixel != RELEASED_PIXEL else {}
         return {
-            **{name: self.carried.get(name, value) for name, value in _CARRIED.items()},
+            **{name: self.carried.get(name, value) for name, value in _KEPT_FIELDS.items()},
             **{name: self.carried[name] for name in ("sam2_checkpoint", "sliding_window") if name in self.carried},
             "architectures": ["PixelQwen2_5_VLForConditionalGeneration"],
             "model_type": MODEL_TYPE,
@@ -397,7 +397,7 @@ class UniPixelConfig:
             "config.json": self.to_dict(dtype),
             "generation_config.json": generation | {"transformers_version": WRITTEN_FOR},
         }
-        if not self._sam_is_named:
+        if not self._is_sam_named:
             read = self.sam_carried
             same = bool(read) and SamConfig.from_hydra(read, self.sam.image_size) == self.sam
             trees["sam2_config.json"] = read if same else self.sam.to_hydra()
@@ -406,19 +406,19 @@ class UniPixelConfig:
             (folder / name).write_text(text + "\n", encoding="utf-8")
 
     @property
-    def _sam_is_named(self) -> bool:
+    def _is_sam_named(self) -> bool:
         """Whether the name alone gives the sizes."""
         try:
-            return self.sam == SamConfig.named(self.sam_name, self.sam.image_size)
+            return self.sam == SamConfig.from_name(self.sam_name, self.sam.image_size)
         except CheckpointError:
             return False
 
-    def without_dropout(self) -> UniPixelConfig:
+    def copy_without_dropout(self) -> UniPixelConfig:
         """The same model with every drop rate at 0 (used to compare training losses)."""
         return replace(self, sam=replace(self.sam, dropout=0.0))
 
 
-def stated_tying(tree: dict[str, Any]) -> bool | None:
+def read_tying(tree: dict[str, Any]) -> bool | None:
     """What a ``config.json`` says about tied word embeddings: at the top, else in ``text_config``, else nothing.
 
     A released config names only what differs from its class's default, which is true at the top and false inside: 3B
@@ -436,7 +436,7 @@ def stated_tying(tree: dict[str, Any]) -> bool | None:
 WRITTEN_FOR = "4.53.3"
 """The transformers of the original code, whose form our files have."""
 _MARKERS = ("vision_start_token_id", "vision_end_token_id", "vision_token_id")
-_CARRIED: dict[str, Any] = {
+_KEPT_FIELDS: dict[str, Any] = {
     "base_model": "qwen2_5_vl",
     "base_model_path": None,
     "conv_type": "chatml",
@@ -477,7 +477,7 @@ _VISION_FIELDS = [
 ]
 
 
-def _language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
+def _read_language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
     rope = dict(tree.get("rope_parameters") or tree.get("rope_scaling") or {})
     rope["rope_theta"] = tree.get("rope_theta", rope.get("rope_theta", 1_000_000.0))
     # "mrope" is an alias in older files; the sections make the difference, the frequencies are the default ones
@@ -500,7 +500,7 @@ def _language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
     return config
 
 
-def _vision_config(tree: dict[str, Any]) -> Qwen2_5_VLVisionConfig:
+def _read_vision_config(tree: dict[str, Any]) -> Qwen2_5_VLVisionConfig:
     config = Qwen2_5_VLVisionConfig(**{name: tree[name] for name in _VISION_FIELDS if name in tree})
     config._attn_implementation = "sdpa"
     return config

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from unipixel.model.tensor_files import StoredTensor
 
-JOINTS = ("seg_head.", "ref_encoder.", "ref_proj", "tem_", "msk_proj.")
+FRESH_PREFIXES = ("seg_head.", "ref_encoder.", "ref_proj", "tem_", "msk_proj.")
 """Beginnings of the disk names of modules that neither Qwen2.5-VL nor SAM 2.1 has."""
 _COPIES = {"ref_encoder.": "sam2.sam_prompt_encoder.", "msk_proj.": "visual.merger.mlp."}
 """Beginning of a disk name, and of the one that it starts as a copy of."""
 _MATRIX = "positional_encoding_gaussian_matrix"
 
 
-def draw_joints(
+def init_fresh_modules(
     shapes: Mapping[str, tuple[int, ...]],
     released: Mapping[str, StoredTensor],
     generator: torch.Generator,
@@ -45,11 +45,11 @@ def draw_joints(
         if origin is not None and not name.endswith(_MATRIX):
             made[name] = released[origin]
         else:
-            made[name] = StoredTensor.of(_draw(name, shape, generator, deviation))
+            made[name] = StoredTensor.from_tensor(_init_tensor(name, shape, generator, deviation))
     return made
 
 
-def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator, deviation: float) -> Tensor:
+def _init_tensor(name: str, shape: tuple[int, ...], generator: torch.Generator, deviation: float) -> Tensor:
     if name.endswith(_MATRIX):
         return torch.randn(shape, generator=generator)
     if name.endswith(".bias"):

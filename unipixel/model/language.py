@@ -54,7 +54,7 @@ class _VisionLayout:
 
 
 @lru_cache(maxsize=64)
-def _vision_layout(grids: tuple[Grid, ...], merge: int, window_cells: int) -> _VisionLayout:
+def _build_vision_layout(grids: tuple[Grid, ...], merge: int, window_cells: int) -> _VisionLayout:
     index, lengths, frames, positions, base = [], [], [], [], 0
     for t, h, w in grids:
         rows, columns = h // merge, w // merge
@@ -95,12 +95,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) -> Tensor
     sizes = torch.tensor(lengths, device=q.device)
     inside = torch.arange(longest, device=q.device) < sizes[:, None]  # (runs, longest)
 
-    def padded(x: Tensor) -> Tensor:
+    def pad(x: Tensor) -> Tensor:
         out = x.new_zeros(runs, longest, *x.shape[1:])
         out[inside] = x
         return out.transpose(1, 2)
 
-    out = F.scaled_dot_product_attention(padded(q), padded(k), padded(v), attn_mask=inside[:, None, None])
+    out = F.scaled_dot_product_attention(pad(q), pad(k), pad(v), attn_mask=inside[:, None, None])
     return out.transpose(1, 2)[inside]
 
 
@@ -135,7 +135,7 @@ def encode_vision(
     """
     vision = config.vision
     merge = vision.spatial_merge_size
-    layout = _vision_layout(grids, merge, vision.window_size // vision.patch_size // merge)
+    layout = _build_vision_layout(grids, merge, vision.window_size // vision.patch_size // merge)
     window_index = layout.window_index.to(pixel_values.device)
     # each patch is a whole kernel, so its convolution is one product, which is several times faster on CPUs
     kernel = tower.patch_embed.proj.weight.flatten(1)
@@ -161,14 +161,14 @@ def encode_vision(
     if config.pixel.visual_place_encoding:
         # content is brought to the scale of the code: left alone it grows until the code is lost in it
         content = F.rms_norm(merged.float(), merged.shape[-1:])
-        merged = (content + place_encoding(grids, merge, merged.shape[-1], place_matrix)).to(merged.dtype)
+        merged = (content + encode_place(grids, merge, merged.shape[-1], place_matrix)).to(merged.dtype)
     if config.pixel.region_pool_order == "raster":
         pre_merge = pre_merge[raster_index]
     return VisionFeatures(merged, pre_merge, grids)
 
 
 @lru_cache(maxsize=64)
-def _cell_centres(grids: tuple[Grid, ...], merge: int) -> Tensor:
+def _compute_cell_centres(grids: tuple[Grid, ...], merge: int) -> Tensor:
     """(R, 2) x and y of every visual token's centre in its image, 0..1."""
     with torch.inference_mode(False):
         rows = []
@@ -180,7 +180,7 @@ def _cell_centres(grids: tuple[Grid, ...], merge: int) -> Tensor:
         return torch.cat(rows)
 
 
-def place_encoding(grids: tuple[Grid, ...], merge: int, width: int, matrix: Tensor) -> Tensor:
+def encode_place(grids: tuple[Grid, ...], merge: int, width: int, matrix: Tensor) -> Tensor:
     """(R, width) fixed code of each visual token's place in its image, in fp32.
 
     The first C channels are SAM's own Fourier code, so that a place that the decoder has looked at can be handed on to
@@ -189,7 +189,7 @@ def place_encoding(grids: tuple[Grid, ...], merge: int, width: int, matrix: Tens
     Args:
         matrix: (2, C/2) of SAM's Fourier code.
     """
-    centre = _cell_centres(grids, merge).to(matrix.device)
+    centre = _compute_cell_centres(grids, merge).to(matrix.device)
     angle = 2 * math.pi * (2 * centre - 1) @ matrix.float()
     rest = width - 2 * matrix.shape[1]
     frequency = math.pi * torch.logspace(-1, 3.5, rest // 4, base=2.0, device=centre.device)
@@ -197,7 +197,7 @@ def place_encoding(grids: tuple[Grid, ...], merge: int, width: int, matrix: Tens
     return torch.cat([angle.sin(), angle.cos(), plain.sin(), plain.cos()], -1)
 
 
-def rope_index(
+def compute_rope_index(
     input_ids: Tensor,
     attention_mask: Tensor | None,
     video_grid_thw: list[Grid],
@@ -250,7 +250,7 @@ def rope_index(
     return positions.to(input_ids.device), following.to(input_ids.device)
 
 
-def attention_bias(
+def build_attention_bias(
     attention_mask: Tensor | None, batch: int, length: int, past: int, device: torch.device
 ) -> Tensor | None:
     """(B, 1, L, past + L) bool mask: causal, and blind to padding. None where a single new token sees everything."""
@@ -288,7 +288,7 @@ def decode(
         (B, L, D).
     """
     past = cache.get_seq_length() if cache is not None else 0
-    mask = attention_bias(attention_mask, embeds.shape[0], embeds.shape[1], past, embeds.device)
+    mask = build_attention_bias(attention_mask, embeds.shape[0], embeds.shape[1], past, embeds.device)
     rotary = language.rotary_emb(embeds, position_ids)
     hidden = embeds
     for layer in language.layers:
@@ -302,7 +302,7 @@ def decode(
     return hidden
 
 
-def new_language(
+def build_language_model(
     config: UniPixelConfig,
 ) -> tuple[Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLTextModel, nn.Linear]:
     """The vision tower, the decoder and its head, freshly initialised."""

@@ -22,12 +22,12 @@ from unipixel.model.tensor_files import (
     INDEX_FILE,
     WEIGHTS_FILE,
     StoredTensor,
-    listed,
+    format_names,
     read_json,
     read_tensors,
     warn_unexpected,
 )
-from unipixel.model.tensor_names import PEFT_PREFIX, official_name
+from unipixel.model.tensor_names import PEFT_PREFIX, to_official_name
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -42,7 +42,7 @@ def is_adapter(folder: Path) -> bool:
     return any((folder / name).exists() for name in (ADAPTER_CONFIG, *ADAPTER_FILES, *PARTIAL_FILES))
 
 
-def base_name(folder: Path) -> str | None:
+def read_base_name(folder: Path) -> str | None:
     """The base model that the folder's own files name."""
     for file, field in (("config.json", "base_model_path"), (ADAPTER_CONFIG, "base_model_name_or_path")):
         if (folder / file).exists() and (name := read_json(folder / file).get(field)):
@@ -62,10 +62,10 @@ def overlay(base: Mapping[str, StoredTensor], folder: Path) -> dict[str, StoredT
             that the base lacks.
     """
     tensors = dict(base)
-    partial = _first(folder, PARTIAL_FILES)
+    partial = _find_first(folder, PARTIAL_FILES)
     if partial:
-        tensors.update(_whole(read_tensors(partial), partial))
-    adapter = _first(folder, ADAPTER_FILES)
+        tensors.update(_rename_tensors(read_tensors(partial), partial))
+    adapter = _find_first(folder, ADAPTER_FILES)
     if adapter is None:
         if (folder / ADAPTER_CONFIG).exists():
             raise CheckpointError(f"{folder} has {ADAPTER_CONFIG} but neither {' nor '.join(ADAPTER_FILES)}")
@@ -75,15 +75,15 @@ def overlay(base: Mapping[str, StoredTensor], folder: Path) -> dict[str, StoredT
     for name, tensor in stored.items():
         if match := LORA.fullmatch(name):
             pairs.setdefault(match["module"], {})[match["side"]] = tensor
-    tensors.update(_whole(_without_pairs(stored), adapter))
-    return _merge(tensors, pairs, _settings(folder), adapter)
+    tensors.update(_rename_tensors(_drop_pairs(stored), adapter))
+    return _merge(tensors, pairs, _read_settings(folder), adapter)
 
 
-def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
+def _find_first(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _read_settings(folder: Path) -> dict[str, Any]:
     path = folder / ADAPTER_CONFIG
     settings = read_json(path)
     if settings.get("peft_type") != "LORA":
@@ -106,17 +106,17 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def partial_names(folder: Path) -> set[str]:
+def list_partial_names(folder: Path) -> set[str]:
     """Disk names of the tensors that a folder holds whole, LoRA pairs left out."""
-    files = [path for names in (PARTIAL_FILES, ADAPTER_FILES) if (path := _first(folder, names))]
-    return {name for path in files for name in _whole(_without_pairs(read_tensors(path)), path)}
+    files = [path for names in (PARTIAL_FILES, ADAPTER_FILES) if (path := _find_first(folder, names))]
+    return {name for path in files for name in _rename_tensors(_drop_pairs(read_tensors(path)), path)}
 
 
-def _without_pairs(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+def _drop_pairs(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     return {name: tensor for name, tensor in tensors.items() if not LORA.fullmatch(name)}
 
 
-def _whole(tensors: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
+def _rename_tensors(tensors: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
     """The tensors under disk names; one warning names those that fit no part of a model.
 
     Raises:
@@ -125,11 +125,11 @@ def _whole(tensors: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredT
     named, unknown = {}, []
     for name, tensor in tensors.items():
         try:
-            named[official_name(name)] = tensor
+            named[to_official_name(name)] = tensor
         except KeyError:
             unknown.append(name)
     if unknown and not named:
-        raise CheckpointError(f"{path} has {len(unknown)} tensors that fit no part of a model: {listed(unknown)}")
+        raise CheckpointError(f"{path} has {len(unknown)} tensors that fit no part of a model: {format_names(unknown)}")
     warn_unexpected(unknown, path)
     return named
 
@@ -140,7 +140,7 @@ def _merge(
     faults = []
     for module, pair in pairs.items():
         try:
-            name = official_name(f"{module}.weight")
+            name = to_official_name(f"{module}.weight")
             weight = tensors[name]
         except KeyError:
             faults.append(f"{module} (not in the base model)")
@@ -149,21 +149,21 @@ def _merge(
             faults.append(f"{module} (only lora_{''.join(pair)})")
             continue
         down, up = pair["A"], pair["B"]
-        rank = int(_pattern(settings.get("rank_pattern"), module, settings["r"]))
+        rank = int(_match_pattern(settings.get("rank_pattern"), module, settings["r"]))
         ones = (1,) * (len(weight.shape) - 2)  # a convolution's B is 1 wide
         if down.shape != (rank, *weight.shape[1:]) or up.shape != (weight.shape[0], rank, *ones):
             shapes = f"A {list(down.shape)}, B {list(up.shape)}, weight {list(weight.shape)}, rank {rank}"
             faults.append(f"{module} ({shapes})")
             continue
-        alpha = float(_pattern(settings.get("alpha_pattern"), module, settings["lora_alpha"]))
+        alpha = float(_match_pattern(settings.get("alpha_pattern"), module, settings["lora_alpha"]))
         scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-        tensors[name] = StoredTensor(weight.shape, _Merged(weight, down, up, scale), weight.dtype)
+        tensors[name] = StoredTensor(weight.shape, _MergedWeight(weight, down, up, scale), weight.dtype)
     if faults:
-        raise CheckpointError(f"{path}: {len(faults)} LoRA modules do not fit the base model: {listed(faults)}")
+        raise CheckpointError(f"{path}: {len(faults)} LoRA modules do not fit the base model: {format_names(faults)}")
     return tensors
 
 
-def _pattern(patterns: dict[str, Any] | None, module: str, default: float) -> float:
+def _match_pattern(patterns: dict[str, Any] | None, module: str, default: float) -> float:
     """peft's per-module override: the first pattern that ends the module's path."""
     path = module.removeprefix(PEFT_PREFIX)
     for pattern, value in (patterns or {}).items():
@@ -172,7 +172,7 @@ def _pattern(patterns: dict[str, Any] | None, module: str, default: float) -> fl
     return default
 
 
-class _Merged:
+class _MergedWeight:
     """Reads ``W + scale * B A``, computed in fp32."""
 
     def __init__(self, weight: StoredTensor, down: StoredTensor, up: StoredTensor, scale: float) -> None:

@@ -34,11 +34,11 @@ class PointEncoder(nn.Module):
         self.time_project = nn.Linear(c, 3 * c)
         self.project = nn.Sequential(nn.GELU(), nn.Linear(6 * c, d))
 
-    def sparse(self, coords: Tensor, labels: Tensor) -> Tensor:
+    def encode_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Embed N prompts of P points each, with the padding point that SAM appends. (N, P + 1, C)."""
         return self.encoder(coords[:, None], labels[:, None], None, None)[0][:, 0]
 
-    def time(self, frames: Tensor, num_frames: Tensor) -> Tensor:
+    def encode_time(self, frames: Tensor, num_frames: Tensor) -> Tensor:
         """(N, C) code of frame indices (N,) inside clips of ``num_frames`` (N,), padded to even."""
         unit = 2 * frames.to(self.time_matrix.dtype) / (num_frames - 1) - 1
         angle = 2 * math.pi * unit[:, None] * self.time_matrix
@@ -65,7 +65,7 @@ class PointEncoder(nn.Module):
                 xy = torch.stack([coords[i] for i in rows]).to(device, torch.float32)
                 kind = torch.stack([labels[i] for i in rows]).to(device)
                 # SAM's Fourier code takes the dtype of its matrix, which stays in fp32 for exact coordinates
-                embedded = project(self.sparse(xy, kind).flatten(1).to(dtype))
+                embedded = project(self.encode_points(xy, kind).flatten(1).to(dtype))
                 space = space.index_copy(0, torch.tensor(rows, device=device), embedded)
-        moment = self.time_project(self.time(frames.to(device), num_frames.to(device)).to(dtype))
+        moment = self.time_project(self.encode_time(frames.to(device), num_frames.to(device)).to(dtype))
         return self.project(torch.cat([space, moment], -1))

@@ -61,7 +61,7 @@ class FrameFeatures:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class MaskPrediction:
     """Masks of N objects on one frame."""
 
     multimask_logits: Tensor
@@ -81,7 +81,7 @@ class Decoded:
         return self.multimask_ious.amax(-1)
 
 
-def sine_encoding(size: int, width: int, device: torch.device) -> Tensor:
+def build_sine_encoding(size: int, width: int, device: torch.device) -> Tensor:
     """(size*size, width) normalised sine code of a square grid, y half before x half, in fp32."""
     half = width // 2
     step = torch.arange(1, size + 1, dtype=torch.float32, device=device) / (size + 1e-6) * 2 * math.pi
@@ -92,7 +92,7 @@ def sine_encoding(size: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([y, x], -1).flatten(0, 1)
 
 
-def time_encoding(distance: Tensor, width: int) -> Tensor:
+def build_time_encoding(distance: Tensor, width: int) -> Tensor:
     """(P, width) sine code of scaled temporal distances (P,)."""
     half = width // 2
     power = torch.arange(half, dtype=torch.float32, device=distance.device)
@@ -100,7 +100,7 @@ def time_encoding(distance: Tensor, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-def axial_rotation(size: int, width: int, device: torch.device) -> Tensor:
+def build_axial_rotation(size: int, width: int, device: torch.device) -> Tensor:
     """Complex turns (size*size, width/2) of 2-D rotary positions: x in the first half, y in the second."""
     frequency = 1.0 / 10000.0 ** (torch.arange(0, width, 4, device=device)[: width // 4].float() / width)
     place = torch.arange(size * size, device=device)
@@ -166,11 +166,11 @@ class Segmenter(nn.Module):
             lateral[1](x[2]) + coarse, decoder.conv_s0(lateral[3](x[0])), decoder.conv_s1(lateral[2](x[1]))
         )
 
-    def unconditioned(self, features: FrameFeatures) -> Tensor:
+    def add_no_memory(self, features: FrameFeatures) -> Tensor:
         """(T, C, s, s) features for frames that no memory speaks about."""
         return features.embed + self.no_memory_embedding.reshape(1, -1, 1, 1)
 
-    def _image_code(self) -> Tensor:
+    def _build_image_encoding(self) -> Tensor:
         s = self.config.grid
         centre = (torch.arange(s, device=self.no_memory_embedding.device, dtype=torch.float32) + 0.5) / s
         y, x = torch.meshgrid(centre, centre, indexing="ij")
@@ -178,7 +178,7 @@ class Segmenter(nn.Module):
         angle = (2 * torch.stack([x, y], -1) - 1) @ matrix * (2 * math.pi)
         return torch.cat([angle.sin(), angle.cos()], -1).permute(2, 0, 1)[None].to(self.dtype)  # (1, C, s, s)
 
-    def _sparse(self, count: int, hidden: Tensor | None, points: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _embed_prompts(self, count: int, hidden: Tensor | None, points: tuple[Tensor, Tensor] | None) -> Tensor:
         """(N, tokens, C) prompt tokens: padding or point prompts, then the language model's hidden queries."""
         if points is None:
             # official UniPixel gives one padding point, and SAM pads a second
@@ -199,7 +199,7 @@ class Segmenter(nn.Module):
         *,
         dense: Tensor | None = None,
         mark_absent: bool = True,
-    ) -> Decoded:
+    ) -> MaskPrediction:
         """Predict masks of N objects on one frame (or, while training, each on its own frame).
 
         Args:
@@ -216,10 +216,10 @@ class Segmenter(nn.Module):
         shared = len(embed) == 1 and len(dense) == 1
         if not shared:
             embed = embed.expand(count, -1, -1, -1)
-        sparse = self._sparse(count, hidden, points)
+        sparse = self._embed_prompts(count, hidden, points)
         masks, ious, tokens, score = self.mask_decoder(
             image_embeddings=embed,
-            image_positional_embeddings=self._image_code().to(embed.dtype).expand(len(embed), -1, -1, -1),
+            image_positional_embeddings=self._build_image_encoding().to(embed.dtype).expand(len(embed), -1, -1, -1),
             sparse_prompt_embeddings=sparse[None] if shared else sparse[:, None],
             dense_prompt_embeddings=dense,
             multimask_output=True,
@@ -237,9 +237,9 @@ class Segmenter(nn.Module):
             low_res = torch.where(there[:, None, None, None], low_res, ABSENT_LOGIT)
         pointer = self.object_pointer_proj(tokens[rows, best])
         pointer = torch.where(there[:, None], pointer, self.no_object_pointer.to(pointer.dtype))
-        return Decoded(masks, ious, low_res, score, pointer)
+        return MaskPrediction(masks, ious, low_res, score, pointer)
 
-    def adopt(self, features: FrameFeatures, masks: Tensor) -> Decoded:
+    def use_masks_as_output(self, features: FrameFeatures, masks: Tensor) -> MaskPrediction:
         """Take given masks (N, S, S) bool of one frame as they are; SAM only adds the pointers.
 
         Source: SAM 2, section 4 (a mask prompt is used as the output of its frame).
@@ -247,15 +247,15 @@ class Segmenter(nn.Module):
         full = masks[:, None].to(self.dtype)
         dense = self.prompt_encoder.mask_embed(self.mask_downsample(full))
         seen = masks.flatten(1).any(-1)
-        decoded = self.decode(self.unconditioned(features), features, dense=dense, mark_absent=False)
+        decoded = self.decode(self.add_no_memory(features), features, dense=dense, mark_absent=False)
         level = masks[:, None].float() * MEMORY_SCALE + MEMORY_BIAS  # there is no antialiasing in bf16
         logits = F.interpolate(level, scale_factor=0.25, mode="bilinear", antialias=True).to(self.dtype)
         score = torch.where(seen, 10.0, -10.0).to(self.dtype)
         pointer = torch.where(seen[:, None], decoded.object_pointer, self.no_object_pointer)
         ious = torch.ones_like(decoded.multimask_ious)
-        return Decoded(logits.expand(-1, 3, -1, -1), ious, logits, score, pointer)
+        return MaskPrediction(logits.expand(-1, 3, -1, -1), ious, logits, score, pointer)
 
-    def remember(self, embed: Tensor, low_res_masks: Tensor, object_score_logits: Tensor) -> Tensor:
+    def encode_memory(self, embed: Tensor, low_res_masks: Tensor, object_score_logits: Tensor) -> Tensor:
         """Encode masks with their frame into memories (N, s*s, memory width).
 
         Args:
@@ -292,29 +292,31 @@ class Segmenter(nn.Module):
         """
         count, slots, cells, width = memories.shape
         device, dtype = embed.device, self.dtype
-        place = sine_encoding(self.config.grid, width, device)
+        place = build_sine_encoding(self.config.grid, width, device)
         when = self.memory_temporal_positional_encoding[list(memory_slots), 0]  # (M, 1, width)
         code = (place.to(dtype) + when).flatten(0, 1)  # (M * cells, width)
         distance = torch.tensor(pointer_distance, dtype=torch.float32, device=device)
         moment = self.temporal_positional_encoding_projection_layer(
-            time_encoding(distance, self.config.hidden_size).to(dtype)
+            build_time_encoding(distance, self.config.hidden_size).to(dtype)
         )
         split = self.config.hidden_size // width
         values = torch.cat([memories.flatten(1, 2), pointers.reshape(count, -1, width)], 1)
         keys = values + torch.cat([code, moment.repeat_interleave(split, 0)])
-        current = sine_encoding(self.config.grid, self.config.hidden_size, device).to(dtype)
+        current = build_sine_encoding(self.config.grid, self.config.hidden_size, device).to(dtype)
         x = embed.flatten(2).transpose(1, 2) + 0.1 * current  # (1 or N, s*s, C)
-        turn = axial_rotation(self.config.grid, self.config.hidden_size, device)
+        turn = build_axial_rotation(self.config.grid, self.config.hidden_size, device)
         for layer in self.memory_attention.layers:
-            x = self._memory_layer(layer, x, keys, values, slots * cells, turn)
+            x = self._apply_memory_layer(layer, x, keys, values, slots * cells, turn)
         x = self.memory_attention.layer_norm(x).expand(count, -1, -1)
         return x.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
 
-    def _memory_layer(self, layer: Any, x: Tensor, keys: Tensor, values: Tensor, rotated: int, turn: Tensor) -> Tensor:
+    def _apply_memory_layer(
+        self, layer: Any, x: Tensor, keys: Tensor, values: Tensor, rotated: int, turn: Tensor
+    ) -> Tensor:
         """One layer; keys after the first ``rotated`` are pointers, which have no place to rotate by."""
         own = layer.self_attn
         y = layer.layer_norm1(x)
-        y = self._attention(rotate_pairs(own.q_proj(y), turn), rotate_pairs(own.k_proj(y), turn), own.v_proj(y))
+        y = self._attend(rotate_pairs(own.q_proj(y), turn), rotate_pairs(own.k_proj(y), turn), own.v_proj(y))
         x = x + layer.dropout1(own.o_proj(y))
         cross = layer.cross_attn_image
         query = rotate_pairs(cross.q_proj(layer.layer_norm2(x)), turn)
@@ -322,15 +324,15 @@ class Segmenter(nn.Module):
         spatial = key[:, :rotated].unflatten(1, (-1, len(turn)))
         key = torch.cat([rotate_pairs(spatial, turn).flatten(1, 2), key[:, rotated:]], 1)
         if self.training:
-            y = self._attention(query, key, cross.v_proj(values))
+            y = self._attend(query, key, cross.v_proj(values))
         else:
             # softmax rows sum to 1, so the value projection may follow the average over narrow memories
-            y = cross.v_proj(self._attention(query, key, values))
+            y = cross.v_proj(self._attend(query, key, values))
         x = x + layer.dropout2(cross.o_proj(y))
         y = layer.linear2(layer.dropout(F.relu(layer.linear1(layer.layer_norm3(x)))))
         return x + layer.dropout3(y)
 
-    def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Single-head attention, queries (1 or N, L, C) against (N, K, C) and (N, K, V)."""
         query = query.expand(len(key), -1, -1)
         if self.training or query.device.type != "cpu":

@@ -9,13 +9,21 @@ from pathlib import Path
 import torch
 
 from unipixel.errors import CheckpointError
-from unipixel.model.config import PixelConfig, UniPixelConfig, read_json, stated_tying
-from unipixel.model.fresh_modules import JOINTS, draw_joints
+from unipixel.model.config import PixelConfig, UniPixelConfig, read_json, read_tying
+from unipixel.model.fresh_modules import FRESH_PREFIXES, init_fresh_modules
 from unipixel.model.lora_weights import overlay
-from unipixel.model.tensor_files import StoredTensor, check, holds_head, read_folder, read_sam, settle_head, subset
-from unipixel.model.tensor_names import disk_layout
+from unipixel.model.tensor_files import (
+    StoredTensor,
+    check_tensors,
+    has_head,
+    read_folder,
+    read_sam,
+    select_prefixes,
+    settle_head,
+)
+from unipixel.model.tensor_names import build_disk_layout
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import empty_model, expected_shapes, fill, resolve_checkpoint
+from unipixel.model.weights import build_empty_model, fill_model, list_expected_shapes, resolve_checkpoint
 
 QWEN_PREFIXES = ("visual.", "model.", "lm_head.")
 SAM_PREFIXES = ("sam2.",)
@@ -32,7 +40,7 @@ class StartingPoint:
     """Disk names of the tensors that kept their random initialisation."""
 
 
-def starting_config(
+def build_starting_config(
     qwen: str | Path,
     *,
     sam_name: str = "configs/sam2.1_hiera_b+",
@@ -67,7 +75,7 @@ def starting_config(
     return UniPixelConfig.from_dict(
         {**tree, **added, "sam2_config": sam_name, "sam2_image_size": image_size, "pixel": behaviour},
         generation=read_json(generation) if generation.exists() else None,
-        head_stored=None if stated_tying(tree) is not None else holds_head(folder),
+        head_stored=None if read_tying(tree) is not None else has_head(folder),
     )
 
 
@@ -87,7 +95,7 @@ def load_starting_point(
     `fresh_modules.draw_joints`. Where a released part itself is not given, it has the first values of its layers.
 
     Args:
-        config: of the new model; `starting_config` makes one.
+        config: of the new model; `build_starting_config` makes one.
         qwen: Qwen2.5-VL folder or Hub id; fills vision tower, language model and head.
         sam: Meta's ``sam2.1_hiera_*.pt``; fills the segmenter.
         partial: folders of earlier training stages, laid over the rest in order.
@@ -96,36 +104,36 @@ def load_starting_point(
     Raises:
         CheckpointError: a part is damaged, or lacks tensors that the config asks for.
     """
-    model = empty_model(config)
-    expected = expected_shapes(model)
+    model = build_empty_model(config)
+    expected = list_expected_shapes(model)
     tensors: dict[str, StoredTensor] = {}
     if qwen is not None:
         folder = resolve_checkpoint(qwen)
         language = settle_head(read_folder(folder), config.tie_word_embeddings, folder)
-        check(subset(expected, QWEN_PREFIXES), language, folder)
+        check_tensors(select_prefixes(expected, QWEN_PREFIXES), language, folder)
         tensors.update(language)
     if sam is not None:
         segmenter = read_sam(sam)
-        check(subset(expected, SAM_PREFIXES), segmenter, sam)
+        check_tensors(select_prefixes(expected, SAM_PREFIXES), segmenter, sam)
         tensors.update(segmenter)
     laid = tensors
     for stage in partial:
         laid = overlay(laid, resolve_checkpoint(stage))
     fresh = tuple(name for name in expected if name not in laid)
-    parts = [name for name in fresh if not name.startswith(JOINTS)]
+    parts = [name for name in fresh if not name.startswith(FRESH_PREFIXES)]
     if parts:
-        donor = UniPixel(config if qwen is None else _without_language(config))
-        layout = disk_layout(donor.state_dict())
-        tensors |= {name: StoredTensor.of(layout[name][0][1]) for name in parts}
-    shapes = {name: expected[name] for name in fresh if name.startswith(JOINTS)}
+        donor = UniPixel(config if qwen is None else _drop_language(config))
+        layout = build_disk_layout(donor.state_dict())
+        tensors |= {name: StoredTensor.from_tensor(layout[name][0][1]) for name in parts}
+    shapes = {name: expected[name] for name in fresh if name.startswith(FRESH_PREFIXES)}
     generator = torch.Generator().manual_seed(seed)
-    drawn = draw_joints(shapes, tensors, generator, deviation=config.language.initializer_range)
+    drawn = init_fresh_modules(shapes, tensors, generator, deviation=config.language.initializer_range)
     source = " + ".join(str(x) for x in (qwen, sam, *partial) if x is not None) or "fresh model"
-    filled = fill(model, {**tensors, **laid, **drawn}, source, device=device, dtype=dtype)
+    filled = fill_model(model, {**tensors, **laid, **drawn}, source, device=device, dtype=dtype)
     return StartingPoint(filled.train(), fresh)
 
 
-def _without_language(config: UniPixelConfig) -> UniPixelConfig:
+def _drop_language(config: UniPixelConfig) -> UniPixelConfig:
     """The same model around a language model and vision tower of one layer: initialising billions takes minutes."""
     tree = config.to_dict()
     tree["text_config"] |= {"num_hidden_layers": 1, "vocab_size": 8}

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unipixel.errors import CheckpointError, CheckpointWarning
-from unipixel.model.tensor_names import canonical
+from unipixel.model.tensor_names import canonicalize
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -41,7 +41,7 @@ class StoredTensor:
     """Type in the file, in the words of safetensors."""
 
     @classmethod
-    def of(cls, tensor: Tensor) -> StoredTensor:
+    def from_tensor(cls, tensor: Tensor) -> StoredTensor:
         """One that is in memory already."""
         return cls(tuple(tensor.shape), lambda: tensor, _DTYPES.get(tensor.dtype, str(tensor.dtype)))
 
@@ -104,7 +104,7 @@ def read_header(file: BinaryIO, name: object) -> dict[str, TensorEntry]:
         raise CheckpointError(f"{name} is not a complete safetensors file: its header is damaged") from error
 
 
-def holds_head(folder: Path) -> bool | None:
+def has_head(folder: Path) -> bool | None:
     """Whether an output head is stored in a folder of weights; None where no file says so."""
     if (folder / WEIGHTS_FILE).is_file():
         with (folder / WEIGHTS_FILE).open("rb") as file:
@@ -124,7 +124,7 @@ def read_tensors(path: str | Path) -> dict[str, StoredTensor]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; it should hold model weights")
     raw = _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path)
-    return _canonical(raw, path)
+    return _canonicalize_names(raw, path)
 
 
 def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -137,10 +137,10 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
         reason = "it is a Git LFS pointer, run `git lfs pull`" if pointer else f"{error}"
         raise CheckpointError(f"{path} is not a complete safetensors file: {reason}") from error
 
-    def reader(name: str) -> Callable[[], Tensor]:
+    def make_reader(name: str) -> Callable[[], Tensor]:
         return lambda: file.get_tensor(name)
 
-    return {name: StoredTensor(tuple(s.get_shape()), reader(name), s.get_dtype()) for name, s in slices.items()}
+    return {name: StoredTensor(tuple(s.get_shape()), make_reader(name), s.get_dtype()) for name, s in slices.items()}
 
 
 def _open_torch(path: Path) -> dict[str, StoredTensor]:
@@ -156,16 +156,16 @@ def _open_torch(path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{path} holds a {type(tree).__name__}, expected a dictionary of tensors")
     odd = [str(name) for name, x in tree.items() if not isinstance(x, Tensor)]
     if odd:
-        raise CheckpointError(f"{path} has entries that are not tensors: {listed(odd)}")
-    return {str(name): StoredTensor.of(tensor) for name, tensor in tree.items()}
+        raise CheckpointError(f"{path} has entries that are not tensors: {format_names(odd)}")
+    return {str(name): StoredTensor.from_tensor(tensor) for name, tensor in tree.items()}
 
 
-def _canonical(raw: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
-    tensors = {canonical(name): tensor for name, tensor in raw.items()}
+def _canonicalize_names(raw: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
+    tensors = {canonicalize(name): tensor for name, tensor in raw.items()}
     if len(tensors) < len(raw):
         seen: set[str] = set()
-        twice = [name for name in map(canonical, raw) if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-        raise CheckpointError(f"{path} spells the same tensor in two ways: {listed(twice)}")
+        twice = [name for name in map(canonicalize, raw) if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+        raise CheckpointError(f"{path} spells the same tensor in two ways: {format_names(twice)}")
     return tensors
 
 
@@ -189,11 +189,11 @@ def read_folder(folder: Path) -> dict[str, StoredTensor]:
         more = read_tensors(folder / shard)
         twice = sorted(tensors.keys() & more.keys())
         if twice:
-            raise CheckpointError(f"{folder / shard} repeats tensors of an earlier shard: {listed(twice)}")
+            raise CheckpointError(f"{folder / shard} repeats tensors of an earlier shard: {format_names(twice)}")
         tensors.update(more)
-    lost = [name for name in places if canonical(name) not in tensors]
+    lost = [name for name in places if canonicalize(name) not in tensors]
     if lost:
-        raise CheckpointError(f"{folder / INDEX_FILE} names tensors that no shard has: {listed(lost)}")
+        raise CheckpointError(f"{folder / INDEX_FILE} names tensors that no shard has: {format_names(lost)}")
     return tensors
 
 
@@ -202,13 +202,13 @@ def count_parameters(tensors: Mapping[str, StoredTensor]) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors.values())
 
 
-def listed(names: Collection[str]) -> str:
+def format_names(names: Collection[str]) -> str:
     """The first few names, and how many more there are."""
     shown = ", ".join(list(names)[:SHOWN])
     return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, StoredTensor], source: object) -> None:
+def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, StoredTensor], source: object) -> None:
     """Compare the names and shapes a model needs with those that were found; one warning names what it has no use for.
 
     Raises:
@@ -227,7 +227,7 @@ def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, StoredTen
     unexpected = [name for name in found if name not in expected]
     if any(faults.values()):
         faults["unexpected"] = unexpected  # perhaps the missing ones, misspelt
-        parts = [f"{len(names)} {kind} ({listed(names)})" for kind, names in faults.items() if names]
+        parts = [f"{len(names)} {kind} ({format_names(names)})" for kind, names in faults.items() if names]
         raise CheckpointError(f"{source}: the tensors do not fit the model: {'; '.join(parts)}")
     warn_unexpected(unexpected, source)
 
@@ -236,7 +236,8 @@ def warn_unexpected(names: Collection[str], source: object) -> None:
     """One warning for tensors that are left out because the model has no place for them."""
     if names:
         warnings.warn(
-            f"{source}: {len(names)} unexpected tensors are left out, the model has no place for them: {listed(names)}",
+            f"{source}: {len(names)} unexpected tensors are left out, the model has no place for them: "
+            f"{format_names(names)}",
             CheckpointWarning,
             stacklevel=2,
         )
@@ -262,10 +263,10 @@ def settle_head(tensors: dict[str, StoredTensor], tied: bool, source: object) ->
 def read_sam(path: str | Path) -> dict[str, StoredTensor]:
     """Open a SAM 2.1 checkpoint of Meta under the names it has inside UniPixel."""
     raw = read_tensors(path)
-    return _canonical({f"sam2.{name}": tensor for name, tensor in raw.items()}, Path(path))
+    return _canonicalize_names({f"sam2.{name}": tensor for name, tensor in raw.items()}, Path(path))
 
 
-def subset(tensors: Mapping[str, tuple[int, ...]], prefixes: Iterable[str]) -> dict[str, tuple[int, ...]]:
+def select_prefixes(tensors: Mapping[str, tuple[int, ...]], prefixes: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """The entries whose names start with one of the prefixes."""
     starts = tuple(prefixes)
     return {name: shape for name, shape in tensors.items() if name.startswith(starts)}

@@ -15,22 +15,22 @@ from functools import cache
 
 from torch import Tensor
 
-Row = tuple[str, str]
+NameRow = tuple[str, str]
 
 
-def _under(disk: str, module: str, rows: Iterable[Row]) -> tuple[Row, ...]:
+def _prefix_rows(disk: str, module: str, rows: Iterable[NameRow]) -> tuple[NameRow, ...]:
     return tuple((disk + a, module + b) for a, b in rows)
 
 
-_THREE_LAYERS: tuple[Row, ...] = (
+_THREE_LAYERS: tuple[NameRow, ...] = (
     ("layers.0.{rest}", "proj_in.{rest}"),
     ("layers.1.{rest}", "layers.0.{rest}"),
     ("layers.2.{rest}", "proj_out.{rest}"),
 )
-_TWO_LAYERS: tuple[Row, ...] = (("layers.0.{rest}", "proj_in.{rest}"), ("layers.1.{rest}", "proj_out.{rest}"))
-_SAME: tuple[Row, ...] = (("{rest}", "{rest}"),)
+_TWO_LAYERS: tuple[NameRow, ...] = (("layers.0.{rest}", "proj_in.{rest}"), ("layers.1.{rest}", "proj_out.{rest}"))
+_SAME: tuple[NameRow, ...] = (("{rest}", "{rest}"),)
 
-_PROMPT_ENCODER: tuple[Row, ...] = (
+_PROMPT_ENCODER: tuple[NameRow, ...] = (
     ("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
     ("point_embeddings.{i}.weight", "point_embed.weight[{i}]"),
     *(
@@ -40,30 +40,30 @@ _PROMPT_ENCODER: tuple[Row, ...] = (
     *_SAME,
 )
 
-_IMAGE_ENCODER: tuple[Row, ...] = (
+_IMAGE_ENCODER: tuple[NameRow, ...] = (
     ("trunk.patch_embed.proj.{rest}", "backbone.patch_embed.projection.{rest}"),
     ("trunk.blocks.{i}.norm{j}.{rest}", "backbone.blocks.{i}.layer_norm{j}.{rest}"),
-    *_under("trunk.blocks.{i}.mlp.", "backbone.blocks.{i}.mlp.", _TWO_LAYERS),
+    *_prefix_rows("trunk.blocks.{i}.mlp.", "backbone.blocks.{i}.mlp.", _TWO_LAYERS),
     ("trunk.{rest}", "backbone.{rest}"),
     ("neck.convs.{i}.conv.{rest}", "neck.convs.{i}.{rest}"),
 )
 
-_MASK_DECODER: tuple[Row, ...] = (
+_MASK_DECODER: tuple[NameRow, ...] = (
     ("transformer.norm_final_attn.{rest}", "transformer.layer_norm_final_attn.{rest}"),
     ("transformer.final_attn_token_to_image.out_proj.{rest}", "transformer.final_attn_token_to_image.o_proj.{rest}"),
     ("transformer.layers.{i}.norm{j}.{rest}", "transformer.layers.{i}.layer_norm{j}.{rest}"),
     ("transformer.layers.{i}.{part}.out_proj.{rest}", "transformer.layers.{i}.{part}.o_proj.{rest}"),
-    *_under("transformer.layers.{i}.mlp.", "transformer.layers.{i}.mlp.", _TWO_LAYERS),
+    *_prefix_rows("transformer.layers.{i}.mlp.", "transformer.layers.{i}.mlp.", _TWO_LAYERS),
     ("output_upscaling.0.{rest}", "upscale_conv1.{rest}"),
     ("output_upscaling.1.{rest}", "upscale_layer_norm.{rest}"),
     ("output_upscaling.3.{rest}", "upscale_conv2.{rest}"),
-    *_under("output_hypernetworks_mlps.{i}.", "output_hypernetworks_mlps.{i}.", _THREE_LAYERS),
-    *_under("iou_prediction_head.", "iou_prediction_head.", _THREE_LAYERS),
-    *_under("pred_obj_score_head.", "pred_obj_score_head.", _THREE_LAYERS),
+    *_prefix_rows("output_hypernetworks_mlps.{i}.", "output_hypernetworks_mlps.{i}.", _THREE_LAYERS),
+    *_prefix_rows("iou_prediction_head.", "iou_prediction_head.", _THREE_LAYERS),
+    *_prefix_rows("pred_obj_score_head.", "pred_obj_score_head.", _THREE_LAYERS),
     *_SAME,
 )
 
-_MEMORY_ENCODER: tuple[Row, ...] = (
+_MEMORY_ENCODER: tuple[NameRow, ...] = (
     ("pix_feat_proj.{rest}", "feature_projection.{rest}"),
     ("out_proj.{rest}", "projection.{rest}"),
     *(
@@ -78,22 +78,22 @@ _MEMORY_ENCODER: tuple[Row, ...] = (
     ("fuser.layers.{i}.norm.{rest}", "memory_fuser.layers.{i}.layer_norm.{rest}"),
 )
 
-_MEMORY_ATTENTION: tuple[Row, ...] = (
+_MEMORY_ATTENTION: tuple[NameRow, ...] = (
     ("norm.{rest}", "layer_norm.{rest}"),
     ("layers.{i}.norm{j}.{rest}", "layers.{i}.layer_norm{j}.{rest}"),
     ("layers.{i}.{part}.out_proj.{rest}", "layers.{i}.{part}.o_proj.{rest}"),
     *_SAME,
 )
 
-_SAM: tuple[Row, ...] = (
-    *_under("image_encoder.", "vision_encoder.", _IMAGE_ENCODER),
-    *_under("sam_prompt_encoder.", "prompt_encoder.", _PROMPT_ENCODER),
+_SAM: tuple[NameRow, ...] = (
+    *_prefix_rows("image_encoder.", "vision_encoder.", _IMAGE_ENCODER),
+    *_prefix_rows("sam_prompt_encoder.", "prompt_encoder.", _PROMPT_ENCODER),
     # SAM keeps one Fourier matrix, transformers' layers read it in two places
     ("sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", "shared_image_embedding.positional_embedding"),
-    *_under("sam_mask_decoder.", "mask_decoder.", _MASK_DECODER),
-    *_under("memory_encoder.", "memory_encoder.", _MEMORY_ENCODER),
-    *_under("memory_attention.", "memory_attention.", _MEMORY_ATTENTION),
-    *_under("obj_ptr_proj.", "object_pointer_proj.", _THREE_LAYERS),
+    *_prefix_rows("sam_mask_decoder.", "mask_decoder.", _MASK_DECODER),
+    *_prefix_rows("memory_encoder.", "memory_encoder.", _MEMORY_ENCODER),
+    *_prefix_rows("memory_attention.", "memory_attention.", _MEMORY_ATTENTION),
+    *_prefix_rows("obj_ptr_proj.", "object_pointer_proj.", _THREE_LAYERS),
     ("obj_ptr_tpos_proj.{rest}", "temporal_positional_encoding_projection_layer.{rest}"),
     ("mask_downsample.{rest}", "mask_downsample.{rest}"),
     ("maskmem_tpos_enc", "memory_temporal_positional_encoding"),
@@ -103,12 +103,12 @@ _SAM: tuple[Row, ...] = (
     ("no_obj_embed_spatial", "occlusion_spatial_embedding_parameter"),
 )
 
-TABLE: tuple[Row, ...] = (
+TABLE: tuple[NameRow, ...] = (
     ("visual.{rest}", "visual.{rest}"),
     ("model.{rest}", "language.{rest}"),
     ("lm_head.weight", "lm_head.weight"),
     ("seg_head.{rest}", "seg_head.{rest}"),
-    *_under("ref_encoder.", "prompt_encoder.encoder.", _PROMPT_ENCODER),
+    *_prefix_rows("ref_encoder.", "prompt_encoder.encoder.", _PROMPT_ENCODER),
     ("ref_proj_single.{rest}", "prompt_encoder.single_project.{rest}"),
     ("ref_proj_double.{rest}", "prompt_encoder.double_project.{rest}"),
     ("ref_proj.{rest}", "prompt_encoder.project.{rest}"),
@@ -116,7 +116,7 @@ TABLE: tuple[Row, ...] = (
     ("tem_emb.weight", "prompt_encoder.time_embedding.weight"),
     ("tem_proj.{rest}", "prompt_encoder.time_project.{rest}"),
     ("msk_proj.{rest}", "region_pool.project.{rest}"),
-    *_under("sam2.", "segmenter.", _SAM),
+    *_prefix_rows("sam2.", "segmenter.", _SAM),
 )
 """(disk name, module name) templates of the whole model."""
 
@@ -135,7 +135,7 @@ _WILDCARDS = {"i": r"\d+", "j": r"\d+", "part": r"[^.]+", "rest": r"[^\[]+"}
 
 
 @cache
-def _compiled(source: int) -> tuple[tuple[re.Pattern[str], str], ...]:
+def _compile_table(source: int) -> tuple[tuple[re.Pattern[str], str], ...]:
     """The table as (pattern, replacement format), read from column ``source`` to the other one."""
     rows = []
     for row in TABLE:
@@ -145,29 +145,29 @@ def _compiled(source: int) -> tuple[tuple[re.Pattern[str], str], ...]:
 
 
 def _translate(name: str, source: int) -> str:
-    for pattern, template in _compiled(source):
+    for pattern, template in _compile_table(source):
         if match := pattern.fullmatch(name):
             return template.format(**match.groupdict())
     raise KeyError(f"no row of the rename table fits {name!r}")
 
 
-def canonical(name: str) -> str:
+def canonicalize(name: str) -> str:
     """The official disk spelling of a name that a file may write differently."""
     for pattern, replacement in _ALIASES:
         name = pattern.sub(replacement, name)
     return name
 
 
-def module_name(disk_name: str) -> str:
+def to_module_name(disk_name: str) -> str:
     """Name in `UniPixel` of a tensor on disk, such as ``language.norm.weight`` for ``model.norm.weight``.
 
     Raises:
         KeyError: the model has no such part.
     """
-    return _translate(canonical(disk_name), 0)
+    return _translate(canonicalize(disk_name), 0)
 
 
-def disk_name(module_name: str) -> str:
+def to_disk_name(module_name: str) -> str:
     """Official disk name of a tensor of `UniPixel`; the inverse of `module_name`.
 
     Raises:
@@ -176,21 +176,21 @@ def disk_name(module_name: str) -> str:
     return _translate(module_name, 1)
 
 
-def official_name(name: str) -> str:
+def to_official_name(name: str) -> str:
     """Disk name for any spelling: peft's wrappers, names in memory of the original, or of our modules.
 
     Raises:
         KeyError: no part of the model is called so.
     """
-    name = canonical(_WRAPPERS.sub("", name.removeprefix(PEFT_PREFIX)))
+    name = canonicalize(_WRAPPERS.sub("", name.removeprefix(PEFT_PREFIX)))
     try:
-        module_name(name)
+        to_module_name(name)
     except KeyError:
-        return disk_name(name)
+        return to_disk_name(name)
     return name
 
 
-def memory_name(disk_name: str) -> str:
+def to_memory_name(disk_name: str) -> str:
     """What the original calls a tensor in memory; its adapter and partial files have these names."""
     for start, other in (("visual.", "model.visual."), ("model.", "model.language_model.")):
         if disk_name.startswith(start):
@@ -198,7 +198,7 @@ def memory_name(disk_name: str) -> str:
     return disk_name
 
 
-def disk_layout(state: Mapping[str, Tensor]) -> dict[str, list[tuple[str, Tensor]]]:
+def build_disk_layout(state: Mapping[str, Tensor]) -> dict[str, list[tuple[str, Tensor]]]:
     """Every disk name of a model, with the (module name, view) pairs that it fills.
 
     Args:
@@ -208,7 +208,7 @@ def disk_layout(state: Mapping[str, Tensor]) -> dict[str, list[tuple[str, Tensor
     for name, tensor in state.items():
         if name.endswith(".point_embed.weight"):
             for i in range(len(tensor)):
-                layout.setdefault(disk_name(f"{name}[{i}]"), []).append((name, tensor[i : i + 1]))
+                layout.setdefault(to_disk_name(f"{name}[{i}]"), []).append((name, tensor[i : i + 1]))
         else:
-            layout.setdefault(disk_name(name), []).append((name, tensor))
+            layout.setdefault(to_disk_name(name), []).append((name, tensor))
     return layout

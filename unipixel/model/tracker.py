@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unipixel.model.config import POINTERS_IN_MEMORY
-from unipixel.model.segmenter import Decoded, FrameFeatures, Segmenter
+from unipixel.model.segmenter import FrameFeatures, MaskPrediction, Segmenter
 
 
 class Cohort:
@@ -31,9 +31,9 @@ class Cohort:
     def __len__(self) -> int:
         return len(self._first[0]) if self._first is not None else 0
 
-    def begin(self, features: FrameFeatures, decoded: Decoded) -> None:
+    def begin(self, features: FrameFeatures, decoded: MaskPrediction) -> None:
         """Take the prompted frame as the first memory."""
-        self._first = self._remember(features, decoded)
+        self._first = self._encode_memory(features, decoded)
 
     def condition(self, features: FrameFeatures) -> Tensor:
         """(N, C, s, s) features of the next frame, conditioned on what is remembered."""
@@ -46,17 +46,17 @@ class Cohort:
         ages = [self._age + 1, *range(1, len(self._pointers) + 1)]
         return self._segmenter.attend(features.embed, memories, slots, pointers, [age / self._longest for age in ages])
 
-    def step(self, features: FrameFeatures, *, mark_absent: bool = True) -> Decoded:
+    def step(self, features: FrameFeatures, *, mark_absent: bool = True) -> MaskPrediction:
         """Follow all objects into the next frame."""
         embed = self.condition(features)
         decoded = self._segmenter.decode(embed, features, mark_absent=mark_absent)
-        memory, pointer = self._remember(features, decoded)
+        memory, pointer = self._encode_memory(features, decoded)
         self._age += 1
         self._memories.appendleft(memory)
         self._pointers.appendleft(pointer)
         return decoded
 
-    def keep(self, rows: Tensor) -> None:
+    def keep_rows(self, rows: Tensor) -> None:
         """Go on with these objects only; the memory of the others is freed."""
         if self._first is not None:
             self._first = (self._first[0][rows], self._first[1][rows])
@@ -65,8 +65,8 @@ class Cohort:
             history.clear()
             history.extend(kept)
 
-    def _remember(self, features: FrameFeatures, decoded: Decoded) -> tuple[Tensor, Tensor]:
-        memory = self._segmenter.remember(features.embed, decoded.low_res_masks, decoded.object_score_logits)
+    def _encode_memory(self, features: FrameFeatures, decoded: MaskPrediction) -> tuple[Tensor, Tensor]:
+        memory = self._segmenter.encode_memory(features.embed, decoded.low_res_masks, decoded.object_score_logits)
         return memory, decoded.object_pointer
 
 
@@ -90,33 +90,35 @@ class Tracker:
         """Ids of the objects being followed, in the order of `step`'s result."""
         return [i for ids, _ in self._cohorts for i in ids]
 
-    def prompt(
+    def add_prompts(
         self,
         features: FrameFeatures,
         object_ids: list[int],
         hidden: Tensor | None = None,
         points: tuple[Tensor, Tensor] | None = None,
-    ) -> Decoded:
+    ) -> MaskPrediction:
         """Start objects on a frame from `<|seg|>` queries and / or clicks; arguments as in `Segmenter.decode`.
 
         Call before `step` is called for the following frame. An id that is already followed starts anew.
         """
-        decoded = self._segmenter.decode(self._segmenter.unconditioned(features), features, hidden, points)
-        self._start(features, object_ids, decoded)
+        decoded = self._segmenter.decode(self._segmenter.add_no_memory(features), features, hidden, points)
+        self._start_cohort(features, object_ids, decoded)
         return decoded
 
-    def adopt(self, features: FrameFeatures, object_ids: list[int], masks: Tensor) -> Decoded:
+    def add_masks(self, features: FrameFeatures, object_ids: list[int], masks: Tensor) -> MaskPrediction:
         """Start objects on a frame from known masks (N, S, S) bool."""
-        decoded = self._segmenter.adopt(features, masks)
-        self._start(features, object_ids, decoded)
+        decoded = self._segmenter.use_masks_as_output(features, masks)
+        self._start_cohort(features, object_ids, decoded)
         return decoded
 
-    def step(self, features: FrameFeatures) -> Decoded | None:
+    def step(self, features: FrameFeatures) -> MaskPrediction | None:
         """Follow every object into the next frame; None when there are none. Rows follow `object_ids`."""
         outputs = [cohort.step(features) for _, cohort in self._cohorts]
         if len(outputs) < 2:
             return outputs[0] if outputs else None
-        return Decoded(*(torch.cat([getattr(o, name) for o in outputs]) for name in Decoded.__dataclass_fields__))
+        return MaskPrediction(
+            *(torch.cat([getattr(o, name) for o in outputs]) for name in MaskPrediction.__dataclass_fields__)
+        )
 
     def remove(self, object_ids: list[int]) -> None:
         """Stop following these objects and free their memory."""
@@ -124,12 +126,12 @@ class Tracker:
         for ids, cohort in self._cohorts:
             rows = [row for row, i in enumerate(ids) if i not in object_ids]
             if rows and len(rows) < len(ids):
-                cohort.keep(torch.tensor(rows))
+                cohort.keep_rows(torch.tensor(rows))
             if rows:
                 remaining.append(([ids[row] for row in rows], cohort))
         self._cohorts = remaining
 
-    def _start(self, features: FrameFeatures, object_ids: list[int], decoded: Decoded) -> None:
+    def _start_cohort(self, features: FrameFeatures, object_ids: list[int], decoded: MaskPrediction) -> None:
         if len(object_ids) != len(decoded.low_res_masks):
             raise ValueError(f"{len(object_ids)} object ids were given for {len(decoded.low_res_masks)} prompts")
         self.remove(object_ids)

@@ -16,7 +16,7 @@ from unipixel.model.config import UniPixelConfig
 from unipixel.model.language import Grid, VisionFeatures
 from unipixel.model.prompt_encoder import PointEncoder
 from unipixel.model.region_pool import RegionPool
-from unipixel.model.segmenter import Decoded, FrameFeatures, Segmenter
+from unipixel.model.segmenter import FrameFeatures, MaskPrediction, Segmenter
 from unipixel.model.tracker import Cohort
 
 
@@ -30,8 +30,8 @@ class TrainingOutput:
     """(B, L, D) residual stream before the final norm."""
     seg_tokens: list[Tensor]
     """Per sample (O, Q, C) queries in the order of `<|seg|>` in its text."""
-    decoded: list[list[Decoded] | None]
-    """Per sample: one `Decoded` of its O objects per frame; None for a sample without masks."""
+    decoded: list[list[MaskPrediction] | None]
+    """Per sample: one `MaskPrediction` of its O objects per frame; None for a sample without masks."""
     vision: VisionFeatures | None
 
 
@@ -44,7 +44,7 @@ class UniPixel(nn.Module):
     def __init__(self, config: UniPixelConfig) -> None:
         super().__init__()
         self.config = config
-        self.visual, self.language, self.lm_head = language.new_language(config)
+        self.visual, self.language, self.lm_head = language.build_language_model(config)
         d = config.language.hidden_size
         self.seg_head = nn.Sequential(
             Qwen2_5_VLRMSNorm(d, eps=1e-6),
@@ -115,7 +115,7 @@ class UniPixel(nn.Module):
                 embeds = embeds.masked_scatter(place[..., None], rows.to(embeds.dtype))
         return embeds
 
-    def rope_index(
+    def compute_rope_index(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None,
@@ -127,7 +127,7 @@ class UniPixel(nn.Module):
         grids = [] if grid_thw is None else [tuple(row) for row in grid_thw.tolist()]
         seconds = [1.0] * len(grids) if second_per_grid is None else second_per_grid.tolist()
         images = None if image_grid_thw is None else [tuple(row) for row in image_grid_thw.tolist()]
-        return language.rope_index(input_ids, attention_mask, grids, seconds, self.config, images)
+        return language.compute_rope_index(input_ids, attention_mask, grids, seconds, self.config, images)
 
     def decode(
         self,
@@ -139,11 +139,11 @@ class UniPixel(nn.Module):
         """Residual stream (B, L, D) before the final norm; see `language.decode`."""
         return language.decode(self.language, embeds, position_ids, attention_mask, cache)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def compute_logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., V) of pre-norm states (..., D)."""
         return self.lm_head(self.language.norm(hidden))
 
-    def seg_tokens(self, hidden: Tensor) -> Tensor:
+    def compute_seg_tokens(self, hidden: Tensor) -> Tensor:
         """Mask queries (..., Q, C) of pre-norm states (..., D): the states that predict `<|seg|>`."""
         return self.seg_head(hidden).unflatten(-1, (self.config.hidden_tokens, self.config.sam.hidden_size))
 
@@ -181,10 +181,10 @@ class UniPixel(nn.Module):
         if positions is None:
             mask = batch["attention_mask"]
             grids = [batch.get(name) for name in ("grid_thw", "second_per_grid", "image_grid_thw")]
-            positions, _ = self.rope_index(ids, mask, *grids)
+            positions, _ = self.compute_rope_index(ids, mask, *grids)
         hidden = self.decode(embeds, positions, batch["attention_mask"])
         queries = [
-            self.seg_tokens(row[:-1][following[1:] == self.config.seg_token_id])
+            self.compute_seg_tokens(row[:-1][following[1:] == self.config.seg_token_id])
             for row, following in zip(hidden, ids, strict=True)
         ]
         chosen = batch.get("chosen_objects") or [None] * len(queries)
@@ -192,7 +192,7 @@ class UniPixel(nn.Module):
         decoded = self.segment(queries, batch.get("sam_frames"))
         labels = batch.get("labels")
         learning = hidden if labels is None else hidden[:, :-1][labels[:, 1:] != -100]
-        return TrainingOutput(self.logits(learning), hidden, queries, decoded, vision)
+        return TrainingOutput(self.compute_logits(learning), hidden, queries, decoded, vision)
 
     def segment(
         self,
@@ -201,7 +201,7 @@ class UniPixel(nn.Module):
         *,
         propagate: bool = True,
         given: list[Tensor] | None = None,
-    ) -> list[list[Decoded] | None]:
+    ) -> list[list[MaskPrediction] | None]:
         """Masks of every sample's objects on all its frames, differentiable; clips of one length share a batch.
 
         Args:
@@ -210,7 +210,7 @@ class UniPixel(nn.Module):
             propagate: prompt the first frame and track; otherwise prompt every frame on its own.
             given: per sample (O, S, S) bool, masks of the first frame that are followed instead of the model's own.
         """
-        results: list[list[Decoded] | None] = [None] * len(queries)
+        results: list[list[MaskPrediction] | None] = [None] * len(queries)
         if frames is None:
             return results
         propagate = propagate and self.config.pixel.propagate
@@ -222,14 +222,14 @@ class UniPixel(nn.Module):
             owner = torch.cat([torch.full((len(queries[i]),), g * length) for g, i in enumerate(group)])
             owner = owner.to(features.embed.device)
             known = None if given is None else torch.cat([given[i] for i in group])
-            steps = self._follow(features, owner, torch.cat([queries[i] for i in group]), length, propagate, known)
+            steps = self._propagate(features, owner, torch.cat([queries[i] for i in group]), length, propagate, known)
             sizes = [len(queries[i]) for i in group]
             split = [_split(step, sizes) for step in steps]
             for g, i in enumerate(group):
                 results[i] = [step[g] for step in split]
         return results
 
-    def _follow(
+    def _propagate(
         self,
         features: FrameFeatures,
         owner: Tensor,
@@ -237,23 +237,23 @@ class UniPixel(nn.Module):
         length: int,
         propagate: bool,
         given: Tensor | None = None,
-    ) -> list[Decoded]:
-        """One `Decoded` of all objects per frame; object n sees frames ``owner[n] + t``."""
+    ) -> list[MaskPrediction]:
+        """One `MaskPrediction` of all objects per frame; object n sees frames ``owner[n] + t``."""
         segmenter = self.segmenter
         first = features[owner]
-        steps = [segmenter.decode(segmenter.unconditioned(first), first, queries, mark_absent=False)]
+        steps = [segmenter.decode(segmenter.add_no_memory(first), first, queries, mark_absent=False)]
         cohort = Cohort(segmenter, length)
         if propagate and length > 1:
-            cohort.begin(first, steps[0] if given is None else segmenter.adopt(first, given))
+            cohort.begin(first, steps[0] if given is None else segmenter.use_masks_as_output(first, given))
         for t in range(1, length):
             now = features[owner + t]
             if propagate:
                 steps.append(cohort.step(now, mark_absent=False))
             else:
-                steps.append(segmenter.decode(segmenter.unconditioned(now), now, queries, mark_absent=False))
+                steps.append(segmenter.decode(segmenter.add_no_memory(now), now, queries, mark_absent=False))
         return steps
 
 
-def _split(decoded: Decoded, sizes: list[int]) -> list[Decoded]:
-    columns = [getattr(decoded, name).split(sizes) for name in Decoded.__dataclass_fields__]
-    return [Decoded(*row) for row in zip(*columns, strict=True)]
+def _split(decoded: MaskPrediction, sizes: list[int]) -> list[MaskPrediction]:
+    columns = [getattr(decoded, name).split(sizes) for name in MaskPrediction.__dataclass_fields__]
+    return [MaskPrediction(*row) for row in zip(*columns, strict=True)]

@@ -24,19 +24,27 @@ from torch.overrides import TorchFunctionMode
 
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig, read_json
-from unipixel.model.fresh_modules import JOINTS, draw_joints
-from unipixel.model.lora_weights import base_name, is_adapter, overlay, partial_names
-from unipixel.model.tensor_files import HEAD, StoredTensor, check, listed, read_folder, read_sam, settle_head
-from unipixel.model.tensor_names import disk_layout, disk_name, module_name
+from unipixel.model.fresh_modules import FRESH_PREFIXES, init_fresh_modules
+from unipixel.model.lora_weights import is_adapter, list_partial_names, overlay, read_base_name
+from unipixel.model.tensor_files import (
+    HEAD,
+    StoredTensor,
+    check_tensors,
+    format_names,
+    read_folder,
+    read_sam,
+    settle_head,
+)
+from unipixel.model.tensor_names import build_disk_layout, to_disk_name, to_module_name
 from unipixel.model.unipixel import UniPixel
 
 __all__ = [
-    "disk_name",
-    "empty_model",
-    "expected_shapes",
-    "fill",
+    "to_disk_name",
+    "build_empty_model",
+    "list_expected_shapes",
+    "fill_model",
     "load_model",
-    "module_name",
+    "to_module_name",
     "read_checkpoint",
     "resolve_checkpoint",
     "save_model",
@@ -95,7 +103,7 @@ class _EmptyOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def empty_model(config: UniPixelConfig) -> UniPixel:
+def build_empty_model(config: UniPixelConfig) -> UniPixel:
     """A model whose parameters are on the meta device, to be filled by `fill`.
 
     Raises:
@@ -108,15 +116,15 @@ def empty_model(config: UniPixelConfig) -> UniPixel:
         raise CheckpointError(f"the sizes in config.json do not make a model: {error}") from error
 
 
-def expected_shapes(model: UniPixel) -> dict[str, tuple[int, ...]]:
+def list_expected_shapes(model: UniPixel) -> dict[str, tuple[int, ...]]:
     """Disk names and shapes of everything a checkpoint of this model holds, without the head of a tied model."""
-    shapes = {name: tuple(places[0][1].shape) for name, places in disk_layout(model.state_dict()).items()}
+    shapes = {name: tuple(places[0][1].shape) for name, places in build_disk_layout(model.state_dict()).items()}
     if model.config.tie_word_embeddings:
         del shapes[HEAD]
     return shapes
 
 
-def fill(
+def fill_model(
     model: UniPixel,
     tensors: Mapping[str, StoredTensor],
     source: object,
@@ -127,8 +135,8 @@ def fill(
     """Give a model all its values; each tensor is read, moved and converted on its own, so memory holds one copy.
 
     Args:
-        model: as made by `empty_model`, or any other; it is changed and returned.
-        tensors: everything in `expected_shapes`; what is there besides is left out with a warning.
+        model: as made by `build_empty_model`, or any other; it is changed and returned.
+        tensors: everything in `list_expected_shapes`; what is there besides is left out with a warning.
         source: what the tensors were read from, for error messages.
 
     Raises:
@@ -137,10 +145,10 @@ def fill(
     """
     if not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}, expected a floating-point type such as torch.float32 or torch.bfloat16")
-    check(expected_shapes(model), tensors, source)
+    check_tensors(list_expected_shapes(model), tensors, source)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     state: dict[str, list[Tensor]] = {}
-    for name, places in disk_layout(model.state_dict()).items():
+    for name, places in build_disk_layout(model.state_dict()).items():
         if name not in tensors:  # the head of a tied model
             continue
         target = dtype if places[0][0] in parameters else torch.float32
@@ -187,25 +195,27 @@ def read_checkpoint(
             raise CheckpointError(f"{folder} is a whole model, yet a base model {str(base)!r} was given for it")
         config = UniPixelConfig.from_folder(folder)
         return config, settle_head(read_folder(folder), config.tie_word_embeddings, folder)
-    below = _base_folder(folder, base)
+    below = _find_base_folder(folder, base)
     if below.resolve() in _seen or below.resolve() == folder.resolve():
         raise CheckpointError(f"{folder} names itself as its base model; pass the base model's folder")
     own = folder / "config.json"
     if read_json(below / "config.json").get("model_type") == "qwen2_5_vl":
         tensors = read_folder(below)
-        config = UniPixelConfig.from_folder(folder, head_stored=HEAD in tensors or HEAD in partial_names(folder))
-        if file := sam or sam_file(config, folder, below):
+        config = UniPixelConfig.from_folder(folder, head_stored=HEAD in tensors or HEAD in list_partial_names(folder))
+        if file := sam or find_sam_file(config, folder, below):
             tensors.update(read_sam(file))
     else:
         config, tensors = read_checkpoint(below, sam=sam, fresh=fresh, _seen=(*_seen, folder.resolve()))
         if own.exists():
-            config = UniPixelConfig.from_folder(folder, head_stored=HEAD in tensors or HEAD in partial_names(folder))
+            config = UniPixelConfig.from_folder(
+                folder, head_stored=HEAD in tensors or HEAD in list_partial_names(folder)
+            )
     released = settle_head(tensors, config.tie_word_embeddings, below)
     tensors = settle_head(overlay(released, folder), config.tie_word_embeddings, folder)
-    return config, _complete(config, tensors, released, folder, below, fresh=fresh)
+    return config, _add_fresh_modules(config, tensors, released, folder, below, fresh=fresh)
 
 
-def _complete(
+def _add_fresh_modules(
     config: UniPixelConfig,
     tensors: dict[str, StoredTensor],
     released: Mapping[str, StoredTensor],
@@ -215,17 +225,18 @@ def _complete(
     fresh: bool,
 ) -> dict[str, StoredTensor]:
     """The tensors, with the modules between the released parts drawn where both folders lack them."""
-    shapes = expected_shapes(empty_model(config))
+    shapes = list_expected_shapes(build_empty_model(config))
     lacking = {name: shape for name, shape in shapes.items() if name not in tensors}
-    if not lacking or not all(name.startswith(JOINTS) for name in lacking):
+    if not lacking or not all(name.startswith(FRESH_PREFIXES) for name in lacking):
         return tensors  # what else is missing is told when the model is filled
     if not fresh:
         raise CheckpointError(
-            f"{folder}: the tensors do not fit the model: {len(lacking)} missing ({listed(lacking)}), neither in this "
+            f"{folder}: the tensors do not fit the model: {len(lacking)} missing "
+            f"({format_names(lacking)}), neither in this "
             f"folder nor in its base {below}; pass base=FOLDER with a whole UniPixel model that has them, or "
             "fresh=True to draw them anew as training does"
         )
-    drawn = draw_joints(
+    drawn = init_fresh_modules(
         lacking, released, torch.Generator().manual_seed(0), deviation=config.language.initializer_range
     )
     warnings.warn(
@@ -237,8 +248,8 @@ def _complete(
     return tensors | drawn
 
 
-def _base_folder(folder: Path, base: str | Path | None) -> Path:
-    named = base_name(folder)
+def _find_base_folder(folder: Path, base: str | Path | None) -> Path:
+    named = read_base_name(folder)
     if base is None and named is None:
         raise CheckpointError(f"{folder} holds part of a model and names no base model; pass base=FOLDER with it")
     if found := find_base(named, folder, base):
@@ -260,20 +271,20 @@ def find_base(named: str | None, folder: Path, base: str | Path | None) -> Path 
         base: the base model, or the folder that a relative ``named`` starts from; None to look near ``folder``.
     """
     if base is None:
-        return near(str(named), [folder], Path.is_dir)
+        return find_nearby(str(named), [folder], Path.is_dir)
     given = Path(base).expanduser()
     if given.is_dir() and not (given / "config.json").exists() and named and (given / named).is_dir():
         return given / named
     return given if given.is_dir() else None
 
 
-def sam_file(config: UniPixelConfig, folder: Path, below: Path) -> Path | None:
+def find_sam_file(config: UniPixelConfig, folder: Path, below: Path) -> Path | None:
     """The SAM 2.1 file that a folder's config names, if it names one."""
     named = config.carried.get("sam2_checkpoint")
     if not named:
         return None
     for name in (str(named), str(Path(named).with_suffix(".safetensors"))):
-        if found := near(name, [folder, below], Path.is_file):
+        if found := find_nearby(name, [folder, below], Path.is_file):
             return found
     raise CheckpointError(
         f"the SAM 2.1 weights {named!r} that {folder / 'config.json'} names were not found, neither near it nor near "
@@ -281,7 +292,7 @@ def sam_file(config: UniPixelConfig, folder: Path, below: Path) -> Path | None:
     )
 
 
-def near(name: str, places: Sequence[Path], suits: Callable[[Path], bool]) -> Path | None:
+def find_nearby(name: str, places: Sequence[Path], suits: Callable[[Path], bool]) -> Path | None:
     """A relative path as seen from one of the places, from a folder above it, or from the working directory."""
     above = [up for place in places for up in (place, *place.resolve().parents)]
     return next((path for up in [*above, Path()] if suits(path := up / Path(name).expanduser())), None)
@@ -305,7 +316,7 @@ def load_model(
         CheckpointError: files are missing or damaged, or tensors are missing or misshapen.
     """
     config, tensors = read_checkpoint(name, base=base, sam=sam, fresh=fresh)
-    return fill(empty_model(config), tensors, name, device=device, dtype=dtype).eval()
+    return fill_model(build_empty_model(config), tensors, name, device=device, dtype=dtype).eval()
 
 
 def save_model(
@@ -325,9 +336,9 @@ def save_model(
     written = str(dtype or model.dtype).removeprefix("torch.")
     model.config.save(folder, written)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    expected = expected_shapes(model)
+    expected = list_expected_shapes(model)
     state = {}
-    for name, places in disk_layout(model.state_dict()).items():
+    for name, places in build_disk_layout(model.state_dict()).items():
         if name in expected:
             place, tensor = places[0]
             # rows of one tensor must not share memory, or the writer takes them for one tensor under two names

@@ -46,7 +46,7 @@ behind the name, ``the dog<|seg|>`` and ``[1]<|seg|>``, where the released ones 
 ``[1] <|seg|>``."""
 
 
-class Chat:
+class ChatTemplate:
     """Turns questions and answers into token ids, and token ids back into text.
 
     Attributes:
@@ -91,30 +91,30 @@ class Chat:
         """Token ids of text that may contain special tokens; nothing is added."""
         return list(self._encode(text))
 
-    def opening(self, num_visual_tokens: int, pad: str = VIDEO_PAD) -> list[int]:
+    def encode_opening(self, num_visual_tokens: int, pad: str = VIDEO_PAD) -> list[int]:
         """Everything before the first question: system prompt, start of the user's turn, and the visual."""
         head = self._encode(f"{TURN_START}system\n{SYSTEM}{TURN_END}\n{TURN_START}user\n{VISION_START}")
         return [*head, *[self.ids[pad]] * num_visual_tokens, self.ids[VISION_END]]
 
-    def opening_question(self, text: str) -> list[int]:
+    def encode_opening_question(self, text: str) -> list[int]:
         """The beginning of a conversation without a visual, up to where the first answer begins."""
         head = self._encode(f"{TURN_START}system\n{SYSTEM}{TURN_END}\n{TURN_START}")
-        return [*head, *self.question(f"user\n{text}")]
+        return [*head, *self.encode_question(f"user\n{text}")]
 
-    def question(self, text: str) -> list[int]:
+    def encode_question(self, text: str) -> list[int]:
         """A question that follows the visual, up to where the answer begins."""
         return [*self._encode(text), *self._encode(f"{TURN_END}\n{TURN_START}assistant\n")]
 
-    def next_question(self, text: str) -> list[int]:
+    def encode_next_question(self, text: str) -> list[int]:
         """A question that follows the ``<|im_end|>`` of an earlier answer, up to where the answer begins."""
         # "user" and the question are encoded together because a question may itself begin with a line break
-        return [*self._encode(f"\n{TURN_START}"), *self.question(f"user\n{text}")]
+        return [*self._encode(f"\n{TURN_START}"), *self.encode_question(f"user\n{text}")]
 
-    def answer(self, text: str) -> list[int]:
+    def encode_answer(self, text: str) -> list[int]:
         """An answer with its closing ``<|im_end|>``: the part of a conversation that is learnt."""
         return [*self._encode(text), self.ids[TURN_END]]
 
-    def answer_text(self, ids: Sequence[int]) -> str:
+    def decode_answer(self, ids: Sequence[int]) -> str:
         """Raw text of generated ids without the markers that end them; ``<|seg|>`` stays as it is written."""
         ends = (self.ids[TURN_END], self.ids[END_OF_TEXT])
         kept = list(ids)

@@ -123,14 +123,14 @@ class ImageSettings:
         """Pixels per side of one visual token (28)."""
         return self.patch_size * self.merge_size
 
-    def largest_area(self, num_frames: int) -> int:
+    def compute_max_area(self, num_frames: int) -> int:
         """Largest area of each of ``num_frames`` resized frames, pixels."""
         # the original divides by zero above 16 frames; a frame's own share is the least it can get
         return self.max_pixels * (max(1, self.budget_frames // num_frames) if self.share_budget else 1)
 
-    def resized_hw(self, size_hw: tuple[int, int], num_frames: int) -> tuple[int, int]:
+    def compute_resized_hw(self, size_hw: tuple[int, int], num_frames: int) -> tuple[int, int]:
         """Height and width at which the language model sees a clip of ``num_frames`` frames."""
-        area = self.largest_area(num_frames)
+        area = self.compute_max_area(num_frames)
         return smart_resize(*size_hw, factor=self.token_side, min_pixels=self.min_pixels, max_pixels=area)
 
     @classmethod
@@ -185,7 +185,7 @@ class ImageSettings:
             **({SECTION: own} if own else {}),
         }
 
-    def video_dict(self) -> dict[str, Any]:
+    def to_video_dict(self) -> dict[str, Any]:
         """A ``video_preprocessor_config.json`` of the released form. Nothing here reads it; the original does."""
         return {
             **_PROCESSING,
@@ -266,7 +266,7 @@ def patchify(frames: np.ndarray, settings: ImageSettings) -> tuple[Tensor, tuple
     return x.sub_(mean).div_(std).flatten(1), (steps, height, width)
 
 
-def sam_frames(frames: np.ndarray, settings: ImageSettings) -> Tensor:
+def prepare_sam_frames(frames: np.ndarray, settings: ImageSettings) -> Tensor:
     """Frames, uint8 (T, H, W, 3), as SAM sees them: float32 (T, 3, S, S), stretched to the square and normalised."""
     x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 255
     side = (settings.sam_size, settings.sam_size)
@@ -277,7 +277,7 @@ def sam_frames(frames: np.ndarray, settings: ImageSettings) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Visual:
+class VisualInput:
     """What the language model sees of a clip; nothing is decoded before `pixel_values` is asked for."""
 
     media: Media
@@ -286,7 +286,7 @@ class Visual:
     """Frames t of the clip that the language model sees, ascending."""
 
     @classmethod
-    def of(cls, media: Media, settings: ImageSettings, include: Sequence[int] = ()) -> Visual:
+    def from_media(cls, media: Media, settings: ImageSettings, include: Sequence[int] = ()) -> VisualInput:
         """Choose the frames: all of a short clip, else `ImageSettings.max_frames` evenly spread ones.
 
         Args:
@@ -313,9 +313,9 @@ class Visual:
         return self.media.size_hw
 
     @cached_property
-    def resized_hw(self) -> tuple[int, int]:
+    def input_hw(self) -> tuple[int, int]:
         """Height and width that the language model sees, pixels."""
-        return self.settings.resized_hw(self.size_hw, len(self.llm_frame_indices))
+        return self.settings.compute_resized_hw(self.size_hw, len(self.llm_frame_indices))
 
     @property
     def num_frames(self) -> int:
@@ -326,7 +326,7 @@ class Visual:
     @property
     def grid(self) -> tuple[int, int, int]:
         """(t, h, w) in patches."""
-        height, width = self.resized_hw
+        height, width = self.input_hw
         side = self.settings.patch_size
         return self.num_frames // self.settings.temporal_patch_size, height // side, width // side
 
@@ -349,12 +349,12 @@ class Visual:
     @cached_property
     def pixel_values(self) -> Tensor:
         """Patches of the chosen frames, float32 (t*h*w, 1176); read on first use."""
-        size = self.resized_hw
+        size = self.input_hw
         rule = self.settings.frame_resize
         frames = [resize_frame(frame, size, rule) for frame in self.media.select(self.llm_frame_indices)]
         return patchify(np.stack(frames), self.settings)[0]
 
-    def position_of(self, t: int) -> int:
+    def find_position(self, t: int) -> int:
         """Where the language model sees frame ``t``, or its nearest neighbour, counted among its own frames."""
         seen = self.llm_frame_indices
         return min(range(len(seen)), key=lambda i: (abs(seen[i] - t), i))

@@ -16,12 +16,12 @@ from unipixel.errors import CheckpointError, DatasetError, PromptError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.model.config import UniPixelConfig, read_json
-from unipixel.processing import batch, images
-from unipixel.processing.batch import IGNORED, TrainingInputs, words_inputs
-from unipixel.processing.chat import END_OF_TEXT, IMAGE_PAD, MEM, REF, SEG, TURN_END, VIDEO_PAD, Chat
-from unipixel.processing.images import ImageSettings, Visual
-from unipixel.processing.prompts import Reference, reference
-from unipixel.processing.regions import check_track, region_masks, region_prefix, target_masks
+from unipixel.processing import collation, images
+from unipixel.processing.chat import END_OF_TEXT, IMAGE_PAD, MEM, REF, SEG, TURN_END, VIDEO_PAD, ChatTemplate
+from unipixel.processing.collation import IGNORE_INDEX, TrainingInputs, build_text_inputs
+from unipixel.processing.images import ImageSettings, VisualInput
+from unipixel.processing.prompts import PointReference, build_reference
+from unipixel.processing.regions import build_region_masks, build_target_masks, check_track, format_region_lines
 from unipixel.processing.tokenizer import load_tokenizer, save_tokenizer
 from unipixel.sample import Sample, Turn
 
@@ -42,7 +42,7 @@ class TurnInputs:
     """bool (t, N, h/2, w/2) of the objects behind ``<|mem|>``; None without regions."""
 
 
-def vocabulary_faults(ids: Mapping[str, int], entries: int, config: UniPixelConfig) -> list[str]:
+def find_vocabulary_errors(ids: Mapping[str, int], entries: int, config: UniPixelConfig) -> list[str]:
     """What does not fit between a tokenizer and a model, one clause each.
 
     Args:
@@ -80,7 +80,7 @@ class Processor:
     def __init__(self, tokenizer: Any, settings: ImageSettings | None = None) -> None:
         self.tokenizer = tokenizer
         self.settings = settings or ImageSettings()
-        self.chat = Chat(tokenizer)
+        self.chat = ChatTemplate(tokenizer)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Processor:
@@ -102,26 +102,28 @@ class Processor:
         Raises:
             CheckpointError: lists what does not fit.
         """
-        if faults := vocabulary_faults(self.chat.ids, len(self.tokenizer), config):
+        if faults := find_vocabulary_errors(self.chat.ids, len(self.tokenizer), config):
             raise CheckpointError(f"the tokenizer does not fit config.json: {'; '.join(faults)}")
 
     def save(self, folder: str | Path) -> None:
         """Write the files that `from_folder` reads, in the form of the released checkpoints."""
         folder = Path(folder)
         save_tokenizer(self.tokenizer, folder)
-        trees = {images.FILE: self.settings.to_dict(), images.VIDEO_FILE: self.settings.video_dict()}
+        trees = {images.FILE: self.settings.to_dict(), images.VIDEO_FILE: self.settings.to_video_dict()}
         for name, tree in trees.items():
             (folder / name).write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    def visual(self, media: Media, include: Sequence[int] = ()) -> Visual:
+    def build_visual(self, media: Media, include: Sequence[int] = ()) -> VisualInput:
         """What the language model sees of a clip, lazily; see `Visual.of`."""
-        return Visual.of(media, self.settings, include)
+        return VisualInput.from_media(media, self.settings, include)
 
-    def sam_frames(self, frames: np.ndarray) -> Tensor:
+    def prepare_sam_frames(self, frames: np.ndarray) -> Tensor:
         """Frames, uint8 (T, H, W, 3), as SAM sees them, float32 (T, 3, S, S)."""
-        return images.sam_frames(frames, self.settings)
+        return images.prepare_sam_frames(frames, self.settings)
 
-    def first_turn(self, turn: Turn, visual: Visual, objects: Mapping[int, MaskTrack] | None = None) -> TurnInputs:
+    def build_first_turn(
+        self, turn: Turn, visual: VisualInput, objects: Mapping[int, MaskTrack] | None = None
+    ) -> TurnInputs:
         """The beginning of a conversation: system prompt, visual and the first question.
 
         Args:
@@ -130,49 +132,55 @@ class Processor:
         Raises:
             PromptError: the question or one of its prompts is not usable.
         """
-        question = self._question(turn, visual, objects or {})
-        ids = self.chat.opening(visual.num_tokens) + self.chat.question(question.text)
-        return _turn_inputs(ids, [question], visual)
+        question = self._build_question(turn, visual, objects or {})
+        ids = self.chat.encode_opening(visual.num_tokens) + self.chat.encode_question(question.text)
+        return _build_turn_inputs(ids, [question], visual)
 
-    def next_turn(self, turn: Turn, visual: Visual, objects: Mapping[int, MaskTrack] | None = None) -> TurnInputs:
+    def build_next_turn(
+        self, turn: Turn, visual: VisualInput, objects: Mapping[int, MaskTrack] | None = None
+    ) -> TurnInputs:
         """A later question; it goes on right after the ``<|im_end|>`` of the answer before it.
 
         Raises:
             PromptError: the question or one of its prompts is not usable.
         """
-        question = self._question(turn, visual, objects or {})
-        return _turn_inputs(self.chat.next_question(question.text), [question], visual)
+        question = self._build_question(turn, visual, objects or {})
+        return _build_turn_inputs(self.chat.encode_next_question(question.text), [question], visual)
 
     @property
     def turn_end_id(self) -> int:
-        """``<|im_end|>``: closes an answer, and must stand in the context before `next_turn`."""
+        """``<|im_end|>``: closes an answer, and must stand in the context before `build_next_turn`."""
         return self.chat.ids[TURN_END]
 
-    def answer_text(self, ids: Iterable[int]) -> str:
+    def decode_answer(self, ids: Iterable[int]) -> str:
         """Raw text of an answer without its end marker; ``<|seg|>`` stays as it is written."""
-        return self.chat.answer_text([int(i) for i in ids])
+        return self.chat.decode_answer([int(i) for i in ids])
 
-    def training(self, sample: Sample, *, sam_masks: bool = True, independent_turns: bool = False) -> TrainingInputs:
+    def build_training_inputs(
+        self, sample: Sample, *, sam_masks: bool = True, independent_turns: bool = False
+    ) -> TrainingInputs:
         """A whole conversation with its answers, labels and ground-truth masks.
 
         Args:
             sam_masks: also prepare SAM's frames and target masks (for samples that segment anything).
-            independent_turns: write every turn as if it were the first, all sharing one visual; `batch.collate` then
+            independent_turns: write every turn as if it were the first, all sharing one visual; `collate` then
                 hides the turns from each other. Many questions per picture for little more than the price of one.
 
         Raises:
             DatasetError: the sample is not usable; the message names it.
         """
         try:
-            return self._training(sample, sam_masks, independent_turns)
+            return self._build_training_inputs(sample, sam_masks, independent_turns)
         except PromptError as error:
             raise DatasetError(f"{sample.source or 'sample'}: {error}") from error
 
     def collate(self, samples: Sequence[TrainingInputs], config: UniPixelConfig | None = None) -> dict[str, Any]:
-        """A batch for the model's training forward; see `batch.collate`."""
-        return batch.collate(samples, pad_token_id=self.chat.ids[END_OF_TEXT], config=config)
+        """A batch for the model's training forward; see `collation.collate`."""
+        return collation.collate(samples, pad_token_id=self.chat.ids[END_OF_TEXT], config=config)
 
-    def _question(self, turn: Turn, visual: Visual | None, objects: Mapping[int, MaskTrack]) -> _Question:
+    def _build_question(
+        self, turn: Turn, visual: VisualInput | None, objects: Mapping[int, MaskTrack]
+    ) -> _QuestionInputs:
         """A checked question: its text with the region lines, and what stands behind its special tokens."""
         self.chat.check_text(turn.question, "question", REF, len(turn.references))
         if not turn.question.strip():
@@ -180,39 +188,39 @@ class Processor:
         if visual is None:
             if turn.references or turn.regions or turn.targets:
                 raise PromptError("a turn has points, regions or masks, but the sample has no picture or video")
-            return _Question(turn.question, [], None)
+            return _QuestionInputs(turn.question, [], None)
         size, num_frames = visual.size_hw, visual.media.num_frames
         side, check = self.settings.sam_size, not turn.as_written
-        references = [reference(prompts, size, num_frames, side, check=check) for prompts in turn.references]
+        references = [build_reference(prompts, size, num_frames, side, check=check) for prompts in turn.references]
         missing = [number for number in turn.regions if number not in objects]
         if missing:
             raise PromptError(f"object {missing[0]} is not known; known are {sorted(objects) or 'none'}")
         if len(set(turn.regions)) < len(turn.regions):
             raise PromptError(f"the regions {list(turn.regions)} name an object twice; each may be given once")
         if not turn.regions:
-            return _Question(turn.question, references, None)
+            return _QuestionInputs(turn.question, references, None)
         tracks = {number: objects[number] for number in turn.regions}
-        masks = region_masks(tracks, visual, unseen=turn.as_written)
+        masks = build_region_masks(tracks, visual, unseen=turn.as_written)
         step = self.settings.temporal_patch_size
-        prefix = region_prefix(turn.regions, masks, len(visual.llm_frame_indices), step=step)
-        return _Question(prefix + turn.question, references, masks)
+        prefix = format_region_lines(turn.regions, masks, len(visual.llm_frame_indices), step=step)
+        return _QuestionInputs(prefix + turn.question, references, masks)
 
-    def _training(self, sample: Sample, sam_masks: bool, independent_turns: bool) -> TrainingInputs:
+    def _build_training_inputs(self, sample: Sample, sam_masks: bool, independent_turns: bool) -> TrainingInputs:
         if not sample.turns:
             raise PromptError("the sample has no turn; a conversation needs at least one question and answer")
-        if sample.words_only and independent_turns:
+        if sample.is_text_only and independent_turns:
             raise PromptError("independent turns share a visual, and the sample has no picture or video")
-        visual = None if sample.words_only else self._seen(sample)
-        questions = [self._question(turn, visual, sample.objects) for turn in sample.turns]
+        visual = None if sample.is_text_only else self._build_training_visual(sample)
+        questions = [self._build_question(turn, visual, sample.objects) for turn in sample.turns]
         pad = IMAGE_PAD if sample.as_image else VIDEO_PAD
-        opening = [] if visual is None else self.chat.opening(visual.num_tokens, pad)
-        ids, labels, turn_ids = self._written(sample.turns, questions, opening, independent_turns)
+        opening = [] if visual is None else self.chat.encode_opening(visual.num_tokens, pad)
+        ids, labels, turn_ids = self._encode_turns(sample.turns, questions, opening, independent_turns)
         if visual is None:
-            return words_inputs(torch.tensor(ids), torch.tensor(labels))
-        inputs = _turn_inputs(ids, questions, visual)
+            return build_text_inputs(torch.tensor(ids), torch.tensor(labels))
+        inputs = _build_turn_inputs(ids, questions, visual)
         segments = sam_masks and any(turn.targets for turn in sample.turns)
-        targets = self._targets(sample) if segments else None
-        patches, squares = self._pixels(visual) if segments else (visual.pixel_values, None)
+        targets = self._build_target_masks(sample) if segments else None
+        patches, squares = self._read_pixels(visual) if segments else (visual.pixel_values, None)
         out = TrainingInputs(
             input_ids=inputs.input_ids,
             labels=torch.tensor(labels),
@@ -233,7 +241,7 @@ class Processor:
             out["turn_ids"] = torch.tensor(turn_ids)
         return out
 
-    def _seen(self, sample: Sample) -> Visual:
+    def _build_training_visual(self, sample: Sample) -> VisualInput:
         """What the language model sees of a training sample.
 
         Raises:
@@ -242,35 +250,35 @@ class Processor:
         if sample.as_image and sample.media.num_frames != 1:
             raise PromptError(f"the sample has {sample.media.num_frames} frames; one can be written as an image")
         if sample.fps is None:
-            return self.visual(sample.media)
+            return self.build_visual(sample.media)
         # a video file that the language model is told the rate of is read as Qwen2.5-VL reads it, with one frame's
         # share of the budget at any length
         settings = replace(self.settings, fps=sample.fps, frame_resize="tensor", share_budget=False)
-        return Visual.of(sample.media, settings)
+        return VisualInput.from_media(sample.media, settings)
 
-    def _written(
-        self, turns: Sequence[Turn], questions: Sequence[_Question], opening: list[int], independent_turns: bool
+    def _encode_turns(
+        self, turns: Sequence[Turn], questions: Sequence[_QuestionInputs], opening: list[int], independent_turns: bool
     ) -> tuple[list[int], list[int], list[int]]:
         """A conversation as token ids, their labels, and the turn (from 1) that each belongs to (0: the beginning)."""
         ids = list(opening)
-        labels, turn_ids = [IGNORED] * len(ids), [0] * len(ids)
+        labels, turn_ids = [IGNORE_INDEX] * len(ids), [0] * len(ids)
         for k, (turn, asked) in enumerate(zip(turns, questions, strict=True)):
             self.chat.check_text(turn.answer, "answer", SEG, len(turn.targets))
             if not turn.answer:
                 raise PromptError(f"turn {k} has no answer; there is nothing to learn from it")
             # the first turn and every independent one goes on right after the visual
             after_visual = k == 0 or independent_turns
-            write = self.chat.question if after_visual else self.chat.next_question
+            write = self.chat.encode_question if after_visual else self.chat.encode_next_question
             if not ids:
-                write = self.chat.opening_question
+                write = self.chat.encode_opening_question
             question = write(asked.text)
-            answer = self.chat.answer(turn.answer)
+            answer = self.chat.encode_answer(turn.answer)
             ids += question + answer
-            labels += [IGNORED] * len(question) + answer
+            labels += [IGNORE_INDEX] * len(question) + answer
             turn_ids += [k + 1] * (len(question) + len(answer))
         return ids, labels, turn_ids
 
-    def _targets(self, sample: Sample) -> Tensor:
+    def _build_target_masks(self, sample: Sample) -> Tensor:
         """Ground truth, bool (T, O, S, S), in the order of ``<|seg|>``."""
         media = sample.media
         tracks: list[MaskTrack | None] = []
@@ -280,29 +288,29 @@ class Processor:
             tracks.append(None if number is None else sample.objects[number])
             if number is not None:
                 check_track(number, sample.objects[number], media.size_hw, media.num_frames)
-        return target_masks(tracks, media.num_frames, self.settings.sam_size, self.settings.target_rule)
+        return build_target_masks(tracks, media.num_frames, self.settings.sam_size, self.settings.target_rule)
 
-    def _pixels(self, visual: Visual) -> tuple[Tensor, Tensor]:
+    def _read_pixels(self, visual: VisualInput) -> tuple[Tensor, Tensor]:
         """Patches and SAM's squares of a clip that is read once; source frames are not kept."""
         seen = set(visual.llm_frame_indices)
         resized, squares = [], []
         for t, frame in enumerate(visual.media):
-            squares.append(self.sam_frames(frame[None]))
+            squares.append(self.prepare_sam_frames(frame[None]))
             if t in seen:
-                resized.append(images.resize_frame(frame, visual.resized_hw, visual.settings.frame_resize))
+                resized.append(images.resize_frame(frame, visual.input_hw, visual.settings.frame_resize))
         return images.patchify(np.stack(resized), self.settings)[0], torch.cat(squares)
 
 
 @dataclass(frozen=True)
-class _Question:
+class _QuestionInputs:
     """A question that has been checked."""
 
     text: str
-    references: list[Reference]
+    references: list[PointReference]
     masks: Tensor | None
 
 
-def _turn_inputs(ids: list[int], questions: Sequence[_Question], visual: Visual) -> TurnInputs:
+def _build_turn_inputs(ids: list[int], questions: Sequence[_QuestionInputs], visual: VisualInput) -> TurnInputs:
     """Token ids together with what stands behind the special tokens of the questions in them."""
     references = [one for question in questions for one in question.references]
     masks = [question.masks for question in questions if question.masks is not None]
@@ -310,6 +318,6 @@ def _turn_inputs(ids: list[int], questions: Sequence[_Question], visual: Visual)
         torch.tensor(ids),
         [one.coords for one in references],
         [one.labels for one in references],
-        torch.tensor([visual.position_of(one.frame) for one in references], dtype=torch.long),
+        torch.tensor([visual.find_position(one.frame) for one in references], dtype=torch.long),
         torch.cat(masks, dim=1) if masks else None,
     )

@@ -20,14 +20,14 @@ from unipixel.errors import PromptError
 from unipixel.processing.chat import SEG
 from unipixel.sample import Box, Mask, Point, Prompt
 
-SLACK = 1.0
+BORDER_TOLERANCE = 1.0
 """Pixels by which a box may leave its frame before it is refused."""
 MAX_POINTS = 2
 """Points that one ``<|ref|>`` can carry: a point, two points, or the two corners of a box."""
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class PointReference:
     """The prompts of one object in SAM's terms."""
 
     coords: Tensor
@@ -58,7 +58,7 @@ def check_prompt(prompt: Prompt, size_hw: tuple[int, int], num_frames: int) -> N
         _check_mask(prompt.mask, size_hw)
 
 
-def fitted(prompt: Prompt, size_hw: tuple[int, int]) -> Prompt:
+def clip_to_frame(prompt: Prompt, size_hw: tuple[int, int]) -> Prompt:
     """The prompt, a box cut to the frame where it leaves it by a pixel at most, as rounding and padding make it do."""
     if not isinstance(prompt, Box):
         return prompt
@@ -68,7 +68,7 @@ def fitted(prompt: Prompt, size_hw: tuple[int, int]) -> Prompt:
         return prompt
     sides = (width, height, width, height)
     cut = [
-        0.0 if -SLACK <= value < 0 else float(side) if side < value <= side + SLACK else value
+        0.0 if -BORDER_TOLERANCE <= value < 0 else float(side) if side < value <= side + BORDER_TOLERANCE else value
         for value, side in zip(corners, sides, strict=True)
     ]
     return prompt if tuple(cut) == corners else replace(prompt, x1=cut[0], y1=cut[1], x2=cut[2], y2=cut[3])
@@ -115,9 +115,9 @@ def _check_mask(mask: Any, size_hw: tuple[int, int]) -> None:
         raise PromptError("the mask is empty; it must cover at least one pixel")
 
 
-def sam_points(
+def build_sam_points(
     prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_frames: int, sam_size: int, *, check: bool = True
-) -> Reference:
+) -> PointReference:
     """Any number of checked points and boxes of one object on one frame, as SAM's point prompts (boxes first).
 
     Args:
@@ -145,24 +145,24 @@ def sam_points(
     table = torch.tensor(rows, dtype=torch.float64)
     height, width = size_hw
     scale = torch.tensor([sam_size / width, sam_size / height], dtype=torch.float64)
-    return Reference((table[:, :2] * scale).float(), table[:, 2].long(), frames[0])
+    return PointReference((table[:, :2] * scale).float(), table[:, 2].long(), frames[0])
 
 
-def reference(
+def build_reference(
     prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_frames: int, sam_size: int, *, check: bool = True
-) -> Reference:
-    """The prompts of one ``<|ref|>``: a point, two points, or a box; arguments as in `sam_points`.
+) -> PointReference:
+    """The prompts of one ``<|ref|>``: a point, two points, or a box; arguments as in `build_sam_points`.
 
     Raises:
-        PromptError: as `sam_points`, or more than fits one ``<|ref|>`` (see `strongest`).
+        PromptError: as `build_sam_points`, or more than fits one ``<|ref|>`` (see `choose_strongest`).
     """
-    found = sam_points(prompts, size_hw, num_frames, sam_size, check=check)
+    found = build_sam_points(prompts, size_hw, num_frames, sam_size, check=check)
     if len(found.labels) > MAX_POINTS:
         raise PromptError(f"one <|ref|> has {len(prompts)} prompts; it takes a point, two points, or one box")
     return found
 
 
-def strongest(prompts: Sequence[Point | Box]) -> Point | Box:
+def choose_strongest(prompts: Sequence[Point | Box]) -> Point | Box:
     """The one prompt that says most about an object: its box, else its first positive point, else its first point."""
     return min(prompts, key=lambda prompt: 0 if isinstance(prompt, Box) else 1 if prompt.positive else 2)
 
@@ -228,7 +228,7 @@ _TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
-def request_text(wording: Wording, text: str, *, is_video: bool, rng: np.random.Generator | None = None) -> str:
+def format_request(wording: Wording, text: str, *, is_video: bool, rng: np.random.Generator | None = None) -> str:
     """A request to segment what ``text`` speaks of.
 
     Args:
@@ -243,11 +243,11 @@ def request_text(wording: Wording, text: str, *, is_video: bool, rng: np.random.
     template = templates[0 if rng is None else int(rng.integers(len(templates)))]
     if wording == "query":
         template = QUERY if rng is None else template
-        return template.format(noun_phrase(text), "video" if is_video else "image")
+        return template.format(format_noun_phrase(text), "video" if is_video else "image")
     return template.format(text)
 
 
-def noun_phrase(text: str) -> str:
+def format_noun_phrase(text: str) -> str:
     """A query in the form that the templates continue: no full stops at its ends, first letter small, no article.
 
     Source: the released code, to the letter, since its checkpoints were trained on it: blanks stay, the first letter is

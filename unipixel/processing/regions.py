@@ -14,11 +14,11 @@ from torch import Tensor
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack
 from unipixel.processing.chat import MEM
-from unipixel.processing.images import Visual
+from unipixel.processing.images import VisualInput
 
 
 @lru_cache(maxsize=256)
-def _reach(length: int, cells: int, cell: int) -> Tensor:
+def _compute_reach(length: int, cells: int, cell: int) -> Tensor:
     """Which source rows have any weight in which token rows, float 0/1 (cells, length).
 
     The axis is resized from ``length`` to ``cells`` runs of ``cell`` pixels by the antialiased bilinear filter.
@@ -28,7 +28,7 @@ def _reach(length: int, cells: int, cell: int) -> Tensor:
     return (weights > 0).view(cells, cell, length).any(1).float()
 
 
-def grid_masks(
+def pool_to_grid(
     masks: np.ndarray, grid: tuple[int, int, int], *, step: int = 2, merge: int = 2, patch: int = 14
 ) -> Tensor:
     """Pixel masks on the token grid: a cell is on if its part of the resized mask is touched in any of its frames.
@@ -52,12 +52,12 @@ def grid_masks(
     if lacking:
         masks = np.concatenate([masks, np.repeat(masks[-1:], lacking, axis=0)])
     pooled = np.ascontiguousarray(masks).reshape(t, step, *masks.shape[1:]).any(1)  # (t, N, H, W)
-    rows = _reach(masks.shape[2], h // merge, merge * patch)
-    columns = _reach(masks.shape[3], w // merge, merge * patch)
+    rows = _compute_reach(masks.shape[2], h // merge, merge * patch)
+    columns = _compute_reach(masks.shape[3], w // merge, merge * patch)
     return (rows @ torch.from_numpy(pooled).float() @ columns.T) > 0
 
 
-def region_masks(tracks: dict[int, MaskTrack], visual: Visual, *, unseen: bool = False) -> Tensor:
+def build_region_masks(tracks: dict[int, MaskTrack], visual: VisualInput, *, unseen: bool = False) -> Tensor:
     """Grid masks of known objects on the frames that the language model sees, bool (t, N, h/2, w/2).
 
     Args:
@@ -79,7 +79,7 @@ def region_masks(tracks: dict[int, MaskTrack], visual: Visual, *, unseen: bool =
             frames = ", ".join(map(str, seen))
             raise PromptError(f"object {number} is visible on none of the frames that the model reads ({frames})")
     settings = visual.settings
-    return grid_masks(
+    return pool_to_grid(
         masks,
         visual.grid,
         step=settings.temporal_patch_size,
@@ -101,7 +101,7 @@ def check_track(number: int, track: MaskTrack, size_hw: tuple[int, int], num_fra
         )
 
 
-def region_prefix(ids: Sequence[int], grid: Tensor, num_frames: int, *, step: int = 2) -> str:
+def format_region_lines(ids: Sequence[int], grid: Tensor, num_frames: int, *, step: int = 2) -> str:
     """The lines that introduce known objects in front of a question, with one ``<|mem|>`` per step they are seen in.
 
     Args:
@@ -123,7 +123,7 @@ def region_prefix(ids: Sequence[int], grid: Tensor, num_frames: int, *, step: in
     return "".join(lines)
 
 
-def target_masks(
+def build_target_masks(
     tracks: Sequence[MaskTrack | None], num_frames: int, side: int, rule: Literal["touched", "nearest"]
 ) -> Tensor:
     """Ground truth of the asked objects as SAM squares, bool (T, O, S, S).

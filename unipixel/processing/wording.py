@@ -27,14 +27,14 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 
 from unipixel.errors import DatasetError
-from unipixel.masks import MaskTrack, interior_point
+from unipixel.masks import MaskTrack, find_interior_point
 from unipixel.processing.chat import REF, SEG
-from unipixel.processing.prompts import ANSWERS, noun_phrase, request_text
-from unipixel.processing.regions import target_masks
+from unipixel.processing.prompts import ANSWERS, format_noun_phrase, format_request
+from unipixel.processing.regions import build_target_masks
 from unipixel.sample import Box, Point, Query, Sample, Turn
 
-Form = Literal["regions", "points", "boxes", "mixed", "bare", "memory"]
-Pointing = Literal["points", "boxes", "mixed"]
+PromptForm = Literal["regions", "points", "boxes", "mixed", "bare", "memory"]
+PointingForm = Literal["points", "boxes", "mixed"]
 ChoiceStyle = Literal["videorefer", "mvbench"]
 
 CHOICE_PRIMERS: dict[ChoiceStyle, str] = {"videorefer": "The best option is (", "mvbench": "Best Option: ("}
@@ -49,7 +49,7 @@ DETAILED_CAPTIONS = (
     "Tell me in detail what {} in the {} looks like and what happens to it.",
 )
 """Requests for a long caption of an object; the first is that of VideoRefer-Bench-D."""
-PICTURED = "Can you provide me with a detailed description of the region in the picture marked by {}?"
+PICTURE_CAPTION = "Can you provide me with a detailed description of the region in the picture marked by {}?"
 """Another one, of objects in stills, with which the released training asks for Osprey's descriptions."""
 SHORT_CAPTIONS = (
     "Give me a short description of {}.",
@@ -79,13 +79,13 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _T = TypeVar("_T")
 
 
-def worded(
+def write_turns(
     sample: Sample,
     rng: np.random.Generator | None = None,
     *,
-    form: Form = "regions",
+    form: PromptForm = "regions",
     max_turns: int | None = None,
-    pointing: Pointing = "mixed",
+    pointing: PointingForm = "mixed",
     one_frame_share: float = 0.0,
     random_ids: bool = True,
     grid: int | None = None,
@@ -111,43 +111,45 @@ def worded(
         DatasetError: no query, or an object of a query is not in the sample or seen on no frame.
         ValueError: unknown form, or ``max_turns`` below 1.
     """
-    if form not in get_args(Form) or pointing not in get_args(Pointing):
-        raise ValueError(f"form and pointing are {form!r} and {pointing!r}; use one of {', '.join(get_args(Form))}")
+    if form not in get_args(PromptForm) or pointing not in get_args(PointingForm):
+        raise ValueError(
+            f"form and pointing are {form!r} and {pointing!r}; use one of {', '.join(get_args(PromptForm))}"
+        )
     if max_turns is not None and max_turns < 1:
         raise ValueError(f"max_turns is {max_turns}; it must be at least 1")
     if not sample.queries:
         raise DatasetError(f"{sample.source or 'sample'}: there is no query to put into words; it needs at least one")
-    sample = replace(sample, queries=_asked(sample.queries, rng, max_turns))
+    sample = replace(sample, queries=_choose_queries(sample.queries, rng, max_turns))
     _check_objects(sample)
     if rng is not None:
         if random_ids and form != "bare":
-            sample = _renumbered(sample, rng)
+            sample = _renumber_objects(sample, rng)
         if form == "regions" and rng.random() < one_frame_share:
-            sample = _on_one_frame(sample, rng)
-    writer = _Writer(sample, rng, form, pointing, grid, named)
-    return replace(sample, turns=tuple(writer.turn(query) for query in sample.queries))
+            sample = _reduce_to_one_frame(sample, rng)
+    writer = _TurnWriter(sample, rng, form, pointing, grid, named)
+    return replace(sample, turns=tuple(writer.write_turn(query) for query in sample.queries))
 
 
-def query_text(query: Query, is_video: bool) -> str:
+def format_query(query: Query, is_video: bool) -> str:
     """What a user would type to ask this, in the fixed wording of evaluation; objects are mentioned as ``[id]``."""
-    return _question(query, is_video, None)
+    return _write_question(query, is_video, None)
 
 
-def choice_text(query: Query, style: ChoiceStyle = "videorefer") -> str:
+def format_choice(query: Query, style: ChoiceStyle = "videorefer") -> str:
     """A choice with its lettered options and the request to name one.
 
     Args:
         style: ``"mvbench"`` begins options with a capital letter; `CHOICE_PRIMERS` has how the answer then begins.
     """
-    return f"{_with_options(query, style)}\n{CHOOSE}"
+    return f"{_append_options(query, style)}\n{CHOOSE}"
 
 
-def listed(words: Sequence[str]) -> str:
+def join_words(words: Sequence[str]) -> str:
     """Words as an enumeration: "a", "a and b", "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _asked(queries: Sequence[Query], rng: np.random.Generator | None, most: int | None) -> tuple[Query, ...]:
+def _choose_queries(queries: Sequence[Query], rng: np.random.Generator | None, most: int | None) -> tuple[Query, ...]:
     """The queries that become turns."""
     if any(query.kind == "conversation" for query in queries):
         return tuple(queries)
@@ -159,7 +161,7 @@ def _asked(queries: Sequence[Query], rng: np.random.Generator | None, most: int 
 
 def _check_objects(sample: Sample) -> None:
     """Every object that is asked about is known and seen somewhere."""
-    for number in _objects_of(sample.queries):
+    for number in _find_objects(sample.queries):
         track = sample.objects.get(number)
         if track is None or not track.visible.any():
             what = "is not among the objects" if track is None else "is seen on none of the clip's frames"
@@ -169,28 +171,28 @@ def _check_objects(sample: Sample) -> None:
             )
 
 
-def _objects_of(queries: Sequence[Query]) -> tuple[int, ...]:
+def _find_objects(queries: Sequence[Query]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(number for query in queries for number in query.about))
 
 
-def _renumbered(sample: Sample, rng: np.random.Generator) -> Sample:
+def _renumber_objects(sample: Sample, rng: np.random.Generator) -> Sample:
     """A lone object that is asked about, under a random id; one that is introduced keeps its own."""
-    if len(sample.objects) != 1 or _objects_of(sample.queries) != tuple(sample.objects):
+    if len(sample.objects) != 1 or _find_objects(sample.queries) != tuple(sample.objects):
         return sample
     if any(query.introduction for query in sample.queries):
         return sample
     ((old, track),) = sample.objects.items()
     new = int(rng.integers(RANDOM_IDS))
 
-    def text(words: str) -> str:
+    def renumber(words: str) -> str:
         return words.replace(f"[{old}]", f"[{new}]")
 
     queries = tuple(
         replace(
             query,
-            text=text(query.text),
-            answer=text(query.answer),
-            options=tuple(map(text, query.options)),
+            text=renumber(query.text),
+            answer=renumber(query.answer),
+            options=tuple(map(renumber, query.options)),
             about=(new,) if query.about else (),
             targets=tuple(new if target == old else target for target in query.targets),
         )
@@ -200,9 +202,9 @@ def _renumbered(sample: Sample, rng: np.random.Generator) -> Sample:
     return replace(sample, objects={new: track}, queries=queries, boxes=boxes)
 
 
-def _on_one_frame(sample: Sample, rng: np.random.Generator) -> Sample:
+def _reduce_to_one_frame(sample: Sample, rng: np.random.Generator) -> Sample:
     """The objects that are asked about with the mask of one frame that shows them all, if there is one."""
-    about = _objects_of(sample.queries)
+    about = _find_objects(sample.queries)
     if not about or sample.media.num_frames == 1:
         return sample
     shown = np.flatnonzero(np.all([sample.objects[number].visible for number in about], axis=0))
@@ -221,53 +223,53 @@ def _pick(options: Sequence[_T], rng: np.random.Generator | None) -> _T:
     return options[0 if rng is None else int(rng.integers(len(options)))]
 
 
-def _question(query: Query, is_video: bool, rng: np.random.Generator | None) -> str:
+def _write_question(query: Query, is_video: bool, rng: np.random.Generator | None) -> str:
     """A query as a question, its objects mentioned as ``[id]``."""
     if query.kind == "part":
         whole, _, part = query.text.partition(":")
-        phrases = (f"{noun_phrase(whole)} {part.strip()}", f"{part.strip()} of the {noun_phrase(whole)}")
-        return request_text("query", _pick(phrases, rng) if part else query.text, is_video=is_video, rng=rng)
+        phrases = (f"{format_noun_phrase(whole)} {part.strip()}", f"{part.strip()} of the {format_noun_phrase(whole)}")
+        return format_request("query", _pick(phrases, rng) if part else query.text, is_video=is_video, rng=rng)
     if query.kind == "choice":
-        return choice_text(query, _style(query))
+        return format_choice(query, _choose_style(query))
     if query.kind == "qa" or query.kind == "conversation":
         return query.text
     if query.kind == "caption":
-        return query.text or _caption_request(query, is_video, rng)
-    return request_text(query.kind, query.text, is_video=is_video, rng=rng)
+        return query.text or _write_caption_request(query, is_video, rng)
+    return format_request(query.kind, query.text, is_video=is_video, rng=rng)
 
 
-def _caption_request(query: Query, is_video: bool, rng: np.random.Generator | None) -> str:
+def _write_caption_request(query: Query, is_video: bool, rng: np.random.Generator | None) -> str:
     """A request to describe the objects of a query that has no words of its own; without objects, the whole picture."""
     visual = "video" if is_video else "image"
     if not query.about:
         return f"Please describe this {visual}."
     templates: tuple[str, ...] = SHORT_CAPTIONS if query.category == "short" else DETAILED_CAPTIONS
     if rng is not None and not is_video and query.category != "short":
-        templates = (PICTURED, *DETAILED_CAPTIONS)
+        templates = (PICTURE_CAPTION, *DETAILED_CAPTIONS)
     template = _pick(templates, rng)
-    return template.format(listed([f"[{number}]" for number in query.about]), visual)
+    return template.format(join_words([f"[{number}]" for number in query.about]), visual)
 
 
-def _answer(query: Query, rng: np.random.Generator | None, named: bool) -> str:
+def _write_answer(query: Query, rng: np.random.Generator | None, named: bool) -> str:
     """The annotated answer, with one ``<|seg|>`` per target."""
     if query.kind == "choice":
         return f"({query.answer})" if query.answer else ""
     if query.kind in ("caption", "qa", "conversation") or not query.targets:
         return query.answer
     if named and query.kind == "query" and None not in query.targets:
-        return listed([f"the {noun_phrase(query.text.strip())} {SEG}"] * len(query.targets))
-    masks = listed([SEG] * len(query.targets))
+        return join_words([f"the {format_noun_phrase(query.text.strip())} {SEG}"] * len(query.targets))
+    masks = join_words([SEG] * len(query.targets))
     if query.kind == "question" and query.answer:
         return f"{query.answer.rstrip('. ')} {masks}."
     stock = _pick(ANSWERS, rng).replace(SEG, masks)
     return f"{stock} {query.answer}" if query.kind == "explanatory" and query.answer else stock
 
 
-def _style(query: Query) -> ChoiceStyle:
+def _choose_style(query: Query) -> ChoiceStyle:
     return "videorefer" if query.about else "mvbench"
 
 
-def _with_options(query: Query, style: ChoiceStyle) -> str:
+def _append_options(query: Query, style: ChoiceStyle) -> str:
     options = query.options
     if style == "mvbench":
         options = tuple(option[:1].upper() + option[1:] for option in options)
@@ -275,38 +277,38 @@ def _with_options(query: Query, style: ChoiceStyle) -> str:
     return f"{query.text}\nOptions:{''.join(lines)}"
 
 
-class _Writer:
+class _TurnWriter:
     """Writes the turns of one conversation; knows which objects have been given already."""
 
     def __init__(
         self,
         sample: Sample,
         rng: np.random.Generator | None,
-        form: Form,
-        pointing: Pointing,
+        form: PromptForm,
+        pointing: PointingForm,
         grid: int | None,
         named: bool,
     ) -> None:
         self._sample, self._rng, self._form, self._grid, self._named = sample, rng, form, grid, named
-        self._about = _objects_of(sample.queries)
-        self._boxed = _boxed(self._about, pointing if form in ("bare", "memory") else form, rng, sample.source)
+        self._about = _find_objects(sample.queries)
+        self._boxed = _choose_boxes(self._about, pointing if form in ("bare", "memory") else form, rng, sample.source)
         self._given: set[int] = set()
-        self._is_video = not sample.words_only and sample.media.is_video
+        self._is_video = not sample.is_text_only and sample.media.is_video
 
-    def turn(self, query: Query) -> Turn:
+    def write_turn(self, query: Query) -> Turn:
         """The next turn."""
         if self._form == "memory" and query.about:
-            return self._memory_turn(query)
-        text = _question(query, self._is_video, self._rng)
-        answer = _answer(query, self._rng, self._named)
+            return self._write_memory_turn(query)
+        text = _write_question(query, self._is_video, self._rng)
+        answer = _write_answer(query, self._rng, self._named)
         references: tuple[tuple[Point | Box, ...], ...] = ()
         regions: tuple[int, ...] = ()
         if self._form == "regions":
             regions = tuple(number for number in self._about if number not in self._given)
             self._given.update(regions)
         else:
-            text, order = self._pointed(text, [number for number in query.about if number not in self._given])
-            references = tuple((self._prompt(number, query.frame),) for number in order)
+            text, order = self._insert_references(text, [number for number in query.about if number not in self._given])
+            references = tuple((self._draw_prompt(number, query.frame),) for number in order)
         return Turn(
             question=text,
             answer=answer,
@@ -316,48 +318,48 @@ class _Writer:
             task=query.kind,
         )
 
-    def _memory_turn(self, query: Query) -> Turn:
+    def _write_memory_turn(self, query: Query) -> Turn:
         """The question for the masks of what a query is about."""
         if query.kind == "choice":
-            text = _with_options(query, _style(query))
+            text = _append_options(query, _choose_style(query))
         else:
-            text = _question(query, self._is_video, self._rng)
+            text = _write_question(query, self._is_video, self._rng)
             if query.introduction:
                 text = f"{query.introduction}\n{text}"
             if query.answer:
                 # any letter: which one is right must not be learnt from here
                 text += f"\nOptions:\n({_pick('ABCD', self._rng)}) {query.answer}"
-        text, order = self._pointed(text, query.about)
+        text, order = self._insert_references(text, query.about)
         return Turn(
             question=_pick(MEMORY_REQUESTS, self._rng).format(text),
             answer=" ".join(f"[{number}] {SEG}" for number in order),
-            references=tuple((self._prompt(number, query.frame),) for number in order),
+            references=tuple((self._draw_prompt(number, query.frame),) for number in order),
             targets=tuple(order),
             task="memory",
         )
 
-    def _pointed(self, text: str, numbers: Sequence[int]) -> tuple[str, list[int]]:
+    def _insert_references(self, text: str, numbers: Sequence[int]) -> tuple[str, list[int]]:
         """The text with a ``<|ref|>`` beside (or for) each object's first mention, and the objects in that order."""
         unmentioned = [f"[{number}]" for number in numbers if f"[{number}]" not in text]
         if unmentioned:
-            text = f"About {listed(unmentioned)}: {text}"
+            text = f"About {join_words(unmentioned)}: {text}"
         order = sorted(numbers, key=lambda number: text.index(f"[{number}]"))
         for number in numbers:
             text = text.replace(f"[{number}]", REF if self._form == "bare" else f"[{number}] {REF}", 1)
         self._given.update(numbers)
         return text, order
 
-    def _prompt(self, number: int, frame: int | None) -> Point | Box:
+    def _draw_prompt(self, number: int, frame: int | None) -> Point | Box:
         """A point or a box on an object, on the frame that the query names if it is seen there."""
         track = self._sample.objects[number]
         shown = np.flatnonzero(track.visible).tolist()
         if frame is None or frame not in shown:
             frame = int(track.areas.argmax()) if self._rng is None else int(_pick(shown, self._rng))
-        make = _box if number in self._boxed else _point
+        make = _draw_box if number in self._boxed else _draw_point
         return make(track, frame, self._rng, self._grid)
 
 
-def _boxed(about: Sequence[int], form: str, rng: np.random.Generator | None, source: str) -> set[int]:
+def _choose_boxes(about: Sequence[int], form: str, rng: np.random.Generator | None, source: str) -> set[int]:
     """Which objects are given by a box."""
     if form != "mixed":
         return set(about) if form == "boxes" else set()
@@ -367,11 +369,11 @@ def _boxed(about: Sequence[int], form: str, rng: np.random.Generator | None, sou
     return set(order[odd::2]) if len(order) > 1 else set(order[: 1 - odd])
 
 
-def _point(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: int | None) -> Point:
+def _draw_point(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: int | None) -> Point:
     """A random pixel of the object, without a generator its most interior one."""
-    mask, (across, down) = _on_grid(track, t, grid)
+    mask, (across, down) = _resize_to_grid(track, t, grid)
     if rng is None:
-        x, y = interior_point(mask)
+        x, y = find_interior_point(mask)
         if grid is not None:
             x, y = np.floor(x), np.floor(y)
         return Point(float(x) * across, float(y) * down, frame=t)
@@ -381,12 +383,12 @@ def _point(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: int 
     return Point((x + middle) * across, (y + middle) * down, frame=t)
 
 
-def _box(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: int | None) -> Box:
+def _draw_box(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: int | None) -> Box:
     """The object's box, with noise if there is a generator.
 
     Source: SAM 2, which its training boxes are drawn like.
     """
-    mask, (across, down) = _on_grid(track, t, grid)
+    mask, (across, down) = _resize_to_grid(track, t, grid)
     height, width = mask.shape
     if grid is None:
         x1, y1, x2, y2 = (float(value) for value in track.boxes[t])
@@ -407,10 +409,10 @@ def _box(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: int | 
     return Box(x1 * across, y1 * down, x2 * across, y2 * down, frame=t)
 
 
-def _on_grid(track: MaskTrack, t: int, grid: int | None) -> tuple[np.ndarray, tuple[float, float]]:
+def _resize_to_grid(track: MaskTrack, t: int, grid: int | None) -> tuple[np.ndarray, tuple[float, float]]:
     """The mask of frame ``t`` on the grid, and the source pixels that one of its pixels is across and down."""
     if grid is None:
         return track.mask(t), (1.0, 1.0)
     height, width = track.size_hw
     one = MaskTrack(track.size_hw, (track.rles[t],))
-    return target_masks([one], 1, grid, "touched")[0, 0].numpy(), (width / grid, height / grid)
+    return build_target_masks([one], 1, grid, "touched")[0, 0].numpy(), (width / grid, height / grid)

@@ -12,7 +12,7 @@ faults.py           every error as an HTTP answer      counters.py         Prome
 """
 
 from unipixel.serve.app import create_app
-from unipixel.serve.running import run
+from unipixel.serve.server import run
 from unipixel.serve.settings import ServeSettings
 
 __all__ = ["ServeSettings", "create_app", "run"]

@@ -17,15 +17,15 @@ from starlette.responses import Response
 from unipixel import __version__
 from unipixel.engine.engine import Engine
 from unipixel.errors import UnipixelError
-from unipixel.serve import chat_routes, object_routes, service_routes, session_routes
-from unipixel.serve.delivery import JSON
-from unipixel.serve.faults import Refusal, fault
-from unipixel.serve.guard import Counting, Guard, is_guarded
+from unipixel.serve import chat_routes, object_routes, service, session_routes
+from unipixel.serve.errors import ApiError, describe_error
+from unipixel.serve.guard import Guard, MetricsMiddleware, is_guarded
 from unipixel.serve.label_studio import routes as label_studio_routes
 from unipixel.serve.page_files import EXAMPLES, PAGE, PageFiles
+from unipixel.serve.responses import JsonResponse
 from unipixel.serve.runtime import Runtime
+from unipixel.serve.schemas import ErrorOut
 from unipixel.serve.settings import ServeSettings
-from unipixel.serve.wire import ErrorOut
 
 DESCRIPTION = """Point, segment, remember and answer: ask about the pixels of an image or a video.
 
@@ -52,7 +52,7 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
     runtime = Runtime(engine, settings)
 
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         runtime.start()
         try:
             yield
@@ -64,19 +64,19 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
         title="unipixel",
         version=__version__,
         description=DESCRIPTION,
-        lifespan=life,
+        lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.runtime = runtime
-    for routes in (chat_routes, session_routes, object_routes, label_studio_routes, service_routes):
+    for routes in (chat_routes, session_routes, object_routes, label_studio_routes, service):
         app.include_router(routes.router)
-    for kind in (RequestValidationError, HTTPException, Refusal, UnipixelError, OSError, MemoryError):
-        app.add_exception_handler(kind, _told)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    for kind in (RequestValidationError, HTTPException, ApiError, UnipixelError, OSError, MemoryError):
+        app.add_exception_handler(kind, _handle_error)
+    app.openapi = lambda: _build_openapi(app)  # type: ignore[method-assign]
     # the last one added is the first one passed
-    app.add_middleware(Guard, settings=settings, held=runtime.bodies)
+    app.add_middleware(Guard, settings=settings, budget=runtime.body_budget)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -84,18 +84,18 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
         )
-    app.add_middleware(Counting, counters=runtime.counters)
+    app.add_middleware(MetricsMiddleware, counters=runtime.counters)
     app.mount("/examples", PageFiles(directory=EXAMPLES), name="examples")
     app.mount("/", PageFiles(directory=PAGE, html=True), name="page")
     return app
 
 
-async def _told(_: Request, error: Exception) -> Response:
-    told = fault(error)
-    return JSON(told.body(), told.status, told.headers)
+async def _handle_error(_: Request, error: Exception) -> Response:
+    told = describe_error(error)
+    return JsonResponse(told.body(), told.status, told.headers)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def _build_openapi(app: FastAPI) -> dict[str, Any]:
     """The API's description, with our errors instead of the framework's."""
     if app.openapi_schema:
         return app.openapi_schema

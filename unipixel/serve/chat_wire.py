@@ -6,65 +6,65 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from unipixel.serve.wire import Asking, ClipOptions, MediaOut, Number, ObjectOut, Usage
+from unipixel.serve.schemas import ClipOptions, MediaOut, Number, ObjectOut, QuestionOptions, UsageOut
 
-MOST_MESSAGES = 128
-MOST_PICTURES = 64
+MAX_MESSAGES = 128
+MAX_IMAGES = 64
 
 
-class Lenient(BaseModel):
+class OpenAIModel(BaseModel):
     """A record of OpenAI's: fields that we do not know are theirs to add."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class Address(Lenient):
+class MediaUrl(OpenAIModel):
     """Where the media are."""
 
     url: str = Field(description="A `data:` URL with base64, or an http(s) URL.")
 
 
-class TextPart(Lenient):
+class TextPart(OpenAIModel):
     """Words."""
 
     type: Literal["text"]
     text: str
 
 
-class ImagePart(Lenient):
+class ImagePart(OpenAIModel):
     """A picture; several of one size are the frames of a clip."""
 
     type: Literal["image_url"]
-    image_url: Address | str
+    image_url: MediaUrl | str
 
 
-class VideoPart(Lenient):
+class VideoPart(OpenAIModel):
     """A video."""
 
     type: Literal["video_url"]
-    video_url: Address | str
+    video_url: MediaUrl | str
 
 
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
-Words = str | Annotated[list[TextPart], Field(max_length=MOST_PICTURES)]
+Words = str | Annotated[list[TextPart], Field(max_length=MAX_IMAGES)]
 
 
-class SystemMessage(Lenient):
+class SystemMessage(OpenAIModel):
     """Instructions; they are put in front of the first question."""
 
     role: Literal["system", "developer"]
     content: Words
 
 
-class UserMessage(Lenient):
+class UserMessage(OpenAIModel):
     """A question; the first one carries the picture or video."""
 
     role: Literal["user"]
-    content: str | Annotated[list[Part], Field(max_length=2 * MOST_PICTURES)]
-    unipixel: Asking | None = Field(None, description="Prompts of this question.")
+    content: str | Annotated[list[Part], Field(max_length=2 * MAX_IMAGES)]
+    unipixel: QuestionOptions | None = Field(None, description="Prompts of this question.")
 
 
-class AssistantMessage(Lenient):
+class AssistantMessage(OpenAIModel):
     """An earlier answer, as it was given."""
 
     role: Literal["assistant"]
@@ -74,25 +74,25 @@ class AssistantMessage(Lenient):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
-class Extension(Asking, ClipOptions):
+class UnipixelOptions(QuestionOptions, ClipOptions):
     """Prompts of the last question, and how its clip is chosen."""
 
     stream_masks: bool = Field(False, description="With `stream`: send masks frame by frame, as they are tracked.")
 
 
-class StreamOptions(Lenient):
+class StreamOptions(OpenAIModel):
     """What a stream carries besides the words."""
 
     include_usage: bool | None = None
 
 
-class ResponseFormat(Lenient):
+class ResponseFormat(OpenAIModel):
     """Only text."""
 
     type: Literal["text"] = "text"
 
 
-PICTURE = "data:image/png;base64,iVBORw0KGgo..."
+EXAMPLE_IMAGE = "data:image/png;base64,iVBORw0KGgo..."
 EXAMPLES: list[Any] = [
     {
         "model": "nano",
@@ -100,7 +100,7 @@ EXAMPLES: list[Any] = [
             {
                 "role": "user",
                 "content": [
-                    {"type": "image_url", "image_url": {"url": PICTURE}},
+                    {"type": "image_url", "image_url": {"url": EXAMPLE_IMAGE}},
                     {"type": "text", "text": "Please segment the dog in this image."},
                 ],
             }
@@ -123,13 +123,13 @@ EXAMPLES: list[Any] = [
 ]
 
 
-class ChatRequest(Lenient):
+class ChatRequest(OpenAIModel):
     """One question with everything that was said before."""
 
     model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra={"examples": EXAMPLES})
 
     model: str = Field(max_length=500)
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -138,7 +138,7 @@ class ChatRequest(Lenient):
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     n: Literal[1] | None = 1
-    unipixel: Extension | None = None
+    unipixel: UnipixelOptions | None = None
     response_format: ResponseFormat | None = None
     stop: Annotated[list[str], Field(max_length=0)] | None = Field(None, description="Not supported.")
     tools: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Not supported.")
@@ -197,4 +197,4 @@ class ChatResponse(BaseModel):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: UsageOut

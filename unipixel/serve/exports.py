@@ -14,13 +14,15 @@ import numpy as np
 
 from unipixel.engine.answer import Answer, AnswerObject
 from unipixel.engine.session import Session
-from unipixel.serve.faults import Refusal
+from unipixel.serve.errors import ApiError
 
-Format: TypeAlias = Literal["coco", "davis", "overlay", "yolo"]
-HIGHEST_DAVIS_ID = 255
+ExportFormat: TypeAlias = Literal["coco", "davis", "overlay", "yolo"]
+MAX_DAVIS_ID = 255
 
 
-def export(session: Session, objects: Sequence[AnswerObject], name: str, kind: Format, folder: Path) -> Path:
+def write_export(
+    session: Session, objects: Sequence[AnswerObject], name: str, kind: ExportFormat, folder: Path
+) -> Path:
     """Write objects into a folder.
 
     ``coco``: a COCO dataset as JSON. ``davis``: a zip of one palette PNG per frame. ``overlay``: the clip with masks
@@ -44,14 +46,14 @@ def export(session: Session, objects: Sequence[AnswerObject], name: str, kind: F
         return answer.save(folder / ("overlay.mp4" if session.num_frames > 1 else "overlay.png"))
     if kind == "davis":
         highest = max((one.id for one in objects), default=0)
-        if highest > HIGHEST_DAVIS_ID:
-            sentence = f"object id {highest} does not fit a palette PNG, which holds ids up to {HIGHEST_DAVIS_ID}"
-            raise Refusal(400, sentence, code="bad_export", param="format")
-        return _zipped(folder / "davis.zip", ((p.name, p.read_bytes()) for p in answer.to_davis(folder / "masks")))
-    return _zipped(folder / "yolo.zip", yolo_files(answer))
+        if highest > MAX_DAVIS_ID:
+            sentence = f"object id {highest} does not fit a palette PNG, which holds ids up to {MAX_DAVIS_ID}"
+            raise ApiError(400, sentence, code="bad_export", param="format")
+        return _write_zip(folder / "davis.zip", ((p.name, p.read_bytes()) for p in answer.to_davis(folder / "masks")))
+    return _write_zip(folder / "yolo.zip", build_yolo_files(answer))
 
 
-def yolo_files(answer: Answer) -> Iterator[tuple[str, bytes]]:
+def build_yolo_files(answer: Answer) -> Iterator[tuple[str, bytes]]:
     """``data.yaml`` with the classes, and ``labels/FRAME.txt``, of a still ``labels/NAME.txt``.
 
     Each has a line per object, ``class x1 y1 x2 y2 ...`` in 0..1.
@@ -59,7 +61,7 @@ def yolo_files(answer: Answer) -> Iterator[tuple[str, bytes]]:
     An object of several parts stays one line: its outlines are joined by cuts of no width.
     """
     labels = list(dict.fromkeys(one.label or "object" for one in answer.objects))
-    names = "".join(f"  {number}: {yaml_text(label)}\n" for number, label in enumerate(labels))
+    names = "".join(f"  {number}: {quote_yaml(label)}\n" for number, label in enumerate(labels))
     yield "data.yaml", f"names:\n{names}".encode() if labels else b"names: {}\n"
     height, width = answer.clip.media.size_hw
     for t, index in enumerate(answer.clip.frame_indices):
@@ -67,14 +69,14 @@ def yolo_files(answer: Answer) -> Iterator[tuple[str, bytes]]:
         for one in answer.objects:
             polygons = one.track.polygons(t) if one.track.rles[t] is not None else []
             if polygons:
-                corners = joined(polygons) / (width, height)
+                corners = join_polygons(polygons) / (width, height)
                 numbers = " ".join(f"{value:.6f}" for value in corners.reshape(-1))
                 lines.append(f"{labels.index(one.label or 'object')} {numbers}\n")
-        name = f"{index:05d}" if answer.clip.media.is_video else still_name(answer.clip.source)
+        name = f"{index:05d}" if answer.clip.media.is_video else get_still_name(answer.clip.source)
         yield f"labels/{name}.txt", "".join(lines).encode()
 
 
-def yaml_text(text: str) -> str:
+def quote_yaml(text: str) -> str:
     """Text in YAML's double quotes: what prints as it is, the rest escaped, and nothing that UTF-8 cannot hold."""
     text = text.encode("utf-8", errors="replace").decode("utf-8")
     quoted = {'"': '\\"', "\\": "\\\\"}
@@ -82,14 +84,14 @@ def yaml_text(text: str) -> str:
     return f'"{"".join(signs)}"'
 
 
-def still_name(source: str) -> str:
+def get_still_name(source: str) -> str:
     """What files about a picture are called: as the picture, without folders and its ending."""
     last = re.split(r"[/\\]", source.split("?", 1)[0])[-1]
     stem = last.rpartition(".")[0] or last
     return "".join(c for c in stem if c.isprintable() and c not in '<>:"|?*').strip(" .") or "picture"
 
 
-def joined(polygons: Sequence[Sequence[float]]) -> np.ndarray:
+def join_polygons(polygons: Sequence[Sequence[float]]) -> np.ndarray:
     """One outline (P, 2) around several: from the first corner to each further part and back."""
     parts = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
     if len(parts) == 1:
@@ -101,7 +103,7 @@ def joined(polygons: Sequence[Sequence[float]]) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def _zipped(path: Path, files: Iterator[tuple[str, bytes]]) -> Path:
+def _write_zip(path: Path, files: Iterator[tuple[str, bytes]]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files:
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)

@@ -9,7 +9,7 @@ from PIL import Image
 from unipixel.media import Media
 
 
-def encoded_frame(media: Media, t: int, image_format: str, width: int | None) -> bytes:
+def encode_frame(media: Media, t: int, image_format: str, width: int | None) -> bytes:
     """Frame ``t`` as JPEG or PNG.
 
     Args:

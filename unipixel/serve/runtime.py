@@ -15,23 +15,23 @@ from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.errors import MediaError
 from unipixel.media import open_media
-from unipixel.serve.counters import Counters
-from unipixel.serve.faults import LOG, Refusal, Stopped
-from unipixel.serve.fetching import Threads
-from unipixel.serve.oneshot import Kept, answer_all
-from unipixel.serve.sessions import MEDIA, SAVED, Entry, SessionStore
+from unipixel.serve.errors import LOG, ApiError, JobCancelled
+from unipixel.serve.media import ThreadPool
+from unipixel.serve.metrics import Counters
+from unipixel.serve.oneshot import SessionCache, answer_batch
 from unipixel.serve.settings import ServeSettings
+from unipixel.serve.store import MEDIA_FILE, SAVED_FILE, SessionEntry, SessionStore
 from unipixel.serve.worker import Job, ModelWorker
 
 THREADS = 8
 """Downloads, uploads and exports at the same time."""
 
 
-class Held:
+class ByteBudget:
     """Bytes of requests that are in memory, those of all clients together."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.count = most, 0
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
 
 
 class Runtime:
@@ -41,19 +41,19 @@ class Runtime:
         self.engine, self.settings = engine, settings
         self.created = int(time.time())
         self.counters = Counters()
-        self.bodies = Held(settings.max_bodies_bytes)
-        self.threads = Threads(THREADS)
+        self.body_budget = ByteBudget(settings.max_bodies_bytes)
+        self.threads = ThreadPool(THREADS)
         self.sessions = SessionStore(settings.state, settings.max_sessions)
-        self.kept = Kept(settings.kept_conversations)
+        self.session_cache = SessionCache(settings.kept_conversations)
         self.worker = ModelWorker(
             max_queue=settings.max_queue,
             max_running=settings.max_running,
             batch_size=settings.batch_size,
-            together=answer_all,
-            observe=self.counters.job,
+            answer_batch=answer_batch,
+            on_finish=self.counters.count_job,
         )
-        self._tidying: asyncio.Task[None] | None = None
-        self._asides: set[asyncio.Task[Any]] = set()
+        self._tidy_task: asyncio.Task[None] | None = None
+        self._background_tasks: set[asyncio.Task[Any]] = set()
         self._is_stopped = False
 
     # life
@@ -61,7 +61,7 @@ class Runtime:
     def start(self) -> None:
         """Start the model's thread and the tidying; on the event loop."""
         self.worker.start()
-        self._tidying = asyncio.create_task(self._tidy())
+        self._tidy_task = asyncio.create_task(self._tidy())
 
     async def stop(self) -> None:
         """Let running answers finish or tell them, put saved sessions to sleep, close the rest."""
@@ -69,18 +69,18 @@ class Runtime:
             return
         self._is_stopped = True
         await self.worker.drain(self.settings.grace_s)
-        if self._tidying is not None:
-            self._tidying.cancel()
+        if self._tidy_task is not None:
+            self._tidy_task.cancel()
 
         def close() -> None:
             for entry in self.sessions.entries():
                 if entry.is_saved:
-                    self._save_quietly(entry)
+                    self._try_save(entry)
             self.sessions.close()
 
-        with contextlib.suppress(Refusal, TimeoutError):
-            await asyncio.wait_for(self.worker.between(close), timeout=30)
-        self.worker.end()
+        with contextlib.suppress(ApiError, TimeoutError):
+            await asyncio.wait_for(self.worker.call(close), timeout=30)
+        self.worker.stop()
 
     async def _tidy(self) -> None:
         """Close what nobody uses, and free what is not used at the moment."""
@@ -89,13 +89,13 @@ class Runtime:
             await asyncio.sleep(pause)
             now = time.monotonic()
             for entry in self.sessions.entries():
-                if not entry.jobs and now - entry.used > self.settings.idle_s:
-                    await self.put_to_sleep(entry)
-            await self.close_quietly(self.kept.expired(self.settings.idle_s))
+                if not entry.jobs and now - entry.last_used_s > self.settings.idle_s:
+                    await self.suspend_session(entry)
+            await self.close_sessions(self.session_cache.pop_expired(self.settings.idle_s))
 
     # sessions
 
-    async def entry(self, session_id: str, owner: str) -> Entry:
+    async def get_entry(self, session_id: str, owner: str) -> SessionEntry:
         """A session of an owner; one that sleeps is woken.
 
         Raises:
@@ -104,21 +104,21 @@ class Runtime:
         found = self.sessions.find(session_id, owner)
         if found is not None:
             return found
-        async with self.sessions.waking(session_id):
+        async with self.sessions.get_wake_lock(session_id):
             found = self.sessions.find(session_id, owner)
             if found is None:
-                self.sessions.check_room()
-                found = await self.threads.run(self._wake, session_id)
-                self.sessions.woken(found)
+                self.sessions.check_capacity()
+                found = await self.threads.run(self._restore_entry, session_id)
+                self.sessions.add_restored(found)
             return found
 
-    def _wake(self, session_id: str) -> Entry:
-        record, folder = self.sessions.asleep(session_id)
-        media = open_media(str(self.sessions.media_of(folder)), limits=self.settings.limits)
-        session = self.engine.open_session(folder / SAVED, media)
-        name, turns = str(record.get("name", MEDIA)), list(record.get("turns", []))
-        entry = Entry(session_id, record["owner"], name, folder, session, int(record["created"]), turns=turns)
-        entry.look()
+    def _restore_entry(self, session_id: str) -> SessionEntry:
+        record, folder = self.sessions.get_saved(session_id)
+        media = open_media(str(self.sessions.find_media(folder)), limits=self.settings.limits)
+        session = self.engine.open_session(folder / SAVED_FILE, media)
+        name, turns = str(record.get("name", MEDIA_FILE)), list(record.get("turns", []))
+        entry = SessionEntry(session_id, record["owner"], name, folder, session, int(record["created"]), turns=turns)
+        entry.refresh_objects()
         return entry
 
     def open_file(self, path: Path, options: dict[str, Any]) -> Session:
@@ -147,23 +147,23 @@ class Runtime:
         if len(session.seen_frames) > seen:
             raise MediaError(f"num_frames is {len(session.seen_frames)}; the language model may read at most {seen}")
 
-    async def put_to_sleep(self, entry: Entry) -> None:
+    async def suspend_session(self, entry: SessionEntry) -> None:
         """Close an idle session; if it was saved, it is saved as it is now and can be woken."""
 
         def close() -> None:
             if entry.is_saved:
-                self._save_quietly(entry)
-            self.sessions.drop(entry, forget=False)
+                self._try_save(entry)
+            self.sessions.close_entry(entry, forget=False)
 
-        await self.worker.between(close)
+        await self.worker.call(close)
 
-    async def close_session(self, entry: Entry) -> None:
+    async def close_session(self, entry: SessionEntry) -> None:
         """Stop what a session does, close it, and forget what was saved of it."""
         for job in list(entry.jobs):
-            job.cancel(Stopped(409, "the session was closed", code="stopped"))
-        await self.worker.between(lambda: self.sessions.drop(entry, forget=True))
+            job.cancel(JobCancelled(409, "the session was closed", code="stopped"))
+        await self.worker.call(lambda: self.sessions.close_entry(entry, forget=True))
 
-    def _save_quietly(self, entry: Entry) -> None:
+    def _try_save(self, entry: SessionEntry) -> None:
         try:
             self.sessions.save(entry)
         except Exception as error:  # the earlier file is still there
@@ -171,57 +171,57 @@ class Runtime:
 
     # work
 
-    def submit(self, entry: Entry, kind: str, work: Callable[[], Iterator[Any]]) -> Job:
+    def submit(self, entry: SessionEntry, kind: str, work: Callable[[], Iterator[Any]]) -> Job:
         """Put work of a session into the queue.
 
         Raises:
             Refusal: the queue is full.
         """
-        job = Job(entry.id, lambda: self._checked(entry, kind, work), kind=kind)
+        job = Job(entry.id, lambda: self._start_work(entry, kind, work), kind=kind)
         self.worker.submit(job)
         entry.touch()
         entry.jobs.add(job)
         return job
 
-    def ended(self, entry: Entry, job: Job) -> None:
+    def finish_job(self, entry: SessionEntry, job: Job) -> None:
         """Work of a session is over, whatever came of it; features of sessions that are not in use make room."""
         entry.jobs.discard(job)
         entry.touch()
-        warm = sorted((e for e in self.sessions.entries() if e.is_warm and not e.jobs), key=lambda e: e.used)
+        warm = sorted((e for e in self.sessions.entries() if e.is_warm and not e.jobs), key=lambda e: e.last_used_s)
         for one in warm[: max(0, len(warm) - self.settings.warm_sessions)]:
-            self._aside(self.worker.between(partial(_cool, one)))
+            self._run_in_background(self.worker.call(partial(_release_caches, one)))
 
-    async def close_quietly(self, sessions: list[Session]) -> None:
+    async def close_sessions(self, sessions: list[Session]) -> None:
         """Close sessions of conversations that are not kept."""
         for session in sessions:
-            with contextlib.suppress(Refusal):
-                await self.worker.between(session.close)
+            with contextlib.suppress(ApiError):
+                await self.worker.call(session.close)
 
-    def close_aside(self, sessions: list[Session]) -> None:
+    def close_in_background(self, sessions: list[Session]) -> None:
         """The same without waiting for it."""
         if sessions:
-            self._aside(self.close_quietly(sessions))
+            self._run_in_background(self.close_sessions(sessions))
 
-    def _aside(self, work: Any) -> None:
+    def _run_in_background(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
-        self._asides.add(task)
-        task.add_done_callback(self._asides.discard)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
         task.add_done_callback(lambda t: t.cancelled() or t.exception())  # a server that ends refuses it; so be it
 
-    def _checked(self, entry: Entry, kind: str, work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    def _start_work(self, entry: SessionEntry, kind: str, work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         if entry.is_closed:
-            raise Refusal(404, "the session was closed", code="no_session")
+            raise ApiError(404, "the session was closed", code="no_session")
         known = len(entry.session.objects)
         if kind in ("ask", "segment") and known >= self.settings.max_objects:
-            raise Refusal(409, f"the session knows {known} objects, as many as are allowed; remove some", code="full")
+            raise ApiError(409, f"the session knows {known} objects, as many as are allowed; remove some", code="full")
         return work()
 
 
-def _cool(entry: Entry) -> None:
+def _release_caches(entry: SessionEntry) -> None:
     if not entry.is_closed and not entry.jobs:
-        entry.cool()
+        entry.release_caches()
 
 
-def to_json(value: Any) -> str:
+def dump_json(value: Any) -> str:
     """Compact JSON that any reader takes."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -9,20 +9,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from unipixel.engine.answer import Answer, MaskPiece, TextPiece
-from unipixel.serve import delivery
-from unipixel.serve.delivery import JSON, NO_CACHE, event, whole
-from unipixel.serve.results import masks_json, object_json
+from unipixel.serve import responses
+from unipixel.serve.responses import NO_CACHE, JsonResponse, format_event, wait_for_result
 from unipixel.serve.runtime import Runtime
-from unipixel.serve.session_work import Changed
-from unipixel.serve.sessions import Entry
+from unipixel.serve.serializers import build_masks, build_object
+from unipixel.serve.session_work import ObjectsPiece
+from unipixel.serve.store import SessionEntry
 
 
-async def deliver(
+async def respond(
     request: Request,
-    entry: Entry,
+    entry: SessionEntry,
     kind: str,
     work: Callable[[], Iterator[Any]],
-    told: Callable[[Any], dict[str, Any]],
+    build_result: Callable[[Any], dict[str, Any]],
     *,
     stream: bool = False,
 ) -> Response:
@@ -40,30 +40,32 @@ async def deliver(
     runtime: Runtime = request.app.state.runtime
     job = runtime.submit(entry, kind, work)
     if stream:
-        return await _streamed(runtime, entry, job, told)
+        return await _stream_work(runtime, entry, job, build_result)
     try:
-        return JSON(told(await whole(request, job)), headers=NO_CACHE)
+        return JsonResponse(build_result(await wait_for_result(request, job)), headers=NO_CACHE)
     finally:
-        runtime.ended(entry, job)
+        runtime.finish_job(entry, job)
 
 
-async def _streamed(runtime: Runtime, entry: Entry, job: Any, told: Callable[[Any], dict[str, Any]]) -> Response:
-    def events(piece: Any) -> Iterator[str]:
+async def _stream_work(
+    runtime: Runtime, entry: SessionEntry, job: Any, build_result: Callable[[Any], dict[str, Any]]
+) -> Response:
+    def build_events(piece: Any) -> Iterator[str]:
         if isinstance(piece, TextPiece):
-            yield event("text", {"text": piece.text})
+            yield format_event("text", {"text": piece.text})
         elif isinstance(piece, MaskPiece):
-            yield event("masks", masks_json(piece))
+            yield format_event("masks", build_masks(piece))
         elif isinstance(piece, Answer):
-            yield event("answer", told(piece))
-        elif isinstance(piece, Changed):
-            yield event("objects", told(piece))
+            yield format_event("answer", build_result(piece))
+        elif isinstance(piece, ObjectsPiece):
+            yield format_event("objects", build_result(piece))
 
-    def failed(body: dict[str, Any]) -> str:
-        return event("stopped" if body["error"]["code"] == "stopped" else "error", body)
+    def build_error_event(body: dict[str, Any]) -> str:
+        return format_event("stopped" if body["error"]["code"] == "stopped" else "error", body)
 
-    return await delivery.stream(job, events, failed, lambda: runtime.ended(entry, job))
+    return await responses.stream_events(job, build_events, build_error_event, lambda: runtime.finish_job(entry, job))
 
 
-def changed_json(changed: Changed) -> dict[str, Any]:
+def build_objects(changed: ObjectsPiece) -> dict[str, Any]:
     """Objects that were worked on."""
-    return {"objects": [object_json(one) for one in changed.objects]}
+    return {"objects": [build_object(one) for one in changed.objects]}

@@ -6,18 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from unipixel.serve.wire import (
+from unipixel.serve.schemas import (
     PROMPT_EXAMPLES,
-    Asking,
     ClipOptions,
     MediaOut,
     Number,
     ObjectId,
     ObjectOut,
     Prompts,
+    QuestionOptions,
     Start,
-    Strict,
-    Usage,
+    StrictModel,
+    UsageOut,
 )
 
 FPS = Annotated[Number, Field(gt=0, lt=1_000_000)]
@@ -35,7 +35,7 @@ class OpenRequest(ClipOptions):
     fps: FPS | None = Field(None, description="Frames per second of a source that does not say it.")
 
 
-class AskRequest(Asking):
+class AskRequest(QuestionOptions):
     """A question."""
 
     model_config = ConfigDict(
@@ -58,7 +58,7 @@ class AskRequest(Asking):
     stream: bool = Field(False, description="Send events: `text`, `masks`, and at the end `answer`.")
 
 
-class SegmentRequest(Strict):
+class SegmentRequest(StrictModel):
     """Prompts that become objects."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompts": PROMPT_EXAMPLES[1], "label": "left wing"}]})
@@ -70,7 +70,7 @@ class SegmentRequest(Strict):
     stream: bool = Field(False, description="Send events: `masks` frame by frame, and at the end `objects`.")
 
 
-class CorrectRequest(Strict):
+class CorrectRequest(StrictModel):
     """Prompts that correct an object; their ``object_id`` may be left out."""
 
     model_config = ConfigDict(
@@ -81,7 +81,7 @@ class CorrectRequest(Strict):
     stream: bool = False
 
 
-class TrackRequest(Strict):
+class TrackRequest(StrictModel):
     """Objects to be tracked again."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"objects": [1], "start": 3, "stream": True}, {}]})
@@ -93,7 +93,7 @@ class TrackRequest(Strict):
     stream: bool = False
 
 
-class RenameRequest(Strict):
+class RenameRequest(StrictModel):
     """Another label."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"label": "left wing"}]})
@@ -122,7 +122,7 @@ class SessionOut(BaseModel):
     turns: list[TurnOut]
 
 
-class SessionLine(BaseModel):
+class SessionSummary(BaseModel):
     """A session in a list."""
 
     id: str
@@ -135,7 +135,7 @@ class SessionLine(BaseModel):
 class SessionsOut(BaseModel):
     """The sessions that belong to a key."""
 
-    sessions: list[SessionLine]
+    sessions: list[SessionSummary]
 
 
 class AnswerOut(BaseModel):
@@ -146,7 +146,7 @@ class AnswerOut(BaseModel):
     raw_text: str
     finish_reason: Literal["stop", "length"]
     objects: list[ObjectOut] = Field(description="Objects that were prompted, then those that the reply segments.")
-    usage: Usage
+    usage: UsageOut
     timings_s: dict[str, float]
 
 

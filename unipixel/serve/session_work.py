@@ -8,23 +8,23 @@ from typing import Any
 
 from unipixel.engine.answer import Answer
 from unipixel.engine.memory import KnownObject
-from unipixel.engine.objects import pursue, retraced, starts
+from unipixel.engine.objects import choose_start_frames, restart_object, track_objects
 from unipixel.engine.requests import check_start
 from unipixel.engine.tracking import legs
 from unipixel.errors import PromptError
 from unipixel.sample import Prompt
-from unipixel.serve.faults import Refusal
-from unipixel.serve.sessions import MOST_REVISIONS, Entry, Revision
+from unipixel.serve.errors import ApiError
+from unipixel.serve.store import MAX_REVISIONS, PromptRevision, SessionEntry
 
 
-class Changed:
+class ObjectsPiece:
     """The last piece of work on objects: which ones it was about."""
 
     def __init__(self, objects: Sequence[KnownObject]) -> None:
         self.objects = tuple(objects)
 
 
-def ask(entry: Entry, text: str | None, prompts: Sequence[Prompt], options: dict[str, Any]) -> Iterator[Any]:
+def ask(entry: SessionEntry, text: str | None, prompts: Sequence[Prompt], options: dict[str, Any]) -> Iterator[Any]:
     """Answer a question; the last piece is the `Answer`.
 
     Raises:
@@ -36,16 +36,16 @@ def ask(entry: Entry, text: str | None, prompts: Sequence[Prompt], options: dict
     def run() -> Iterator[Any]:
         for piece in pieces:
             if isinstance(piece, Answer):
-                _revise(entry, before, prompts, [one.id for one in piece.objects])
+                _record_revision(entry, before, prompts, [one.id for one in piece.objects])
             yield piece
 
-    return _watched(entry, run, pieces)
+    return _refresh_after_each(entry, run, pieces)
 
 
 def segment(
-    entry: Entry, prompts: Sequence[Prompt], options: dict[str, Any], label: str | None = None
+    entry: SessionEntry, prompts: Sequence[Prompt], options: dict[str, Any], label: str | None = None
 ) -> Iterator[Any]:
-    """Make objects of prompts, or correct those that are known; the last piece is `Changed`.
+    """Make objects of prompts, or correct those that are known; the last piece is `ObjectsPiece`.
 
     Raises:
         PromptError: a prompt is not usable; raised at once.
@@ -62,13 +62,13 @@ def segment(
                 for i in ids:
                     if entry.session.objects[i].prompts:  # not what the model found besides
                         entry.session.rename(i, label)
-            yield Changed([entry.session.objects[i] for i in ids])
+            yield ObjectsPiece([entry.session.objects[i] for i in ids])
 
-    return _watched(entry, run, asking)
+    return _refresh_after_each(entry, run, asking)
 
 
-def retract(entry: Entry, object_id: int, number: int) -> Iterator[Any]:
-    """Take one prompt of an object back: the object becomes what it would be without it. The last piece is `Changed`.
+def retract(entry: SessionEntry, object_id: int, number: int) -> Iterator[Any]:
+    """Take one prompt of an object back: it becomes what it would be without it. The last piece is `ObjectsPiece`.
 
     What came before that prompt is restored; prompts that came later are applied again.
 
@@ -77,10 +77,10 @@ def retract(entry: Entry, object_id: int, number: int) -> Iterator[Any]:
         Refusal: nothing is left from which the object could be made, and it was not made by words.
     """
     session, memory = entry.session, entry.session.workspace.memory
-    known = memory.known(object_id)
+    known = memory.find(object_id)
     if not -len(known.prompts) <= number < len(known.prompts):
         raise PromptError(f"object {object_id} has {len(known.prompts)} prompts; there is none with number {number}")
-    base, kept, later = _without(entry, known, number % len(known.prompts))
+    base, kept, later = _find_revision(entry, known, number % len(known.prompts))
 
     def run() -> Iterator[Any]:
         done = False
@@ -93,7 +93,7 @@ def retract(entry: Entry, object_id: int, number: int) -> Iterator[Any]:
                 memory.add(replace(base, label=known.label))
                 entry.revisions[object_id] = past[: len(past) - len(later) - 1]
             for prompts in [group for group in (kept, *later) if group]:
-                yield from _pieces(
+                yield from _skip_answer(
                     ask(entry, None, [replace(p, object_id=object_id) for p in prompts], {"force": True})
                 )
             if object_id in memory:
@@ -103,65 +103,67 @@ def retract(entry: Entry, object_id: int, number: int) -> Iterator[Any]:
             if not done:  # stopped or failed half-way: as if it had not been tried
                 memory.add(known)
                 entry.revisions[object_id] = past
-        yield Changed([session.objects[object_id]] if object_id in memory else [])
+        yield ObjectsPiece([session.objects[object_id]] if object_id in memory else [])
 
-    return _watched(entry, run, None)
+    return _refresh_after_each(entry, run, None)
 
 
-def track(entry: Entry, objects: Sequence[int] | None, start: Any) -> Iterator[Any]:
-    """Track objects again, frame by frame, as `Session.track` does in one go. The last piece is `Changed`.
+def track(entry: SessionEntry, objects: Sequence[int] | None, start: Any) -> Iterator[Any]:
+    """Track objects again, frame by frame, as `Session.track` does in one go. The last piece is `ObjectsPiece`.
 
     Raises:
         PromptError: an object is not known, or nothing says where it is on that frame; raised at once.
     """
     space = entry.session.workspace
-    wanted = [space.memory.known(i) for i in (list(space.memory) if objects is None else dict.fromkeys(objects))]
+    wanted = [space.memory.find(i) for i in (list(space.memory) if objects is None else dict.fromkeys(objects))]
     if not wanted:
         raise PromptError("the session knows no object; segment one first")
     if start is not None:
         frame = check_start(start, space.num_frames)
-        begin = [_best(entry, one) if frame == "best" else frame for one in wanted]
-        wanted = [retraced(space, one, where) for one, where in zip(wanted, begin, strict=True)]
+        begin = [_find_best_frame(entry, one) if frame == "best" else frame for one in wanted]
+        wanted = [restart_object(space, one, where) for one, where in zip(wanted, begin, strict=True)]
     routes = [leg for one in wanted for leg in legs(one.id, one.anchors, space.num_frames)]
-    pieces = pursue(space, wanted, routes)
+    pieces = track_objects(space, wanted, routes)
 
     def run() -> Iterator[Any]:
         yield from pieces
-        yield Changed([space.memory[one.id] for one in wanted if one.id in space.memory])
+        yield ObjectsPiece([space.memory[one.id] for one in wanted if one.id in space.memory])
 
-    return _watched(entry, run, pieces)
+    return _refresh_after_each(entry, run, pieces)
 
 
-def _best(entry: Entry, known: KnownObject) -> int | None:
+def _find_best_frame(entry: SessionEntry, known: KnownObject) -> int | None:
     if known.queries is None:
         return None
-    return starts(entry.session.workspace, known.queries[None], "best")[0]
+    return choose_start_frames(entry.session.workspace, known.queries[None], "best")[0]
 
 
-def _pieces(asking: Iterator[Any]) -> Iterator[Any]:
+def _skip_answer(asking: Iterator[Any]) -> Iterator[Any]:
     for piece in asking:
         if not isinstance(piece, Answer):
             yield piece
 
 
-def _watched(entry: Entry, run: Callable[[], Iterator[Any]], inner: Any) -> Iterator[Any]:
+def _refresh_after_each(entry: SessionEntry, run: Callable[[], Iterator[Any]], inner: Any) -> Iterator[Any]:
     """Pieces of work, after each of which what the session knows can be read by others."""
 
     def watched() -> Iterator[Any]:
         try:
             for piece in run():
-                entry.look()
+                entry.refresh_objects()
                 yield piece
         finally:
             if inner is not None:
                 inner.close()
-            entry.look()
+            entry.refresh_objects()
 
     entry.is_warm = True
     return watched()
 
 
-def _revise(entry: Entry, before: dict[int, KnownObject], prompts: Sequence[Prompt], ids: Sequence[int]) -> None:
+def _record_revision(
+    entry: SessionEntry, before: dict[int, KnownObject], prompts: Sequence[Prompt], ids: Sequence[int]
+) -> None:
     """Note what objects were before prompts were added to them."""
     now = entry.session.objects
     for i in ids:
@@ -171,12 +173,12 @@ def _revise(entry: Entry, before: dict[int, KnownObject], prompts: Sequence[Prom
             continue
         added = known.prompts[0 if old is None else len(old.prompts) :]
         past = entry.revisions.setdefault(i, [])
-        past.append(Revision(old, tuple(added)))
-        del past[:-MOST_REVISIONS]
+        past.append(PromptRevision(old, tuple(added)))
+        del past[:-MAX_REVISIONS]
 
 
-def _without(
-    entry: Entry, known: KnownObject, number: int
+def _find_revision(
+    entry: SessionEntry, known: KnownObject, number: int
 ) -> tuple[KnownObject | None, tuple[Prompt, ...], list[tuple[Prompt, ...]]]:
     """An object before the prompts that one of its prompts came with; the others of them; and all later ones.
 
@@ -193,7 +195,7 @@ def _without(
     # what it was before that prompt is not known any more: it is made anew from the prompts that are left
     kept = tuple(p for i, p in enumerate(known.prompts) if i != number)
     if known.label and known.queries is not None:
-        raise Refusal(
+        raise ApiError(
             409,
             f"prompt {number} of object {known.id} is too old to be taken back; correct the object, or remove it",
             code="too_old",

@@ -10,7 +10,7 @@ from pathlib import Path
 from unipixel.media import Limits
 
 _ADDRESS = re.compile(r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?")
-SHORTEST_KEY = 16
+MIN_KEY_LENGTH = 16
 """Characters of an API key; shorter ones can be guessed."""
 
 
@@ -91,9 +91,11 @@ class ServeSettings:
                 raise ValueError(f"{one.name} is {value!r}; it must be positive")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"the port is {self.port}; it must be from 0 (any free one) to 65535")
-        short = [key for key in self.api_keys if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable()]
+        short = [
+            key for key in self.api_keys if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable()
+        ]
         if short:
-            raise ValueError(f"an API key must be at least {SHORTEST_KEY} printable ASCII characters; one is not")
+            raise ValueError(f"an API key must be at least {MIN_KEY_LENGTH} printable ASCII characters; one is not")
         if self.label_studio_url and not _ADDRESS.fullmatch(self.label_studio_url):
             raise ValueError(
                 f"LABEL_STUDIO_URL is {self.label_studio_url!r}; it must be as http://host:8080, without user and query"

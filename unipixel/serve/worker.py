@@ -17,29 +17,29 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from unipixel.serve.faults import GONE, LOG, Refusal, Stopped
+from unipixel.serve.errors import CLIENT_CLOSED, LOG, ApiError, JobCancelled
 
 T = TypeVar("T")
 
 
-class Begun:
+class JobStarted:
     """The first thing that a job tells: the model has taken it up."""
 
 
-class _End:
+class _JobEnded:
     """The last thing, after the pieces."""
 
 
 @dataclass(frozen=True)
-class Spent:
+class JobStats:
     """How a job went, for the counters."""
 
     kind: str
     outcome: str
     """``"done"``, ``"stopped"`` or ``"failed"``."""
-    waited_s: float
-    ran_s: float
-    together: int
+    wait_s: float
+    run_s: float
+    batch_size: int
     """Jobs that ran in the same batch."""
 
 
@@ -53,22 +53,22 @@ class Job:
         part: what a batch needs to do the same; only of jobs that may share one.
     """
 
-    def __init__(self, lane: str, work: Callable[[], Iterator[Any]], *, kind: str, part: Any = None) -> None:
-        self.lane, self.work, self.kind, self.part = lane, work, kind, part
-        self.since = self.began = time.monotonic()
-        self.stop: Stopped | None = None
+    def __init__(self, lane: str, work: Callable[[], Iterator[Any]], *, kind: str, batch_item: Any = None) -> None:
+        self.lane, self.work, self.kind, self.batch_item = lane, work, kind, batch_item
+        self.submitted_s = self.started_s = time.monotonic()
+        self.stop_reason: JobCancelled | None = None
         """Why it is to be stopped, if it is."""
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
-        self._dropped: Callable[[Job], None] = lambda _: None
+        self._on_cancel: Callable[[Job], None] = lambda _: None
 
-    def cancel(self, reason: Stopped | None = None) -> None:
+    def cancel(self, reason: JobCancelled | None = None) -> None:
         """Stop the work; what it did so far is kept. Safe from any thread, and at any time."""
-        if self.stop is None:
-            self.stop = reason or Stopped(GONE, "the client has left", code="client_gone")
-            self._dropped(self)
+        if self.stop_reason is None:
+            self.stop_reason = reason or JobCancelled(CLIENT_CLOSED, "the client has left", code="client_gone")
+            self._on_cancel(self)
 
-    def tell(self, event: Any) -> None:
+    def send(self, event: Any) -> None:
         """Hand something to whoever awaits the job."""
         with suppress(RuntimeError):  # the loop is closed: nobody does any more
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
@@ -77,11 +77,11 @@ class Job:
         """`Begun`, then the pieces.
 
         Raises:
-            Exception: what the work raised, or `Stopped`.
+            Exception: what the work raised, or `JobCancelled`.
         """
         while True:
             event = await self._events.get()
-            if isinstance(event, _End):
+            if isinstance(event, _JobEnded):
                 return
             if isinstance(event, BaseException):
                 raise event
@@ -91,7 +91,7 @@ class Job:
         """The last piece.
 
         Raises:
-            Exception: what the work raised, or `Stopped`.
+            Exception: what the work raised, or `JobCancelled`.
         """
         last = None
         async for piece in self.events():
@@ -99,7 +99,7 @@ class Job:
         return last
 
 
-class _Entry:
+class _Slot:
     """Jobs under way: one as a generator, or a batch that runs in one go."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
@@ -128,21 +128,21 @@ class ModelWorker:
         max_queue: int,
         max_running: int,
         batch_size: int,
-        together: Callable[[list[Any]], list[Any]],
-        observe: Callable[[Spent], None] = lambda _: None,
+        answer_batch: Callable[[list[Any]], list[Any]],
+        on_finish: Callable[[JobStats], None] = lambda _: None,
     ) -> None:
         self._max_queue, self._max_running, self._batch_size = max_queue, max_running, batch_size
-        self._together, self._observe = together, observe
+        self._answer_batch, self._on_finish = answer_batch, on_finish
         self._condition = threading.Condition()
         self._lanes: OrderedDict[str, deque[Job]] = OrderedDict()
-        self._running: deque[_Entry] = deque()
+        self._slots: deque[_Slot] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._accepting, self._ended = True, False
         self._mean_s = 1.0
-        self._at: _Entry | None = None
-        self._owed: set[Job] = set()
+        self._current: _Slot | None = None
+        self._unfinished: set[Job] = set()
         """Jobs that were taken in and have not ended."""
-        self._thread = threading.Thread(target=self._main, name="unipixel-model", daemon=True)
+        self._thread = threading.Thread(target=self._run_forever, name="unipixel-model", daemon=True)
 
     # from the event loop
 
@@ -151,16 +151,16 @@ class ModelWorker:
         self._thread.start()
 
     @property
-    def waiting(self) -> int:
+    def num_waiting(self) -> int:
         """Jobs in the queue."""
         with self._condition:
-            return self._waiting()
+            return self._count_waiting()
 
     @property
-    def running(self) -> int:
+    def num_running(self) -> int:
         """Jobs under way."""
         with self._condition:
-            return sum(len(entry.jobs) for entry in self._running)
+            return sum(len(entry.jobs) for entry in self._slots)
 
     @property
     def is_ready(self) -> bool:
@@ -175,24 +175,24 @@ class ModelWorker:
         """
         with self._condition:
             if not self._accepting:
-                raise Refusal(503, "the server is shutting down", code="shutting_down", retry_after_s=5)
-            waiting = self._waiting()
+                raise ApiError(503, "the server is shutting down", code="shutting_down", retry_after_s=5)
+            waiting = self._count_waiting()
             if waiting >= self._max_queue:
                 after = min(max(math.ceil(self._mean_s * waiting), 1), 120)
                 sentence = f"{waiting} requests are waiting, as many as are allowed; try again in {after} s"
-                raise Refusal(429, sentence, code="queue_full", retry_after_s=after)
-            job._dropped = self._drop
-            self._owed.add(job)
+                raise ApiError(429, sentence, code="queue_full", retry_after_s=after)
+            job._on_cancel = self._dequeue
+            self._unfinished.add(job)
             self._lanes.setdefault(job.lane, deque()).append(job)
             self._condition.notify()
         return job
 
-    async def between(self, call: Callable[[], T]) -> T:
+    async def call(self, call: Callable[[], T]) -> T:
         """Run something short on the model's thread, between two pieces, ahead of everything that waits."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
-        def tell(result: T | None, error: Exception | None) -> None:
+        def send(result: T | None, error: Exception | None) -> None:
             if not future.done():
                 future.set_exception(error) if error is not None else future.set_result(result)  # type: ignore[arg-type]
 
@@ -207,11 +207,11 @@ class ModelWorker:
                 raise
             finally:
                 with suppress(RuntimeError):
-                    loop.call_soon_threadsafe(tell, result, error)
+                    loop.call_soon_threadsafe(send, result, error)
 
         with self._condition:
             if self._ended:
-                raise Refusal(503, "the server is shutting down", code="shutting_down", retry_after_s=5)
+                raise ApiError(503, "the server is shutting down", code="shutting_down", retry_after_s=5)
             self._calls.append(run)
             self._condition.notify()
         return await future
@@ -221,20 +221,20 @@ class ModelWorker:
         with self._condition:
             self._accepting = False
         end = time.monotonic() + grace_s
-        while self.waiting + self.running and time.monotonic() < end:
+        while self.num_waiting + self.num_running and time.monotonic() < end:
             await asyncio.sleep(0.02)
-        reason = Stopped(503, "the server is shutting down and stopped this answer", code="shutting_down")
+        reason = JobCancelled(503, "the server is shutting down and stopped this answer", code="shutting_down")
         with self._condition:
             left = [job for lane in self._lanes.values() for job in lane]
-            left += [job for entry in self._running for job in entry.jobs]
+            left += [job for entry in self._slots for job in entry.jobs]
         for job in left:
             job.cancel(reason)
         for _ in range(100):
-            if not self.running:
+            if not self.num_running:
                 return
             await asyncio.sleep(0.02)
 
-    def end(self, wait_s: float = 5.0) -> None:
+    def stop(self, wait_s: float = 5.0) -> None:
         """End the thread."""
         with self._condition:
             self._accepting, self._ended = False, True
@@ -244,7 +244,7 @@ class ModelWorker:
 
     # on the model's thread
 
-    def _main(self) -> None:
+    def _run_forever(self) -> None:
         is_hit = False
         while not self._ended:
             try:
@@ -258,47 +258,47 @@ class ModelWorker:
 
     def _recover(self) -> None:
         """Fail what was being worked at, and what was on its way between two places, so that nobody waits for ever."""
-        entry, self._at = self._at, None
+        entry, self._current = self._current, None
         if entry is not None:
             self._discard(entry)
         with self._condition:
             kept = {job for lane in self._lanes.values() for job in lane}
-            kept |= {job for entry in self._running for job in entry.jobs}
-            lost = self._owed - kept
+            kept |= {job for entry in self._slots for job in entry.jobs}
+            lost = self._unfinished - kept
         for job in lost:
             self._finish(job, RuntimeError("the model's thread was interrupted"))
 
     def _loop(self) -> None:
         while True:
             with self._condition:
-                while not (self._calls or self._running or self._next_lane() is not None):
+                while not (self._calls or self._slots or self._next_lane() is not None):
                     if self._ended:
                         return
                     self._condition.wait()
-            self._sweep()
+            self._close_cancelled()
             for _ in range(len(self._calls)):
                 self._calls.popleft()()
             with self._condition:
                 self._admit()
-                entry = self._running[0] if self._running else None
-                self._running.rotate(-1)
-            self._at = entry
+                entry = self._slots[0] if self._slots else None
+                self._slots.rotate(-1)
+            self._current = entry
             if entry is not None:
                 self._step(entry)
-            self._at = None
+            self._current = None
 
-    def _waiting(self) -> int:
+    def _count_waiting(self) -> int:
         return sum(len(lane) for lane in self._lanes.values())
 
     def _next_lane(self) -> str | None:
         """The lane whose turn it is: the first that is not under way already."""
-        if len(self._running) >= self._max_running:
+        if len(self._slots) >= self._max_running:
             return None
-        busy = {job.lane for entry in self._running for job in entry.jobs}
-        in_batch = any(job.part is not None for entry in self._running for job in entry.jobs)
+        busy = {job.lane for entry in self._slots for job in entry.jobs}
+        in_batch = any(job.batch_item is not None for entry in self._slots for job in entry.jobs)
         for lane, jobs in self._lanes.items():
             # while one batch runs, the next one gathers
-            if lane not in busy and not (in_batch and jobs[0].part is not None):
+            if lane not in busy and not (in_batch and jobs[0].batch_item is not None):
                 return lane
         return None
 
@@ -306,12 +306,12 @@ class ModelWorker:
         """Take jobs from the queue, in turn over the lanes."""
         while (lane := self._next_lane()) is not None:
             taken = [self._take(lane)]
-            if taken[0].part is not None:
-                others = [name for name, jobs in self._lanes.items() if jobs[0].part is not None]
+            if taken[0].batch_item is not None:
+                others = [name for name, jobs in self._lanes.items() if jobs[0].batch_item is not None]
                 taken += [self._take(name) for name in others[: self._batch_size - 1]]
             for job in taken:
-                job.began = time.monotonic()
-            self._running.append(_Entry(taken))
+                job.started_s = time.monotonic()
+            self._slots.append(_Slot(taken))
 
     def _take(self, lane: str) -> Job:
         jobs = self._lanes.pop(lane)
@@ -320,7 +320,7 @@ class ModelWorker:
             self._lanes[lane] = jobs  # at the end: it has had its turn
         return job
 
-    def _drop(self, job: Job) -> None:
+    def _dequeue(self, job: Job) -> None:
         """Take a job that was cancelled out of the queue; one that is under way is swept by the thread."""
         with self._condition:
             jobs = self._lanes.get(job.lane)
@@ -328,37 +328,37 @@ class ModelWorker:
                 jobs.remove(job)
                 if not jobs:
                     del self._lanes[job.lane]
-                job.began = time.monotonic()
-                job.tell(job.stop)
-                self._owed.discard(job)
+                job.started_s = time.monotonic()
+                job.send(job.stop_reason)
+                self._unfinished.discard(job)
             self._condition.notify()
 
-    def _sweep(self) -> None:
+    def _close_cancelled(self) -> None:
         """Close what was cancelled."""
-        for entry in [entry for entry in self._running if any(job.stop for job in entry.jobs)]:
-            gone = [job for job in entry.jobs if job.stop is not None]
+        for entry in [entry for entry in self._slots if any(job.stop_reason for job in entry.jobs)]:
+            gone = [job for job in entry.jobs if job.stop_reason is not None]
             if len(gone) == len(entry.jobs):
                 self._discard(entry)
                 entry.close()
             else:
-                entry.jobs = [job for job in entry.jobs if job.stop is None]
+                entry.jobs = [job for job in entry.jobs if job.stop_reason is None]
             for job in gone:
-                self._finish(job, job.stop)
+                self._finish(job, job.stop_reason)
 
-    def _discard(self, entry: _Entry) -> None:
+    def _discard(self, entry: _Slot) -> None:
         with self._condition, suppress(ValueError):
-            self._running.remove(entry)
+            self._slots.remove(entry)
 
-    def _step(self, entry: _Entry) -> None:
+    def _step(self, entry: _Slot) -> None:
         if len(entry.jobs) > 1:
-            self._batch(entry)
+            self._run_batch(entry)
             return
         (job,) = entry.jobs
         try:
             if entry.pieces is None:
                 entry.pieces = job.work()
-                job.tell(Begun())
-            job.tell(next(entry.pieces))
+                job.send(JobStarted())
+            job.send(next(entry.pieces))
         except StopIteration:
             self._discard(entry)
             self._finish(job, None)
@@ -366,24 +366,24 @@ class ModelWorker:
             self._discard(entry)
             self._finish(job, error)
 
-    def _batch(self, entry: _Entry) -> None:
+    def _run_batch(self, entry: _Slot) -> None:
         jobs = entry.jobs
         for job in jobs:
-            job.tell(Begun())
+            job.send(JobStarted())
         try:
-            results = self._together([job.part for job in jobs])
+            results = self._answer_batch([job.batch_item for job in jobs])
         except Exception as error:
             results = [error] * len(jobs)
         self._discard(entry)
         for job, result in zip(jobs, results, strict=True):
             if not isinstance(result, Exception):
-                job.tell(result)
-            self._finish(job, result if isinstance(result, Exception) else None, together=len(jobs))
+                job.send(result)
+            self._finish(job, result if isinstance(result, Exception) else None, answer_batch=len(jobs))
 
-    def _finish(self, job: Job, error: Exception | None, together: int = 1) -> None:
+    def _finish(self, job: Job, error: Exception | None, answer_batch: int = 1) -> None:
         now = time.monotonic()
-        self._mean_s += 0.2 * ((now - job.began) / together - self._mean_s)
-        outcome = "done" if error is None else "stopped" if isinstance(error, Stopped) else "failed"
-        self._observe(Spent(job.kind, outcome, job.began - job.since, now - job.began, together))
-        job.tell(_End() if error is None else error)
-        self._owed.discard(job)
+        self._mean_s += 0.2 * ((now - job.started_s) / answer_batch - self._mean_s)
+        outcome = "done" if error is None else "stopped" if isinstance(error, JobCancelled) else "failed"
+        self._on_finish(JobStats(job.kind, outcome, job.started_s - job.submitted_s, now - job.started_s, answer_batch))
+        job.send(_JobEnded() if error is None else error)
+        self._unfinished.discard(job)

@@ -10,13 +10,13 @@ Everything is a function of (seed, index). Seeds from `EVAL_SEED` on are held ou
 """
 
 from unipixel.stickers.facts import Facts
-from unipixel.stickers.language import vocabulary_texts
-from unipixel.stickers.records import describe, drawn, sample, write_samples
-from unipixel.stickers.scene import EVAL_SEED, HARD, WORLDS, Scene, SceneObject, SceneSettings, scene
+from unipixel.stickers.language import list_vocabulary_texts
+from unipixel.stickers.records import describe_scene, generate_sample, generate_scene_with_turns, write_samples
+from unipixel.stickers.scene import EVAL_SEED, HARD, WORLDS, Scene, SceneObject, SceneSettings, generate_scene
 from unipixel.stickers.sprites import HELD_OUT_FAMILY, TRAINING_FAMILIES
 from unipixel.stickers.things import FAMILIAR, THINGS, Thing
-from unipixel.stickers.turns import FIRST_MIX, FULL_MIX, TASKS, turns
-from unipixel.stickers.video import video
+from unipixel.stickers.turns import FIRST_MIX, FULL_MIX, TASKS, generate_turns
+from unipixel.stickers.video import generate_video
 
 __all__ = [
     "EVAL_SEED",
@@ -34,12 +34,12 @@ __all__ = [
     "SceneObject",
     "SceneSettings",
     "Thing",
-    "describe",
-    "drawn",
-    "sample",
-    "scene",
-    "turns",
-    "video",
-    "vocabulary_texts",
+    "describe_scene",
+    "generate_scene_with_turns",
+    "generate_sample",
+    "generate_scene",
+    "generate_turns",
+    "generate_video",
+    "list_vocabulary_texts",
     "write_samples",
 ]

@@ -18,7 +18,7 @@ Crop = tuple[Path, tuple[int, int, int, int]]
 """A photo, and the box (x1, y1, x2, y2) in its pixels that may be used of it."""
 
 
-def background(
+def draw_background(
     rng: np.random.Generator,
     size_hw: Size,
     photos: Path | tuple[Crop, ...] | None = None,
@@ -35,7 +35,7 @@ def background(
         patterns: keys of `PATTERNS` that may be drawn; empty for all.
     """
     if photos is not None and rng.random() < photo_share:
-        return _photo(rng, size_hw, photos)
+        return _crop_photo(rng, size_hw, photos)
     names = list(patterns or PATTERNS)
     pattern = PATTERNS[names[int(rng.integers(len(names)))]](rng, size_hw)
     if rng.random() < 0.5:
@@ -44,7 +44,7 @@ def background(
     return pattern
 
 
-def _colours(rng: np.random.Generator, count: int) -> np.ndarray:
+def _choose_colours(rng: np.random.Generator, count: int) -> np.ndarray:
     """uint8 (count, 3): random colours, some of them a family of similar ones."""
     colours = rng.integers(0, 256, (count, 3))
     if rng.random() < 0.5:
@@ -57,7 +57,7 @@ def _enlarge(small: np.ndarray, size_hw: Size, how: Image.Resampling = Image.Res
     return np.asarray(Image.fromarray(small).resize((size_hw[1], size_hw[0]), how))
 
 
-def _along(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
+def _measure_along(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
     """float32 (H, W): distance along a random direction, in units of the longer side."""
     angle = float(rng.random()) * np.pi
     scale = 1 / max(size_hw)
@@ -67,18 +67,18 @@ def _along(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
 
 
 def _plain(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
-    return np.broadcast_to(_colours(rng, 1), (*size_hw, 3)).copy()
+    return np.broadcast_to(_choose_colours(rng, 1), (*size_hw, 3)).copy()
 
 
 def _gradient(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
-    return _enlarge(_colours(rng, 4).reshape(2, 2, 3), size_hw)
+    return _enlarge(_choose_colours(rng, 4).reshape(2, 2, 3), size_hw)
 
 
 def _clouds(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
     """Octaves of smooth noise, each finer and fainter than the one before."""
     step = int(rng.choice([2, 3]))
     cells = int(rng.integers(2, 6))
-    total = _enlarge(_colours(rng, cells * cells).reshape(cells, cells, 3), size_hw).astype(np.int16)
+    total = _enlarge(_choose_colours(rng, cells * cells).reshape(cells, cells, 3), size_hw).astype(np.int16)
     strength = int(rng.integers(20, 70))
     while cells * step < min(size_hw) and strength > 4:
         cells *= step
@@ -91,29 +91,29 @@ def _clouds(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
 
 def _stripes(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
     count = int(rng.integers(2, 5))
-    bands = (_along(rng, size_hw) * float(rng.uniform(3, 24)) + count).astype(np.int32) % count
-    return _colours(rng, count)[bands]
+    bands = (_measure_along(rng, size_hw) * float(rng.uniform(3, 24)) + count).astype(np.int32) % count
+    return _choose_colours(rng, count)[bands]
 
 
 def _waves(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
     """Rippled bands, as of wood or water."""
-    ripple = np.sin(_along(rng, size_hw) * float(rng.uniform(10, 50)))
-    value = np.sin(_along(rng, size_hw) * float(rng.uniform(15, 90)) + ripple * float(rng.uniform(0.5, 3)))
-    first, second = _colours(rng, 2).astype(np.float32)
+    ripple = np.sin(_measure_along(rng, size_hw) * float(rng.uniform(10, 50)))
+    value = np.sin(_measure_along(rng, size_hw) * float(rng.uniform(15, 90)) + ripple * float(rng.uniform(0.5, 3)))
+    first, second = _choose_colours(rng, 2).astype(np.float32)
     ramp = (first + np.linspace(0, 1, 64, dtype=np.float32)[:, None] * (second - first)).astype(np.uint8)
     return ramp[((value + 1) * 31.5).astype(np.int32)]
 
 
 def _checks(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
-    first, second = _along(rng, size_hw), _along(rng, size_hw)
+    first, second = _measure_along(rng, size_hw), _measure_along(rng, size_hw)
     scale = float(rng.uniform(4, 18))
-    return _colours(rng, 2)[((first * scale + 9).astype(np.int32) + (second * scale + 9).astype(np.int32)) & 1]
+    return _choose_colours(rng, 2)[((first * scale + 9).astype(np.int32) + (second * scale + 9).astype(np.int32)) & 1]
 
 
 def _blocks(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
     """Flat random tiles."""
     rows, columns = int(rng.integers(2, 12)), int(rng.integers(2, 12))
-    return _enlarge(_colours(rng, rows * columns).reshape(rows, columns, 3), size_hw, Image.Resampling.NEAREST)
+    return _enlarge(_choose_colours(rng, rows * columns).reshape(rows, columns, 3), size_hw, Image.Resampling.NEAREST)
 
 
 def _bricks(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
@@ -125,7 +125,7 @@ def _bricks(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
     shifted = x + (row & 1) * (width // 2)
     joint = (y % height < 2) | (shifted % width < 2)
     shade = (row * 7 + (shifted // width) * 13) % 5
-    first, second = _colours(rng, 2).astype(np.int16)
+    first, second = _choose_colours(rng, 2).astype(np.int16)
     body = np.clip(first + (np.arange(5, dtype=np.int16)[:, None] - 2) * 8, 0, 255).astype(np.uint8)
     return np.where(joint[..., None], second.astype(np.uint8), body[shade])
 
@@ -136,7 +136,7 @@ def _dots(rng: np.random.Generator, size_hw: Size) -> np.ndarray:
     radius = pitch * float(rng.uniform(0.15, 0.45))
     y = np.arange(size_hw[0], dtype=np.float32)[:, None] % pitch - pitch / 2
     x = np.arange(size_hw[1], dtype=np.float32)[None] % pitch - pitch / 2
-    return _colours(rng, 2)[(y * y + x * x < radius * radius).astype(np.int32)]
+    return _choose_colours(rng, 2)[(y * y + x * x < radius * radius).astype(np.int32)]
 
 
 PATTERNS: dict[str, Callable[[np.random.Generator, Size], np.ndarray]] = {
@@ -154,7 +154,7 @@ PATTERNS: dict[str, Callable[[np.random.Generator, Size], np.ndarray]] = {
 
 
 @lru_cache(maxsize=8)
-def photo_files(folder: Path) -> tuple[Path, ...]:
+def list_photos(folder: Path) -> tuple[Path, ...]:
     """The photos of a folder and the folders in it, in name order.
 
     Raises:
@@ -169,7 +169,7 @@ def photo_files(folder: Path) -> tuple[Path, ...]:
 
 
 @lru_cache(maxsize=512)
-def _small_photo(path: Path) -> Image.Image:
+def _load_thumbnail(path: Path) -> Image.Image:
     """A photo at about 320 px, kept so that later crops cost no decoding.
 
     Raises:
@@ -185,14 +185,14 @@ def _small_photo(path: Path) -> Image.Image:
     return small
 
 
-def _photo(rng: np.random.Generator, size_hw: Size, photos: Path | tuple[Crop, ...]) -> np.ndarray:
+def _crop_photo(rng: np.random.Generator, size_hw: Size, photos: Path | tuple[Crop, ...]) -> np.ndarray:
     if isinstance(photos, Path):
-        files = photo_files(photos)
-        photo = _small_photo(files[int(rng.integers(len(files)))])
+        files = list_photos(photos)
+        photo = _load_thumbnail(files[int(rng.integers(len(files)))])
         x1, y1, x2, y2 = 0, 0, photo.width, photo.height
     else:
         path, box = photos[int(rng.integers(len(photos)))]
-        photo = _small_photo(path)
+        photo = _load_thumbnail(path)
         x1, y1, x2, y2 = box
         if x2 > photo.width or y2 > photo.height:
             raise DatasetError(

@@ -10,86 +10,98 @@ import numpy as np
 from unipixel.sample import Turn
 from unipixel.stickers.colours import COLOURS
 from unipixel.stickers.facts import CLEARLY, Facts
-from unipixel.stickers.language import CHOOSE, LOCALIZE, MOTIONS, PLACES, RELATIONS, with_article
-from unipixel.stickers.prompts import reference
-from unipixel.stickers.segment_tasks import absent_name
+from unipixel.stickers.language import CHOOSE, LOCALIZE, MOTIONS, PLACES, RELATIONS, add_article
+from unipixel.stickers.prompts import sample_prompt
+from unipixel.stickers.segment_tasks import choose_absent_name
 from unipixel.stickers.things import USES, Thing
 
 LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
-class _Question:
+class _ChoiceQuestion:
     text: str
     """Speaks of objects as [id]."""
     options: tuple[str, ...]
     answer: str
 
 
-def choice(facts: Facts, rng: np.random.Generator) -> Turn | None:
+def ask_choice(facts: Facts, rng: np.random.Generator) -> Turn | None:
     """A question about known objects with lettered options; the answer is a letter such as "(B)"."""
-    question = _question(facts, rng)
+    question = _ask_any(facts, rng)
     if question is None:
         return None
-    return _over_regions(question, _with_options(question))
+    return _build_turn(question, _format_options(question))
 
 
-def choose_name(facts: Facts, n: int, number: int, rng: np.random.Generator) -> tuple[str, str]:
+def ask_name_choice(facts: Facts, n: int, number: int, rng: np.random.Generator) -> tuple[str, str]:
     """What object ``n``, called [``number``], is, with options: the question and its answer such as "(B)".
 
     Raises:
         ValueError: there is no other name to choose from.
     """
-    question = _named(facts, n, f"What is [{number}]?", rng)
+    question = _ask_name_of(facts, n, f"What is [{number}]?", rng)
     if question is None:
         raise ValueError(f"the scene has no other name than {facts.names[n]!r} to choose from")
     letter = LETTERS[question.options.index(question.answer)]
-    return f"{question.text}{_with_options(question)}\n{CHOOSE}", f"({letter})"
+    return f"{question.text}{_format_options(question)}\n{CHOOSE}", f"({letter})"
 
 
-def choice_from_prompts(facts: Facts, rng: np.random.Generator) -> tuple[Turn, Turn] | None:
+def ask_choice_from_prompts(facts: Facts, rng: np.random.Generator) -> tuple[Turn, Turn] | None:
     """The memory form: first the objects are localised from points and boxes, then the question is answered."""
-    question = _question(facts, rng)
+    question = _ask_any(facts, rng)
     if question is None:
         return None
-    ids = _ids(question.text)
+    ids = _find_ids(question.text)
     by_id = {item.id: n for n, item in enumerate(facts.scene.objects)}
-    options = _with_options(question)
+    options = _format_options(question)
     marked = question.text
     for number in ids:
         marked = marked.replace(f"[{number}]", f"[{number}] <|ref|>", 1)
     first = Turn(
         question=f"{marked}{options} {LOCALIZE}",
         answer=" ".join(f"[{number}]<|seg|>" for number in ids),
-        references=tuple(reference(facts.scene, by_id[number], rng) for number in ids),
+        references=tuple(sample_prompt(facts.scene, by_id[number], rng) for number in ids),
         targets=ids,
         task="choice_mem",
     )
-    return first, _over_regions(question, options)
+    return first, _build_turn(question, options)
 
 
-def _over_regions(question: _Question, options: str) -> Turn:
+def _build_turn(question: _ChoiceQuestion, options: str) -> Turn:
     letter = LETTERS[question.options.index(question.answer)]
     return Turn(
-        question=f"{question.text}{options}\n{CHOOSE}", answer=f"({letter})", regions=_ids(question.text), task="choice"
+        question=f"{question.text}{options}\n{CHOOSE}",
+        answer=f"({letter})",
+        regions=_find_ids(question.text),
+        task="choice",
     )
 
 
-def _with_options(question: _Question) -> str:
+def _format_options(question: _ChoiceQuestion) -> str:
     return "\nOptions:" + "".join(
         f"\n({letter}) {text}" for letter, text in zip(LETTERS, question.options, strict=False)
     )
 
 
-def _ids(text: str) -> tuple[int, ...]:
+def _find_ids(text: str) -> tuple[int, ...]:
     """Ids in the order in which they are first mentioned."""
     return tuple(dict.fromkeys(int(number) for number in re.findall(r"\[(\d+)\]", text)))
 
 
-def _question(facts: Facts, rng: np.random.Generator) -> _Question | None:
-    makers = [_what, _what, _which_name, _colour, _where, _larger, _which_use, _seen_from]
+def _ask_any(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+    makers = [
+        _ask_name,
+        _ask_name,
+        _ask_which_name,
+        _ask_colour,
+        _ask_place,
+        _ask_larger,
+        _ask_which_use,
+        _ask_relation,
+    ]
     if facts.scene.is_video:
-        makers = [_what, _which_name, _colour, _doing, _doing]
+        makers = [_ask_name, _ask_which_name, _ask_colour, _ask_motion, _ask_motion]
     for k in rng.permutation(len(makers)):
         question = makers[int(k)](facts, rng)
         if question is not None:
@@ -97,88 +109,90 @@ def _question(facts: Facts, rng: np.random.Generator) -> _Question | None:
     return None
 
 
-def _shuffled(rng: np.random.Generator, text: str, answer: str, others: list[str], count: int = 4) -> _Question | None:
+def _shuffle_options(
+    rng: np.random.Generator, text: str, answer: str, others: list[str], count: int = 4
+) -> _ChoiceQuestion | None:
     """A question with the answer among ``others``, in random order; None without any wrong option."""
     wrong = [option for option in dict.fromkeys(others) if option != answer]
     if not wrong:
         return None
     kept = [wrong[int(k)] for k in rng.permutation(len(wrong))[: count - 1]] + [answer]
-    return _Question(text, tuple(kept[int(k)] for k in rng.permutation(len(kept))), answer)
+    return _ChoiceQuestion(text, tuple(kept[int(k)] for k in rng.permutation(len(kept))), answer)
 
 
-def _tag(facts: Facts, n: int) -> str:
+def _get_tag(facts: Facts, n: int) -> str:
     return f"[{facts.scene.objects[n].id}]"
 
 
-def _several(facts: Facts, rng: np.random.Generator, most: int = 3) -> list[int]:
+def _choose_objects(facts: Facts, rng: np.random.Generator, most: int = 3) -> list[int]:
     return [int(n) for n in rng.permutation(facts.count)[: int(rng.integers(2, most + 1))]]
 
 
-def _either(tags: list[str]) -> str:
+def _join_with_or(tags: list[str]) -> str:
     return ", ".join(tags[:-1]) + " or " + tags[-1]
 
 
-def _what(facts: Facts, rng: np.random.Generator) -> _Question | None:
+def _ask_name(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
     n = int(rng.integers(facts.count))
-    return _named(facts, n, f"What is {_tag(facts, n)}?", rng)
+    return _ask_name_of(facts, n, f"What is {_get_tag(facts, n)}?", rng)
 
 
-def _named(facts: Facts, n: int, text: str, rng: np.random.Generator) -> _Question | None:
+def _ask_name_of(facts: Facts, n: int, text: str, rng: np.random.Generator) -> _ChoiceQuestion | None:
     """The name of an object among those of others and of things that are not there."""
     others = list(dict.fromkeys(facts.names))
     others = [others[int(k)] for k in rng.permutation(len(others))[:2]]
-    others += [name for _ in range(3) if (name := absent_name(facts, rng)) is not None]
-    return _shuffled(rng, text, facts.names[n], others)
+    others += [name for _ in range(3) if (name := choose_absent_name(facts, rng)) is not None]
+    return _shuffle_options(rng, text, facts.names[n], others)
 
 
-def _which_name(facts: Facts, rng: np.random.Generator) -> _Question | None:
-    chosen = _several(facts, rng)
+def _ask_which_name(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+    chosen = _choose_objects(facts, rng)
     names = [facts.names[n] for n in chosen]
     single = [n for n in chosen if names.count(facts.names[n]) == 1]
     if len(chosen) < 2 or not single:
         return None
     n = single[int(rng.integers(len(single)))]
-    tags = [_tag(facts, k) for k in chosen]
-    return _shuffled(rng, f"Which one is the {facts.names[n]}, {_either(tags)}?", _tag(facts, n), tags)
+    tags = [_get_tag(facts, k) for k in chosen]
+    return _shuffle_options(rng, f"Which one is the {facts.names[n]}, {_join_with_or(tags)}?", _get_tag(facts, n), tags)
 
 
-def _which_use(facts: Facts, rng: np.random.Generator) -> _Question | None:
-    chosen = _several(facts, rng)
-    tags = [_tag(facts, k) for k in chosen]
+def _ask_which_use(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+    chosen = _choose_objects(facts, rng)
+    tags = [_get_tag(facts, k) for k in chosen]
     options = []
     for use, words in USES.items():
-        found = facts.only(facts.has_use, use, among=chosen)
+        found = facts.find_single(facts.has_use, use, among=chosen)
         if found is not None:
-            options.append((found, f"Which one is the thing {words}, {_either(tags)}?"))
+            options.append((found, f"Which one is the thing {words}, {_join_with_or(tags)}?"))
     for kind in facts.kinds:
-        found = facts.only(facts.is_kind, kind, among=chosen)
+        found = facts.find_single(facts.is_kind, kind, among=chosen)
         if found is not None and kind != "furniture":
-            options.append((found, f"Which one is {with_article(kind, Thing(name=kind))}, {_either(tags)}?"))
+            options.append((found, f"Which one is {add_article(kind, Thing(name=kind))}, {_join_with_or(tags)}?"))
     if len(chosen) < 2 or not options:
         return None
     n, text = options[int(rng.integers(len(options)))]
-    return _shuffled(rng, text, _tag(facts, n), tags)
+    return _shuffle_options(rng, text, _get_tag(facts, n), tags)
 
 
-def _colour(facts: Facts, rng: np.random.Generator) -> _Question | None:
-    options = [n for n in range(facts.count) if facts.scene.colour(n) is not None]
+def _ask_colour(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+    options = [n for n in range(facts.count) if facts.scene.get_colour(n) is not None]
     if not options:
         return None
     n = options[int(rng.integers(len(options)))]
     wrong = [colour for colour in COLOURS if facts.has_colour(n, colour) is False]
-    return _shuffled(rng, f"What colour is {_tag(facts, n)}?", facts.scene.colour(n) or "", wrong)
+    return _shuffle_options(rng, f"What colour is {_get_tag(facts, n)}?", facts.scene.get_colour(n) or "", wrong)
 
 
-def _where(facts: Facts, rng: np.random.Generator) -> _Question | None:
-    options = [n for n in range(facts.count) if facts.place(n) is not None]
+def _ask_place(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+    options = [n for n in range(facts.count) if facts.get_place(n) is not None]
     if not options:
         return None
     n = options[int(rng.integers(len(options)))]
-    return _shuffled(rng, f"Where is {_tag(facts, n)}?", facts.place(n) or "", list(PLACES.values()))
+    return _shuffle_options(rng, f"Where is {_get_tag(facts, n)}?", facts.get_place(n) or "", list(PLACES.values()))
 
 
-def _larger(facts: Facts, rng: np.random.Generator) -> _Question | None:
-    chosen = _several(facts, rng, 2)
+def _ask_larger(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+    chosen = _choose_objects(facts, rng, 2)
     if len(chosen) < 2:
         return None
     a, b = chosen
@@ -189,26 +203,29 @@ def _larger(facts: Facts, rng: np.random.Generator) -> _Question | None:
         winner = b
     else:
         return None
-    tags = [_tag(facts, a), _tag(facts, b)]
-    return _shuffled(rng, f"Which one is larger, {_either(tags)}?", _tag(facts, winner), tags)
+    tags = [_get_tag(facts, a), _get_tag(facts, b)]
+    return _shuffle_options(rng, f"Which one is larger, {_join_with_or(tags)}?", _get_tag(facts, winner), tags)
 
 
-def _seen_from(facts: Facts, rng: np.random.Generator) -> _Question | None:
-    chosen = _several(facts, rng, 2)
+def _ask_relation(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+    chosen = _choose_objects(facts, rng, 2)
     if len(chosen) < 2:
         return None
     a, b = chosen
-    true = [relation for relation in RELATIONS if facts.related(a, b, relation) is True]
+    true = [relation for relation in RELATIONS if facts.is_related(a, b, relation) is True]
     if len(true) != 1:
         return None
-    wrong = [relation for relation in RELATIONS if facts.related(a, b, relation) is False]
-    options = [f"{relation} {_tag(facts, b)}" for relation in wrong]
-    return _shuffled(
-        rng, f"Where is {_tag(facts, a)} seen from {_tag(facts, b)}?", f"{true[0]} {_tag(facts, b)}", options
+    wrong = [relation for relation in RELATIONS if facts.is_related(a, b, relation) is False]
+    options = [f"{relation} {_get_tag(facts, b)}" for relation in wrong]
+    return _shuffle_options(
+        rng,
+        f"Where is {_get_tag(facts, a)} seen from {_get_tag(facts, b)}?",
+        f"{true[0]} {_get_tag(facts, b)}",
+        options,
     )
 
 
-def _doing(facts: Facts, rng: np.random.Generator) -> _Question | None:
+def _ask_motion(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
     options = [n for n in range(facts.count) if facts.scene.objects[n].does]
     if not options:
         return None
@@ -216,4 +233,4 @@ def _doing(facts: Facts, rng: np.random.Generator) -> _Question | None:
     true = sorted(facts.scene.objects[n].does)
     motion = true[int(rng.integers(len(true)))]
     wrong = [f"a thing {text}" for key, text in MOTIONS.items() if facts.has_motion(n, key) is False]
-    return _shuffled(rng, f"What is {_tag(facts, n)}?", f"a thing {MOTIONS[motion]}", wrong)
+    return _shuffle_options(rng, f"What is {_get_tag(facts, n)}?", f"a thing {MOTIONS[motion]}", wrong)

@@ -26,7 +26,7 @@ PAINTS: dict[str, tuple[float, float, float, float]] = {
 """Colour a thing can be repainted in -> hue in degrees, saturation, and lift and gain of the brightness."""
 
 
-def _classes(rgb: np.ndarray) -> np.ndarray:
+def _classify_pixels(rgb: np.ndarray) -> np.ndarray:
     """Colour class of each pixel; ``rgb`` float (n, 3) in 0..1. Borders between colours are left unclear."""
     top, bottom = rgb.max(1), rgb.min(1)
     chroma = top - bottom
@@ -36,47 +36,47 @@ def _classes(rgb: np.ndarray) -> np.ndarray:
     saturation = chroma / np.maximum(top, 1e-6)
     found = np.full(len(rgb), UNCLEAR, np.uint8)
 
-    def name(colour: str, where: np.ndarray) -> None:
+    def assign(colour: str, where: np.ndarray) -> None:
         found[where & (found == UNCLEAR)] = COLOURS.index(colour)
 
-    name("black", (top < 0.2) | ((top < 0.3) & (saturation < 0.35)))
+    assign("black", (top < 0.2) | ((top < 0.3) & (saturation < 0.35)))
     pale = saturation < 0.13
-    name("white", pale & (top > 0.87))
-    name("grey", pale & (top > 0.36) & (top < 0.8))
+    assign("white", pale & (top > 0.87))
+    assign("grey", pale & (top > 0.36) & (top < 0.8))
     vivid = saturation > 0.3
     warm = (hue >= 8) & (hue <= 44)
-    name("brown", warm & vivid & (top < 0.66) & (top > 0.25))
-    name("orange", (hue >= 16) & (hue <= 41) & (saturation > 0.55) & (top > 0.8))
-    name("yellow", (hue >= 44) & (hue <= 65) & (saturation > 0.4) & (top > 0.72))
-    name("green", (hue >= 72) & (hue <= 166) & vivid & (top > 0.25))
-    name("blue", (hue >= 186) & (hue <= 250) & vivid & (top > 0.25))
-    name("purple", (hue >= 258) & (hue <= 296) & (saturation > 0.25) & (top > 0.25))
-    name("pink", (hue >= 300) & (hue <= 345) & (saturation > 0.22) & (top > 0.65))
-    name("pink", ((hue > 345) | (hue < 14)) & (saturation > 0.18) & (saturation < 0.5) & (top > 0.85))
-    name("red", ((hue >= 348) | (hue <= 9)) & (saturation > 0.6) & (top > 0.42))
+    assign("brown", warm & vivid & (top < 0.66) & (top > 0.25))
+    assign("orange", (hue >= 16) & (hue <= 41) & (saturation > 0.55) & (top > 0.8))
+    assign("yellow", (hue >= 44) & (hue <= 65) & (saturation > 0.4) & (top > 0.72))
+    assign("green", (hue >= 72) & (hue <= 166) & vivid & (top > 0.25))
+    assign("blue", (hue >= 186) & (hue <= 250) & vivid & (top > 0.25))
+    assign("purple", (hue >= 258) & (hue <= 296) & (saturation > 0.25) & (top > 0.25))
+    assign("pink", (hue >= 300) & (hue <= 345) & (saturation > 0.22) & (top > 0.65))
+    assign("pink", ((hue > 345) | (hue < 14)) & (saturation > 0.18) & (saturation < 0.5) & (top > 0.85))
+    assign("red", ((hue >= 348) | (hue <= 9)) & (saturation > 0.6) & (top > 0.42))
     return found
 
 
 @lru_cache(maxsize=1)
-def _table() -> np.ndarray:
+def _build_table() -> np.ndarray:
     """uint8 (32768,): colour class of each colour at 5 bits a channel."""
     code = np.arange(32768)
     rgb = np.stack([code >> 10, (code >> 5) & 31, code & 31], 1) * 8 + 4
-    table = _classes(rgb / 255.0)
+    table = _classify_pixels(rgb / 255.0)
     table.setflags(write=False)
     return table
 
 
-def colour_shares(pixels: np.ndarray) -> np.ndarray:
+def measure_colour_shares(pixels: np.ndarray) -> np.ndarray:
     """Share of each class of COLOURS, and of unclear pixels last, among pixels uint8 (n, 3). Returns float (12,)."""
     if not len(pixels):
         return np.zeros(UNCLEAR + 1)
     code = pixels >> 3
     index = (code[:, 0].astype(np.uint16) << 10) | (code[:, 1].astype(np.uint16) << 5) | code[:, 2]
-    return np.bincount(_table()[index], minlength=UNCLEAR + 1) / len(pixels)
+    return np.bincount(_build_table()[index], minlength=UNCLEAR + 1) / len(pixels)
 
 
-def colour_name(shares: np.ndarray) -> str | None:
+def choose_colour_name(shares: np.ndarray) -> str | None:
     """The one colour that an object plainly has, or None when it has several or an unclear one."""
     named = shares[:UNCLEAR]
     best = int(named.argmax())

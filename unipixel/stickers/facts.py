@@ -66,16 +66,16 @@ class Facts:
     @cached_property
     def cells(self) -> list[tuple[int | None, int | None]]:
         """(column, row) of each object in a 3 x 3 grid, -1, 0 or 1; None where it is too near a border to say."""
-        return [(_third(x), _third(y)) for x, y in self.centres]
+        return [(_find_third(x), _find_third(y)) for x, y in self.centres]
 
-    def place(self, n: int) -> str | None:
+    def get_place(self, n: int) -> str | None:
         """Where object ``n`` is, as a key phrase such as "on the left", or None when that is arguable."""
         column, row = self.cells[n]
         return None if column is None or row is None else PLACES[column, row]
 
     def has_colour(self, n: int, colour: str) -> bool | None:
         """Whether the object is of that colour: True, False, or None when one could argue."""
-        if self.scene.colour(n) == colour:
+        if self.scene.get_colour(n) == colour:
             return True
         return None if self.scene.colours[n][COLOURS.index(colour)] > 0.15 else False
 
@@ -89,7 +89,9 @@ class Facts:
         thing = self.things[n]
         return True if use in thing.uses else None if use in thing.maybe_uses else False
 
-    def only(self, test: Callable[..., bool | None], *details: Any, among: list[int] | None = None) -> int | None:
+    def find_single(
+        self, test: Callable[..., bool | None], *details: Any, among: list[int] | None = None
+    ) -> int | None:
         """The one object for which ``test(n, *details)`` holds while all others plainly fail, or None."""
         verdicts = {n: test(n, *details) for n in (range(self.count) if among is None else among)}
         if any(verdict is None for verdict in verdicts.values()):
@@ -97,7 +99,7 @@ class Facts:
         passing = [n for n, verdict in verdicts.items() if verdict]
         return passing[0] if len(passing) == 1 else None
 
-    def named(self, name: str) -> list[int]:
+    def find_named(self, name: str) -> list[int]:
         """Objects of that name."""
         return [n for n in range(self.count) if self.names[n] == name]
 
@@ -105,18 +107,18 @@ class Facts:
         """Whether no other object has the same name."""
         return self.names.count(self.names[n]) == 1
 
-    def colour_phrase(self, n: int) -> str | None:
+    def find_colour_phrase(self, n: int) -> str | None:
         """Such as "red car", when the object is plainly red and no other car is; else None."""
-        colour = self.scene.colour(n)
-        if colour is None or self.only(self.has_colour, colour, among=self.named(self.names[n])) != n:
+        colour = self.scene.get_colour(n)
+        if colour is None or self.find_single(self.has_colour, colour, among=self.find_named(self.names[n])) != n:
             return None
         return f"{colour} {self.names[n]}"
 
-    def phrase(self, n: int, rng: np.random.Generator, colour_share: float = 0.3) -> str | None:
+    def find_phrase(self, n: int, rng: np.random.Generator, colour_share: float = 0.3) -> str | None:
         """A short noun phrase ending in the object's name that fits it alone: "dog" or "red dog"; else None."""
         if self.is_single(n):
-            return (self.colour_phrase(n) if rng.random() < colour_share else None) or self.names[n]
-        return self.colour_phrase(n)
+            return (self.find_colour_phrase(n) if rng.random() < colour_share else None) or self.names[n]
+        return self.find_colour_phrase(n)
 
     def _is_on(self, n: int, axis: int, side: int) -> bool | None:
         """Whether the object is clearly on that side (-1 or 1), clearly not, or neither (None)."""
@@ -130,22 +132,22 @@ class Facts:
         cell = self.cells[n]
         return None if None in cell else cell == (0, 0)
 
-    def place_phrases(self) -> Iterator[tuple[int, str]]:
+    def list_place_phrases(self) -> Iterator[tuple[int, str]]:
         """(object, "dog on the left") for all places that single an object out among its namesakes or among all."""
         words = {"on the left": (0, -1), "on the right": (0, 1), "at the top": (1, -1), "at the bottom": (1, 1)}
         for place, (axis, side) in words.items():
-            for noun, among in self._groups():
-                found = self.only(self._is_on, axis, side, among=among)
+            for noun, among in self._group_by_name():
+                found = self.find_single(self._is_on, axis, side, among=among)
                 if found is not None:
                     yield found, f"{noun} {place}"
-        for noun, among in self._groups():
-            found = self.only(self._is_in_the_middle, among=among)
+        for noun, among in self._group_by_name():
+            found = self.find_single(self._is_in_the_middle, among=among)
             if found is not None:
                 yield found, f"{noun} in the middle"
 
-    def order_phrases(self) -> Iterator[tuple[int, str]]:
+    def list_order_phrases(self) -> Iterator[tuple[int, str]]:
         """(object, "second thing from the left") wherever the order is clear."""
-        for noun, among in self._groups():
+        for noun, among in self._group_by_name():
             for axis, near, far in ((0, "left", "right"), (1, "top", "bottom")):
                 order = sorted(among, key=lambda k: self.centres[k, axis])
                 spots = self.centres[order, axis]
@@ -158,10 +160,10 @@ class Facts:
                     if len(order) - 1 - rank < len(ORDINALS) and (len(order) - 1 - rank) * 2 < len(order):
                         yield n, f"{ORDINALS[len(order) - 1 - rank]} {noun} from the {far}"
 
-    def size_phrases(self) -> Iterator[tuple[int, str]]:
+    def list_size_phrases(self) -> Iterator[tuple[int, str]]:
         """(object, "largest thing"), when it is so by a clear margin both in area and in extent."""
         spans = (self.boxes[:, 2] - self.boxes[:, 0]) + (self.boxes[:, 3] - self.boxes[:, 1])
-        for noun, among in self._groups():
+        for noun, among in self._group_by_name():
             if np.isnan(spans[among]).any():
                 continue
             order = sorted(among, key=lambda k: self.shares[k])
@@ -171,7 +173,7 @@ class Facts:
             if self.shares[order[1]] > CLEARLY * self.shares[small] and spans[small] < spans[order[1:]].min():
                 yield small, f"smallest {noun}"
 
-    def related(self, n: int, anchor: int, relation: str) -> bool | None:
+    def is_related(self, n: int, anchor: int, relation: str) -> bool | None:
         """Whether object ``n`` is left of (right of, above, below) the anchor; None when one could argue."""
         dx, dy = RELATIONS[relation]
         (x, y), (x0, y0) = self._spots[n], self._spots[anchor]
@@ -182,18 +184,18 @@ class Facts:
             return True
         return False if along < 0.02 else None
 
-    def relation_phrases(self) -> Iterator[tuple[int, str]]:
+    def list_relation_phrases(self) -> Iterator[tuple[int, str]]:
         """(object, "thing left of the dog") and (object, "cat left of the dog") wherever only one object fits."""
         for anchor in range(self.count):
             if not self.is_single(anchor):
                 continue
             others = [k for k in range(self.count) if k != anchor]
             for relation in RELATIONS:
-                found = self.only(self.related, anchor, relation, among=others)
+                found = self.find_single(self.is_related, anchor, relation, among=others)
                 if found is not None:
                     yield found, f"thing {relation} the {self.names[anchor]}"
                 for name in dict.fromkeys(self.names[k] for k in others if not self.is_single(k)):
-                    found = self.only(self.related, anchor, relation, among=self.named(name))
+                    found = self.find_single(self.is_related, anchor, relation, among=self.find_named(name))
                     if found is not None:
                         yield found, f"{name} {relation} the {self.names[anchor]}"
             gaps = np.linalg.norm(self.centres[others] - self.centres[anchor], axis=1)
@@ -202,30 +204,30 @@ class Facts:
                 if gaps[order[1]] > 1.4 * gaps[order[0]]:
                     yield others[int(order[0])], f"thing closest to the {self.names[anchor]}"
 
-    def kind_phrases(self) -> Iterator[tuple[int, str]]:
+    def list_kind_phrases(self) -> Iterator[tuple[int, str]]:
         """(object, "animal") wherever only one object is of a kind."""
         for kind in self.kinds:
-            found = self.only(self.is_kind, kind)
+            found = self.find_single(self.is_kind, kind)
             if found is not None:
                 yield found, kind
 
-    def use_phrases(self) -> Iterator[tuple[int, str]]:
+    def list_use_phrases(self) -> Iterator[tuple[int, str]]:
         """(object, "thing you can eat"), and (object, "animal that can fly") with a kind that narrows it down."""
         for use, words in USES.items():
-            found = self.only(self.has_use, use)
+            found = self.find_single(self.has_use, use)
             if found is not None:
                 yield found, f"thing {words}"
             for kind in ("animal", "vehicle", "toy"):
                 among = [k for k in range(self.count) if self.is_kind(k, kind)]
-                found = self.only(self.has_use, use, among=among)
+                found = self.find_single(self.has_use, use, among=among)
                 if found is not None and all(self.is_kind(k, kind) is not None for k in range(self.count)):
                     yield found, f"{kind} {words}"
 
-    def colour_phrases(self) -> Iterator[tuple[int, str]]:
+    def list_colour_phrases(self) -> Iterator[tuple[int, str]]:
         """(object, "red thing") and (object, "red car" among other cars)."""
         for colour in COLOURS:
-            for noun, among in self._groups():
-                found = self.only(self.has_colour, colour, among=among)
+            for noun, among in self._group_by_name():
+                found = self.find_single(self.has_colour, colour, among=among)
                 if found is not None:
                     yield found, f"{colour} {noun}"
 
@@ -234,13 +236,13 @@ class Facts:
         item = self.scene.objects[n]
         return True if motion in item.does else None if motion in item.may_do else False
 
-    def motion_phrases(self) -> Iterator[tuple[int, str]]:
+    def list_motion_phrases(self) -> Iterator[tuple[int, str]]:
         """(object, "thing moving left") and (object, "dog that leaves") in videos."""
         if not self.scene.is_video:
             return
         for motion, words in MOTIONS.items():
-            for noun, among in self._groups():
-                found = self.only(self.has_motion, motion, among=among)
+            for noun, among in self._group_by_name():
+                found = self.find_single(self.has_motion, motion, among=among)
                 if found is not None:
                     yield found, f"{noun} {words}"
             for n in range(self.count):
@@ -253,10 +255,12 @@ class Facts:
         present = {kind for thing in self.things for kind in thing.kinds}
         return [kind for kind in KINDS if kind in present] + sorted(present - set(KINDS))
 
-    def _groups(self) -> list[tuple[str, list[int]]]:
+    def _group_by_name(self) -> list[tuple[str, list[int]]]:
         """("thing", all objects) and (name, namesakes) for each name that occurs more than once."""
         groups = [("thing", list(range(self.count)))] if self.count > 1 else []
-        return groups + [(name, self.named(name)) for name in dict.fromkeys(self.names) if self.names.count(name) > 1]
+        return groups + [
+            (name, self.find_named(name)) for name in dict.fromkeys(self.names) if self.names.count(name) > 1
+        ]
 
 
 def tight_box(mask: np.ndarray) -> np.ndarray | None:
@@ -268,7 +272,7 @@ def tight_box(mask: np.ndarray) -> np.ndarray | None:
     return np.array([x[0], y[0], x[-1] + 1, y[-1] + 1], float)
 
 
-def _third(value: float) -> int | None:
+def _find_third(value: float) -> int | None:
     if np.isnan(value) or abs(value - LOW) < SLACK or abs(value - HIGH) < SLACK:
         return None
     return -1 if value < LOW else 1 if value > HIGH else 0

@@ -82,29 +82,29 @@ PHOTOGRAPHED = frozenset(_PHOTOGRAPHED.split())
 """Things that photos often show, so that on a photo nobody claims that they are not there."""
 
 
-def seen_in(text: str, is_video: bool) -> str:
+def adapt_to_video(text: str, is_video: bool) -> str:
     """The wording for a video instead of an image, where that differs."""
     return text.replace("this image", "this video") if is_video else text
 
 
-def with_article(noun: str, thing: Thing) -> str:
+def add_article(noun: str, thing: Thing) -> str:
     """The noun phrase after "a" or "an", or "some" for things that only come in the plural."""
     if thing.is_plural:
         return f"some {noun}"
     return f"an {noun}" if noun[0] in "aeiou" and not noun.startswith(("unicorn", "ufo")) else f"a {noun}"
 
 
-def listing(parts: Sequence[str]) -> str:
+def join_list(parts: Sequence[str]) -> str:
     """The parts as "a", "a and b" or "a, b and c"."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def pick(rng: np.random.Generator, wordings: Sequence[str], fixed: bool) -> str:
+def choose_wording(rng: np.random.Generator, wordings: Sequence[str], fixed: bool) -> str:
     """One of the wordings; the first when ``fixed``."""
     return wordings[0] if fixed else wordings[int(rng.integers(len(wordings)))]
 
 
-def vocabulary_texts(things: dict[str, Thing] | None = None) -> list[str]:
+def list_vocabulary_texts(things: dict[str, Thing] | None = None) -> list[str]:
     """Sentences that hold every word and token pattern of the generated turns, to train a tokenizer on."""
     texts: list[str] = []
     for name, thing in (things or THINGS).items():
@@ -112,7 +112,7 @@ def vocabulary_texts(things: dict[str, Thing] | None = None) -> list[str]:
             f"Please segment the {name} in this image. the {name}<|seg|>",
             f"What is [1] <|ref|>? the {name}",
             f"How many {thing.plural} are there? two",
-            f"Is there {with_article(name, thing)} in this image? Are there any {thing.plural}? yes no",
+            f"Is there {add_article(name, thing)} in this image? Are there any {thing.plural}? yes no",
             f"There is no {name}. There are no {thing.plural}.",
         ]
         texts += [f"the {kind}" for kind in sorted(thing.kinds)]
@@ -127,9 +127,9 @@ def vocabulary_texts(things: dict[str, Thing] | None = None) -> list[str]:
     texts += [f"the cat {relation} the dog at the start" for relation in RELATIONS]
     texts += [f"the thing {motion}. the dog {motion}" for motion in MOTIONS.values()]
     for wording in SEGMENT:
-        texts += [wording.format("dog"), seen_in(wording.format("red car"), True)]
+        texts += [wording.format("dog"), adapt_to_video(wording.format("red car"), True)]
     for wording in POINT_AT:
-        texts += [wording.format("[1] <|ref|>"), seen_in(wording.format("[1] <|ref|> and [2] <|ref|>"), True)]
+        texts += [wording.format("[1] <|ref|>"), adapt_to_video(wording.format("[1] <|ref|> and [2] <|ref|>"), True)]
     texts += [f"[{a}]<|seg|> [{b}]<|seg|> [{a}]: <|mem|>" for a, b in ((1, 2), (3, 4), (5, 6), (7, 8), (9, 1))]
     texts += [f"<{t}>-<{t + 1}> <|mem|>" for t in range(1, 33, 2)]
     texts += list(PATTERNS)

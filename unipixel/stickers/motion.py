@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from unipixel.stickers.render import Placement
-from unipixel.stickers.scene import moved
+from unipixel.stickers.scene import move_placement
 
 Size = tuple[int, int]
-Path = list[Placement]
+Trajectory = list[Placement]
 """One placement per frame."""
 
 
-def plan(
+def plan_path(
     rng: np.random.Generator,
     placement: Placement,
     size_hw: Size,
     num_frames: int,
     wall: tuple[float, float] | None,
     pace: tuple[float, float] | None = None,
-) -> Path:
+) -> Trajectory:
     """A path for one sticker.
 
     Args:
@@ -33,24 +33,24 @@ def plan(
         pace: slowest and fastest motion per frame as a share of the side; None for paths that cross the picture.
     """
     if pace is not None:
-        return _unhurried(rng, placement, size_hw, num_frames, wall, pace)
+        return _plan_slow_path(rng, placement, size_hw, num_frames, wall, pace)
     names = list(PATHS)
     weights = np.array([2.0, 2.0, 2.0, 2.0, 2.5, 1.5, 1.2, 1.2, 1.5, 1.5, 1.2])
     if wall is not None and rng.random() < 0.35 and placement.size < 1.1 * (wall[1] - wall[0]):
-        return _behind(rng, placement, size_hw, num_frames, wall)
+        return _pass_behind(rng, placement, size_hw, num_frames, wall)
     return PATHS[names[int(rng.choice(len(names), p=weights / weights.sum()))]](rng, placement, size_hw, num_frames)
 
 
-def _inside(rng: np.random.Generator, size: float, side: int) -> float:
+def _choose_inside(rng: np.random.Generator, size: float, side: int) -> float:
     """A coordinate at which a thing of that size is wholly inside."""
     margin = min(size / 2, side / 2)
     return float(rng.uniform(margin, max(side - margin, margin)))
 
 
-def _straight(step_x: int, step_y: int) -> Callable[..., Path]:
+def _build_straight_path(step_x: int, step_y: int) -> Callable[..., Trajectory]:
     """Paths across the picture in one direction."""
 
-    def path(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
+    def path(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Trajectory:
         height, width = size_hw
         length = width if step_x else height
         room = max(length - p.size, 0.2 * length)
@@ -59,97 +59,99 @@ def _straight(step_x: int, step_y: int) -> Callable[..., Path]:
         steps = np.linspace(start, start + way, num_frames)
         if step_x + step_y < 0:
             steps = steps[::-1]
-        other = _inside(rng, p.size, height if step_x else width)
+        other = _choose_inside(rng, p.size, height if step_x else width)
         drift = float(rng.uniform(-0.1, 0.1)) * way
         others = np.linspace(other, other + drift, num_frames)
         return [
-            moved(p, x=float(a if step_x else b), y=float(b if step_x else a))
+            move_placement(p, x=float(a if step_x else b), y=float(b if step_x else a))
             for a, b in zip(steps, others, strict=True)
         ]
 
     return path
 
 
-def _still(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
-    return [moved(p, x=_inside(rng, p.size, size_hw[1]), y=_inside(rng, p.size, size_hw[0]))] * num_frames
+def _stay_still(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Trajectory:
+    return [
+        move_placement(p, x=_choose_inside(rng, p.size, size_hw[1]), y=_choose_inside(rng, p.size, size_hw[0]))
+    ] * num_frames
 
 
-def _turning(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
-    x, y = _inside(rng, p.size, size_hw[1]), _inside(rng, p.size, size_hw[0])
+def _turn(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Trajectory:
+    x, y = _choose_inside(rng, p.size, size_hw[1]), _choose_inside(rng, p.size, size_hw[0])
     whole = float(rng.uniform(90, 300)) * (1 if rng.random() < 0.5 else -1)
-    return [moved(p, x=x, y=y, angle=p.angle + float(turn)) for turn in np.linspace(0, whole, num_frames)]
+    return [move_placement(p, x=x, y=y, angle=p.angle + float(turn)) for turn in np.linspace(0, whole, num_frames)]
 
 
-def _resizing(low: float, high: float) -> Callable[..., Path]:
+def _build_resizing_path(low: float, high: float) -> Callable[..., Trajectory]:
     """Paths that stay in place and change in size."""
 
-    def path(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
+    def path(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Trajectory:
         last = p.size * float(rng.uniform(low, high))
         largest = max(last, p.size)
-        x, y = _inside(rng, largest, size_hw[1]), _inside(rng, largest, size_hw[0])
-        return [moved(p, x=x, y=y, size=float(size)) for size in np.geomspace(p.size, last, num_frames)]
+        x, y = _choose_inside(rng, largest, size_hw[1]), _choose_inside(rng, largest, size_hw[0])
+        return [move_placement(p, x=x, y=y, size=float(size)) for size in np.geomspace(p.size, last, num_frames)]
 
     return path
 
 
-def _outside(rng: np.random.Generator, p: Placement, size_hw: Size) -> tuple[float, float, float, float]:
+def _choose_outside(rng: np.random.Generator, p: Placement, size_hw: Size) -> tuple[float, float, float, float]:
     """A place inside and one outside, straight left, right, above or below of it."""
     height, width = size_hw
-    x, y = _inside(rng, p.size, width), _inside(rng, p.size, height)
+    x, y = _choose_inside(rng, p.size, width), _choose_inside(rng, p.size, height)
     reach = p.size * 0.75
     ways = ((-reach, y), (width + reach, y), (x, -reach), (x, height + reach))
     out_x, out_y = ways[int(rng.integers(4))]
     return x, y, out_x, out_y
 
 
-def _leaving(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
-    x, y, out_x, out_y = _outside(rng, p, size_hw)
+def _leave(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Trajectory:
+    x, y, out_x, out_y = _choose_outside(rng, p, size_hw)
     gone = max(2, round(num_frames * float(rng.uniform(0.55, 0.8))))
     share = np.minimum(np.arange(num_frames) / gone, 1.0)
-    return [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
+    return [move_placement(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
 
 
-def _entering(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
-    return _leaving(rng, p, size_hw, num_frames)[::-1]
+def _enter(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Trajectory:
+    return _leave(rng, p, size_hw, num_frames)[::-1]
 
 
-def _returning(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Path:
+def _return(rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int) -> Trajectory:
     """Out of the picture and back in."""
-    x, y, out_x, out_y = _outside(rng, p, size_hw)
+    x, y, out_x, out_y = _choose_outside(rng, p, size_hw)
     share = np.minimum(1.35 * np.sin(np.linspace(0, np.pi, num_frames)), 1.0)
-    return [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
+    return [move_placement(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
 
 
-def _behind(
+def _pass_behind(
     rng: np.random.Generator,
     p: Placement,
     size_hw: Size,
     num_frames: int,
     wall: tuple[float, float],
     ease: float = 1.6,
-) -> Path:
+) -> Trajectory:
     """From one side of the wall to the other, hidden in between; slower behind it the more ``ease`` is above 1."""
     height, width = size_hw
     left, right = wall[0] - 0.55 * p.size, wall[1] + 0.55 * p.size
     left, right = max(left, 0.2 * p.size), min(right, width - 0.2 * p.size)
-    y = _inside(rng, p.size, height)
+    y = _choose_inside(rng, p.size, height)
     # In few frames quick at both ends and slow in the middle, so that some frame shows nothing of it.
     share = np.linspace(-1, 1, num_frames)
     share = (np.sign(share) * np.abs(share) ** ease + 1) / 2
     xs = left + share * (right - left)
     if rng.random() < 0.5:
         xs = xs[::-1]
-    return [moved(p, x=float(x), y=y) for x in xs]
+    return [move_placement(p, x=float(x), y=y) for x in xs]
 
 
-def _unhurried(
+def _plan_slow_path(
     rng: np.random.Generator,
     p: Placement,
     size_hw: Size,
     num_frames: int,
     wall: tuple[float, float] | None,
     pace: tuple[float, float],
-) -> Path:
+) -> Trajectory:
     """A path on which nothing moves faster than a person would call natural, whatever the number of frames.
 
     What would have to hurry to leave, return or come out behind the wall moves in another way.
@@ -163,7 +165,7 @@ def _unhurried(
         and wall[1] - wall[0] + 1.1 * p.size < reach
         and rng.random() < 0.35
     ):
-        return _behind(rng, p, size_hw, num_frames, wall, ease=1.0)
+        return _pass_behind(rng, p, size_hw, num_frames, wall, ease=1.0)
     kinds = ["across", "curve", "still", "turn", "resize", "leave", "enter", "return"]
     weights = np.array([5.0, 3.0, 1.5, 1.2, 2.4, 1.8, 1.5, 1.2])
     kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
@@ -171,43 +173,43 @@ def _unhurried(
     gone = round(last * float(rng.uniform(0.6, 0.85)))
     if kind in ("leave", "enter") and out < reach * gone / last:
         share = np.minimum(np.arange(num_frames) / gone, 1.0)
-        path = _outwards(rng, p, size_hw, max(step * gone, out), share)
+        path = _move_outwards(rng, p, size_hw, max(step * gone, out), share)
         return path[::-1] if kind == "enter" else path
     if kind == "return" and 2.2 * out < reach:
         share = np.minimum(1.1 * (1 - np.abs(np.linspace(-1, 1, num_frames))), 1.0)
-        return _outwards(rng, p, size_hw, out, share)
+        return _move_outwards(rng, p, size_hw, out, share)
     if kind == "still":
-        return _still(rng, p, size_hw, num_frames)
+        return _stay_still(rng, p, size_hw, num_frames)
     if kind == "turn":
-        x, y = _inside(rng, p.size, size_hw[1]), _inside(rng, p.size, size_hw[0])
+        x, y = _choose_inside(rng, p.size, size_hw[1]), _choose_inside(rng, p.size, size_hw[0])
         whole = float(rng.uniform(4, 12)) * last * (1 if rng.random() < 0.5 else -1)
-        return [moved(p, x=x, y=y, angle=p.angle + float(turn)) for turn in np.linspace(0, whole, num_frames)]
+        return [move_placement(p, x=x, y=y, angle=p.angle + float(turn)) for turn in np.linspace(0, whole, num_frames)]
     if kind == "resize":
         most = min(2.0, 1.08**last)
         factor = float(rng.uniform(1 + 0.5 * (most - 1), most))
         factor = factor if rng.random() < 0.5 else 1 / factor
-        return _resizing(factor, factor)(rng, p, size_hw, num_frames)
-    return _strolling(rng, p, size_hw, num_frames, step, bends=kind == "curve")
+        return _build_resizing_path(factor, factor)(rng, p, size_hw, num_frames)
+    return _stroll(rng, p, size_hw, num_frames, step, bends=kind == "curve")
 
 
-def _outwards(rng: np.random.Generator, p: Placement, size_hw: Size, way: float, share: np.ndarray) -> Path:
+def _move_outwards(rng: np.random.Generator, p: Placement, size_hw: Size, way: float, share: np.ndarray) -> Trajectory:
     """So much of a way of that many pixels, which ends out of sight, on each frame; it begins inside."""
-    x, y, out_x, out_y = _outside(rng, p, size_hw)
+    x, y, out_x, out_y = _choose_outside(rng, p, size_hw)
     room = float(np.hypot(out_x - x, out_y - y))
-    x = _clamped(out_x + (x - out_x) * way / room, p, size_hw[1], moves=x != out_x)
-    y = _clamped(out_y + (y - out_y) * way / room, p, size_hw[0], moves=y != out_y)
-    return [moved(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
+    x = _clamp(out_x + (x - out_x) * way / room, p, size_hw[1], moves=x != out_x)
+    y = _clamp(out_y + (y - out_y) * way / room, p, size_hw[0], moves=y != out_y)
+    return [move_placement(p, x=float(x + s * (out_x - x)), y=float(y + s * (out_y - y))) for s in share]
 
 
-def _clamped(value: float, p: Placement, length: int, *, moves: bool) -> float:
+def _clamp(value: float, p: Placement, length: int, *, moves: bool) -> float:
     """A starting coordinate inside the picture; one that does not move stays."""
     margin = min(p.size / 2, length / 2)
     return float(min(max(value, margin), length - margin)) if moves else value
 
 
-def _strolling(
+def _stroll(
     rng: np.random.Generator, p: Placement, size_hw: Size, num_frames: int, step: float, *, bends: bool
-) -> Path:
+) -> Trajectory:
     """So many pixels a frame in one direction, mostly along a side; or in a bend. The whole way is inside."""
     height, width = size_hw
     angle = float(rng.integers(4)) * np.pi / 2 + float(rng.uniform(-0.2, 0.2) if not bends else rng.uniform(-0.8, 0.8))
@@ -222,26 +224,26 @@ def _strolling(
         offsets = offsets * min(1.0, room / max(span, 1e-6))
         low, high = (length - room) / 2 - offsets.min(), (length + room) / 2 - offsets.max()
         places.append(offsets + float(rng.uniform(low, max(high, low))))
-    return [moved(p, x=float(x), y=float(y)) for x, y in zip(*places, strict=True)]
+    return [move_placement(p, x=float(x), y=float(y)) for x, y in zip(*places, strict=True)]
 
 
-PATHS: dict[str, Callable[..., Path]] = {
-    "left": _straight(-1, 0),
-    "right": _straight(1, 0),
-    "up": _straight(0, -1),
-    "down": _straight(0, 1),
-    "still": _still,
-    "turn": _turning,
-    "grow": _resizing(1.5, 2.2),
-    "shrink": _resizing(0.45, 0.66),
-    "leave": _leaving,
-    "enter": _entering,
-    "return": _returning,
+PATHS: dict[str, Callable[..., Trajectory]] = {
+    "left": _build_straight_path(-1, 0),
+    "right": _build_straight_path(1, 0),
+    "up": _build_straight_path(0, -1),
+    "down": _build_straight_path(0, 1),
+    "still": _stay_still,
+    "turn": _turn,
+    "grow": _build_resizing_path(1.5, 2.2),
+    "shrink": _build_resizing_path(0.45, 0.66),
+    "leave": _leave,
+    "enter": _enter,
+    "return": _return,
 }
 """Kind of path -> how it is made."""
 
 
-def observed(
+def describe_motion(
     path: Sequence[Placement], inside: np.ndarray, seen: np.ndarray, size_hw: Size
 ) -> tuple[frozenset[str], frozenset[str]]:
     """What a sticker plainly does, and what one could argue that it does.

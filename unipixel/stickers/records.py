@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from unipixel.draw import contact_sheet, overlay, write_gif, write_png
+from unipixel.draw import make_contact_sheet, overlay, write_gif, write_png
 from unipixel.masks import save_davis_png
 from unipixel.sample import Sample, Turn
-from unipixel.stickers.scene import DEFAULT_SETTINGS, Scene, SceneSettings, scene
-from unipixel.stickers.turns import FULL_MIX, turns
-from unipixel.stickers.video import video as make_video
+from unipixel.stickers.scene import DEFAULT_SETTINGS, Scene, SceneSettings, generate_scene
+from unipixel.stickers.turns import FULL_MIX, generate_turns
+from unipixel.stickers.video import generate_video as make_video
 
 
-def drawn(
+def generate_scene_with_turns(
     seed: int,
     index: int,
     *,
@@ -37,11 +37,11 @@ def drawn(
         count: how many turns.
         settings: what scenes look like.
     """
-    made = make_video(seed, index, settings) if video else scene(seed, index, settings)
-    return made, turns(made, np.random.default_rng((seed, index, 2)), count, tasks)
+    made = make_video(seed, index, settings) if video else generate_scene(seed, index, settings)
+    return made, generate_turns(made, np.random.default_rng((seed, index, 2)), count, tasks)
 
 
-def sample(
+def generate_sample(
     seed: int,
     index: int,
     *,
@@ -51,8 +51,8 @@ def sample(
     settings: SceneSettings = DEFAULT_SETTINGS,
 ) -> Sample:
     """The same as `drawn`, as a `Sample` whose masks are `MaskTrack`s."""
-    made, questions = drawn(seed, index, video=video, tasks=tasks, count=count, settings=settings)
-    return made.sample(questions)
+    made, questions = generate_scene_with_turns(seed, index, video=video, tasks=tasks, count=count, settings=settings)
+    return made.to_sample(questions)
 
 
 def write_samples(
@@ -82,22 +82,24 @@ def write_samples(
     pictures: list[np.ndarray] = []
     captions: list[str] = []
     for index in range(count):
-        made, questions = drawn(seed, index, video=video, tasks=tasks, count=turns_each, settings=settings)
-        files += _write_one(made, questions, folder, f"{index:04d}")
-        pictures.append(_shown(made))
+        made, questions = generate_scene_with_turns(
+            seed, index, video=video, tasks=tasks, count=turns_each, settings=settings
+        )
+        files += _write_sample(made, questions, folder, f"{index:04d}")
+        pictures.append(_draw_preview(made))
         captions.append("\n".join(f"{turn.question} {turn.answer}".replace("\n", " ") for turn in questions[:2]))
-    files.append(write_png(_sheet(pictures, captions, video), folder / "contact_sheet.png"))
+    files.append(write_png(_draw_sheet(pictures, captions, video), folder / "contact_sheet.png"))
     return files
 
 
-def describe(made: Scene, questions: tuple[Turn, ...]) -> dict[str, Any]:
+def describe_scene(made: Scene, questions: tuple[Turn, ...]) -> dict[str, Any]:
     """Everything about a scene that is not pixels, ready for JSON."""
     objects = [
         {
             "id": item.id,
             "name": item.thing.name,
             "category": item.thing.category,
-            "colour": made.colour(n),
+            "colour": made.get_colour(n),
             "does": sorted(item.does),
             "areas": [int(area) for area in made.areas[n]],
         }
@@ -109,11 +111,11 @@ def describe(made: Scene, questions: tuple[Turn, ...]) -> dict[str, Any]:
         "size_hw": list(made.frames.shape[1:3]),
         "num_frames": len(made.frames),
         "objects": objects,
-        "turns": [_turn_json(turn) for turn in questions],
+        "turns": [_turn_to_json(turn) for turn in questions],
     }
 
 
-def _turn_json(turn: Turn) -> dict[str, Any]:
+def _turn_to_json(turn: Turn) -> dict[str, Any]:
     return {
         "task": turn.task,
         "question": turn.question,
@@ -126,7 +128,7 @@ def _turn_json(turn: Turn) -> dict[str, Any]:
     }
 
 
-def index_masks(made: Scene) -> np.ndarray:
+def build_index_masks(made: Scene) -> np.ndarray:
     """uint8 (T, H, W): the id of the object seen at each pixel, 0 for none."""
     ids = np.zeros(made.frames.shape[:3], np.uint8)
     for item, mask in zip(made.objects, made.masks, strict=True):
@@ -134,10 +136,10 @@ def index_masks(made: Scene) -> np.ndarray:
     return ids
 
 
-def _write_one(made: Scene, questions: tuple[Turn, ...], folder: Path, stem: str) -> list[Path]:
+def _write_sample(made: Scene, questions: tuple[Turn, ...], folder: Path, stem: str) -> list[Path]:
     text = folder / f"{stem}.json"
-    text.write_text(json.dumps(describe(made, questions), indent=2) + "\n", encoding="utf-8")
-    ids = index_masks(made)
+    text.write_text(json.dumps(describe_scene(made, questions), indent=2) + "\n", encoding="utf-8")
+    ids = build_index_masks(made)
     if not made.is_video:
         picture, masks = folder / f"{stem}.png", folder / f"{stem}_masks.png"
         write_png(made.image, picture)
@@ -152,11 +154,11 @@ def _write_one(made: Scene, questions: tuple[Turn, ...], folder: Path, stem: str
     return [clip, *mask_files, text]
 
 
-def _sheet(pictures: list[np.ndarray], captions: list[str], video: bool) -> np.ndarray:
-    return contact_sheet(pictures, captions, columns=1 if video else None, cell_width=960 if video else 320)
+def _draw_sheet(pictures: list[np.ndarray], captions: list[str], video: bool) -> np.ndarray:
+    return make_contact_sheet(pictures, captions, columns=1 if video else None, cell_width=960 if video else 320)
 
 
-def _shown(made: Scene) -> np.ndarray:
+def _draw_preview(made: Scene) -> np.ndarray:
     """The picture with its masks; for a clip up to four frames side by side."""
     ids = [item.id for item in made.objects]
     steps = np.unique(np.linspace(0, len(made.frames) - 1, 4).round().astype(int))

@@ -33,7 +33,7 @@ class Placement:
 
 
 @dataclass(frozen=True, eq=False)
-class Patch:
+class SpritePatch:
     """The drawn sprite, clipped to the picture."""
 
     pixels: np.ndarray
@@ -53,10 +53,10 @@ class Patch:
         return self.pixels[..., 3] >= 128
 
 
-def draw(placement: Placement, sprites: SpriteSet, size_hw: tuple[int, int]) -> Patch | None:
+def draw_sprite(placement: Placement, sprites: SpriteSet, size_hw: tuple[int, int]) -> SpritePatch | None:
     """The sprite as placed, clipped to a picture of that size; None when all of it lies outside."""
     p = placement
-    picture = sprites.tinted(p.sprite, p.size, p.paint, p.brightness)
+    picture = sprites.tint(p.sprite, p.size, p.paint, p.brightness)
     wide, high = sprites.sprites[p.sprite].extent
     cos, sin = math.cos(math.radians(p.angle)), math.sin(math.radians(p.angle))
     half_w = (abs(cos) * wide + abs(sin) * high) * p.size / 2 + 1
@@ -76,10 +76,10 @@ def draw(placement: Placement, sprites: SpriteSet, size_hw: tuple[int, int]) -> 
         (right - left, bottom - top), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=(0, 0, 0, 0)
     )
     pixels = np.asarray(drawn)
-    return Patch(pixels, left, top)
+    return SpritePatch(pixels, left, top)
 
 
-def paste(picture: np.ndarray, patch: Patch) -> None:
+def paste_patch(picture: np.ndarray, patch: SpritePatch) -> None:
     """Lay the patch over the picture, uint8 (H, W, 3), in place."""
     region = picture[patch.window]
     through = (255 - patch.pixels[..., 3:]).astype(np.uint16)

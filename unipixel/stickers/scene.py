@@ -11,10 +11,10 @@ import numpy as np
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Sample, Turn
-from unipixel.stickers.backgrounds import Crop, background
-from unipixel.stickers.colours import PAINTS, colour_name, colour_shares
-from unipixel.stickers.render import Patch, Placement, draw, paste
-from unipixel.stickers.sprites import TRAINING_FAMILIES, SpriteSet, built_in, from_folder
+from unipixel.stickers.backgrounds import Crop, draw_background
+from unipixel.stickers.colours import PAINTS, choose_colour_name, measure_colour_shares
+from unipixel.stickers.render import Placement, SpritePatch, draw_sprite, paste_patch
+from unipixel.stickers.sprites import TRAINING_FAMILIES, SpriteSet, load_built_in, load_folder
 from unipixel.stickers.things import FAMILIAR, Thing
 
 EVAL_SEED = 1_000_000
@@ -61,13 +61,13 @@ class SceneSettings:
     """Slowest and fastest motion per frame of a video, as a share of the side; None: paths cross much of the picture,
     however few the frames."""
 
-    def sprite_set(self) -> SpriteSet:
+    def load_sprites(self) -> SpriteSet:
         """The sprites that these settings draw with."""
         if isinstance(self.sprites, SpriteSet):
             return self.sprites
-        return built_in(self.families) if self.sprites is None else from_folder(self.sprites)
+        return load_built_in(self.families) if self.sprites is None else load_folder(self.sprites)
 
-    def pool(self, sprites: SpriteSet) -> tuple[str, ...]:
+    def list_names(self, sprites: SpriteSet) -> tuple[str, ...]:
         """Names that may be drawn."""
         if self.names is None and self.sprites is None:
             return tuple(name for name in FAMILIAR if name in sprites.by_name)
@@ -129,7 +129,7 @@ class Scene:
         return self.frames[0]
 
     @property
-    def held_out(self) -> bool:
+    def is_held_out(self) -> bool:
         """Whether the scene belongs to evaluation, where prompts are exact."""
         return self.seed >= EVAL_SEED
 
@@ -150,36 +150,38 @@ class Scene:
         for n, t in enumerate(self.best_frames):
             rows = np.flatnonzero(self.masks[n, t].any(1))
             band = slice(rows[0], rows[-1] + 1) if len(rows) else slice(0)
-            shares.append(colour_shares(self.frames[t, band][self.masks[n, t, band]]))
+            shares.append(measure_colour_shares(self.frames[t, band][self.masks[n, t, band]]))
         return tuple(shares)
 
     @cached_property
     def _colour_names(self) -> tuple[str | None, ...]:
-        return tuple(colour_name(shares) for shares in self.colours)
+        return tuple(choose_colour_name(shares) for shares in self.colours)
 
-    def colour(self, n: int) -> str | None:
+    def get_colour(self, n: int) -> str | None:
         """The colour that object ``n`` plainly has, or None."""
         return self._colour_names[n]
 
-    def tracks(self) -> dict[int, MaskTrack]:
+    def build_tracks(self) -> dict[int, MaskTrack]:
         """The masks as `MaskTrack`s by object id."""
         return {item.id: MaskTrack.from_masks(mask) for item, mask in zip(self.objects, self.masks, strict=True)}
 
-    def sample(self, turns: tuple[Turn, ...]) -> Sample:
+    def to_sample(self, turns: tuple[Turn, ...]) -> Sample:
         """The scene as a `Sample` with a conversation about it."""
         media = Media.from_array(self.frames if self.is_video else self.image)
-        return Sample(media=media, objects=self.tracks(), turns=turns, source=f"stickers {self.seed}/{self.index}")
+        return Sample(
+            media=media, objects=self.build_tracks(), turns=turns, source=f"stickers {self.seed}/{self.index}"
+        )
 
 
-def scene(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> Scene:
+def generate_scene(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> Scene:
     """The still scene of that number: the same arguments always give the same picture and masks.
 
     Raises:
         ValueError: the settings leave no room for visible objects, or name unknown things.
     """
     rng = np.random.default_rng((seed, index))
-    sprites = settings.sprite_set()
-    behind = background(rng, settings.size_hw, settings.photos, settings.photo_share, settings.patterns)
+    sprites = settings.load_sprites()
+    behind = draw_background(rng, settings.size_hw, settings.photos, settings.photo_share, settings.patterns)
     for _ in range(20):
         picture = behind.copy()
         placements, masks, names = _compose(rng, settings, sprites, choose_names(rng, settings, sprites), picture)
@@ -188,7 +190,7 @@ def scene(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> 
     else:
         raise ValueError(f"no scene fits these settings; objects are too large or too small for {settings.size_hw}")
     if rng.random() < settings.noise:
-        picture = _weather(rng, picture)
+        picture = _add_noise(rng, picture)
     shuffle = [int(n) for n in rng.permutation(len(placements))]
     ids = choose_ids(rng, len(placements))
     objects = tuple(
@@ -203,7 +205,7 @@ def scene(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> 
         objects=objects,
         drawing_order=tuple(shuffle.index(n) for n in range(len(shuffle))),
         on_photo=settings.photos is not None,
-        names=settings.pool(sprites),
+        names=settings.list_names(sprites),
     )
 
 
@@ -213,7 +215,7 @@ def choose_names(rng: np.random.Generator, settings: SceneSettings, sprites: Spr
     Raises:
         ValueError: the settings ask for names without sprites.
     """
-    pool = settings.pool(sprites)
+    pool = settings.list_names(sprites)
     missing = [name for name in pool if name not in sprites.by_name]
     if missing:
         raise ValueError(f"there is no sprite of {missing[0]!r}; choose names from the sprite set's `names`")
@@ -232,7 +234,9 @@ def choose_ids(rng: np.random.Generator, count: int) -> list[int]:
     return [int(n) for n in rng.choice(9, count, replace=False) + 1]
 
 
-def look(rng: np.random.Generator, settings: SceneSettings, sprites: SpriteSet, name: str, crowd: int) -> Placement:
+def choose_appearance(
+    rng: np.random.Generator, settings: SceneSettings, sprites: SpriteSet, name: str, crowd: int
+) -> Placement:
     """How an object looks: picture, size, turn, mirroring and paint; its place is still open."""
     low, high = settings.scale
     high = min(high, max(low, high * (1.15 - 0.11 * crowd)))
@@ -264,11 +268,13 @@ def _compose(
     kept: list[str] = []
     order = [names[int(n)] for n in rng.permutation(len(names))]
     for name in order:
-        found = _find_place(rng, settings, sprites, look(rng, settings, sprites, name, len(names)), masks, full)
+        found = _find_place(
+            rng, settings, sprites, choose_appearance(rng, settings, sprites, name, len(names)), masks, full
+        )
         if found is None:
             continue
         placement, patch = found
-        paste(picture, patch)
+        paste_patch(picture, patch)
         for mask in masks:
             mask[patch.window] &= ~patch.mask
         own = np.zeros(settings.size_hw, bool)
@@ -287,7 +293,7 @@ def _find_place(
     placement: Placement,
     masks: list[np.ndarray],
     full: list[int],
-) -> tuple[Placement, Patch] | None:
+) -> tuple[Placement, SpritePatch] | None:
     """A place mostly inside the picture that leaves enough of what lies below visible; None if none is found."""
     height, width = settings.size_hw
     least = settings.min_area * height * width
@@ -296,8 +302,8 @@ def _find_place(
         margin = size * (0.5 if rng.random() < 0.8 else 0.35)
         x = float(rng.uniform(min(margin, width / 2), max(width - margin, width / 2)))
         y = float(rng.uniform(min(margin, height / 2), max(height - margin, height / 2)))
-        candidate = moved(placement, x=x, y=y, size=size)
-        patch = draw(candidate, sprites, settings.size_hw)
+        candidate = move_placement(placement, x=x, y=y, size=size)
+        patch = draw_sprite(candidate, sprites, settings.size_hw)
         if patch is None or patch.mask.sum() < least:
             continue
         if all(
@@ -308,12 +314,12 @@ def _find_place(
     return None
 
 
-def _stays_visible(mask: np.ndarray, patch: Patch, least: float, least_area: float) -> bool:
+def _stays_visible(mask: np.ndarray, patch: SpritePatch, least: float, least_area: float) -> bool:
     lost = int((mask[patch.window] & patch.mask).sum())
     return lost == 0 or int(mask.sum()) - lost >= max(least, least_area)
 
 
-def moved(
+def move_placement(
     placement: Placement, *, x: float, y: float, size: float | None = None, angle: float | None = None
 ) -> Placement:
     """The same sticker elsewhere (several times faster than `dataclasses.replace`)."""
@@ -329,7 +335,7 @@ def moved(
     )
 
 
-def _weather(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+def _add_noise(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     """The picture with a little noise and another contrast and brightness."""
     gain, offset = float(rng.uniform(0.8, 1.1)), float(rng.uniform(-12, 12))
     table = np.clip(np.arange(256) * gain + offset, 0, 255).astype(np.int16)

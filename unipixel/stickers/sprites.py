@@ -52,7 +52,7 @@ class SpriteSet:
         self._levels: dict[tuple[int, int], Image.Image] = {}
         self._tinted: dict[tuple[int, int, str | None, float], Image.Image] = {}
 
-    def level(self, index: int, size: float) -> Image.Image:
+    def get_level(self, index: int, size: float) -> Image.Image:
         """The sprite, colour multiplied by alpha (mode RGBa), at the stored side next above ``size`` pixels."""
         side = next((level for level in reversed(LEVELS) if level >= size * 0.95), LEVELS[0])
         key = (index, side)
@@ -63,9 +63,9 @@ class SpriteSet:
             self._levels[key] = picture
         return self._levels[key]
 
-    def tinted(self, index: int, size: float, paint: str | None, brightness: float) -> Image.Image:
+    def tint(self, index: int, size: float, paint: str | None, brightness: float) -> Image.Image:
         """The sprite of `level`, repainted and lit; the last few are kept, for the frames of a video."""
-        plain = self.level(index, size)
+        plain = self.get_level(index, size)
         if paint is None and brightness == 1.0:
             return plain
         key = (index, plain.width, paint, brightness)
@@ -80,7 +80,7 @@ class SpriteSet:
         return self._tinted[key]
 
 
-def _sprite(thing: Thing, family: str, picture: Image.Image) -> Sprite:
+def _build_sprite(thing: Thing, family: str, picture: Image.Image) -> Sprite:
     box = picture.getchannel("A").point([0] * 128 + [255] * 128).getbbox()
     if box is None:
         raise DatasetError(f"the sprite of {thing.name!r} in {family!r} is blank; give a picture with visible pixels")
@@ -92,7 +92,7 @@ def _sprite(thing: Thing, family: str, picture: Image.Image) -> Sprite:
 
 
 @lru_cache(maxsize=8)
-def built_in(families: tuple[str, ...] = TRAINING_FAMILIES) -> SpriteSet:
+def load_built_in(families: tuple[str, ...] = TRAINING_FAMILIES) -> SpriteSet:
     """The sprites of some of the built-in families.
 
     Raises:
@@ -108,12 +108,12 @@ def built_in(families: tuple[str, ...] = TRAINING_FAMILIES) -> SpriteSet:
             sheet = opened.convert("RGBA")
         for cell, name in enumerate(index["families"][family]):
             left, top = cell % columns * size, cell // columns * size
-            sprites.append(_sprite(THINGS[name], family, sheet.crop((left, top, left + size, top + size))))
+            sprites.append(_build_sprite(THINGS[name], family, sheet.crop((left, top, left + size, top + size))))
     return SpriteSet(sprites)
 
 
 @lru_cache(maxsize=4)
-def from_folder(folder: Path) -> SpriteSet:
+def load_folder(folder: Path) -> SpriteSet:
     """Sprites from a folder of PNG files described by its ``labels.json``.
 
     The file maps each PNG to what it shows::
@@ -132,13 +132,13 @@ def from_folder(folder: Path) -> SpriteSet:
     labels = _read_labels(folder)
     sprites: list[Sprite] = []
     for file, label in labels.items():
-        thing = _labelled_thing(file, label)
+        thing = _parse_label(file, label)
         try:
             with Image.open(folder / file) as opened:
                 picture = opened.convert("RGBA")
         except (OSError, ValueError, SyntaxError) as error:
             raise DatasetError(f"the sprite {file!r} named in labels.json cannot be read ({error})") from error
-        sprites.append(_sprite(thing, folder.name, _square(picture)))
+        sprites.append(_build_sprite(thing, folder.name, _crop_to_square(picture)))
     if len({sprite.thing.name for sprite in sprites}) < 2:
         raise DatasetError(f"{folder.name}/labels.json names fewer than 2 different things; scenes need at least 2")
     return SpriteSet(sprites)
@@ -157,7 +157,7 @@ def _read_labels(folder: Path) -> dict[str, Any]:
     return labels
 
 
-def _labelled_thing(file: str, label: Any) -> Thing:
+def _parse_label(file: str, label: Any) -> Thing:
     """The thing that one entry of ``labels.json`` describes, checked."""
     name = label.get("name") if isinstance(label, dict) else None
     if not isinstance(name, str) or not name.replace(" ", "").isalpha() or name != name.lower():
@@ -193,7 +193,7 @@ def _labelled_thing(file: str, label: Any) -> Thing:
     )
 
 
-def _square(picture: Image.Image) -> Image.Image:
+def _crop_to_square(picture: Image.Image) -> Image.Image:
     """The picture cropped to its visible part, centred on a square of the largest stored side."""
     box = picture.getchannel("A").point([0] * 128 + [255] * 128).getbbox()
     picture = picture.crop(box) if box else picture

@@ -349,7 +349,7 @@ mailbox     | building? furniture? |      |
 """
 
 
-def _read(table: str) -> dict[str, Thing]:
+def _parse_table(table: str) -> dict[str, Thing]:
     """The table as records, with implied kinds added and plurals made."""
     things: dict[str, Thing] = {}
     for line in table.strip().splitlines():
@@ -370,7 +370,7 @@ def _read(table: str) -> dict[str, Thing]:
     return things
 
 
-THINGS: dict[str, Thing] = _read(TABLE)
+THINGS: dict[str, Thing] = _parse_table(TABLE)
 """Name -> thing, for every thing of the built-in sprites."""
 
 # fmt: off

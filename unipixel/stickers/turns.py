@@ -14,32 +14,32 @@ from unipixel.stickers.scene import Scene
 Task = Callable[[Facts, np.random.Generator], "Turn | tuple[Turn, ...] | None"]
 
 TASKS: dict[str, Task] = {
-    "refer": segment_tasks.refer,
-    "refer_many": segment_tasks.refer_many,
-    "point": segment_tasks.point,
-    "box": segment_tasks.box,
-    "absent": segment_tasks.absent,
-    "position": segment_tasks.described(Facts.place_phrases, "position"),
-    "colour": segment_tasks.described(Facts.colour_phrases, "colour"),
-    "relation": segment_tasks.described(Facts.relation_phrases, "relation"),
-    "order": segment_tasks.described(Facts.order_phrases, "order"),
-    "size": segment_tasks.described(Facts.size_phrases, "size"),
-    "category": segment_tasks.described(Facts.kind_phrases, "category"),
-    "use": segment_tasks.described(Facts.use_phrases, "use"),
-    "motion": segment_tasks.described(Facts.motion_phrases, "motion"),
-    "caption_seg": segment_tasks.caption_with_masks,
-    "name": text_tasks.name,
-    "name_mem": text_tasks.name_from_memory,
-    "colour_of": text_tasks.colour_of,
-    "where": text_tasks.where,
-    "kind_of": text_tasks.kind_of,
-    "neighbour": text_tasks.neighbour,
-    "yes_no": text_tasks.yes_or_no,
-    "presence": text_tasks.presence,
-    "count": text_tasks.count,
-    "caption": text_tasks.caption,
-    "choice": choice_tasks.choice,
-    "choice_mem": choice_tasks.choice_from_prompts,
+    "refer": segment_tasks.ask_refer,
+    "refer_many": segment_tasks.ask_refer_many,
+    "point": segment_tasks.ask_point,
+    "box": segment_tasks.ask_box,
+    "absent": segment_tasks.ask_absent,
+    "position": segment_tasks.build_phrase_task(Facts.list_place_phrases, "position"),
+    "colour": segment_tasks.build_phrase_task(Facts.list_colour_phrases, "colour"),
+    "relation": segment_tasks.build_phrase_task(Facts.list_relation_phrases, "relation"),
+    "order": segment_tasks.build_phrase_task(Facts.list_order_phrases, "order"),
+    "size": segment_tasks.build_phrase_task(Facts.list_size_phrases, "size"),
+    "category": segment_tasks.build_phrase_task(Facts.list_kind_phrases, "category"),
+    "use": segment_tasks.build_phrase_task(Facts.list_use_phrases, "use"),
+    "motion": segment_tasks.build_phrase_task(Facts.list_motion_phrases, "motion"),
+    "caption_seg": segment_tasks.ask_caption_with_masks,
+    "name": text_tasks.ask_name,
+    "name_mem": text_tasks.ask_name_from_memory,
+    "colour_of": text_tasks.ask_colour,
+    "where": text_tasks.ask_place,
+    "kind_of": text_tasks.ask_kind,
+    "neighbour": text_tasks.ask_neighbour,
+    "yes_no": text_tasks.ask_yes_or_no,
+    "presence": text_tasks.ask_presence,
+    "count": text_tasks.ask_count,
+    "caption": text_tasks.ask_caption,
+    "choice": choice_tasks.ask_choice,
+    "choice_mem": choice_tasks.ask_choice_from_prompts,
 }
 """Task name -> how a question of it is made. "choice_mem" makes two turns: localise, then answer."""
 
@@ -77,7 +77,7 @@ FULL_MIX: dict[str, float] = {
 """Everything that the world can ask."""
 
 
-def turns(
+def generate_turns(
     scene: Scene,
     rng: np.random.Generator,
     count: int = 3,
@@ -113,13 +113,13 @@ def turns(
         found = TASKS[task](facts, rng)
         batch = found if isinstance(found, tuple) else (found,) if found is not None else ()
         # The same task with the same answer teaches nothing new, whatever the wording.
-        if not batch or (batch[0].task, _subject(batch[0])) in known or (made and len(made) + len(batch) > count):
+        if not batch or (batch[0].task, _get_subject(batch[0])) in known or (made and len(made) + len(batch) > count):
             continue
-        known.add((batch[0].task, _subject(batch[0])))
+        known.add((batch[0].task, _get_subject(batch[0])))
         made.extend(batch)
     return tuple(made)
 
 
-def _subject(turn: Turn) -> str:
+def _get_subject(turn: Turn) -> str:
     """What a turn is about: its masks, or question and answer when it has none."""
     return turn.answer if turn.targets else f"{turn.question} {turn.answer}"

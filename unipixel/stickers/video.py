@@ -4,45 +4,53 @@ from __future__ import annotations
 
 import numpy as np
 
-from unipixel.stickers.backgrounds import background
-from unipixel.stickers.motion import observed, plan
-from unipixel.stickers.render import Patch, Placement, draw, paste
-from unipixel.stickers.scene import DEFAULT_SETTINGS, Scene, SceneObject, SceneSettings, choose_ids, choose_names, look
+from unipixel.stickers.backgrounds import draw_background
+from unipixel.stickers.motion import describe_motion, plan_path
+from unipixel.stickers.render import Placement, SpritePatch, draw_sprite, paste_patch
+from unipixel.stickers.scene import (
+    DEFAULT_SETTINGS,
+    Scene,
+    SceneObject,
+    SceneSettings,
+    choose_appearance,
+    choose_ids,
+    choose_names,
+)
 from unipixel.stickers.sprites import SpriteSet
 
 WALL_SHARE = 0.4
 """Share of the videos with something tall in front that objects pass behind."""
 
 _Paths = list[list[Placement]]
-_Rendered = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+_Rendering = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def video(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> Scene:
+def generate_video(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> Scene:
     """The video of that number: the same arguments always give the same frames and masks.
 
     Raises:
         ValueError: the settings leave no room for visible objects.
     """
     rng = np.random.default_rng((seed, index, 1))
-    sprites = settings.sprite_set()
+    sprites = settings.load_sprites()
     num_frames = int(rng.integers(settings.num_frames[0], settings.num_frames[1] + 1))
-    behind = background(rng, settings.size_hw, settings.photos, settings.photo_share, settings.patterns)
-    front = _wall(rng, settings.size_hw) if rng.random() < WALL_SHARE else None
+    behind = draw_background(rng, settings.size_hw, settings.photos, settings.photo_share, settings.patterns)
+    front = _draw_wall(rng, settings.size_hw) if rng.random() < WALL_SHARE else None
     for _ in range(20):
-        names, paths = _planned(rng, settings, sprites, num_frames, front)
-        names, paths, rendered = _pruned(names, paths, sprites, behind, front, settings)
+        names, paths = _plan_objects(rng, settings, sprites, num_frames, front)
+        names, paths, rendered = _prune_hidden(names, paths, sprites, behind, front, settings)
         if len(paths) >= settings.num_objects[0]:
             break
     else:
         raise ValueError(f"no video fits these settings; objects are too large or too small for {settings.size_hw}")
     frames, masks, inside, seen = rendered
     if rng.random() < settings.noise:
-        frames = _grainy(rng, frames)
+        frames = _add_grain(rng, frames)
     shuffle = [int(n) for n in rng.permutation(len(paths))]
     ids = choose_ids(rng, len(paths))
     objects = []
     for number, n in zip(ids, shuffle, strict=True):
-        does, may_do = observed(paths[n], inside[n], seen[n], settings.size_hw)
+        does, may_do = describe_motion(paths[n], inside[n], seen[n], settings.size_hw)
         drawn = tuple(p if share > 0 else None for p, share in zip(paths[n], inside[n], strict=True))
         objects.append(
             SceneObject(id=number, thing=sprites.things[names[n]], placements=drawn, does=does, may_do=may_do)
@@ -56,19 +64,19 @@ def video(seed: int, index: int, settings: SceneSettings = DEFAULT_SETTINGS) -> 
         is_video=True,
         drawing_order=tuple(shuffle.index(n) for n in range(len(shuffle))),
         on_photo=settings.photos is not None,
-        names=settings.pool(sprites),
+        names=settings.list_names(sprites),
     )
 
 
-def _wall(rng: np.random.Generator, size_hw: tuple[int, int]) -> tuple[np.ndarray, int, int]:
+def _draw_wall(rng: np.random.Generator, size_hw: tuple[int, int]) -> tuple[np.ndarray, int, int]:
     """Something tall in front: its picture uint8 (H, w, 3), and the columns it covers."""
     height, width = size_hw
     wide = int(width * rng.uniform(0.22, 0.36))
     left = int(rng.uniform(0.25, 0.75) * width - wide / 2)
-    return background(rng, (height, wide)), left, left + wide
+    return draw_background(rng, (height, wide)), left, left + wide
 
 
-def _planned(
+def _plan_objects(
     rng: np.random.Generator,
     settings: SceneSettings,
     sprites: SpriteSet,
@@ -79,33 +87,33 @@ def _planned(
     names = choose_names(rng, settings, sprites)
     names = [names[int(n)] for n in rng.permutation(len(names))]
     wall = None if front is None else (float(front[1]), float(front[2]))
-    looks = [look(rng, settings, sprites, name, len(names)) for name in names]
-    return names, [plan(rng, placement, settings.size_hw, num_frames, wall, settings.pace) for placement in looks]
+    looks = [choose_appearance(rng, settings, sprites, name, len(names)) for name in names]
+    return names, [plan_path(rng, placement, settings.size_hw, num_frames, wall, settings.pace) for placement in looks]
 
 
-def _pruned(
+def _prune_hidden(
     names: list[str],
     paths: _Paths,
     sprites: SpriteSet,
     behind: np.ndarray,
     front: tuple[np.ndarray, int, int] | None,
     settings: SceneSettings,
-) -> tuple[list[str], _Paths, _Rendered]:
+) -> tuple[list[str], _Paths, _Rendering]:
     """The plan without what is hardly ever seen, and its rendering; the others can only get more visible by that."""
-    rendered = _rendered(paths, sprites, behind, front)
-    good = _visible_enough(rendered[1], rendered[3], settings)
+    rendered = _render(paths, sprites, behind, front)
+    good = _find_visible(rendered[1], rendered[3], settings)
     while len(good) < len(paths):
         names, paths = [names[n] for n in good], [paths[n] for n in good]
         if not paths:
             break
-        rendered = _rendered(paths, sprites, behind, front)
-        good = _visible_enough(rendered[1], rendered[3], settings)
+        rendered = _render(paths, sprites, behind, front)
+        good = _find_visible(rendered[1], rendered[3], settings)
     return names, paths, rendered
 
 
-def _rendered(
+def _render(
     paths: _Paths, sprites: SpriteSet, behind: np.ndarray, front: tuple[np.ndarray, int, int] | None
-) -> _Rendered:
+) -> _Rendering:
     """Frames uint8 (T, H, W, 3), visible masks bool (N, T, H, W), and the shares inside and seen, float (N, T)."""
     height, width = behind.shape[:2]
     num_frames = len(paths[0])
@@ -114,13 +122,13 @@ def _rendered(
     inside = np.zeros((len(paths), num_frames))
     drawn = np.zeros((len(paths), num_frames))
     for n, path in enumerate(paths):
-        whole = _whole_area(path[0], sprites) / path[0].size ** 2
-        patch: Patch | None = None
+        whole = _measure_whole_area(path[0], sprites) / path[0].size ** 2
+        patch: SpritePatch | None = None
         for t, placement in enumerate(path):
-            patch = patch if t and placement is path[t - 1] else draw(placement, sprites, (height, width))
+            patch = patch if t and placement is path[t - 1] else draw_sprite(placement, sprites, (height, width))
             if patch is None:
                 continue
-            paste(frames[t], patch)
+            paste_patch(frames[t], patch)
             covered = patch.mask
             masks[(slice(n), t, *patch.window)] &= ~covered
             masks[(n, t, *patch.window)] = covered
@@ -134,15 +142,15 @@ def _rendered(
     return frames, masks, inside, np.where(drawn > 0, areas / np.maximum(drawn, 1), 1.0)
 
 
-def _whole_area(placement: Placement, sprites: SpriteSet) -> int:
+def _measure_whole_area(placement: Placement, sprites: SpriteSet) -> int:
     """Pixels that the sticker covers when nothing cuts it off."""
     side = int(placement.size * 1.5) + 4
     centred = Placement(sprite=placement.sprite, x=side / 2, y=side / 2, size=placement.size, angle=placement.angle)
-    patch = draw(centred, sprites, (side, side))
+    patch = draw_sprite(centred, sprites, (side, side))
     return 0 if patch is None else int(patch.mask.sum())
 
 
-def _visible_enough(masks: np.ndarray, seen: np.ndarray, settings: SceneSettings) -> list[int]:
+def _find_visible(masks: np.ndarray, seen: np.ndarray, settings: SceneSettings) -> list[int]:
     """Objects that are well visible on at least a third of the frames."""
     least = settings.min_area * masks.shape[2] * masks.shape[3]
     num_frames = masks.shape[1]
@@ -156,7 +164,7 @@ def _visible_enough(masks: np.ndarray, seen: np.ndarray, settings: SceneSettings
     return good
 
 
-def _grainy(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
+def _add_grain(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
     """The frames with another contrast and noise that differs from frame to frame."""
     gain, offset = float(rng.uniform(0.8, 1.1)), float(rng.uniform(-12, 12))
     table = np.clip(np.arange(256) * gain + offset, 0, 255).astype(np.int16)

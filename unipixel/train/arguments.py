@@ -18,17 +18,17 @@ from unipixel.train.recipe import Recipe
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
-def processes() -> int:
+def count_processes() -> int:
     """How many processes share the run, as ``torchrun`` says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
+def is_first_process() -> bool:
     """Whether this process is the one that writes."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def trackers(names: tuple[str, ...]) -> list[str]:
+def choose_trackers(names: tuple[str, ...]) -> list[str]:
     """Where figures go besides console and ``log.jsonl``: TensorBoard where it is installed, others when named.
 
     Args:
@@ -47,13 +47,13 @@ def trackers(names: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys([*(["tensorboard"] if find_spec("tensorboard") else []), *names]))
 
 
-def shares(recipe: Recipe) -> tuple[int, int]:
+def divide_batch(recipe: Recipe) -> tuple[int, int]:
     """(samples that a process takes at once, batches it accumulates) that make up the recipe's batch.
 
     Raises:
         ValueError: the batch cannot be divided so.
     """
-    world = processes()
+    world = count_processes()
     micro = recipe.micro_batch or recipe.batch_size // world
     if micro < 1 or recipe.batch_size % (micro * world):
         raise ValueError(
@@ -63,12 +63,12 @@ def shares(recipe: Recipe) -> tuple[int, int]:
     return micro, recipe.batch_size // (micro * world)
 
 
-def warmup(recipe: Recipe) -> int:
+def count_warmup_steps(recipe: Recipe) -> int:
     """Steps over which the rate rises."""
     return recipe.warmup_steps or math.ceil(recipe.steps * recipe.warmup_share)
 
 
-def arguments(
+def build_arguments(
     recipe: Recipe, folder: Path, *, workers: int = 1, parallel: str = "ddp", report: tuple[str, ...] = ()
 ) -> TrainingArguments:
     """Everything that transformers wants to know.
@@ -90,8 +90,8 @@ def arguments(
     if parallel.startswith("zero") and find_spec("deepspeed") is None:
         raise ValueError(f"{parallel} needs the package deepspeed, which is not installed; fsdp needs nothing more")
     cuda = torch.cuda.is_available()
-    micro, accumulated = shares(recipe)
-    shared: dict[str, Any] = PARALLEL[parallel] if processes() > 1 else {}
+    micro, accumulated = divide_batch(recipe)
+    shared: dict[str, Any] = PARALLEL[parallel] if count_processes() > 1 else {}
     stable = recipe.schedule == "stable"
     made = TrainingArguments(
         output_dir=str(folder),
@@ -105,18 +105,18 @@ def arguments(
         adam_beta1=0.9,
         adam_beta2=recipe.adam_beta2,
         max_grad_norm=recipe.max_grad_norm,
-        warmup_steps=warmup(recipe),
+        warmup_steps=count_warmup_steps(recipe),
         lr_scheduler_type="warmup_stable_decay" if stable else "cosine",
         lr_scheduler_kwargs={"num_decay_steps": int(recipe.steps * recipe.decay_share)} if stable else {},
         logging_steps=recipe.log_steps,
         save_steps=recipe.save_steps,
-        ddp_backend="gloo" if not cuda and processes() > 1 else None,
+        ddp_backend="gloo" if not cuda and count_processes() > 1 else None,
         dataloader_num_workers=workers,
         dataloader_prefetch_factor=4 if workers else None,
         dataloader_persistent_workers=workers > 0,
         remove_unused_columns=False,
         label_names=[],
-        report_to=trackers(report),
+        report_to=choose_trackers(report),
         seed=recipe.seed,
         disable_tqdm=True,
         **shared,

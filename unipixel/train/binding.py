@@ -20,7 +20,7 @@ from unipixel.model.unipixel import UniPixel
 
 
 @contextmanager
-def layer_input(model: UniPixel, layer: int) -> Iterator[dict[str, Any]]:
+def record_layer_input(model: UniPixel, layer: int) -> Iterator[dict[str, Any]]:
     """Keep what a decoder layer is given during a forward pass: ``hidden`` (B, L, D) and ``rotary``."""
     kept: dict[str, Any] = {}
 
@@ -41,7 +41,7 @@ def binding_loss(
 
     Args:
         layer: number of the decoder layer whose input was kept.
-        kept: from `layer_input`.
+        kept: from `record_layer_input`.
         batch: of the training forward, one visual per sample.
         counts: number of `<|seg|>` in each sample.
     """
@@ -53,7 +53,7 @@ def binding_loss(
     key = attention.k_proj(x).unflatten(-1, (-1, head)).transpose(1, 2)
     query, key = apply_rotary_pos_emb(query, key, cos, sin)
     query = query[:, ::2]  # the heads whose keys began as copies of them; one per group
-    visible = language.attention_bias(batch["attention_mask"], len(ids), ids.shape[1], 0, ids.device)
+    visible = language.build_attention_bias(batch["attention_mask"], len(ids), ids.shape[1], 0, ids.device)
     assert visible is not None  # only a single token has no mask
     merge = config.vision.spatial_merge_size
     losses, shares = [], []

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from unipixel.data import DATASETS, find, split_name
-from unipixel.data.files import data_folder
+from unipixel.data import DATASETS, find_dataset, parse_name
+from unipixel.data.files import find_data_folder
 from unipixel.data.reading import OWN
 from unipixel.train.recipe import MixtureRecipe, Recipe, Source, Start
 
 
-def with_start(recipe: Recipe, model: str, parts: Sequence[str]) -> Recipe:
+def set_start(recipe: Recipe, model: str, parts: Sequence[str]) -> Recipe:
     """The recipe from another checkpoint, or with parts of others.
 
     Args:
@@ -23,7 +23,7 @@ def with_start(recipe: Recipe, model: str, parts: Sequence[str]) -> Recipe:
     return replace(recipe, start=replace(start, parts=(*start.parts, *parts)))
 
 
-def with_data(recipe: Recipe, names: Sequence[str]) -> Recipe:
+def set_data(recipe: Recipe, names: Sequence[str]) -> Recipe:
     """The recipe on these data alone.
 
     Args:
@@ -40,21 +40,21 @@ def with_data(recipe: Recipe, names: Sequence[str]) -> Recipe:
         raise ValueError(f"the recipe {recipe.name} draws stickers and takes no --data; 'finetune' does")
     sources: list[Source] = []
     for text in names:
-        name, split = split_name(text)
+        name, split = parse_name(text)
         own = [source for source in recipe.sources if source.dataset == name]
-        sources += [replace(source, split=split or source.split) for source in own or _new(name)]
+        sources += [replace(source, split=split or source.split) for source in own or _build_sources(name)]
     return replace(recipe, sources=tuple(sources))
 
 
-def _new(name: str) -> list[Source]:
+def _build_sources(name: str) -> list[Source]:
     """Sources for a dataset that the recipe does not have: its questions, and clicks on its objects."""
-    dataset = find(name)
+    dataset = find_dataset(name)
     split = "train" if "train" in dataset.splits else dataset.splits[0]
     asks = Source(dataset=name, split=split)
     return [asks, replace(asks, form="prompts")] if name.partition(":")[0] in OWN else [asks]
 
 
-def with_present(recipe: Recipe, root: Path | None) -> tuple[Recipe, tuple[str, ...]]:
+def keep_present_sources(recipe: Recipe, root: Path | None) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe without the sources whose files are not there, and the names of those.
 
     Raises:
@@ -62,7 +62,7 @@ def with_present(recipe: Recipe, root: Path | None) -> tuple[Recipe, tuple[str, 
     """
     if not isinstance(recipe, MixtureRecipe):
         raise ValueError(f"the recipe {recipe.name} draws stickers, so nothing of it can be absent")
-    folder = None if root is None else data_folder(root)
+    folder = None if root is None else find_data_folder(root)
     there: list[Source] = []
     absent: list[Source] = []
     for source in recipe.sources:

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from unipixel.engine.wording import forced_answer, prefilling
+from unipixel.engine.wording import write_prompt_answer, write_prompt_question
 from unipixel.errors import DatasetError
-from unipixel.processing.wording import worded
+from unipixel.processing.wording import write_turns
 from unipixel.sample import Query, Sample
 
 
-def prompted(sample: Sample, rng: np.random.Generator | None, most: int, *, named: bool = False) -> Sample:
+def add_prompt_turns(sample: Sample, rng: np.random.Generator | None, most: int, *, named: bool = False) -> Sample:
     """The sample with a turn for each of at most ``most`` objects, pointed at or boxed, under ids from 1 on.
 
     Args:
@@ -32,9 +32,14 @@ def prompted(sample: Sample, rng: np.random.Generator | None, most: int, *, name
     number = {old: new for new, old in enumerate(order[:most], 1)}
     queries = tuple(Query(kind="query", text=f"[{n}]", about=(n,), targets=(n,)) for n in number.values())
     objects = {new: sample.objects[old] for old, new in number.items()}
-    made = worded(replace(sample, objects=objects, queries=queries, turns=()), rng, form="mixed")
+    made = write_turns(replace(sample, objects=objects, queries=queries, turns=()), rng, form="mixed")
     turns = [
-        replace(turn, question=prefilling(query.about, named=named), answer=forced_answer(query.about), task="prompt")
+        replace(
+            turn,
+            question=write_prompt_question(query.about, named=named),
+            answer=write_prompt_answer(query.about),
+            task="prompt",
+        )
         for turn, query in zip(made.turns, made.queries, strict=True)
     ]
     return replace(made, turns=tuple(turns))

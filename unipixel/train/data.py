@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from unipixel.data.cutouts import whole_photos
-from unipixel.processing.batch import IGNORED, TrainingInputs
+from unipixel.data.cutouts import list_whole_photos
 from unipixel.processing.chat import END_OF_TEXT
+from unipixel.processing.collation import IGNORE_INDEX, TrainingInputs
 from unipixel.processing.processor import Processor
 from unipixel.sample import Sample, Turn
-from unipixel.stickers import HARD, THINGS, Scene, scene, turns, video
-from unipixel.stickers.prompts import box_on, point_on
-from unipixel.train.photos import ClipTraining, PhotoTraining, cut_out_world
-from unipixel.train.recall import random_prompt, recalled
+from unipixel.stickers import HARD, THINGS, Scene, generate_scene, generate_turns, generate_video
+from unipixel.stickers.prompts import box_object, point_at_object
+from unipixel.train.photos import ClipSampler, PhotoSampler, build_cutout_world
+from unipixel.train.recall import apply_recall, draw_prompt
 from unipixel.train.recipe import StickerRecipe
 
 CLEARLY_SHOWN = 0.3
 """Share of a visual token that an object must cover for the token to be called after it."""
 
 
-class StickerTraining(Dataset[TrainingInputs]):
+class StickerDataset(Dataset[TrainingInputs]):
     """Endless sticker scenes, and photos among them, with questions, cut to the length of a run."""
 
     def __init__(self, processor: Processor, recipe: StickerRecipe, photos: Path | None = None) -> None:
@@ -34,31 +34,31 @@ class StickerTraining(Dataset[TrainingInputs]):
             raise ValueError(f"the recipe {recipe.name} draws photos; say where they are: --set photos=DIR")
         self._processor = processor
         self._recipe = recipe
-        pieces = None if photos is None else whole_photos(photos)
+        pieces = None if photos is None else list_whole_photos(photos)
         behind: dict[str, Any] = {"photos": pieces, "photo_share": recipe.photo_share}
         self._settings = replace(recipe.world, **behind)
         self._hard = replace(HARD, num_frames=recipe.world.num_frames, **behind)
-        self._photos = None if photos is None else PhotoTraining(photos)
+        self._photos = None if photos is None else PhotoSampler(photos)
         if recipe.clip_share and not recipe.clips:
             raise ValueError(f"the recipe {recipe.name} draws real clips; say where they are: --set clips=DIR")
-        self._clips = ClipTraining(Path(recipe.clips)) if recipe.clips else None
-        self._cut_out = None if photos is None or not recipe.cutout_share else cut_out_world(recipe.world, photos)
+        self._clips = ClipSampler(Path(recipe.clips)) if recipe.clips else None
+        self._cut_out = None if photos is None or not recipe.cutout_share else build_cutout_world(recipe.world, photos)
         self._kept: dict[int, TrainingInputs] = {}
-        names = THINGS if self._cut_out is None else [*THINGS, *self._cut_out.sprite_set().names]
-        self._words = {name: self._word(name) for name in names}
+        names = THINGS if self._cut_out is None else [*THINGS, *self._cut_out.load_sprites().names]
+        self._words = {name: self._find_word(name) for name in names}
 
     def __len__(self) -> int:
         return self._recipe.steps * self._recipe.batch_size
 
     def __getitem__(self, index: int) -> TrainingInputs:
         if not self._recipe.distinct:
-            return self._made(index)
+            return self._build_sample(index)
         index %= self._recipe.distinct
         if index not in self._kept:
-            self._kept[index] = self._made(index)
+            self._kept[index] = self._build_sample(index)
         return self._kept[index].copy()
 
-    def _made(self, index: int) -> TrainingInputs:
+    def _build_sample(self, index: int) -> TrainingInputs:
         recipe = self._recipe
         # whole batches are clips or stills: the draw depends on the batch's number
         batch = np.random.default_rng((recipe.seed, 0, index // recipe.batch_size))
@@ -66,65 +66,65 @@ class StickerTraining(Dataset[TrainingInputs]):
         together = bool(batch.random() < recipe.conversation_share) or recipe.recall == "turn"
         rng = np.random.default_rng((recipe.seed, 1, index))
         if self._photos is not None and not is_video and rng.random() < recipe.photo_share:
-            return self._photo(self._photos.draw(rng, recipe.turns, recipe.mix), together)
+            return self._build_photo(self._photos.draw(rng, recipe.turns, recipe.mix), together)
         if self._clips is not None and is_video and rng.random() < recipe.clip_share:
             length = int(rng.integers(recipe.world.num_frames[0], recipe.world.num_frames[1] + 1))
             count = 1 if recipe.objective == "prompt" else recipe.video_turns  # clips have one object
-            return self._photo(self._clips.draw(rng, length, count, recipe.mix), together)
+            return self._build_photo(self._clips.draw(rng, length, count, recipe.mix), together)
         settings = self._hard if rng.random() < recipe.hard_share else self._settings
         if self._cut_out is not None and rng.random() < recipe.cutout_share:
             settings = self._cut_out
-        world = (video if is_video else scene)(recipe.seed, index, settings)
+        world = (generate_video if is_video else generate_scene)(recipe.seed, index, settings)
         if recipe.objective == "prompt":
             if not world.masks[:, 0].any():  # a clip that opens empty gives nothing to point at
-                world = scene(recipe.seed, index, settings)
-            questions = prompt_turns(world, rng, recipe)
+                world = generate_scene(recipe.seed, index, settings)
+            questions = draw_prompt_turns(world, rng, recipe)
         else:
-            questions = self.questions(world, rng)
-        sample = world.sample(questions)
+            questions = self.draw_turns(world, rng)
+        sample = world.to_sample(questions)
         if recipe.recall != "memory" and recipe.objective == "conversation":
-            prompts = {item.id: random_prompt(world, n, rng) for n, item in enumerate(world.objects)}
-            sample = recalled(sample, prompts, recipe.recall)
-        out = self._inputs(sample, together)
+            prompts = {item.id: draw_prompt(world, n, rng) for n, item in enumerate(world.objects)}
+            sample = apply_recall(sample, prompts, recipe.recall)
+        out = self._build_inputs(sample, together)
         if recipe.dense_words:
-            words = cell_words(world, self._words, *self._cells(out), self._processor.chat.ids[END_OF_TEXT])
+            words = label_cells(world, self._words, *self._count_cells(out), self._processor.chat.ids[END_OF_TEXT])
             out["cell_words"] = words  # type: ignore[typeddict-unknown-key]
         return out
 
-    def questions(self, world: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
+    def draw_turns(self, world: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
         """What is asked about a scene."""
         recipe = self._recipe
-        return turns(world, rng, recipe.video_turns if world.is_video else recipe.turns, recipe.mix)
+        return generate_turns(world, rng, recipe.video_turns if world.is_video else recipe.turns, recipe.mix)
 
-    def _word(self, name: str) -> int:
+    def _find_word(self, name: str) -> int:
         """The token that visual tokens are called by; -100 for a name whose last word is not one token."""
         tokens = self._processor.chat.encode(f" {name.split()[-1]}")
-        return tokens[0] if len(tokens) == 1 else IGNORED
+        return tokens[0] if len(tokens) == 1 else IGNORE_INDEX
 
-    def _photo(self, sample: Sample, together: bool) -> TrainingInputs:
+    def _build_photo(self, sample: Sample, together: bool) -> TrainingInputs:
         """A photo or real clip teaches the dense words of its regions; the rest of what it shows is unlabelled."""
-        out = self._inputs(sample, together)
+        out = self._build_inputs(sample, together)
         if self._recipe.dense_words:
             # parts lie on wholes: the smaller region is what a cell is called after
             regions = sorted(sample.objects, key=lambda number: -int(sample.objects[number].areas[0]))
             names = {q.about[0]: q.answer for q in sample.queries if q.kind == "caption"}
-            tokens = [self._word(names[number]) for number in regions]
+            tokens = [self._find_word(names[number]) for number in regions]
             masks = np.stack([sample.objects[number].masks for number in regions])
-            cover = cell_cover(masks, *self._cells(out))
-            labels = torch.full((cover.shape[1],), IGNORED)
+            cover = measure_cover(masks, *self._count_cells(out))
+            labels = torch.full((cover.shape[1],), IGNORE_INDEX)
             for token, share in zip(tokens, cover, strict=True):
                 labels[share > CLEARLY_SHOWN] = token
             out["cell_words"] = labels  # type: ignore[typeddict-unknown-key]
         return out
 
-    def _cells(self, out: TrainingInputs) -> tuple[int, int]:
+    def _count_cells(self, out: TrainingInputs) -> tuple[int, int]:
         """Rows and columns of visual tokens."""
         _, rows, columns = (int(n) for n in out["grid_thw"][0])
         merge = self._processor.settings.merge_size
         return rows // merge, columns // merge
 
-    def _inputs(self, sample: Sample, together: bool) -> TrainingInputs:
-        out = self._processor.training(
+    def _build_inputs(self, sample: Sample, together: bool) -> TrainingInputs:
+        out = self._processor.build_training_inputs(
             sample,
             sam_masks=self._recipe.objective != "words",
             independent_turns=not together,
@@ -135,19 +135,19 @@ class StickerTraining(Dataset[TrainingInputs]):
         return out
 
 
-def cell_words(world: Scene, words: dict[str, int], rows: int, columns: int, nothing: int) -> torch.Tensor:
+def label_cells(world: Scene, words: dict[str, int], rows: int, columns: int, nothing: int) -> torch.Tensor:
     """(t * rows * columns,) token of the name of what each visual token shows.
 
     ``nothing`` where it shows background, -100 where that is not clear.
     """
-    cover = cell_cover(world.masks, rows, columns)
+    cover = measure_cover(world.masks, rows, columns)
     tokens = torch.tensor([words[item.thing.name] for item in world.objects])
     most, which = cover.max(0)
-    labels = torch.where(most > CLEARLY_SHOWN, tokens[which], IGNORED)
+    labels = torch.where(most > CLEARLY_SHOWN, tokens[which], IGNORE_INDEX)
     return torch.where(cover.sum(0) < 0.05, nothing, labels)
 
 
-def cell_cover(masks: np.ndarray, rows: int, columns: int) -> torch.Tensor:
+def measure_cover(masks: np.ndarray, rows: int, columns: int) -> torch.Tensor:
     """(N, t * rows * columns) share of each visual token that each of N objects covers: masks bool (N, T, H, W)."""
     if masks.shape[1] % 2:
         masks = np.concatenate([masks, masks[:, -1:]], 1)
@@ -156,7 +156,7 @@ def cell_cover(masks: np.ndarray, rows: int, columns: int) -> torch.Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(pairs, (rows, columns)).flatten(1)
 
 
-def prompt_turns(world: Scene, rng: np.random.Generator, recipe: StickerRecipe) -> tuple[Turn, ...]:
+def draw_prompt_turns(world: Scene, rng: np.random.Generator, recipe: StickerRecipe) -> tuple[Turn, ...]:
     """Points and boxes on random objects, each answered by its mask; in clips on different ones."""
     kinds = list(recipe.mix)
     share = np.array([recipe.mix[k] for k in kinds])
@@ -168,7 +168,7 @@ def prompt_turns(world: Scene, rng: np.random.Generator, recipe: StickerRecipe) 
     objects = rng.choice(candidates, count, replace=not world.is_video)
     for kind, n in zip(rng.choice(kinds, count, p=share / share.sum()), objects, strict=True):
         n = int(n)
-        prompt = point_on(opening, n, rng) if kind == "point" else box_on(opening, n, rng)
+        prompt = point_at_object(opening, n, rng) if kind == "point" else box_object(opening, n, rng)
         made.append(
             Turn(
                 question="Please segment [1] <|ref|>.",

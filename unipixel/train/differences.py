@@ -113,7 +113,7 @@ ALWAYS = (
 """What is different under either protocol, in the order of the docs."""
 
 
-def markdown(rows: tuple[Difference, ...]) -> str:
+def format_table(rows: tuple[Difference, ...]) -> str:
     """A table of the docs."""
     lines = ["| data | `original` | here |", "|---|---|---|"]
     if rows is DIFFERENCES:

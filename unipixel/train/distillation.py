@@ -46,7 +46,7 @@ class Teacher(nn.Module):
         self.layers = nn.ModuleList()
         self.is_residual: list[bool] = []
         self._weights = weights
-        self.stem = self._folded("_conv_stem", "_bn0", 3, 32, 3, 2)
+        self.stem = self._fold("_conv_stem", "_bn0", 3, 32, 3, 2)
         inner = 32
         for kernel, stride, expansion, outer, repeats in (*STAGES, LAST):
             for repeat in range(repeats):
@@ -56,7 +56,7 @@ class Teacher(nn.Module):
         self.requires_grad_(False).eval()
 
     @classmethod
-    def installed(cls) -> Teacher:
+    def from_package(cls) -> Teacher:
         """The teacher of the installed package.
 
         Raises:
@@ -89,14 +89,14 @@ class Teacher(nn.Module):
         layers: list[nn.Module] = []
         norm = 0
         if expansion > 1:
-            layers += [self._folded(f"{name}._expand_conv", f"{name}._bn{norm}", inner, wide, 1), nn.ReLU6()]
+            layers += [self._fold(f"{name}._expand_conv", f"{name}._bn{norm}", inner, wide, 1), nn.ReLU6()]
         norm = 1
-        deep = self._folded(f"{name}._depthwise_conv", f"{name}._bn{norm}", wide, wide, kernel, stride, groups=wide)
-        layers += [deep, nn.ReLU6(), self._folded(f"{name}._project_conv", f"{name}._bn2", wide, outer, 1)]
+        deep = self._fold(f"{name}._depthwise_conv", f"{name}._bn{norm}", wide, wide, kernel, stride, groups=wide)
+        layers += [deep, nn.ReLU6(), self._fold(f"{name}._project_conv", f"{name}._bn2", wide, outer, 1)]
         self.layers.append(nn.Sequential(*layers))
         self.is_residual.append(stride == 1 and inner == outer)
 
-    def _folded(
+    def _fold(
         self, conv: str, norm: str, inner: int, outer: int, kernel: int, stride: int = 1, groups: int = 1
     ) -> nn.Conv2d:
         made = nn.Conv2d(inner, outer, kernel, stride, kernel // 2, groups=groups)

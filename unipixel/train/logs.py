@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 
-class JsonLines(TrainerCallback):
+class JsonLinesCallback(TrainerCallback):
     """Appends every log line to ``log.jsonl`` in the run folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -26,7 +26,7 @@ class JsonLines(TrainerCallback):
                 out.write(json.dumps(line) + "\n")
 
 
-class Console(TrainerCallback):
+class ConsoleCallback(TrainerCallback):
     """One short line per log entry on stderr."""
 
     def __init__(self) -> None:
@@ -43,13 +43,15 @@ class Console(TrainerCallback):
         passed = time.monotonic() - self._began
         done = state.global_step - self._first
         left = passed / done * (state.max_steps - state.global_step) if done else 0.0
-        figures = "  ".join(f"{name} {_short(value)}" for name, value in logs.items() if name != "epoch")
-        print(f"step {state.global_step}/{state.max_steps}  {figures}  ({_clock(left)} left)", file=sys.stderr)
+        figures = "  ".join(f"{name} {_format_value(value)}" for name, value in logs.items() if name != "epoch")
+        print(
+            f"step {state.global_step}/{state.max_steps}  {figures}  ({_format_duration(left)} left)", file=sys.stderr
+        )
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{float(value):.3g}" if isinstance(value, int | float | str) else str(value)
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unipixel.model.segmenter import Decoded
+from unipixel.model.segmenter import MaskPrediction
 from unipixel.model.unipixel import TrainingOutput, UniPixel
 from unipixel.train.loss_weights import LossWeights
 
@@ -33,7 +33,7 @@ class FrameLoss:
     """Weighted mask loss averaged over the candidates."""
     selection: Tensor
 
-    def total(self, weights: LossWeights) -> Tensor:
+    def sum_weighted(self, weights: LossWeights) -> Tensor:
         """The weighted sum."""
         return (
             weights.focal * self.focal
@@ -52,7 +52,9 @@ def language_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), following[following != -100])
 
 
-def frame_loss(decoded: Decoded, target: Tensor, weights: LossWeights, contested: Tensor | None = None) -> FrameLoss:
+def frame_loss(
+    decoded: MaskPrediction, target: Tensor, weights: LossWeights, contested: Tensor | None = None
+) -> FrameLoss:
     """Losses of O objects on one frame.
 
     Args:
@@ -114,7 +116,7 @@ def dice_loss(logits: Tensor, goal: Tensor) -> Tensor:
 
 
 def segment_loss(
-    decoded: Sequence[Decoded], targets: Tensor, weights: LossWeights, *, propagate: bool = True
+    decoded: Sequence[MaskPrediction], targets: Tensor, weights: LossWeights, *, propagate: bool = True
 ) -> Tensor:
     """Loss of one sample, averaged over its frames.
 
@@ -124,7 +126,7 @@ def segment_loss(
         propagate: False for frames that were prompted one by one: they then count as objects of one frame, so that
             the loss is their sum over T divided by T * O.
     """
-    frames = [frame_loss(d, t, weights).total(weights) for d, t in zip(decoded, targets, strict=True)]
+    frames = [frame_loss(d, t, weights).sum_weighted(weights) for d, t in zip(decoded, targets, strict=True)]
     # one by one: O becomes T * O in every frame's mean and nothing is divided by T; both ways give the mean over T
     return torch.stack(frames).sum() / len(frames)
 

@@ -14,21 +14,21 @@ from torch.utils.data import Dataset
 
 from unipixel import data
 from unipixel.data import Record
-from unipixel.data.bad_records import BadRecords, told_annotations
+from unipixel.data.bad_records import BadRecords, describe_left_out
 from unipixel.errors import DatasetError, UnipixelError
 from unipixel.media import sample_at_rate, sample_random_indices
-from unipixel.processing.batch import TrainingInputs
+from unipixel.processing.collation import TrainingInputs
 from unipixel.processing.processor import Processor
-from unipixel.processing.wording import Pointing, worded
+from unipixel.processing.wording import PointingForm, write_turns
 from unipixel.sample import Sample
-from unipixel.train.clicks import prompted
-from unipixel.train.plan import Plan
+from unipixel.train.clicks import add_prompt_turns
+from unipixel.train.plan import EpochPlan
 from unipixel.train.recipe import MixtureRecipe, Source
 
 LOG = logging.getLogger(__name__)
-DRAWS = 10
+MAX_DRAWS = 10
 """Choices of frames that are tried until one shows every object that is asked about."""
-REPLACED = 10
+MAX_REPLACED = 10
 """Records in a row that may be over the limits before that is an error."""
 
 MAX_CLIP_OBJECTS = 5
@@ -37,7 +37,7 @@ MAX_CLIP_OBJECTS = 5
 Entry = tuple[Source, Record]
 
 
-class MixtureTraining(Dataset[TrainingInputs]):
+class MixtureDataset(Dataset[TrainingInputs]):
     """The sources of a recipe, cut to the length of a run."""
 
     def __init__(
@@ -45,7 +45,7 @@ class MixtureTraining(Dataset[TrainingInputs]):
         processor: Processor,
         recipe: MixtureRecipe,
         root: Path | None,
-        count: Callable[[Plan], int],
+        count: Callable[[EpochPlan], int],
         generator: Callable[[tuple[int, ...]], np.random.Generator] = np.random.default_rng,
         bad_file: Path | None = None,
     ) -> None:
@@ -63,16 +63,16 @@ class MixtureTraining(Dataset[TrainingInputs]):
         """
         self._processor, self._recipe = processor, recipe
         self._generator = generator
-        self.entries, self.left_out, self.notes = entries_of(recipe, root)
+        self.entries, self.left_out, self.notes = collect_entries(recipe, root)
         self.bad = BadRecords(len({record.source for _, record in self.entries}), recipe.max_bad, bad_file)
-        self.pointing = halves([source for source, _ in self.entries], generator((recipe.seed, 12)))
+        self.pointing = assign_pointing([source for source, _ in self.entries], generator((recipe.seed, 12)))
         self._kinds = [
             f"{record.data_type} {source.form} {pointing}"
             for (source, record), pointing in zip(self.entries, self.pointing, strict=True)
         ]
-        self.plan = Plan(
+        self.plan = EpochPlan(
             self._kinds,
-            [_length(source, record, recipe) for source, record in self.entries],
+            [_count_frames(source, record, recipe) for source, record in self.entries],
             [source.repeat for source, _ in self.entries],
             recipe.batch_size,
             recipe.seed,
@@ -84,10 +84,10 @@ class MixtureTraining(Dataset[TrainingInputs]):
 
     def __getitem__(self, index: int) -> TrainingInputs:
         epoch, number = self.plan[index]
-        for attempt in range(REPLACED):
+        for attempt in range(MAX_REPLACED):
             record = self.entries[number][1]
             try:
-                made = self.inputs(number, self._generator((self._recipe.seed, 11, epoch, index, attempt)))
+                made = self.build_inputs(number, self._generator((self._recipe.seed, 11, epoch, index, attempt)))
             except DatasetError as error:
                 made = str(error)
                 if self.bad.add(record.source, made):
@@ -96,10 +96,10 @@ class MixtureTraining(Dataset[TrainingInputs]):
                 if not isinstance(made, str):
                     return made
                 LOG.warning("%s is left out: %s", record.source, made)
-            number = self._next(number)
-        raise DatasetError(f"{record.source} and {REPLACED - 1} records before it cannot be used: {made}")
+            number = self._find_next(number)
+        raise DatasetError(f"{record.source} and {MAX_REPLACED - 1} records before it cannot be used: {made}")
 
-    def _next(self, number: int) -> int:
+    def _find_next(self, number: int) -> int:
         """The next record of the same type, so that a batch stays one of its kind."""
         for step in range(1, len(self.entries) + 1):
             other = (number + step) % len(self.entries)
@@ -107,7 +107,7 @@ class MixtureTraining(Dataset[TrainingInputs]):
                 return other
         return number
 
-    def inputs(self, number: int, rng: np.random.Generator) -> TrainingInputs | str:
+    def build_inputs(self, number: int, rng: np.random.Generator) -> TrainingInputs | str:
         """An entry as tensors, or the limit that it is over.
 
         Raises:
@@ -116,8 +116,8 @@ class MixtureTraining(Dataset[TrainingInputs]):
         recipe, processor = self._recipe, self._processor
         source, record = self.entries[number]
         try:
-            sample = drawn(source, record, recipe, rng)
-            sample = asked(
+            sample = draw_sample(source, record, recipe, rng)
+            sample = add_turns(
                 sample,
                 source,
                 recipe,
@@ -126,17 +126,17 @@ class MixtureTraining(Dataset[TrainingInputs]):
                 pointing=self.pointing[number],
                 grid=processor.settings.sam_size,
             )
-            out = processor.training(sample)
+            out = processor.build_training_inputs(sample)
         except UnipixelError as error:
             text = str(error)
             raise DatasetError(text if record.source in text else f"{record.source}: {text}") from error
         if len(out["input_ids"]) > recipe.limits.tokens:
             return f"{len(out['input_ids'])} tokens, at most {recipe.limits.tokens}"
         tasks = [turn.task for turn in sample.turns for _ in turn.targets]
-        return _with_some_objects(out, tasks, recipe.objects, rng)
+        return _limit_objects(out, tasks, recipe.objects, rng)
 
 
-def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], Counter[str], list[str]]:
+def collect_entries(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], Counter[str], list[str]]:
     """Every record of every source, how many were left out, by dataset, and sentences about annotations that were.
 
     Raises:
@@ -152,8 +152,8 @@ def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], C
         key = (source.dataset, source.split)
         if key not in indexed:
             indexed[key] = data.open_index(source.dataset, root, source.split, protocol=recipe.protocol)
-            notes += told_annotations(getattr(indexed[key], "left_out", ()))
-        kept = [(source, record) for record in indexed[key] if _usable(source, record, recipe)]
+            notes += describe_left_out(getattr(indexed[key], "left_out", ()))
+        kept = [(source, record) for record in indexed[key] if _is_usable(source, record, recipe)]
         left_out[source.dataset] += len(indexed[key]) - len(kept)
         if not kept:
             raise DatasetError(
@@ -163,12 +163,12 @@ def entries_of(recipe: MixtureRecipe, root: Path | None) -> tuple[list[Entry], C
     return entries, +left_out, notes
 
 
-def _usable(source: Source, record: Record, recipe: MixtureRecipe) -> bool:
+def _is_usable(source: Source, record: Record, recipe: MixtureRecipe) -> bool:
     """Whether a record is within the limits and fit for its form."""
     if (record.num_frames or 0) > (source.max_frames or recipe.limits.frames):
         return False
     if source.form == "memory":
-        return record.tracked  # its masks are asked for on all frames
+        return record.is_tracked  # its masks are asked for on all frames
     if source.form != "regions":
         return True
     if recipe.protocol == "original" and record.clip_objects > MAX_CLIP_OBJECTS:
@@ -176,9 +176,9 @@ def _usable(source: Source, record: Record, recipe: MixtureRecipe) -> bool:
     return record.words <= recipe.limits.words
 
 
-def halves(sources: Sequence[Source], rng: np.random.Generator) -> list[Pointing]:
+def assign_pointing(sources: Sequence[Source], rng: np.random.Generator) -> list[PointingForm]:
     """What every entry points with: of each source that points, half of the entries (rounded down) with points."""
-    out: list[Pointing] = ["mixed"] * len(sources)
+    out: list[PointingForm] = ["mixed"] * len(sources)
     members: dict[Source, list[int]] = {}
     for number, source in enumerate(sources):
         if source.form in ("bare", "memory"):
@@ -190,14 +190,14 @@ def halves(sources: Sequence[Source], rng: np.random.Generator) -> list[Pointing
     return out
 
 
-def _length(source: Source, record: Record, recipe: MixtureRecipe) -> int:
+def _count_frames(source: Source, record: Record, recipe: MixtureRecipe) -> int:
     """Frames that the record will have; those of a video file are known only when it is opened."""
     drawn_frames = recipe.num_frames if source.frames < 0 else source.frames
     total = record.num_frames or recipe.num_frames
     return min(total, drawn_frames) if drawn_frames else total
 
 
-def drawn(source: Source, record: Record, recipe: MixtureRecipe, rng: np.random.Generator) -> Sample:
+def draw_sample(source: Source, record: Record, recipe: MixtureRecipe, rng: np.random.Generator) -> Sample:
     """The sample on frames drawn at random, on which every object that is asked about is seen.
 
     Raises:
@@ -205,7 +205,7 @@ def drawn(source: Source, record: Record, recipe: MixtureRecipe, rng: np.random.
             second.
     """
     if record.data_type == "video" and source.rate:
-        return _timed(source, record, recipe)
+        return _read_at_rate(source, record, recipe)
     if record.data_type in ("image", "text"):
         return replace(data.read(record), as_image=source.as_images and record.data_type == "image")
     wanted = recipe.num_frames if source.frames < 0 else source.frames
@@ -216,14 +216,14 @@ def drawn(source: Source, record: Record, recipe: MixtureRecipe, rng: np.random.
         total = data.read(record).media.num_frames
     if total <= wanted:
         return data.read(record)
-    for _ in range(DRAWS):
+    for _ in range(MAX_DRAWS):
         sample = data.read(record, sample_random_indices(total, wanted, rng))
         if all(sample.objects[n].visible.any() for query in sample.queries for n in query.about if n in sample.objects):
             break
     return sample  # what no draw has shown is refused, by name, when it is put into words
 
 
-def _timed(source: Source, record: Record, recipe: MixtureRecipe) -> Sample:
+def _read_at_rate(source: Source, record: Record, recipe: MixtureRecipe) -> Sample:
     """The sample on evenly spread frames, with their rate."""
     media = data.read(record).media
     if not media.fps:
@@ -232,14 +232,14 @@ def _timed(source: Source, record: Record, recipe: MixtureRecipe) -> Sample:
     return replace(data.read(record, frames), fps=fps)
 
 
-def asked(
+def add_turns(
     sample: Sample,
     source: Source,
     recipe: MixtureRecipe,
     rng: np.random.Generator | None,
     *,
     named: bool,
-    pointing: Pointing = "mixed",
+    pointing: PointingForm = "mixed",
     grid: int | None = None,
 ) -> Sample:
     """The sample with its turns; a dataset that words its own questions keeps them.
@@ -253,10 +253,10 @@ def asked(
     is_pointed = source.form == "prompts" or not (sample.queries or sample.turns)
     # of a picture with nothing on it only words can be learnt, of one with nothing to ask for only pointing
     if is_pointed and (not sample.queries or any(track.visible.any() for track in sample.objects.values())):
-        return prompted(sample, rng, turns or len(sample.objects), named=named)
+        return add_prompt_turns(sample, rng, turns or len(sample.objects), named=named)
     if sample.turns and not sample.queries:
         return replace(sample, turns=sample.turns[: turns or None])
-    return worded(
+    return write_turns(
         sample,
         rng,
         form="regions" if source.form == "prompts" else source.form,
@@ -269,7 +269,7 @@ def asked(
     )
 
 
-def _with_some_objects(out: TrainingInputs, tasks: list[str], most: int, rng: np.random.Generator) -> TrainingInputs:
+def _limit_objects(out: TrainingInputs, tasks: list[str], most: int, rng: np.random.Generator) -> TrainingInputs:
     """At most so many of the objects that are segmented, chosen at random, with the task of each."""
     targets = out["target_masks"]
     count = 0 if targets is None else targets.shape[1]

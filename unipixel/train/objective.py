@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unipixel.model.unipixel import TrainingOutput, UniPixel
-from unipixel.train.binding import binding_loss, layer_input
+from unipixel.train.binding import binding_loss, record_layer_input
 from unipixel.train.loss_weights import LossWeights
 from unipixel.train.losses import frame_loss, segment_loss, total_loss, word_loss
 from unipixel.train.recipe import Recipe, StickerRecipe
@@ -33,7 +33,7 @@ def prompt_loss(
     embeds = model.encode_points(
         batch["point_coords"], batch["point_labels"], batch["point_frames"], batch["point_num_frames"]
     )
-    queries, sam = model.seg_tokens(embeds).float(), model.segmenter
+    queries, sam = model.compute_seg_tokens(embeds).float(), model.segmenter
     native = torch.stack(
         [
             sam.prompt_encoder(xy[None, None], kind[None, None], None, None)[0][0, 0, :2]  # a point is padded to two
@@ -50,7 +50,7 @@ def prompt_loss(
             segment_loss(d, t, weights) for d, t in zip(steps, batch["target_masks"], strict=True) if d is not None
         ]
         segment = torch.stack(parts).mean()
-        tracked = accuracy([d and d[-1:] for d in steps], [t[-1:] for t in batch["target_masks"]])
+        tracked = measure_ious([d and d[-1:] for d in steps], [t[-1:] for t in batch["target_masks"]])
         how = "given" if given is not None else "own"
         return {"loss": segment + pointing, f"tracking_{how}": segment, f"last_iou_{how}": tracked["mask_iou"]}
     goal = torch.cat([t[0] for t in batch["target_masks"]])  # (O, S, S)
@@ -58,20 +58,20 @@ def prompt_loss(
     contested = torch.stack([t[0].any(0) for t in batch["target_masks"]]).repeat_interleave(repeats, 0)
     features = sam.encode(torch.cat(batch["sam_frames"]))
     own = features[torch.arange(len(counts), device=goal.device).repeat_interleave(repeats)]
-    decoded = sam.decode(sam.unconditioned(own), own, asked, mark_absent=False)
-    segment = frame_loss(decoded, goal, weights, contested).total(weights)
+    decoded = sam.decode(sam.add_no_memory(own), own, asked, mark_absent=False)
+    segment = frame_loss(decoded, goal, weights, contested).sum_weighted(weights)
     loss = segment + pointing
-    terms = {"segment": segment, "pointing": pointing, **accuracy([[decoded]], [goal[None]])}
+    terms = {"segment": segment, "pointing": pointing, **measure_ious([[decoded]], [goal[None]])}
     if corrections and torch.rand(()) < corrections:
-        points = correction_clicks(decoded.low_res_masks[:, 0], goal, sam.config.image_size)
-        again = sam.decode(sam.unconditioned(own), own, queries, points, mark_absent=False)
-        loss = loss + frame_loss(again, goal, weights, contested).total(weights)
-        terms["corrected_iou"] = accuracy([[again]], [goal[None]])["mask_iou"]
+        points = draw_correction_clicks(decoded.low_res_masks[:, 0], goal, sam.config.image_size)
+        again = sam.decode(sam.add_no_memory(own), own, queries, points, mark_absent=False)
+        loss = loss + frame_loss(again, goal, weights, contested).sum_weighted(weights)
+        terms["corrected_iou"] = measure_ious([[again]], [goal[None]])["mask_iou"]
     return {"loss": loss, **terms}
 
 
 @torch.no_grad()
-def correction_clicks(low_res_masks: Tensor, goal: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def draw_correction_clicks(low_res_masks: Tensor, goal: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """One click per object inside the region where its mask is wrong: (O, 1, 2) SAM pixels and (O, 1) labels.
 
     Args:
@@ -92,7 +92,7 @@ def correction_clicks(low_res_masks: Tensor, goal: Tensor, size: int) -> tuple[T
 
 
 @torch.no_grad()
-def accuracy(decoded: list[Any], targets: list[Tensor | None], kinds: list[str] | None = None) -> dict[str, Tensor]:
+def measure_ious(decoded: list[Any], targets: list[Tensor | None], kinds: list[str] | None = None) -> dict[str, Tensor]:
     """Mean IoU of the chosen masks with their targets on the first frame, for the log; also by kind of question."""
     ious = []
     for steps, target in zip(decoded, targets, strict=False):
@@ -157,12 +157,12 @@ class TrainingStep(nn.Module):
         kinds, words = batch.pop("seg_tasks", None), batch.pop("cell_words", None)
         recipe = self.recipe
         if isinstance(recipe, StickerRecipe) and recipe.objective != "conversation":
-            terms = self._alone(recipe, batch, words)
+            terms = self._run_without_decoder(recipe, batch, words)
             terms["loss"] = terms["loss"] / (1.0 if totals is None else totals[2])
             return terms
         kept: dict[str, Any] = {}
         if isinstance(recipe, StickerRecipe) and recipe.binding:
-            with layer_input(self.model, BINDING_LAYER) as kept:
+            with record_layer_input(self.model, BINDING_LAYER) as kept:
                 output = self.model(**batch)
         else:
             output = self.model(**batch)
@@ -173,13 +173,15 @@ class TrainingStep(nn.Module):
             own_samples = sum(t is not None for t in batch["target_masks"])
             language = terms["language"] * (own_tokens * processes / tokens)
             terms["loss"] = language + terms["segment"] * (own_samples * processes / samples.clamp(min=1))
-        terms |= accuracy(output.decoded, batch["target_masks"], kinds)
+        terms |= measure_ious(output.decoded, batch["target_masks"], kinds)
         if isinstance(recipe, StickerRecipe):
-            added = self._aids(recipe, batch, output, kept, words, terms)
+            added = self._add_helper_losses(recipe, batch, output, kept, words, terms)
             terms["loss"] = terms["loss"] + added / (1.0 if totals is None else totals[2])
         return (terms, output) if with_output else terms
 
-    def _alone(self, recipe: StickerRecipe, batch: dict[str, Any], words: Tensor | None) -> dict[str, Tensor]:
+    def _run_without_decoder(
+        self, recipe: StickerRecipe, batch: dict[str, Any], words: Tensor | None
+    ) -> dict[str, Tensor]:
         """Objectives that leave the decoder out."""
         if recipe.objective == "prompt":
             return prompt_loss(self.model, batch, recipe.losses, recipe.corrections, recipe.given_masks)
@@ -188,7 +190,7 @@ class TrainingStep(nn.Module):
         terms = word_loss(self.model, vision.merged, words)
         return terms | {"loss": terms["words"]}
 
-    def _aids(
+    def _add_helper_losses(
         self,
         recipe: StickerRecipe,
         batch: dict[str, Any],

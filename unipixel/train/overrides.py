@@ -26,11 +26,11 @@ def override(record: R, settings: Sequence[str]) -> R:
         path, equals, text = setting.partition("=")
         if not equals or not path:
             raise ValueError(f"the setting {setting!r} has no value; write it as field=value, such as steps=300")
-        record = _replaced(record, path.split("."), text, path)
+        record = _replace_field(record, path.split("."), text, path)
     return record
 
 
-def _replaced(record: Any, names: Sequence[str], text: str, path: str) -> Any:
+def _replace_field(record: Any, names: Sequence[str], text: str, path: str) -> Any:
     name, rest = names[0], names[1:]
     known = {field.name for field in fields(record)}
     if name not in known:
@@ -39,36 +39,36 @@ def _replaced(record: Any, names: Sequence[str], text: str, path: str) -> Any:
         raise ValueError(f"{path} is no setting of {type(record).__name__}; {hint}")
     kind, value = get_type_hints(type(record))[name], getattr(record, name)
     if not rest:
-        return replace(record, **{name: _parsed(kind, text, path)})
+        return replace(record, **{name: _parse_value(kind, text, path)})
     if get_origin(kind) is dict:
         key_kind, value_kind = get_args(kind)
-        key = _parsed(key_kind, ".".join(rest), path)
-        return replace(record, **{name: {**value, key: _parsed(value_kind, text, path)}})
-    if value is None and (inner := _record_kind(kind)):
+        key = _parse_value(key_kind, ".".join(rest), path)
+        return replace(record, **{name: {**value, key: _parse_value(value_kind, text, path)}})
+    if value is None and (inner := _find_record_type(kind)):
         value = inner()
     if not is_dataclass(value):
         raise ValueError(f"{path}: {name} has no settings of its own; give it a value as {name}=...")
-    return replace(record, **{name: _replaced(value, rest, text, path)})
+    return replace(record, **{name: _replace_field(value, rest, text, path)})
 
 
-def _record_kind(kind: Any) -> Any:
+def _find_record_type(kind: Any) -> Any:
     return next((one for one in get_args(kind) if is_dataclass(one)), None)
 
 
-def _parsed(kind: Any, text: str, path: str) -> Any:
+def _parse_value(kind: Any, text: str, path: str) -> Any:
     """A value of a type, from text."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         if type(None) in inner and text.lower() == "none":
             return None
         kind = next(one for one in inner if one is not type(None))
-        return _parsed(kind, text, path)
+        return _parse_value(kind, text, path)
     if origin is Literal:
         if text not in inner:
             raise ValueError(f"{path} is {text!r}; it should be one of {', '.join(map(repr, inner))}")
         return text
     if origin is tuple:
-        return _tuple(inner, text, path)
+        return _parse_tuple(inner, text, path)
     if kind is bool:
         if text.lower() not in (*_YES, *_NO):
             raise ValueError(f"{path} is {text!r}; it should be true or false")
@@ -85,10 +85,10 @@ def _parsed(kind: Any, text: str, path: str) -> Any:
     raise ValueError(f"{path} cannot be {text!r}; give {what} {path}.NAME=VALUE")
 
 
-def _tuple(kinds: tuple[Any, ...], text: str, path: str) -> tuple[Any, ...]:
+def _parse_tuple(kinds: tuple[Any, ...], text: str, path: str) -> tuple[Any, ...]:
     parts = text.split(",") if text else []
     if len(kinds) == 2 and kinds[1] is Ellipsis:
-        return tuple(_parsed(kinds[0], part, path) for part in parts)
+        return tuple(_parse_value(kinds[0], part, path) for part in parts)
     if len(parts) != len(kinds):
         raise ValueError(f"{path} is {text!r}; it should be {len(kinds)} values with commas between")
-    return tuple(_parsed(kind, part, path) for kind, part in zip(kinds, parts, strict=True))
+    return tuple(_parse_value(kind, part, path) for kind, part in zip(kinds, parts, strict=True))

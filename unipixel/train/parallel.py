@@ -65,7 +65,7 @@ PARALLEL: dict[str, dict[str, Any]] = {
 optimiser in shards. zero3: parameters too (both need the deepspeed package)."""
 
 
-def touch_all(step: nn.Module) -> None:
+def touch_all_parameters(step: nn.Module) -> None:
     """Give every parameter a gradient in every process, if only zero, and in the same order.
 
     FSDP and ZeRO add up gradients in the order in which they arrive, and a batch may have no box, no mask or no region:
@@ -75,7 +75,7 @@ def touch_all(step: nn.Module) -> None:
     forward = step.forward
 
     @wraps(forward)
-    def touching(*args: Any, **named: Any) -> Any:
+    def forward_and_touch(*args: Any, **named: Any) -> Any:
         others = [p for n, p in step.named_parameters() if p.requires_grad and DECODER_LAYERS not in n]
         nothing = torch.stack([p.sum() for p in others]).sum() * 0.0 if others else 0.0
         result = forward(*args, **named)
@@ -83,7 +83,7 @@ def touch_all(step: nn.Module) -> None:
         terms["loss"] = terms["loss"] + nothing
         return result
 
-    step.forward = touching
+    step.forward = forward_and_touch
 
 
 def gather_outside_layers(step: nn.Module) -> None:
@@ -99,7 +99,7 @@ def gather_outside_layers(step: nn.Module) -> None:
             deepspeed.zero.register_external_parameter(step, parameter)
 
 
-def expect_nothing(engine: Any) -> None:
+def forget_call_order(engine: Any) -> None:
     """Have ZeRO-3 forget which modules were called in what order; to be called before each forward.
 
     It insists that all processes call the same ones, and fetches ahead by that. What a batch calls depends on what is

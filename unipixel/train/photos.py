@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from unipixel.data import davis_clips, photos
-from unipixel.data.cutouts import clean_crops, cutouts
-from unipixel.data.record import Record
+from unipixel.data.cutouts import find_clean_crops, find_cutouts
+from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Box, Point, Query, Sample, Turn
 from unipixel.stickers import SceneSettings
 from unipixel.stickers.facts import tight_box
-from unipixel.stickers.language import POINT_AT, SEGMENT, pick, seen_in
-from unipixel.stickers.prompts import noisy_box, random_point
+from unipixel.stickers.language import POINT_AT, SEGMENT, adapt_to_video, choose_wording
+from unipixel.stickers.prompts import jitter_box, sample_point
 from unipixel.stickers.things import PLURAL_NAMES
 from unipixel.train.recipe import Mix
 
@@ -57,35 +57,35 @@ paraglider windsurfer stroller parachute
 """Everyday words of photos that stickers have no name for; each is a token of `nano`'s vocabulary."""
 
 
-class PhotoTraining:
+class PhotoSampler:
     """Training photos with questions; which ones depends on the generator handed in."""
 
     def __init__(self, folder: Path) -> None:
-        self._records: list[Record] = photos.index(folder, "photos", "train")
-        self._names = photos.things_of_coco(self._records)
+        self._records: list[Record] = photos.read_records(folder, "photos", "train")
+        self._names = photos.list_coco_things(self._records)
 
     def draw(self, rng: np.random.Generator, count: int, mix: Mix) -> Sample:
         """A random photo with ``count`` questions of the tasks in ``mix``; some tasks are not asked of photos."""
         while True:
             record = self._records[int(rng.integers(len(self._records)))]
-            made = _augmented(photos.sample(record), rng)
-            turns = _turns(made, rng, count, mix, photos.sure_to_be_absent(record, self._names))
+            made = _augment(photos.read_sample(record), rng)
+            turns = _draw_turns(made, rng, count, mix, photos.list_absent_names(record, self._names))
             if turns:
                 return replace(made, turns=turns)
 
 
-class ClipTraining:
+class ClipSampler:
     """Training clips with questions; which ones depends on the generator handed in."""
 
     def __init__(self, folder: Path) -> None:
         """Args: folder: as `unipixel.data.davis_clips` reads it."""
-        self._records = davis_clips.index(folder, "clips", "train")
+        self._records = davis_clips.read_records(folder, "clips", "train")
         if not self._records:
             raise DatasetError(f"{folder} has no sequence that is for training; every one of its names is held out")
 
     def draw(self, rng: np.random.Generator, num_frames: int, count: int, mix: Mix) -> Sample:
         """``num_frames`` frames of a random clip, every first to third, forwards or backwards, that begin with an
-        object in sight, with ``count`` questions of the tasks in ``mix`` that `PhotoTraining` knows."""
+        object in sight, with ``count`` questions of the tasks in ``mix`` that `PhotoSampler` knows."""
         while True:
             record = self._records[int(rng.integers(len(self._records)))]
             total = record.num_frames or 0
@@ -98,29 +98,29 @@ class ClipTraining:
             frames = [first + stride * t for t in range(num_frames)]
             if rng.random() < 0.5:
                 frames.reverse()
-            made = _augmented(davis_clips.sample(record, frames), rng)
-            turns = _turns(made, rng, count, mix)
+            made = _augment(davis_clips.read_sample(record, frames), rng)
+            turns = _draw_turns(made, rng, count, mix)
             if turns:
                 return replace(made, turns=turns)
 
 
-def cut_out_world(world: SceneSettings, folder: Path) -> SceneSettings:
+def build_cutout_world(world: SceneSettings, folder: Path) -> SceneSettings:
     """The same world with things cut out of photos, mostly on pieces of photos that show nothing labelled."""
-    sprites = cutouts(folder)
+    sprites = find_cutouts(folder)
     low, high = world.num_objects
     return replace(
         world,
         sprites=sprites,
         names=(),
         num_objects=(min(low, len(sprites.names)), min(high, len(sprites.names))),
-        photos=clean_crops(folder),
+        photos=find_clean_crops(folder),
         photo_share=ON_PHOTOS,
         repaint=0.0,
         turn_degrees=min(world.turn_degrees, 20.0),
     )
 
 
-def _augmented(sample: Sample, rng: np.random.Generator) -> Sample:
+def _augment(sample: Sample, rng: np.random.Generator) -> Sample:
     """A crop of the photo or of all frames, perhaps mirrored and recoloured, with the objects in it as 1 to 9.
 
     Objects count that the first frame of the crop shows.
@@ -165,15 +165,15 @@ def _augmented(sample: Sample, rng: np.random.Generator) -> Sample:
     )
 
 
-def _prompt(mask: np.ndarray, rng: np.random.Generator, kind: str) -> Point | Box:
+def _draw_prompt(mask: np.ndarray, rng: np.random.Generator, kind: str) -> Point | Box:
     if kind == "point":
-        return random_point(mask, rng)
+        return sample_point(mask, rng)
     box = tight_box(mask)
     assert box is not None
-    return noisy_box(box, mask.shape, rng)
+    return jitter_box(box, mask.shape, rng)
 
 
-def _turns(
+def _draw_turns(
     sample: Sample, rng: np.random.Generator, count: int, mix: Mix, absent: Sequence[str] = ()
 ) -> tuple[Turn, ...]:
     """Questions of the tasks refer, point, box, name, name_mem and absent; the rest of the mix is not asked of photos.
@@ -200,17 +200,17 @@ def _turns(
             noun = query.text.removeprefix("the ")
             made.append(
                 Turn(
-                    question=seen_in(pick(rng, SEGMENT, False).format(noun), is_video),
+                    question=adapt_to_video(choose_wording(rng, SEGMENT, False).format(noun), is_video),
                     answer=f"the {noun}<|seg|>",
                     targets=query.targets,
                     task="refer",
                 )
             )
         elif kind in ("point", "box"):
-            prompt = _prompt(sample.objects[n].mask(0), rng, kind)
+            prompt = _draw_prompt(sample.objects[n].mask(0), rng, kind)
             made.append(
                 Turn(
-                    question=seen_in(pick(rng, POINT_AT, False).format(f"[{n}] <|ref|>"), is_video),
+                    question=adapt_to_video(choose_wording(rng, POINT_AT, False).format(f"[{n}] <|ref|>"), is_video),
                     answer=f"[{n}]<|seg|>",
                     references=((prompt,),),
                     targets=(n,),
@@ -219,12 +219,12 @@ def _turns(
             )
         elif kind == "absent":
             noun = absent[int(rng.integers(len(absent)))]
-            question = seen_in(pick(rng, SEGMENT, False).format(noun), is_video)
+            question = adapt_to_video(choose_wording(rng, SEGMENT, False).format(noun), is_video)
             verb = "are" if noun in PLURAL_NAMES else "is"
             made.append(Turn(question=question, answer=f"There {verb} no {noun}.", task="absent"))
         elif kind == "name_mem":
             made.append(Turn(question=f"What is [{n}]?", answer=names[n], regions=(n,), task="name_mem"))
         else:
-            prompt = _prompt(sample.objects[n].mask(0), rng, "point" if rng.random() < 0.5 else "box")
+            prompt = _draw_prompt(sample.objects[n].mask(0), rng, "point" if rng.random() < 0.5 else "box")
             made.append(Turn(question=f"What is [{n}] <|ref|>?", answer=names[n], references=((prompt,),), task="name"))
     return tuple(made)

@@ -12,7 +12,7 @@ CHUNK = 50
 """Batches whose records are sorted by length together; the order stays random at a larger scale."""
 
 
-class Plan:
+class EpochPlan:
     """The order of a mixture.
 
     An epoch has every record as often as it is repeated; a fraction of a repeat is a random choice of the records.
@@ -35,11 +35,11 @@ class Plan:
         self._batch, self._seed, self._count = batch_size, seed, len(names)
         if not len(self._lengths):
             raise ValueError("a plan needs at least one record")
-        self._order = lru_cache(maxsize=2)(self._shuffled)
+        self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def __len__(self) -> int:
         """Entries of an epoch, a multiple of the batch size; the same for all epochs."""
-        totals = (self._entries(kind) for kind in range(self._count))
+        totals = (self._count_entries(kind) for kind in range(self._count))
         return sum(math.ceil(total / self._batch) * self._batch for total in totals)
 
     def __getitem__(self, index: int) -> tuple[int, int]:
@@ -47,14 +47,14 @@ class Plan:
         epoch, place = divmod(index, len(self))
         return epoch, int(self._order(epoch)[place])
 
-    def _entries(self, kind: int) -> int:
+    def _count_entries(self, kind: int) -> int:
         return max(1, int(self._repeats[self._types == kind].sum() + 1e-9))
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
+    def _shuffle(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self._seed, 10, epoch))
         batches = []
         for kind in range(self._count):
-            numbers = self._drawn(kind, rng)
+            numbers = self._draw_records(kind, rng)
             missing = -len(numbers) % self._batch
             numbers = np.concatenate([numbers, np.resize(numbers, missing)])
             for chunk in np.array_split(numbers, math.ceil(len(numbers) / (CHUNK * self._batch))):
@@ -62,12 +62,12 @@ class Plan:
         rows = np.concatenate(batches).reshape(-1, self._batch)
         return rows[rng.permutation(len(rows))].ravel()
 
-    def _drawn(self, kind: int, rng: np.random.Generator) -> np.ndarray:
+    def _draw_records(self, kind: int, rng: np.random.Generator) -> np.ndarray:
         """The records of a type, each as often as it is repeated, in random order."""
         members = np.flatnonzero(self._types == kind)
         whole = np.floor(self._repeats[members]).astype(int)
         numbers = np.repeat(members, whole)
-        left = self._entries(kind) - len(numbers)
+        left = self._count_entries(kind) - len(numbers)
         if left > 0:
             rest = self._repeats[members] - whole
             share = rest / rest.sum() if rest.sum() else None

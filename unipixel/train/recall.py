@@ -10,18 +10,18 @@ import numpy as np
 from unipixel.masks import MaskTrack
 from unipixel.model.config import Recall
 from unipixel.processing.chat import REF, SEG
-from unipixel.processing.wording import listed
+from unipixel.processing.wording import join_words
 from unipixel.sample import Box, Point, Sample, Turn
 from unipixel.stickers import Scene
-from unipixel.stickers.prompts import box_on, point_on
+from unipixel.stickers.prompts import box_object, point_at_object
 
 
-def random_prompt(world: Scene, n: int, rng: np.random.Generator) -> Point | Box:
+def draw_prompt(world: Scene, n: int, rng: np.random.Generator) -> Point | Box:
     """A point or a box on an object of a scene."""
-    return (point_on if rng.random() < 0.5 else box_on)(world, n, rng)
+    return (point_at_object if rng.random() < 0.5 else box_object)(world, n, rng)
 
 
-def recalled(sample: Sample, prompts: Mapping[int, Point | Box], recall: Recall) -> Sample:
+def apply_recall(sample: Sample, prompts: Mapping[int, Point | Box], recall: Recall) -> Sample:
     """The sample with its questions about objects in another form than by their memory.
 
     Args:
@@ -34,20 +34,20 @@ def recalled(sample: Sample, prompts: Mapping[int, Point | Box], recall: Recall)
     asked = {number for turn in sample.turns for number in turn.regions}
     if recall == "frame":
         frames = {number: prompts[number].frame for number in asked}
-        return replace(sample, objects={i: _on_frame(t, frames.get(i)) for i, t in sample.objects.items()})
+        return replace(sample, objects={i: _keep_frame(t, frames.get(i)) for i, t in sample.objects.items()})
     turns: list[Turn] = []
     known: set[int] = set()
     for turn in sample.turns:
         if recall == "pointing":
-            turns.append(pointed(turn, prompts))
+            turns.append(point_at_objects(turn, prompts))
             continue
         new = [number for number in turn.regions if number not in known]
         known.update(new)
-        turns += [shown(new, prompts), replace(turn, regions=())] if new else [replace(turn, regions=())]
+        turns += [build_segment_turn(new, prompts), replace(turn, regions=())] if new else [replace(turn, regions=())]
     return replace(sample, turns=tuple(turns))
 
 
-def pointed(turn: Turn, prompts: Mapping[int, Point | Box]) -> Turn:
+def point_at_objects(turn: Turn, prompts: Mapping[int, Point | Box]) -> Turn:
     """The same question with a ``<|ref|>`` behind the first mention of each object instead of its memory."""
     text = turn.question
     for number in turn.regions:
@@ -57,10 +57,10 @@ def pointed(turn: Turn, prompts: Mapping[int, Point | Box]) -> Turn:
     return replace(turn, question=text, references=references, regions=()) if turn.regions else turn
 
 
-def shown(numbers: list[int], prompts: Mapping[int, Point | Box]) -> Turn:
+def build_segment_turn(numbers: list[int], prompts: Mapping[int, Point | Box]) -> Turn:
     """The turn in which objects are segmented."""
     return Turn(
-        question=f"Please segment {listed([f'[{number}] {REF}' for number in numbers])}.",
+        question=f"Please segment {join_words([f'[{number}] {REF}' for number in numbers])}.",
         answer=" ".join(f"[{number}] {SEG}" for number in numbers),
         references=tuple((prompts[number],) for number in numbers),
         targets=tuple(numbers),
@@ -68,7 +68,7 @@ def shown(numbers: list[int], prompts: Mapping[int, Point | Box]) -> Turn:
     )
 
 
-def _on_frame(track: MaskTrack, frame: int | None) -> MaskTrack:
+def _keep_frame(track: MaskTrack, frame: int | None) -> MaskTrack:
     if frame is None or track.rles[frame] is None:
         return track
     return MaskTrack(track.size_hw, tuple(rle if t == frame else None for t, rle in enumerate(track.rles)))

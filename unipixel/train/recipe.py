@@ -58,7 +58,7 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class ValidationSettings:
     """Samples that are looked at while training: loss, mask IoU, and pictures of what is predicted."""
 
     every: int = 0
@@ -112,7 +112,7 @@ class Recipe:
     """Run in bfloat16 where that loses nothing; weights stay in fp32."""
     checkpointing: bool = False
     """Compute activations of decoder and vision tower again in the backward pass instead of keeping them."""
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    evaluation: ValidationSettings = field(default_factory=ValidationSettings)
     log_steps: int = 50
     save_steps: int = 100
     keep: int = 2
@@ -200,7 +200,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class RecordLimits:
     """What a record may have; those above are left out of the run and counted, or, for tokens, replaced by another."""
 
     frames: int = 500
@@ -222,6 +222,6 @@ class MixtureRecipe(Recipe):
     """Questions of a record that become one conversation, at most."""
     objects: int = 5
     """Objects of a sample whose masks are computed, at most; a random choice of them; 0: all."""
-    limits: Limits = field(default_factory=Limits)
+    limits: RecordLimits = field(default_factory=RecordLimits)
     max_bad: float = MAX_BAD
     """Share of the records that may turn out not to be readable; they are left out. More end the run."""

@@ -17,17 +17,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from unipixel.errors import DatasetError
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing.processor import Processor
-from unipixel.train.arguments import arguments, is_first
-from unipixel.train.data import StickerTraining
-from unipixel.train.logs import Console, JsonLines
-from unipixel.train.look import Look
-from unipixel.train.mixture import MixtureTraining
-from unipixel.train.plan import Plan
+from unipixel.train.arguments import build_arguments, is_first_process
+from unipixel.train.checkpoints import add_lora
+from unipixel.train.data import StickerDataset
+from unipixel.train.logs import ConsoleCallback, JsonLinesCallback
+from unipixel.train.mixture import MixtureDataset
+from unipixel.train.plan import EpochPlan
 from unipixel.train.recipe import MixtureRecipe, Recipe, StickerRecipe
-from unipixel.train.run_record import write_record
-from unipixel.train.saving import add_lora
-from unipixel.train.starting import Begun, begin, training_processor
-from unipixel.train.trainer import WRITING, UniPixelTrainer, checkpoints, take_up
+from unipixel.train.run_record import write_run_record
+from unipixel.train.setup import TrainingSetup, build_training_processor, prepare_training
+from unipixel.train.trainer import WRITING, UniPixelTrainer, list_checkpoints, resume_weights
+from unipixel.train.validation import Validation
 
 BAD_FILE = "bad_records.jsonl"
 """File of a run with the records that could not be read."""
@@ -60,27 +60,27 @@ def run(
         CheckpointError: the start, or the run's own checkpoint, does not fit.
         ValueError: the recipe contradicts itself.
     """
-    check(recipe)
+    check_recipe(recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    if is_first():
+    if is_first_process():
         shutil.rmtree(folder / WRITING, ignore_errors=True)
     torch.manual_seed(recipe.seed)
-    begun = begin(recipe)
-    if is_first():
+    begun = prepare_training(recipe)
+    if is_first_process():
         (folder / BAD_FILE).unlink(missing_ok=True)
-    dataset, recipe = training_data(begun.processor, recipe, data_root, folder / BAD_FILE)
-    for note in dataset.notes if isinstance(dataset, MixtureTraining) and is_first() else ():
+    dataset, recipe = build_dataset(begun.processor, recipe, data_root, folder / BAD_FILE)
+    for note in dataset.notes if isinstance(dataset, MixtureDataset) and is_first_process() else ():
         print(note, file=sys.stderr)
-    if is_first():
-        left_out = dict(dataset.left_out) if isinstance(dataset, MixtureTraining) else {}
-        write_record(folder, recipe, data_root=data_root, samples=len(dataset), left_out=left_out, workers=workers)  # type: ignore[arg-type]
+    if is_first_process():
+        left_out = dict(dataset.left_out) if isinstance(dataset, MixtureDataset) else {}
+        write_run_record(folder, recipe, data_root=data_root, samples=len(dataset), left_out=left_out, workers=workers)  # type: ignore[arg-type]
     look = None
     if recipe.evaluation.samples:
-        look = Look(_processor_of(begun.processor, recipe), recipe, data_root, folder)
+        look = Validation(_adapt_processor(begun.processor, recipe), recipe, data_root, folder)
     return train(begun, recipe, dataset, folder, look, workers=workers, parallel=parallel, report=report)
 
 
-def check(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe that contradicts itself.
 
     Raises:
@@ -98,70 +98,72 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"batch_size is {recipe.batch_size} and micro_batch {recipe.micro_batch}; use 1 or more")
 
 
-def training_data(
+def build_dataset(
     processor: Processor, recipe: Recipe, root: Path | None, bad_file: Path | None = None
 ) -> tuple[Dataset[Any], Recipe]:
-    """The run's samples, and the recipe with its number of steps; ``bad_file`` as in `MixtureTraining`.
+    """The run's samples, and the recipe with its number of steps; ``bad_file`` as in `MixtureDataset`.
 
     Raises:
         DatasetError: a source is missing or damaged.
     """
     if isinstance(recipe, StickerRecipe):
-        return StickerTraining(processor, recipe, Path(recipe.photos) if recipe.photos else None), recipe
+        return StickerDataset(processor, recipe, Path(recipe.photos) if recipe.photos else None), recipe
     assert isinstance(recipe, MixtureRecipe)
 
-    def samples(plan: Plan) -> int:
+    def count_samples(plan: EpochPlan) -> int:
         # the plan comes in whole batches
         return (
             recipe.steps * recipe.batch_size
             or max(1, round(recipe.epochs * len(plan) / recipe.batch_size)) * recipe.batch_size
         )
 
-    dataset = MixtureTraining(_processor_of(processor, recipe), recipe, root, samples, bad_file=bad_file)
+    dataset = MixtureDataset(_adapt_processor(processor, recipe), recipe, root, count_samples, bad_file=bad_file)
     return dataset, replace(recipe, steps=len(dataset) // recipe.batch_size)
 
 
-def _processor_of(processor: Processor, recipe: Recipe) -> Processor:
-    return training_processor(processor, recipe.num_frames) if isinstance(recipe, MixtureRecipe) else processor
+def _adapt_processor(processor: Processor, recipe: Recipe) -> Processor:
+    return build_training_processor(processor, recipe.num_frames) if isinstance(recipe, MixtureRecipe) else processor
 
 
-def train(begun: Begun, recipe: Recipe, dataset: Any, folder: Path, look: Look | None = None, **options: Any) -> Path:
+def train(
+    begun: TrainingSetup, recipe: Recipe, dataset: Any, folder: Path, look: Validation | None = None, **options: Any
+) -> Path:
     """Run the loop on a model and data that are at hand; see `run`."""
     model = begun.model.train()
     torch.manual_seed(recipe.seed)  # what is drawn now is the same in every process and every time
     settings = add_lora(model, recipe.lora) if recipe.lora else None
-    choose_learning(model, recipe)
+    set_trainable(model, recipe)
     if recipe.checkpointing:
-        keep_less(model)
-    found = checkpoints(folder)
+        enable_checkpointing(model)
+    found = list_checkpoints(folder)
     if found:
-        take_up(model, found[-1], recipe)
+        resume_weights(model, found[-1], recipe)
     trainer = UniPixelTrainer(
         begun,
         recipe,
         settings,
         look,
-        args=arguments(recipe, folder, **options),
+        args=build_arguments(recipe, folder, **options),
         train_dataset=dataset,
-        callbacks=[JsonLines(folder), Console()],
+        callbacks=[JsonLinesCallback(folder), ConsoleCallback()],
     )
-    trainer.add_callback(FirstLook(trainer))
+    trainer.add_callback(FirstValidation(trainer))
     began = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
     except DatasetError as error:
-        raise DatasetError(sentence(error)) from error
-    figures = trainer.look()
-    if is_first():
+        raise DatasetError(extract_message(error)) from error
+    figures = trainer.validate()
+    if is_first_process():
         minutes = (time.monotonic() - began) / 60
-        if isinstance(dataset, MixtureTraining) and dataset.bad.told():
-            print(dataset.bad.told(), file=sys.stderr)
+        if isinstance(dataset, MixtureDataset) and dataset.bad.describe():
+            print(dataset.bad.describe(), file=sys.stderr)
         print(f"done in {minutes:.1f} minutes: {folder / 'final'}  {figures or ''}", file=sys.stderr)
     trainer.finish(folder / "final")
     return folder / "final"
 
 
-def choose_learning(model: UniPixel, recipe: Recipe) -> None:
+def set_trainable(model: UniPixel, recipe: Recipe) -> None:
     """Have the recipe's parts and LoRA learn, and nothing else; to be called after LoRA was added.
 
     Raises:
@@ -170,16 +172,16 @@ def choose_learning(model: UniPixel, recipe: Recipe) -> None:
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     unknown = [part for part in recipe.trainable if not any(name.startswith(part) for name in names)]
     if unknown:
-        raise ValueError(f"trainable names {unknown[0]!r}, which fits no parameter; parts are {_parts(model)}")
+        raise ValueError(f"trainable names {unknown[0]!r}, which fits no parameter; parts are {_list_parts(model)}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name or name.startswith(recipe.trainable))
 
 
-def _parts(model: UniPixel) -> str:
+def _list_parts(model: UniPixel) -> str:
     return ", ".join(name for name, _ in model.named_children())
 
 
-class FirstLook(TrainerCallback):
+class FirstValidation(TrainerCallback):
     """Looks at the samples before the first step, once the model is where it is trained."""
 
     def __init__(self, trainer: UniPixelTrainer) -> None:
@@ -188,23 +190,23 @@ class FirstLook(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Look, unless the run is taken up."""
         if not state.global_step:
-            self._trainer.look()
+            self._trainer.validate()
 
 
-def keep_less(model: UniPixel) -> None:
+def enable_checkpointing(model: UniPixel) -> None:
     """Have decoder, vision tower and SAM's encoder compute their activations again in the backward pass."""
 
-    def again(function: Any, *args: Any, **named: Any) -> Any:
+    def recompute(function: Any, *args: Any, **named: Any) -> Any:
         return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False, **named)
 
     for part in (model.visual, model.language, model.segmenter.vision_encoder):
         for module in part.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.gradient_checkpointing = True
-                module._gradient_checkpointing_func = again
+                module._gradient_checkpointing_func = recompute
 
 
-def sentence(error: Exception) -> str:
+def extract_message(error: Exception) -> str:
     """The message of an error, also of one that a loader process raised and torch has wrapped in its trace."""
     text = str(error).strip()
     if "Original Traceback" not in text:

@@ -17,7 +17,7 @@ FILE = "recipe.json"
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "numpy", "pillow", "deepspeed")
 
 
-def write_record(folder: Path, recipe: Recipe, **more: Any) -> None:
+def write_run_record(folder: Path, recipe: Recipe, **more: Any) -> None:
     """Write ``recipe.json``; what an earlier start of the same run was given is kept under ``earlier``."""
     path = folder / FILE
     earlier = []
@@ -28,14 +28,14 @@ def write_record(folder: Path, recipe: Recipe, **more: Any) -> None:
         "recipe": asdict(recipe),
         "seed": recipe.seed,
         "command": sys.argv,
-        "versions": _versions(),
+        "versions": _collect_versions(),
         **more,
         "earlier": earlier,
     }
     path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def _versions() -> dict[str, str]:
+def _collect_versions() -> dict[str, str]:
     found = {"unipixel": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:

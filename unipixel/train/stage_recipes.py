@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from unipixel.stickers import HARD, SceneSettings
 from unipixel.train.nano_recipes import EASY, nano_bind
-from unipixel.train.recipe import Evaluation, Limits, Lora, MixtureRecipe, Source, Start, StickerRecipe
+from unipixel.train.recipe import Lora, MixtureRecipe, RecordLimits, Source, Start, StickerRecipe, ValidationSettings
 
 QWEN_3B = "Qwen/Qwen2.5-VL-3B-Instruct"
 QWEN_7B = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -80,7 +80,7 @@ def _stage(name: str) -> MixtureRecipe:
         adam_beta2=0.999,
         max_grad_norm=1.0,
         checkpointing=True,
-        evaluation=Evaluation(every=1000, samples=8),
+        evaluation=ValidationSettings(every=1000, samples=8),
         log_steps=10,
         save_steps=500,
         save="adapter",
@@ -112,27 +112,27 @@ def joint() -> MixtureRecipe:
         batch_size=32,
         learning_rate=2e-5,
         rates={"segmenter": 5e-6},
-        limits=Limits(words=200),
+        limits=RecordLimits(words=200),
     )
 
 
-def _with_7b(recipe: MixtureRecipe) -> MixtureRecipe:
+def _switch_to_7b(recipe: MixtureRecipe) -> MixtureRecipe:
     return replace(recipe, name=f"{recipe.name}_7b", start=replace(recipe.start, qwen=QWEN_7B))
 
 
 def refer_7b() -> MixtureRecipe:
     """Stage 1 for the 7B model."""
-    return _with_7b(refer())
+    return _switch_to_7b(refer())
 
 
 def segment_7b() -> MixtureRecipe:
     """Stage 2 for the 7B model."""
-    return _with_7b(segment())
+    return _switch_to_7b(segment())
 
 
 def joint_7b() -> MixtureRecipe:
     """Stage 3 for the 7B model."""
-    return _with_7b(joint())
+    return _switch_to_7b(joint())
 
 
 def _nano_stage(name: str) -> StickerRecipe:
@@ -181,7 +181,7 @@ def finetune() -> MixtureRecipe:
         warmup_steps=10,
         turns=6,
         losses=replace(EASY, dice=5.0),
-        evaluation=Evaluation(samples=16),
+        evaluation=ValidationSettings(samples=16),
         log_steps=20,
     )
 
@@ -196,7 +196,7 @@ def finetune_lora() -> MixtureRecipe:
         batch_size=16,
         learning_rate=2e-5,
         rates={"segmenter": 5e-6},
-        evaluation=Evaluation(every=200, samples=16),
+        evaluation=ValidationSettings(every=200, samples=16),
         protocol="correct",
     )
 
@@ -216,7 +216,7 @@ def debug() -> StickerRecipe:
         distinct=2,
         losses=EASY,
         bf16=False,
-        evaluation=Evaluation(samples=2),
+        evaluation=ValidationSettings(samples=2),
         log_steps=5,
         save_steps=20,
     )

@@ -19,14 +19,14 @@ from transformers.trainer_callback import PrinterCallback
 
 from unipixel.model.unipixel import UniPixel
 from unipixel.train.attention import PlainAttention
+from unipixel.train.checkpoints import restore, save_adapter, save_whole
 from unipixel.train.data import Collator
-from unipixel.train.look import Look, predictor
 from unipixel.train.objective import TrainingStep
 from unipixel.train.optimizer import MuonAdamW
-from unipixel.train.parallel import expect_nothing, gather_outside_layers, touch_all
+from unipixel.train.parallel import forget_call_order, gather_outside_layers, touch_all_parameters
 from unipixel.train.recipe import Recipe
-from unipixel.train.saving import restore, save_adapter, save_whole
-from unipixel.train.starting import Begun, load_into
+from unipixel.train.setup import TrainingSetup, copy_weights
+from unipixel.train.validation import Validation, build_predictor
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -41,7 +41,7 @@ class UniPixelTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, begun: Begun, recipe: Recipe, settings: LoraConfig | None, look: Look | None, **kwargs: Any
+        self, begun: TrainingSetup, recipe: Recipe, settings: LoraConfig | None, look: Validation | None, **kwargs: Any
     ) -> None:
         self._begun, self._recipe, self._settings, self._look = begun, recipe, settings, look
         self.optimizer: Any = None
@@ -55,7 +55,7 @@ class UniPixelTrainer(Trainer):
             step.forward = torch.autocast(device, torch.bfloat16)(step.forward)  # type: ignore[method-assign]
         super().__init__(model=step, data_collator=collator, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            touch_all(step)
+            touch_all_parameters(step)
         self._zero3 = self.is_deepspeed_enabled and self.args.hf_deepspeed_config.is_zero3()
         if self._zero3:
             gather_outside_layers(step)
@@ -79,7 +79,7 @@ class UniPixelTrainer(Trainer):
             else:
                 decaying = set(self.get_decay_parameter_names(whole))
                 kind, options = self.get_optimizer_cls_and_kwargs(self.args, whole)
-                self.optimizer = kind(parameter_groups(learning, decaying, recipe), **options)
+                self.optimizer = kind(group_parameters(learning, decaying, recipe), **options)
         return self.optimizer
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -98,7 +98,7 @@ class UniPixelTrainer(Trainer):
     ) -> Any:
         """The recipe's objective; its terms are averaged into the next log line."""
         if self._zero3:
-            expect_nothing(model)
+            forget_call_order(model)
         # what is computed again in the backward pass is computed outside of this context, and must come out the same
         with nullcontext() if self._recipe.checkpointing else PlainAttention():
             terms = model(totals=num_items_in_batch, **inputs)
@@ -115,12 +115,12 @@ class UniPixelTrainer(Trainer):
             self._terms.clear()
         super().log(logs, *args, **kwargs)
 
-    def look(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Loss and mask IoU on the samples set aside, and a picture of them."""
         if self._look is None:
             return {}
         self.model.eval()
-        predict = predictor(self.model, self._begun.processor.collate, self._prepare_inputs)
+        predict = build_predictor(self.model, self._begun.processor.collate, self._prepare_inputs)
         figures = self._look(predict, self.state.global_step, draw=self.args.should_save)
         self.model.train()
         self.log(dict(figures))
@@ -130,7 +130,7 @@ class UniPixelTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
         every = self._recipe.evaluation.every
         if every and self.state.global_step % every == 0 and self.state.global_step < self.state.max_steps:
-            self.look()
+            self.validate()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """In order: what comes when is decided by the dataset, batch by batch."""
@@ -154,7 +154,7 @@ class UniPixelTrainer(Trainer):
             shutil.rmtree(run / name, ignore_errors=True)
             (run / WRITING / name).rename(run / name)
             shutil.rmtree(run / WRITING)
-            for old in checkpoints(run)[: -self._recipe.keep]:
+            for old in list_checkpoints(run)[: -self._recipe.keep]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
@@ -178,7 +178,7 @@ class UniPixelTrainer(Trainer):
             save_whole(config, state, folder, recipe.lora)
         else:
             changed = self._begun.changed | {
-                n for n, p in begun_parameters(self._begun.model) if p.requires_grad and ".lora_" not in n
+                n for n, p in list_parameters(self._begun.model) if p.requires_grad and ".lora_" not in n
             }
             save_adapter(config, state, folder, changed=changed, base=self._begun.base, settings=self._settings)
         self._begun.processor.save(folder)
@@ -197,15 +197,15 @@ class UniPixelTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing: `take_up` has read the weights before the model was wrapped."""
+        """Nothing: `resume_weights` has read the weights before the model was wrapped."""
 
 
-def begun_parameters(model: UniPixel) -> list[tuple[str, nn.Parameter]]:
+def list_parameters(model: UniPixel) -> list[tuple[str, nn.Parameter]]:
     """Parameters by name, each tied one under all its names."""
     return list(model.named_parameters(remove_duplicate=False))
 
 
-def parameter_groups(
+def group_parameters(
     learning: list[tuple[str, nn.Parameter]], decaying: set[str], recipe: Recipe
 ) -> list[dict[str, Any]]:
     """Groups of the optimiser: by learning rate, and by whether weights decay.
@@ -229,15 +229,15 @@ def parameter_groups(
     ]
 
 
-def checkpoints(run: Path) -> list[Path]:
+def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found = [p for p in run.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
     return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
 
 
-def take_up(model: UniPixel, checkpoint: Path, recipe: Recipe) -> None:
+def resume_weights(model: UniPixel, checkpoint: Path, recipe: Recipe) -> None:
     """Read the weights of a checkpoint of this run into its model."""
     if recipe.lora is not None or recipe.save == "adapter":
         restore(model, checkpoint)
     else:
-        load_into(model, checkpoint)
+        copy_weights(model, checkpoint)

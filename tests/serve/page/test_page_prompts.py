@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco
 from visitor import Visitor
 
-from unipixel.bench.subject import moving_blobs
-from unipixel.draw import palette, write_mp4
+from unipixel.bench.inputs import draw_moving_discs
+from unipixel.draw import get_colour, write_mp4
 from unipixel.masks import decode_rle, encode_rle
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -168,7 +168,7 @@ def test_objects_have_the_colours_of_exported_pictures(quick: Live, visit: Visit
     told = visit(quick.url).page.evaluate(
         "import('/colours.js').then(({ rgbOf }) => Array.from({ length: 30 }, (_, i) => rgbOf(i + 1)))"
     )
-    assert np.abs(np.array(told) - [palette(i + 1) for i in range(30)]).max() <= 1
+    assert np.abs(np.array(told) - [get_colour(i + 1) for i in range(30)]).max() <= 1
 
 
 def test_answer_is_streamed_and_its_chips_point_at_masks(nano: Live, visit: Visit) -> None:
@@ -233,7 +233,7 @@ def test_page_and_engine_give_the_same_masks(nano: Live, visit: Visit) -> None:
 def test_places_are_right_in_large_and_in_upright_media(quick: Live, visit: Visit, tmp_path: Path) -> None:
     photo, film = tmp_path / "photo.jpg", tmp_path / "upright.mp4"
     Image.new("RGB", (4000, 3000), "teal").save(photo)
-    write_mp4(moving_blobs(3, (96, 54)), film)
+    write_mp4(draw_moving_discs(3, (96, 54)), film)
     for path, places, tolerance in [(photo, [(3900, 100)], 4.0), (film, [(50, 5), (5, 90)], 0.2)]:
         visitor = visit(quick.url)
         address = visitor.open(path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from unipixel.serve.faults import Refusal
+from unipixel.serve.errors import ApiError
 
 Kind = Literal["brushlabels", "polygonlabels", "rectanglelabels", "videorectangle"]
 DRAWING: dict[str, tuple[Kind, ...]] = {
@@ -17,7 +17,7 @@ DRAWING: dict[str, tuple[Kind, ...]] = {
 """Controls that show an object, by what they draw on."""
 DEFAULT_FRAME_RATE = 24.0
 """Frames per second that Label Studio counts where ``<Video>`` does not say."""
-MOST_LABELS = 64
+MAX_LABELS = 64
 """Labels that are asked for one by one."""
 
 
@@ -44,14 +44,14 @@ class LabelConfig:
     """Where a task's data name the picture or video."""
     controls: tuple[Control, ...]
     """Those that get regions."""
-    words: Mapping[str, str] = field(default_factory=dict)
+    queries: Mapping[str, str] = field(default_factory=dict)
     """For each label what the model is asked for: the label's ``hint``, or else its text."""
     text_keys: tuple[str, ...] = ()
     """Where a task's data hold what to look for, instead of all labels: what ``<Text>`` shows."""
     frame_rate: str = ""
     """``frameRate`` of the ``<Video>``: a number, or ``$key``."""
 
-    def frames_per_s(self, data: Mapping[str, Any]) -> float:
+    def get_frame_rate(self, data: Mapping[str, Any]) -> float:
         """The rate at which Label Studio counts a video's frames, which need not be the video's own.
 
         Raises:
@@ -65,13 +65,13 @@ class LabelConfig:
         except (TypeError, ValueError):
             rate = 0.0
         if not 0 < rate < 1000:
-            raise bad_config(f"the video's frameRate is {str(given)[:40]!r}; it must be frames per second")
+            raise build_config_error(f"the video's frameRate is {str(given)[:40]!r}; it must be frames per second")
         return rate
 
 
-def bad_config(sentence: str) -> Refusal:
+def build_config_error(sentence: str) -> ApiError:
     """A configuration that is refused."""
-    return Refusal(400, sentence, code="bad_label_config", param="label_config")
+    return ApiError(400, sentence, code="bad_label_config", param="label_config")
 
 
 def is_blank(xml: str) -> bool:
@@ -80,7 +80,7 @@ def is_blank(xml: str) -> bool:
     Raises:
         Refusal: it is no XML.
     """
-    return not xml.strip() or not any(tag.get("name") for tag in _parsed(xml).iter())
+    return not xml.strip() or not any(tag.get("name") for tag in _parse_xml(xml).iter())
 
 
 def read_config(xml: str) -> LabelConfig:
@@ -89,65 +89,67 @@ def read_config(xml: str) -> LabelConfig:
     Raises:
         Refusal: it is no XML, or has nothing that the model can draw on, or draw with.
     """
-    root = _parsed(xml)
+    root = _parse_xml(xml)
     found = [tag for tag in root.iter() if tag.tag in ("Image", "Video") and tag.get("name")]
     if not found:
-        raise bad_config("the labelling configuration shows no <Image> or <Video>, which the model needs")
+        raise build_config_error("the labelling configuration shows no <Image> or <Video>, which the model needs")
     # of several, the one that labels draw on
-    shown = next((tag for tag in found if _controls(_aimed_at(tag, root), _medium(tag))), found[0])
+    shown = next((tag for tag in found if _read_controls(_find_controls(tag, root), _get_medium(tag))), found[0])
     value = shown.get("value", "")
     if not value.startswith("$") or len(value) < 2:
-        raise bad_config(
+        raise build_config_error(
             f"the value of <{shown.tag}> is {value[:40]!r}; it must be one key of the task's data, as $image"
         )
-    name, medium = shown.get("name", ""), _medium(shown)
-    labels = _aimed_at(shown, root)
-    words = {label: said for tag in labels for label, said in _labels(tag)}
-    controls = _controls(labels, medium)
+    name, medium = shown.get("name", ""), _get_medium(shown)
+    labels = _find_controls(shown, root)
+    words = {label: said for tag in labels for label, said in _read_labels(tag)}
+    controls = _read_controls(labels, medium)
     if not controls:
         wanted = (
             "<VideoRectangle> and <Labels>"
             if medium == "video"
             else "<BrushLabels>, <PolygonLabels> or <RectangleLabels>"
         )
-        raise bad_config(f"no control draws on <{shown.tag}> {name[:40]!r} with labels; add {wanted}")
-    if len(words) > MOST_LABELS:
-        raise bad_config(f"the labelling configuration has {len(words)} labels; at most {MOST_LABELS} can be asked for")
+        raise build_config_error(f"no control draws on <{shown.tag}> {name[:40]!r} with labels; add {wanted}")
+    if len(words) > MAX_LABELS:
+        raise build_config_error(
+            f"the labelling configuration has {len(words)} labels; at most {MAX_LABELS} can be asked for"
+        )
     texts = [tag.get("value", "") for tag in root.iter("Text")]
     return LabelConfig(
         medium=medium,
         object_name=name,
         data_key=value[1:],
         controls=controls,
-        words={label: words[label] for control in controls for label in control.labels},
+        queries={label: words[label] for control in controls for label in control.labels},
         text_keys=tuple(text[1:] for text in texts if text.startswith("$")),
         frame_rate=shown.get("frameRate", shown.get("framerate", "")).strip(),
     )
 
 
-def _parsed(xml: str) -> ElementTree.Element:
+def _parse_xml(xml: str) -> ElementTree.Element:
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
-        raise bad_config("the labelling configuration declares a document type, which none needs")
+        raise build_config_error("the labelling configuration declares a document type, which none needs")
     try:
         return ElementTree.fromstring(xml)
     except (ElementTree.ParseError, ValueError) as error:
-        raise bad_config(f"the labelling configuration is no XML ({error})") from error
+        raise build_config_error(f"the labelling configuration is no XML ({error})") from error
 
 
-def _medium(tag: ElementTree.Element) -> Literal["image", "video"]:
+def _get_medium(tag: ElementTree.Element) -> Literal["image", "video"]:
     return "video" if tag.tag == "Video" else "image"
 
 
-def _aimed_at(shown: ElementTree.Element, root: ElementTree.Element) -> list[ElementTree.Element]:
+def _find_controls(shown: ElementTree.Element, root: ElementTree.Element) -> list[ElementTree.Element]:
     """The controls of an ``<Image>`` or ``<Video>``."""
-    return [tag for tag in root.iter() if tag.get("name") and shown.get("name", "") in _targets(tag)]
+    return [tag for tag in root.iter() if tag.get("name") and shown.get("name", "") in _get_targets(tag)]
 
 
-def _targets(tag: ElementTree.Element) -> list[str]:
+def _get_targets(tag: ElementTree.Element) -> list[str]:
     return [name.strip() for name in tag.get("toName", "").split(",")]
 
 
-def _labels(tag: ElementTree.Element) -> list[tuple[str, str]]:
+def _read_labels(tag: ElementTree.Element) -> list[tuple[str, str]]:
     """Labels of a control as regions carry them, and what to ask the model for."""
     found = []
     for label in tag.iter("Label"):
@@ -158,15 +160,15 @@ def _labels(tag: ElementTree.Element) -> list[tuple[str, str]]:
     return found
 
 
-def _controls(tags: list[ElementTree.Element], medium: str) -> tuple[Control, ...]:
+def _read_controls(tags: list[ElementTree.Element], medium: str) -> tuple[Control, ...]:
     """Controls that get regions: those that draw and are not for prompting, or, where all are for that, the first."""
-    beside = tuple(label for tag in tags if tag.tag == "Labels" for label, _ in _labels(tag))
+    beside = tuple(label for tag in tags if tag.tag == "Labels" for label, _ in _read_labels(tag))
     found = []
     for kind in DRAWING[medium]:
         for tag in tags:
             if tag.tag.lower() != kind:
                 continue
-            names = beside if kind == "videorectangle" else tuple(label for label, _ in _labels(tag))
+            names = beside if kind == "videorectangle" else tuple(label for label, _ in _read_labels(tag))
             smart = "true" in (tag.get("smart", "").lower(), tag.get("smartOnly", "").lower())
             if names:
                 found.append(Control(kind, tag.get("name", ""), names, smart))

@@ -9,39 +9,39 @@ from typing import Any
 import numpy as np
 
 from unipixel.engine.answer import AnswerObject
-from unipixel.masks.brush import encode_brush
+from unipixel.serve.label_studio.brush import encode_brush
 from unipixel.serve.label_studio.config import Control, LabelConfig
-from unipixel.serve.label_studio.prompts import Wanted, named
+from unipixel.serve.label_studio.prompts import RegionRequest, match_label
 from unipixel.serve.label_studio.timeline import Timeline
 
 TOLERANCE = 1.0
 """Pixels by which a polygon's outline may leave the mask's: the stairs of slanted edges go, and little else."""
-SMALLEST = 4.0
+MIN_AREA = 4.0
 """Pixels of a part that becomes a polygon."""
 
 
-def regions(found: Sequence[tuple[Wanted, AnswerObject]], config: LabelConfig) -> list[dict[str, Any]]:
+def build_regions(found: Sequence[tuple[RegionRequest, AnswerObject]], config: LabelConfig) -> list[dict[str, Any]]:
     """Regions for objects, one per object and control, for polygons one per part."""
     result = []
     for what, one in found:
         if not one.is_there:
             continue
-        label = what.label or _label(one, config)
+        label = what.label or _choose_label(one, config)
         for control in config.controls:
             if label not in control.labels:
                 continue
-            for value in _values(control, one, label, what.timeline):
-                result.append(_region(control, value, what, one, config))
+            for value in _build_values(control, one, label, what.timeline):
+                result.append(_build_region(control, value, what, one, config))
     return result
 
 
-def _label(one: AnswerObject, config: LabelConfig) -> str:
+def _choose_label(one: AnswerObject, config: LabelConfig) -> str:
     """The label that the model's own words are, or else the first."""
-    return named(one.label, config) or next(iter(config.words))
+    return match_label(one.label, config) or next(iter(config.queries))
 
 
-def _region(
-    control: Control, value: dict[str, Any], what: Wanted, one: AnswerObject, config: LabelConfig
+def _build_region(
+    control: Control, value: dict[str, Any], what: RegionRequest, one: AnswerObject, config: LabelConfig
 ) -> dict[str, Any]:
     region = {
         "id": what.region_id or secrets.token_hex(5),
@@ -57,21 +57,23 @@ def _region(
     return region
 
 
-def _values(control: Control, one: AnswerObject, label: str, timeline: Timeline | None) -> Iterator[dict[str, Any]]:
+def _build_values(
+    control: Control, one: AnswerObject, label: str, timeline: Timeline | None
+) -> Iterator[dict[str, Any]]:
     if timeline is not None:
-        yield {**sequence(one, timeline), "labels": [label]}
+        yield {**build_sequence(one, timeline), "labels": [label]}
     elif control.kind == "brushlabels":
         yield {"format": "rle", "rle": encode_brush(one.track.mask(0)), "brushlabels": [label]}
     elif control.kind == "polygonlabels":
         height, width = one.track.size_hw
-        for corners in outlines(one.track.polygons(0)):
+        for corners in simplify_polygons(one.track.polygons(0)):
             points = (corners * (100 / np.array([width, height]))).round(6).tolist()
             yield {"points": points, "closed": True, "polygonlabels": [label]}
     else:
-        yield {**_percent(one, 0), "rectanglelabels": [label]}
+        yield {**_to_percent(one, 0), "rectanglelabels": [label]}
 
 
-def _percent(one: AnswerObject, t: int) -> dict[str, float]:
+def _to_percent(one: AnswerObject, t: int) -> dict[str, float]:
     """The box of frame ``t``."""
     height, width = one.track.size_hw
     x1, y1, x2, y2 = (float(value) for value in one.boxes[t])
@@ -79,7 +81,7 @@ def _percent(one: AnswerObject, t: int) -> dict[str, float]:
     return {**{name: round(100 * share, 6) for name, share in box.items()}, "rotation": 0}
 
 
-def sequence(one: AnswerObject, timeline: Timeline) -> dict[str, Any]:
+def build_sequence(one: AnswerObject, timeline: Timeline) -> dict[str, Any]:
     """An object's boxes through a video.
 
     A keyframe holds until the next one, with boxes between them interpolated; one that is not ``enabled`` is the last
@@ -89,9 +91,9 @@ def sequence(one: AnswerObject, timeline: Timeline) -> dict[str, Any]:
     visible = one.visible
     for t in np.flatnonzero(visible).tolist():
         goes_on = t + 1 == len(visible) or bool(visible[t + 1])
-        number = timeline.number(t)
+        number = timeline.to_number(t)
         time = {"frame": number, "time": round(timeline.times_s[t], 6), "enabled": goes_on}
-        keys[number] = {**_percent(one, t), **time}
+        keys[number] = {**_to_percent(one, t), **time}
     return {
         "framesCount": timeline.frames_count,
         "duration": round(timeline.duration, 6),
@@ -99,15 +101,15 @@ def sequence(one: AnswerObject, timeline: Timeline) -> dict[str, Any]:
     }
 
 
-def outlines(polygons: Sequence[Sequence[float]]) -> list[np.ndarray]:
+def simplify_polygons(polygons: Sequence[Sequence[float]]) -> list[np.ndarray]:
     """Polygons (P, 2) with fewer corners, without specks. An object that is all specks keeps its largest."""
     rings = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
-    rings.sort(key=_area, reverse=True)
-    kept = [ring for place, ring in enumerate(rings) if place == 0 or _area(ring) >= SMALLEST]
-    return [simplified(ring, TOLERANCE) for ring in kept]
+    rings.sort(key=_measure_area, reverse=True)
+    kept = [ring for place, ring in enumerate(rings) if place == 0 or _measure_area(ring) >= MIN_AREA]
+    return [simplify_ring(ring, TOLERANCE) for ring in kept]
 
 
-def simplified(ring: np.ndarray, tolerance: float) -> np.ndarray:
+def simplify_ring(ring: np.ndarray, tolerance: float) -> np.ndarray:
     """A closed outline with those corners left out that lie within the tolerance of the line between others.
 
     Source: Douglas and Peucker, 1973.
@@ -127,7 +129,7 @@ def simplified(ring: np.ndarray, tolerance: float) -> np.ndarray:
         first, last = spans.pop()
         if last - first < 2:
             continue
-        away = _distances(closed[first + 1 : last], closed[first], closed[last])
+        away = _measure_distances(closed[first + 1 : last], closed[first], closed[last])
         worst = int(np.argmax(away))
         if away[worst] > tolerance:
             middle = first + 1 + worst
@@ -137,7 +139,7 @@ def simplified(ring: np.ndarray, tolerance: float) -> np.ndarray:
     return kept if len(kept) >= 3 else ring
 
 
-def _distances(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+def _measure_distances(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Pixels from each point (P, 2) to the stretch between two others."""
     along = end - start
     length = float(along @ along)
@@ -145,6 +147,6 @@ def _distances(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.nda
     return np.asarray(np.linalg.norm(points - start - share[:, None] * along, axis=1))
 
 
-def _area(ring: np.ndarray) -> float:
+def _measure_area(ring: np.ndarray) -> float:
     x, y = ring[:, 0], ring[:, 1]
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

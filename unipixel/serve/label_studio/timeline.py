@@ -9,7 +9,7 @@ import numpy as np
 from unipixel.errors import MediaError
 from unipixel.media import Media
 
-MOST_TRACKED = 200
+MAX_TRACKED_FRAMES = 200
 """Frames of one video on which objects are followed; between them Label Studio interpolates."""
 
 
@@ -23,41 +23,41 @@ class Timeline:
     """Of the whole video."""
     rate: float
     """Frames per second that Label Studio counts."""
-    told: tuple[int, float] | None = None
+    own_counts: tuple[int, float] | None = None
     """Frames and seconds of the video as Label Studio itself has said."""
 
     @property
     def frames_count(self) -> int:
         """Frames of the whole video, as Label Studio counts."""
-        return self.told[0] if self.told else max(1, round(self.duration_s * self.rate))
+        return self.own_counts[0] if self.own_counts else max(1, round(self.duration_s * self.rate))
 
     @property
     def duration(self) -> float:
         """Seconds of the whole video, as Label Studio says."""
-        return self.told[1] if self.told else self.duration_s
+        return self.own_counts[1] if self.own_counts else self.duration_s
 
-    def counted(self, frames_count: float, duration: float) -> Timeline:
+    def apply_counts(self, frames_count: float, duration: float) -> Timeline:
         """The same with the numbers that a region of Label Studio's carries, if it carries any."""
         if not (1 <= frames_count <= 1e8 and 0 < duration < 1e8):
             return self
-        return replace(self, rate=frames_count / duration, told=(round(frames_count), float(duration)))
+        return replace(self, rate=frames_count / duration, own_counts=(round(frames_count), float(duration)))
 
-    def number(self, t: int) -> int:
+    def to_number(self, t: int) -> int:
         """Label Studio's number of frame ``t`` of the clip."""
         return min(max(round(self.times_s[t] * self.rate) + 1, 1), self.frames_count)
 
-    def nearest(self, number: int) -> int:
+    def find_nearest(self, number: int) -> int:
         """The frame of the clip that is nearest to a frame by Label Studio's number."""
         return int(np.argmin(np.abs(np.array(self.times_s) - (number - 1) / self.rate)))
 
 
-def followed(media: Media, most: int) -> Media:
+def select_clip(media: Media, most: int) -> Media:
     """The clip in which objects are followed: all frames of a video, or evenly every so many-th."""
-    step = -(-media.num_frames // min(most, MOST_TRACKED))
+    step = -(-media.num_frames // min(most, MAX_TRACKED_FRAMES))
     return media if step == 1 else media.select(range(0, media.num_frames, step))
 
 
-def timeline(video: Media, clip: Media, rate: float) -> Timeline:
+def build_timeline(video: Media, clip: Media, rate: float) -> Timeline:
     """The timeline of a clip of a video.
 
     Raises:

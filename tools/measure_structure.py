@@ -1,0 +1,103 @@
+"""Count what makes a package easy or hard to read: names, records, modules and lines.
+
+``python tools/measure_structure.py [FOLDER]`` prints one line per figure; with ``--list`` also what was counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "unipixel"
+SHORT = 90
+RECORD_BASES = {"NamedTuple", "TypedDict", "BaseModel"}
+IRREGULAR = set(
+    "asked begun bound bought brought built burnt cut done drawn driven fed felt found given gone grown had held hidden kept known laid "
+    "learnt led left lent lost made meant met paid said seen sent shown slept sorted spent spoken spread stood taken taught "
+    "thought thrown told understood woken won worn woven written".split()
+)
+"""Irregular participles; those that are also plain verbs (``put``, ``read``, ``run``, ``set``) are left out, and ``cut`` counts alone."""
+IRREGULAR -= {"cut", "spread", "left"}
+NOT_PARTICIPLES = set(
+    "embed feed need seed speed exceed proceed thing string encoding decoding embedding padding training rendering setting heading "
+    "lettering drawing writing thresholding sampling sting ring king spring bring rle_encoding".split()
+)
+"""Words that end alike but are verbs or nouns of the field."""
+PREDICATES = ("is_", "has_", "can_", "may_", "was_", "are_", "needs_")
+
+
+def is_participle(name: str) -> bool:
+    """Whether a function's name begins with, or is, a participle: ``asked``, ``_drawn_on``; not ``is_closed``."""
+    bare = name.strip("_")
+    if name.startswith("__") or bare.startswith(PREDICATES):
+        return False
+    first = bare.split("_")[0]
+    return first not in NOT_PARTICIPLES and (first in IRREGULAR or (len(first) > 4 and first.endswith(("ed", "ing"))))
+
+
+def is_record(node: ast.ClassDef) -> bool:
+    """Whether a class only holds named fields: a dataclass, a named tuple, a typed dictionary or a schema."""
+    decorators = [ast.unparse(item).split("(")[0].split(".")[-1] for item in node.decorator_list]
+    bases = [ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases]
+    return "dataclass" in decorators or bool(RECORD_BASES & set(bases))
+
+
+def definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    """Every function, method and class of a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node
+
+
+def main() -> None:
+    """Print the figures of a package."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=PACKAGE)
+    parser.add_argument("--list", action="store_true", help="also list what was counted")
+    options = parser.parse_args()
+    functions = 0
+    participles, records = [], []
+    classes: dict[str, list[str]] = defaultdict(list)
+    record_names: set[str] = set()
+    lines: dict[str, int] = {}
+    for path in sorted(options.folder.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        place = path.relative_to(options.folder).as_posix()
+        lines[place] = len(source.splitlines())
+        for node in definitions(ast.parse(source)):
+            where = f"{place}:{node.lineno} {node.name}"
+            if isinstance(node, ast.ClassDef):
+                classes[node.name].append(where)
+                bases = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases}
+                if is_record(node) or bases & record_names:
+                    records.append(where)
+                    record_names.add(node.name)
+            else:
+                functions += 1
+                if is_participle(node.name):
+                    participles.append(where)
+    repeated = [" and ".join(places) for places in classes.values() if len(places) > 1]
+    short = [f"{place} {count}" for place, count in lines.items() if count < SHORT]
+    print(f"functions and methods        {functions}")
+    print(f"  named by a participle      {len(participles)} ({len(participles) / functions:.1%})")
+    print(f"classes                      {sum(map(len, classes.values()))}")
+    print(f"  class names used twice     {len(repeated)}")
+    print(f"  record classes             {len(records)}")
+    print(f"modules                      {len(lines)}")
+    print(f"  under {SHORT} lines             {len(short)}")
+    print(f"lines                        {sum(lines.values())}")
+    if options.list:
+        for title, found in (
+            ("participles", participles),
+            ("repeated", repeated),
+            ("records", records),
+            ("short", short),
+        ):
+            print(f"\n{title}", *found, sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()

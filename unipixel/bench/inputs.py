@@ -1,0 +1,95 @@
+"""What is measured: an engine with random weights, and frames for it to look at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from unipixel.engine.engine import Engine
+from unipixel.model.config import SamConfig
+from unipixel.model.unipixel import UniPixel
+from unipixel.processing import ImageSettings, Processor
+from unipixel.processing.chat import SYSTEM
+from unipixel.processing.tokenizer import build_tokenizer
+from unipixel.train.nano import IMAGE_SIZE, initialise, nano_config
+
+REAL_SAM = SamConfig()
+"""Hiera-B+ at 768 px, the segmenter of the released checkpoints."""
+QUICK_SAM = SamConfig(
+    image_size=64,
+    hidden_size=32,
+    memory_size=8,
+    embed_dim=8,
+    num_heads=1,
+    stages=(1, 1, 2, 1),
+    global_blocks=(3,),
+    window_sizes=(4, 4, 4, 2),
+    background_size=(4, 4),
+    memory_attention_layers=2,
+    memory_attention_ffn=32,
+    decoder_ffn=32,
+    decoder_heads=2,
+    iou_head_hidden=32,
+)
+"""A segmenter that runs in milliseconds, to see that the measuring works."""
+QUESTION = "What is this?"
+
+
+def build_random_engine(
+    sam: SamConfig | None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Engine:
+    """An engine of random weights: language and vision parts of nano's size, the segmenter of the size given.
+
+    Args:
+        sam: size of the segmenter; None for nano's.
+        dtype: of the parameters; buffers stay in fp32, as in a loaded checkpoint.
+    """
+    tokenizer = build_tokenizer(
+        [SYSTEM, "system user assistant", QUESTION, "Please segment and tell about the region."]
+    )
+    nano = nano_config(len(tokenizer), Processor(tokenizer).chat.ids)
+    config = nano if sam is None else replace(nano, sam=sam)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = UniPixel(config)
+    initialise(model, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        # every object counts as there, so that its masks take the whole way to the end
+        model.segmenter.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    settings = ImageSettings(
+        min_pixels=IMAGE_SIZE**2, max_pixels=IMAGE_SIZE**2, share_budget=False, sam_size=config.sam.image_size
+    )
+    return Engine(model.to(device), Processor(tokenizer, settings))
+
+
+def draw_moving_discs(num_frames: int, size_hw: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """uint8 (T, H, W, 3): three coloured discs that wander over a gradient."""
+    height, width = size_hw
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    plain = np.stack([x * 120 / width + 40, y * 120 / height + 40, np.full((height, width), 90.0)], -1).astype(np.uint8)
+    colours = rng.integers(120, 256, (3, 3))
+    phases = rng.random((3, 2)) * 2 * np.pi
+    frames = np.repeat(plain[None], num_frames, 0)
+    for t in range(num_frames):
+        for colour, (a, b) in zip(colours, phases, strict=True):
+            middle_x = width * (0.5 + 0.35 * np.sin(a + t / 9))
+            middle_y = height * (0.5 + 0.35 * np.sin(b + t / 7))
+            frames[t][(x - middle_x) ** 2 + (y - middle_y) ** 2 < (min(size_hw) / 8) ** 2] = colour
+    return frames
+
+
+def draw_random_queries(engine: Engine, count: int, seed: int = 0) -> torch.Tensor:
+    """(N, Q, C) mask queries, as a reply with ``count`` `<|seg|>` tokens would give."""
+    config = engine.model.config
+    generator = torch.Generator().manual_seed(seed)
+    queries = torch.randn(count, config.hidden_tokens, config.sam.hidden_size, generator=generator)
+    return queries.to(engine.device, engine.model.dtype)

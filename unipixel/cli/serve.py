@@ -1,0 +1,105 @@
+"""``unipixel serve``: the HTTP API, and the page where one clicks and asks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unipixel.cli import options
+from unipixel.cli.ask import load_engine
+from unipixel.cli.output import check_folder
+
+KEYS_VARIABLE = "UNIPIXEL_API_KEYS"
+MEGABYTE = 1 << 20
+
+
+def serve(
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; others than loopback need API keys.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8000,
+    model: options.Model = "nano",
+    base: options.Base = None,
+    device: options.Device = "auto",
+    dtype: options.DType = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", metavar="DIR", help="Keep saved sessions here; they survive a restart.")
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-keys",
+            metavar="FILE",
+            help=f"Keys of which a request must carry one, one per line; or set {KEYS_VARIABLE}, separated by commas.",
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option("--cors-origin", metavar="URL", help="Let web pages of this origin call. Repeat."),
+    ] = None,
+    private_urls: Annotated[
+        bool, typer.Option("--private-urls", help="Also fetch media from this machine and private networks.")
+    ] = False,
+    max_upload_mb: Annotated[int, typer.Option("--max-upload-mb", help="Largest uploaded or fetched file.")] = 512,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Largest frame, height times width.")] = 1 << 25,
+    max_frames: Annotated[int, typer.Option("--max-frames", help="Longest clip that is tracked.")] = 1024,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest reply that may be asked for.")] = 4096,
+    max_sessions: Annotated[int, typer.Option("--max-sessions", help="Sessions that may be open.")] = 64,
+    max_queue: Annotated[int, typer.Option("--max-queue", help="Requests that may wait; more are sent away.")] = 64,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="One-shot questions answered together.")] = 8,
+    idle_minutes: Annotated[float, typer.Option("--idle-minutes", help="Close sessions unused for so long.")] = 30.0,
+    grace_seconds: Annotated[
+        float, typer.Option("--grace-seconds", help="Time for running answers at the end.")
+    ] = 30.0,
+) -> None:
+    """Serve the web page and the HTTP API: OpenAI's chat, sessions, exports. Ctrl-C lets running answers finish."""
+    keys = read_keys(api_keys)
+    if state is not None:
+        check_folder(state, "--state")
+    try:
+        from unipixel.serve import ServeSettings, run
+    except ImportError as error:
+        raise ValueError(
+            f"the server needs {error.name or 'more'}; install it: pip install 'unipixel[serve]'"
+        ) from error
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        # a folder's place on this machine is nobody's business
+        model_name=Path(model).resolve().name if Path(model).is_dir() else model,
+        state=None if state is None else state.resolve(),
+        api_keys=keys,
+        cors_origins=tuple(cors_origin or ()),
+        private_urls=private_urls,
+        label_studio_url=os.environ.get("LABEL_STUDIO_URL", ""),
+        label_studio_key=os.environ.get("LABEL_STUDIO_API_KEY", ""),
+        max_upload_bytes=max_upload_mb * MEGABYTE,
+        max_pixels=max_pixels,
+        max_frames=max_frames,
+        max_tokens=max_tokens,
+        max_sessions=max_sessions,
+        max_queue=max_queue,
+        batch_size=batch_size,
+        idle_s=idle_minutes * 60,
+        grace_s=grace_seconds,
+    )
+    engine = load_engine(model, device, dtype, base)
+    run(engine, settings, lambda address: typer.echo(f"serving {settings.model_name} on {address}", err=True))
+
+
+def read_keys(file: Path | None) -> tuple[str, ...]:
+    """API keys from a file and from the environment; never from the command line, which others can read.
+
+    Raises:
+        ValueError: the file holds no key.
+        OSError: it cannot be read.
+    """
+    lines = file.read_text(encoding="utf-8").splitlines() if file is not None else []
+    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if file is not None and not keys:
+        raise ValueError(f"--api-keys is {file}, which holds no key; write one per line")
+    keys += [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()]
+    return tuple(dict.fromkeys(keys))

@@ -1,0 +1,175 @@
+"""Predictors: a model, the truth itself, and nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from unipixel.engine.answer import Answer, AnswerObject, Clip
+from unipixel.engine.engine import Engine
+from unipixel.engine.session import Session
+from unipixel.engine.wording import write_prompt_answer
+from unipixel.errors import UnipixelError
+from unipixel.eval import stickers
+from unipixel.eval.questions import ClipView, PredictedObject, Prediction, Question
+from unipixel.masks import MaskTrack, encode_rle
+from unipixel.media import open_media
+from unipixel.processing import ImageSettings, Processor
+from unipixel.sample import Turn
+
+RELEASED = ImageSettings()
+FEATURE_FRAMES = 128
+"""Frames whose SAM features are kept, so that the next question about a clip finds them; 1.2 GB at released size."""
+
+
+class EnginePredictor:
+    """A model. Questions that follow each other about one clip share what is encoded of it, and nothing else."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.num_frames = engine.processor.settings.max_frames
+        self._session: Session | None = None
+        self._clip: Hashable = None
+
+    def answer(self, question: Question) -> Prediction:
+        """The reply of a session that knows nothing but the question.
+
+        Raises:
+            UnipixelError: the clip cannot be read, or the question does not fit it.
+        """
+        session = self._open_session(question)
+        if question.prompts and question.as_written:
+            return self._answer_forced(session, question)
+        if question.prompts:
+            answer = session.ask(
+                question.text,
+                prompts=question.prompts,
+                prime=question.prime,
+                prefill=question.prefill,
+                force="always" if question.forced else False,
+                max_new_tokens=question.max_new_tokens,
+                each=False,
+            )
+        else:
+            answer = self._ask_as_written(session, question, question.sample.objects)
+        return Prediction(answer.raw_text, _convert_objects(answer.objects))
+
+    def answer_stickers(self, questions: Sequence[stickers.StickerQuestion]) -> list[Answer | UnipixelError]:
+        """Replies to questions about the built-in world, in batches."""
+        return stickers.ask_engine(self.engine, questions)
+
+    def close(self) -> None:
+        """Give up the clip that was asked about last."""
+        if self._session is not None:
+            self._session.close()
+        self._session, self._clip = None, None
+
+    def _open_session(self, question: Question) -> Session:
+        key = None if question.clip is None else (question.clip, question.view)
+        if self._session is not None and key is not None and key == self._clip:
+            self._session.reset()
+            return self._session
+        self.close()
+        # all frames of the sample are asked about; the model sees as many of them as it can
+        media, view = question.sample.media, question.view
+        engine = self._get_engine(view)
+        seen = media.num_frames if view is not None and view.all_frames and engine is not self.engine else None
+        self._session = engine.open(media, num_frames=seen, track="all", feature_frames=FEATURE_FRAMES)
+        self._clip = key
+        return self._session
+
+    def _get_engine(self, view: ClipView | None) -> Engine:
+        """The engine with the protocol's view, which is meant for checkpoints of the released size only."""
+        settings = self.engine.processor.settings
+        limits = (settings.min_pixels, settings.max_pixels)
+        if view is None or limits != (RELEASED.min_pixels, RELEASED.max_pixels):
+            return self.engine
+        least, most = (tokens * settings.token_side**2 for tokens in view.tokens)
+        seen = replace(
+            settings,
+            min_pixels=least,
+            max_pixels=most,
+            share_budget=view.share_budget,
+            fps=view.fps or settings.fps,
+            frame_resize=view.frame_resize,
+        )
+        return Engine(self.engine.model, Processor(self.engine.processor.tokenizer, seen))
+
+    def _ask_as_written(self, session: Session, question: Question, objects: Mapping[int, MaskTrack]) -> Answer:
+        turn = Turn(question=question.text, regions=question.regions, as_written=True)
+        return session.ask_turn(turn, objects, prime=question.prime, max_new_tokens=question.max_new_tokens)
+
+    def _answer_forced(self, session: Session, question: Question) -> Prediction:
+        """The prompts' masks by a dictated answer, whole frames for those that are empty, then the question."""
+        ids = tuple(p.object_id for p in question.prompts if p.object_id is not None)
+        turn = Turn(
+            question=question.prefill,
+            answer=write_prompt_answer(ids),
+            references=tuple((p,) for p in question.prompts),
+            targets=ids,
+            as_written=True,
+        )
+        objects = session.ask_turn(turn).objects
+        size_hw = session.media.size_hw
+        whole = MaskTrack(size_hw, (encode_rle(np.ones(size_hw, dtype=bool)),) * session.num_frames)
+        known = {one.id: one.track if one.track.visible.any() else whole for one in objects}
+        answer = self._ask_as_written(session, replace(question, regions=ids), known)
+        return Prediction(answer.raw_text, _convert_objects(objects))
+
+
+def _convert_objects(objects: Sequence[AnswerObject]) -> tuple[PredictedObject, ...]:
+    return tuple(PredictedObject(one.id, one.track, one.frame_scores) for one in objects)
+
+
+class PerfectPredictor:
+    """Answers with the ground truth; what it does not score 100 with is wrong with the protocol or the data."""
+
+    num_frames = 16
+
+    def answer(self, question: Question) -> Prediction:
+        """The annotated answer and masks."""
+        query, objects = question.query, question.sample.objects
+        wanted = [p.object_id for p in question.prompts] or query.targets
+        found = tuple(PredictedObject(i, objects[i], _get_certain_scores(objects[i])) for i in wanted if i is not None)
+        text = query.answer
+        if query.kind == "choice":
+            text = f"{text})" if question.prime.endswith("(") else f"({text})"
+        return Prediction(text, found)
+
+    def answer_stickers(self, questions: Sequence[stickers.StickerQuestion]) -> list[Answer | UnipixelError]:
+        """The true masks and names."""
+        return [_sticker_answer(q, q.answer, masks=True) for q in questions]
+
+
+class BlankPredictor:
+    """Answers nothing and segments nothing; its figures are the floors of a benchmark."""
+
+    num_frames = 16
+
+    def answer(self, question: Question) -> Prediction:
+        """No words, no objects."""
+        return Prediction()
+
+    def answer_stickers(self, questions: Sequence[stickers.StickerQuestion]) -> list[Answer | UnipixelError]:
+        """No words, no objects."""
+        return [_sticker_answer(q, "", masks=False) for q in questions]
+
+
+def _get_certain_scores(track: MaskTrack) -> tuple[float, ...]:
+    return tuple(0.0 if rle is None else 1.0 for rle in track.rles)
+
+
+def _sticker_answer(question: stickers.StickerQuestion, text: str, *, masks: bool) -> Answer:
+    world = question.world
+    given = [p.object_id for p in question.prompts]
+    objects = []
+    for place, n in enumerate(question.targets if masks else ()):
+        object_id = given[place] if place < len(given) else None
+        track = MaskTrack.from_masks(world.masks[n])
+        objects.append(
+            AnswerObject(id=object_id or place + 1, label="", track=track, frame_scores=(1.0,) * track.num_frames)
+        )
+    clip = Clip.from_media(open_media(list(world.frames)))
+    return Answer(text=text, raw_text=text, objects=tuple(objects), clip=clip)
