@@ -18,7 +18,7 @@ from unipixel.bench.inputs import QUICK_SAM, build_random_engine, draw_moving_di
 from unipixel.cli import app
 from unipixel.cli.commands import CommandGroup
 from unipixel.cli.demo import find_clip_scene, find_still_scene, open_example
-from unipixel.cli.prompts import parse_box, parse_mask, parse_point, parse_prompts
+from unipixel.cli.options import parse_box, parse_mask, parse_point, parse_prompts
 from unipixel.draw import write_mp4, write_png
 from unipixel.engine.engine import load
 from unipixel.errors import MediaError, PromptError

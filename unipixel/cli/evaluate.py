@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from unipixel.cli import options
-from unipixel.cli.ask import load_engine
+from unipixel.cli.options import load_engine
 from unipixel.cli.output import check_folder, stderr
 from unipixel.cli.reporting import write_report
 from unipixel.cli.sticker_evaluation import measure_stickers

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from unipixel.cli import options
-from unipixel.cli.ask import load_engine
+from unipixel.cli.options import load_engine
 from unipixel.cli.output import check_folder
 
 KEYS_VARIABLE = "UNIPIXEL_API_KEYS"

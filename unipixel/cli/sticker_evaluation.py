@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from unipixel.cli.ask import load_engine
+from unipixel.cli.options import load_engine
 from unipixel.cli.output import check_out, print_json, stderr, stdout
 
 if TYPE_CHECKING:
