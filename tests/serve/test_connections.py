@@ -12,7 +12,7 @@ import pytest
 from live import LONG, Live, running, wait_for
 
 from unipixel.engine.engine import Engine
-from unipixel.serve import connections
+from unipixel.serve import server
 
 BOX = {"type": "box", "box": [20, 10, 50, 40]}
 GET = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
@@ -84,7 +84,7 @@ def test_what_is_no_proper_request_is_told_so(quick: Live, content: bytes, statu
 
 
 def test_connection_that_asks_nothing_is_closed(quick_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEADER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(server, "HEADER_TIMEOUT_S", 0.2)
     with running(quick_engine) as live:
         for begun in (b"", b"GET /health HTT", GET.replace(b"close", b"keep-alive") + b"\r\n"):
             with connected(live) as line:
@@ -95,7 +95,7 @@ def test_connection_that_asks_nothing_is_closed(quick_engine: Engine, monkeypatc
 
 
 def test_crowd_of_connections_is_told_to_come_back(quick_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 20)
     with running(quick_engine) as live:
         crowd = [connected(live) for _ in range(20)]
         wait_for(lambda: len(live.server_state.connections) == 20)
@@ -112,12 +112,12 @@ def test_requests_in_memory_are_bounded_together(quick_engine: Engine) -> None:
         waiting = [connected(live) for _ in range(2)]
         for line in waiting:
             line.sendall(POST + b"Content-Length: 9500\r\n\r\n" + b" " * 9000)
-        wait_for(lambda: live.runtime.body_budget.count == 18_000)
+        wait_for(lambda: live.runtime.body_budget.used == 18_000)
         status, body = said(live, POST + b"Content-Length: 9500\r\n\r\n" + b" " * 9500)
         assert status == 429 and body["error"]["code"] == "queue_full" and live.get("/v1/models")["data"]
         for line in waiting:
             line.close()
-        wait_for(lambda: live.runtime.body_budget.count == 0)
+        wait_for(lambda: live.runtime.body_budget.used == 0)
         assert said(live, POST + b"Content-Length: 9500\r\n\r\n" + b" " * 9500)[0] == 400
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from unipixel.cli.output import print_json, stderr, stdout
 
 if TYPE_CHECKING:
+    from unipixel.engine.doctor import Finding
     from unipixel.bench import BenchReport
 
 BUSY = 1.3

@@ -1,8 +1,8 @@
 """Options that several commands share, and what they mean: prompts, media, the engine.
 
-Prompts are written ``[ID=][-]X,Y[@FRAME]``, ``[ID=]X1,Y1,X2,Y2[@FRAME]`` and ``[ID=]FILE[@FRAME]``: coordinates in pixels
-of the source, frames counted from 0 within the clip. Prompts with one ID are about one object; one without an ID starts
-an object of its own, but a negative point joins the only object that there is.
+Prompts are written ``[ID=][-]X,Y[@FRAME]``, ``[ID=]X1,Y1,X2,Y2[@FRAME]`` and ``[ID=]FILE[@FRAME]``: coordinates in
+pixels of the source, frames counted from 0 within the clip. Prompts with one ID are about one object; one without an ID
+starts an object of its own, but a negative point joins the only object that there is.
 """
 
 from __future__ import annotations

@@ -127,9 +127,8 @@ async def _predict_task(
 ) -> PredictionOut:
     key = _get_cache_key(owner, config, task) if drawn and config.medium == "image" else ""
     # somebody who draws has often just drawn on the same picture, whose features are kept
-    session, timeline = (runtime.session_cache.pop(key) if key else None), None
-    if session is None:
-        session, timeline = await runtime.run_in_thread(open_task, runtime, config, task.data)
+    kept = runtime.session_cache.pop(key) if key else None
+    session, timeline = (kept, None) if kept else await runtime.run_in_thread(open_task, runtime, config, task.data)
     is_usable = False
     try:
         requests = await runtime.run_in_thread(list_requests, drawn, config, task.data, session, timeline)
@@ -210,8 +209,11 @@ def find_objects(session: Session, requests: Sequence[RegionRequest]) -> Iterato
         if request.prompts:
             continue
         session.reset()  # each thing is asked for as if nothing had been said before
-        kind = "sentence" if request.text.endswith("?") else "query"
-        question = format_request(kind, request.text.strip(), is_video=request.timeline is not None)
+        question = format_request(
+            "sentence" if request.text.endswith("?") else "query",
+            request.text.strip(),
+            is_video=request.timeline is not None,
+        )
         answer = yield from _wait_for_answer(session.stream(question, max_new_tokens=MAX_TOKENS))
         found += [(request, one) for one in answer.objects]
     yield found
