@@ -15,8 +15,8 @@ from unipixel.bench.memory import track_video, write_video
 from unipixel.bench.ratios import Ratio, compare_objects, compare_questions, track_together
 from unipixel.bench.reencoding import attend_by_layers, track_separately
 from unipixel.bench.spent import TimeSpent, measure_time, peak_memory_mb
+from unipixel.engine.answer import STAGES
 from unipixel.engine.engine import Engine
-from unipixel.engine.timing import STAGES
 from unipixel.masks import iou_rles
 from unipixel.media import Media
 

@@ -65,7 +65,7 @@ def masks_of(
     engine: unipixel.Engine, pictures: list[np.ndarray], texts: list[str | None], prompts: list[list[Prompt]]
 ) -> list[np.ndarray]:
     """Everything that each answer segments, bool (H, W)."""
-    answers = engine.ask(pictures, texts, prompts=prompts, max_new_tokens=24, on_error="return")
+    answers = engine.ask_batch(pictures, texts, prompts=prompts, max_new_tokens=24, on_error="return")
     joined = []
     for picture, answer in zip(pictures, answers, strict=True):
         mask = np.zeros(picture.shape[:2], dtype=bool)

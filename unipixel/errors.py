@@ -25,6 +25,10 @@ class PromptError(UnipixelError):
     """A point, box, mask or object reference does not fit the media it is given for."""
 
 
+class StalePromptError(PromptError):
+    """A prompt cannot be taken back, because what its object was before it is not known any more."""
+
+
 class CheckpointError(UnipixelError):
     """A checkpoint folder is incomplete, or its tensors do not fit the model."""
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.engine.answer import Answer, AnswerObject, Clip
-from unipixel.engine.timing import Clock, Timings
+from unipixel.engine.answer import Answer, AnswerObject, Clip, Clock, Timings
 from unipixel.masks import MaskTrack, decode_rle, load_index_png
 from unipixel.media import Media, open_media
 

@@ -32,7 +32,7 @@ def test_a_batch_answers_as_one_by_one(tiny_engine: Engine, clip: Clips) -> None
     mask = np.zeros((90, 120), bool)
     mask[3:40, 3:40] = True
     prompts: list[list[Any]] = [[], [Point(30, 30), Box(50, 5, 90, 50)], [Mask(mask, frame=1)], [Point(9, 9, frame=1)]]
-    together = tiny_engine.ask(media, texts, prompts=prompts, batch_size=3, **SHORT)
+    together = tiny_engine.ask_batch(media, texts, prompts=prompts, batch_size=3, **SHORT)
     assert len(together) == 4
     for source, text, given, answer in zip(media, texts, prompts, together, strict=True):
         assert_same(answer, tiny_engine.open(source).ask(text, prompts=given, **SHORT))
@@ -41,9 +41,9 @@ def test_a_batch_answers_as_one_by_one(tiny_engine: Engine, clip: Clips) -> None
 
 
 def test_one_text_is_for_all_of_a_batch(tiny_engine: Engine, clip: Clips) -> None:
-    answers = tiny_engine.ask((clip(1, seed=1), clip(1, seed=2)), "What is this?", **SHORT)
+    answers = tiny_engine.ask_batch((clip(1, seed=1), clip(1, seed=2)), "What is this?", **SHORT)
     assert [a.question for a in answers] == ["What is this?"] * 2
-    assert tiny_engine.ask([], "What is this?") == []
+    assert tiny_engine.ask_batch([], "What is this?") == []
 
 
 def test_a_bad_member_of_a_batch_leaves_the_others_as_they_are(
@@ -52,13 +52,13 @@ def test_a_bad_member_of_a_batch_leaves_the_others_as_they_are(
     good, text = clip(2), "Please segment the dog in this video."
     media = [good, tmp_path / "absent.mp4", good, good]
     prompts = [[], [], [Point(500, 0)], [Point(40, 30)]]
-    results = tiny_engine.ask(media, text, prompts=prompts, on_error="return", **SHORT)
+    results = tiny_engine.ask_batch(media, text, prompts=prompts, on_error="return", **SHORT)
     assert isinstance(results[1], MediaError)
     assert isinstance(results[2], PromptError)
     assert_same(results[0], tiny_engine.ask(good, text, **SHORT))
     assert_same(results[3], tiny_engine.ask(good, text, prompts=[Point(40, 30)], **SHORT))
     with pytest.raises(MediaError, match="does not exist"):
-        tiny_engine.ask(media, text, prompts=prompts, **SHORT)
+        tiny_engine.ask_batch(media, text, prompts=prompts, **SHORT)
 
 
 def test_media_that_break_while_they_are_read_fail_in_their_place(
@@ -70,7 +70,7 @@ def test_media_that_break_while_they_are_read_fail_in_their_place(
         Image.fromarray(frame).save(tmp_path / f"{t}.png")
     whole = (tmp_path / "1.png").read_bytes()
     (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
-    results = tiny_engine.ask([tmp_path, clip(2)], "What is this?", on_error="return", **SHORT)
+    results = tiny_engine.ask_batch([tmp_path, clip(2)], "What is this?", on_error="return", **SHORT)
     assert isinstance(results[0], MediaError)
     assert isinstance(results[1], Answer)
 
@@ -89,7 +89,16 @@ def test_media_that_break_while_they_are_read_fail_in_their_place(
 )
 def test_wrong_arguments_are_refused(tiny_engine: Engine, clip: Clips, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        tiny_engine.ask([clip(1), clip(1)], **arguments)
+        tiny_engine.ask_batch([clip(1), clip(1)], **arguments)
+
+
+def test_a_batch_is_a_list_and_one_question_is_about_one_source(tiny_engine: Engine, clip: Clips) -> None:
+    frames = clip(2)
+    with pytest.raises(ValueError, match="ask_batch takes a list of sources, not a ndarray; ask takes a single one"):
+        tiny_engine.ask_batch(frames, "What is this?")  # type: ignore[call-overload]
+    assert_same(
+        tiny_engine.ask(list(frames), "What is this?", **SHORT), tiny_engine.ask(frames, "What is this?", **SHORT)
+    )
 
 
 def test_devices_and_dtypes_go_by_name() -> None:

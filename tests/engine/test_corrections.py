@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -117,14 +118,14 @@ def test_tracking_again_from_another_frame_takes_what_that_frame_says(tiny_engin
 
 def test_tracking_an_object_from_where_it_is_not_is_refused(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(4)) as session:
-        session.workspace.memory.add(session.workspace.new_object(1))
+        session._space.memory.add(session._space.new_object(1))
         with pytest.raises(PromptError, match="object 1 is not visible on frame 2; start where it is"):
             session.track(1, start=2)
 
 
 def test_tracking_again_leaves_alone_what_nothing_says_where_it_is(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(4)) as session:
-        session.workspace.memory.add(session.workspace.new_object(1))  # not found
+        session._space.memory.add(session._space.new_object(1))  # not found
         shape = encode_rle(square())
         given = session.add_object(2, MaskTrack((90, 120), (None, shape, shape, None)))
         session.segment(Mask(square(), frame=1, object_id=3))
@@ -172,16 +173,16 @@ def test_requests_that_cannot_be_meant_are_refused_at_once(
 ) -> None:
     with tiny_engine.open(clip(3)) as session:
         session.segment(Mask(square()))
-        known, begun = session.objects, session.workspace.dialogue.transcript()
+        known, begun = session.objects, copy.deepcopy(session._space.dialogue.transcript)
         with pytest.raises(PromptError, match=words.replace("<|", r"<\|").replace("|>", r"\|>")):
             session.stream(**arguments)
         assert session.objects == known
-        assert session.workspace.dialogue.transcript() == begun
+        assert session._space.dialogue.transcript == begun
 
 
 def test_an_object_that_is_not_there_cannot_be_asked_about(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(6), num_frames=1, track="all") as session:
-        session.workspace.memory.add(session.workspace.new_object(1))
+        session._space.memory.add(session._space.new_object(1))
         with pytest.raises(PromptError, match=r"object 1 is visible on none of the frames that the model reads \(0\)"):
             session.ask("What is this?", about=1)
 

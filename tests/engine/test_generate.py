@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from unipixel.engine.engine import Engine
-from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, prefill
+from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate, prefill
 from unipixel.engine.tracking import to_rles
 from unipixel.masks import decode_rle
 from unipixel.model.tracker import Tracker
@@ -62,6 +62,19 @@ def continued(model: UniPixel, conversation: ConversationCache, ids: list[int]) 
     return PrefillInput(tensor, embeds, torch.arange(start, start + len(ids)).expand(3, -1), start + len(ids))
 
 
+def write(
+    model: UniPixel,
+    conversation: ConversationCache,
+    inputs: list[PrefillInput],
+    options: DecodingOptions | None = None,
+    *,
+    write: bool = True,
+) -> tuple[list[Reply], list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Replies to inputs, and the states and logits of every step."""
+    replies = [Reply() for _ in inputs]
+    return replies, list(generate(model, conversation, inputs, replies, options or DecodingOptions(), write=write))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_greedy_replies_and_their_states_are_those_of_the_original(
     released: UniPixel, golden: dict[str, torch.Tensor], case: str, monkeypatch: pytest.MonkeyPatch
@@ -72,13 +85,12 @@ def test_greedy_replies_and_their_states_are_those_of_the_original(
         stop = (int(golden[f"{case}/in/eos_override"]),)
         monkeypatch.setattr(released, "config", replace(released.config, eos_token_ids=stop))
     passage = golden_passage(released, golden, case)
-    reply = Reply(released, ConversationCache(), [passage], DecodingOptions(max_new_tokens=24))
-    steps = list(reply)
-    assert reply.ids[0] == golden[f"{case}/out/generated_ids"].tolist()
-    hidden, logits = torch.cat([s.hidden for s in steps]), torch.cat([s.logits for s in steps])
+    (reply,), steps = write(released, ConversationCache(), [passage], DecodingOptions(max_new_tokens=24))
+    assert reply.ids == golden[f"{case}/out/generated_ids"].tolist()
+    hidden, logits = (torch.cat(some) for some in zip(*steps, strict=True))
     torch.testing.assert_close(hidden, golden[f"{case}/out/hidden_pre_norm_steps"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(logits, golden[f"{case}/out/step_logits"], atol=1e-4, rtol=1e-4)
-    queries = reply.compute_queries(given=True)
+    queries = reply.compute_queries(released, given=True)
     assert len(queries) == int(golden[f"{case}/out/num_seg"])
     if len(queries):
         torch.testing.assert_close(queries, golden[f"{case}/out/seg_tokens"], atol=1e-4, rtol=1e-4)
@@ -90,15 +102,12 @@ def test_masks_of_a_reply_are_those_of_the_original(
 ) -> None:
     if f"{case}/in/frames.0" not in golden:
         pytest.skip(f"case {case} is absent from generate.safetensors")
-    reply = Reply(
-        released, ConversationCache(), [golden_passage(released, golden, case)], DecodingOptions(max_new_tokens=24)
-    )
-    for _ in reply:
-        pass
+    passage = golden_passage(released, golden, case)
+    (reply,), _ = write(released, ConversationCache(), [passage], DecodingOptions(max_new_tokens=24))
     frames = golden[f"{case}/in/frames.0"].float()
     height, width = golden[f"{case}/in/frame_size.0"].tolist()
     logits = golden[f"{case}/out/video_res_mask_logits"]
-    queries = reply.compute_queries(given=True)
+    queries = reply.compute_queries(released, given=True)
     with torch.no_grad():
         features = released.segmenter.encode(frames)
         tracker = Tracker(released.segmenter, len(frames))
@@ -115,10 +124,10 @@ def test_masks_of_a_reply_are_those_of_the_original(
 def test_tokens_with_a_cache_are_those_of_reading_everything_again(tiny_engine: Engine) -> None:
     model = tiny_engine.model
     passage = texts(model, (9,))[0]
-    reply = Reply(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=10))
-    states = [step.hidden for step in reply]
+    (reply,), steps = write(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=10))
+    states = [hidden for hidden, _ in steps]
     for number, state in enumerate(states):
-        ids = torch.cat([passage.ids, torch.tensor(reply.ids[0][:number], dtype=torch.long)])
+        ids = torch.cat([passage.ids, torch.tensor(reply.ids[:number], dtype=torch.long)])
         with torch.no_grad():
             whole = model.decode(model.embed(ids[None]), torch.arange(len(ids)).expand(3, 1, -1))
         torch.testing.assert_close(state, whole[:, -1], atol=1e-4, rtol=1e-4)
@@ -127,32 +136,29 @@ def test_tokens_with_a_cache_are_those_of_reading_everything_again(tiny_engine: 
 def test_every_row_of_a_left_padded_batch_replies_as_it_does_alone(tiny_engine: Engine) -> None:
     model, decoding = tiny_engine.model, DecodingOptions(max_new_tokens=12)
     passages = texts(model, (5, 17, 11))
-    together = Reply(model, ConversationCache(), passages, decoding)
-    hidden = [step.hidden for step in together]
+    together, steps = write(model, ConversationCache(), passages, decoding)
     for row, passage in enumerate(passages):
-        alone = Reply(model, ConversationCache(), [passage], decoding)
-        for number, step in enumerate(alone):
-            torch.testing.assert_close(hidden[number][row], step.hidden[0], atol=1e-4, rtol=1e-4)
-        assert together.ids[row] == alone.ids[0]
-        torch.testing.assert_close(together.compute_queries(row), alone.compute_queries(), atol=1e-4, rtol=1e-4)
+        (alone,), own_steps = write(model, ConversationCache(), [passage], decoding)
+        for number, (hidden, _) in enumerate(own_steps):
+            torch.testing.assert_close(steps[number][0][row], hidden[0], atol=1e-4, rtol=1e-4)
+        assert together[row].ids == alone.ids
+        queries = [one.compute_queries(model) for one in (together[row], alone)]
+        torch.testing.assert_close(*queries, atol=1e-4, rtol=1e-4)
 
 
 def test_a_second_turn_on_the_cache_replies_as_one_on_the_whole_text(tiny_engine: Engine) -> None:
     model, decoding = tiny_engine.model, DecodingOptions(max_new_tokens=6)
     conversation = ConversationCache()
     first = texts(model, (8,))[0]
-    reply = Reply(model, conversation, [first], decoding)
-    list(reply)
+    (reply,), _ = write(model, conversation, [first], decoding)
     more = [*conversation.unread, 40, 41, 42]
-    second = Reply(model, conversation, [continued(model, conversation, more)], decoding)
-    list(second)
-    everything = [*first.ids.tolist(), *reply.ids[0][:-1], *more]
+    (second,), _ = write(model, conversation, [continued(model, conversation, more)], decoding)
+    everything = [*first.ids.tolist(), *reply.ids[:-1], *more]
     with torch.no_grad():
         embeds = model.embed(torch.tensor(everything)[None])[0]
     length = len(everything)
     whole = PrefillInput(torch.tensor(everything), embeds, torch.arange(length).expand(3, -1), length)
-    again = Reply(model, ConversationCache(), [whole], decoding)
-    list(again)
+    (again,), _ = write(model, ConversationCache(), [whole], decoding)
     assert second.ids == again.ids
 
 
@@ -164,8 +170,7 @@ def test_a_fork_goes_on_by_itself(tiny_engine: Engine) -> None:
     replies = []
     for _ in range(2):
         fork = conversation.fork()
-        reply = Reply(model, fork, [continued(model, fork, [30, 31])], decoding)
-        list(reply)
+        (reply,), _ = write(model, fork, [continued(model, fork, [30, 31])], decoding)
         replies.append(reply.ids)
     assert replies[0] == replies[1]
     assert conversation.length == length
@@ -174,14 +179,12 @@ def test_a_fork_goes_on_by_itself(tiny_engine: Engine) -> None:
 def test_a_seg_token_that_ends_the_reply_still_has_its_state(tiny_engine: Engine) -> None:
     model = tiny_engine.model
     passage = texts(model, (9,))[0]
-    long = Reply(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=40))
-    list(long)
-    place = long.ids[0].index(model.config.seg_token_id)
-    short = Reply(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=place + 1))
-    list(short)
-    assert short.ids[0][-1] == model.config.seg_token_id
-    assert len(short.compute_queries()) == 1
-    torch.testing.assert_close(short.compute_queries()[0], long.compute_queries()[0])
+    (long,), _ = write(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=40))
+    place = long.ids.index(model.config.seg_token_id)
+    (short,), _ = write(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=place + 1))
+    assert short.ids[-1] == model.config.seg_token_id
+    assert len(short.compute_queries(model)) == 1
+    torch.testing.assert_close(short.compute_queries(model)[0], long.compute_queries(model)[0])
 
 
 def test_seg_tokens_of_the_prompt_have_the_states_in_front_of_them(tiny_engine: Engine) -> None:
@@ -190,25 +193,24 @@ def test_seg_tokens_of_the_prompt_have_the_states_in_front_of_them(tiny_engine: 
     with torch.no_grad():
         embeds = model.embed(ids[None])
         hidden = model.decode(embeds, torch.arange(6).expand(3, 1, -1))[0]
-    reply = Reply(
-        model,
-        ConversationCache(),
-        [PrefillInput(ids, embeds[0], torch.arange(6).expand(3, -1), 6)],
-        DecodingOptions(),
-        write=False,
-    )
-    assert list(reply) == []
+    passage = PrefillInput(ids, embeds[0], torch.arange(6).expand(3, -1), 6)
+    (reply,), steps = write(model, ConversationCache(), [passage], write=False)
+    assert steps == [] and reply.ids == []
     torch.testing.assert_close(
-        reply.compute_queries(given=True), model.compute_seg_tokens(hidden[[1, 3]]).detach(), atol=1e-5, rtol=1e-4
+        reply.compute_queries(model, given=True),
+        model.compute_seg_tokens(hidden[[1, 3]]).detach(),
+        atol=1e-5,
+        rtol=1e-4,
     )
 
 
 def test_stopping_in_the_middle_leaves_a_conversation_that_can_go_on(tiny_engine: Engine) -> None:
     model, conversation = tiny_engine.model, ConversationCache()
-    reply = Reply(model, conversation, texts(model, (7,)), DecodingOptions(max_new_tokens=20))
-    for _, step in zip(range(3), reply, strict=False):
-        last = step.ids[0]
-    assert conversation.unread == [last]
+    reply = Reply()
+    steps = generate(model, conversation, texts(model, (7,)), [reply], DecodingOptions(max_new_tokens=20))
+    for _ in zip(range(3), steps, strict=False):
+        pass
+    assert len(reply.ids) == 3 and conversation.unread == reply.ids[-1:]
     assert conversation.length == 7 + 2
 
 
@@ -216,9 +218,10 @@ def test_sampling_repeats_with_its_seed_and_top_p_of_almost_nothing_is_greedy(ti
     model = tiny_engine.model
 
     def ids(**settings: float) -> list[int]:
-        reply = Reply(model, ConversationCache(), texts(model, (9,)), DecodingOptions(max_new_tokens=12, **settings))
-        list(reply)
-        return reply.ids[0]
+        (reply,), _ = write(
+            model, ConversationCache(), texts(model, (9,)), DecodingOptions(max_new_tokens=12, **settings)
+        )
+        return reply.ids
 
     assert ids(temperature=3.0, seed=1) == ids(temperature=3.0, seed=1)
     assert ids(temperature=3.0, seed=1) != ids(temperature=3.0, seed=2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from unipixel.engine.memory import KnownObject, ObjectMemory, Recording, build_unseen
-from unipixel.engine.tracking import TrackedFrame
+from unipixel.engine.answer import MaskPiece
+from unipixel.engine.memory import KnownObject, ObjectMemory, build_unseen
+from unipixel.engine.objects import track_objects
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack, encode_rle
 
@@ -34,10 +37,10 @@ def test_a_restored_memory_goes_on_counting() -> None:
     assert ObjectMemory([thing(7)], next_id=2).reserve_id() == 8
 
 
-def test_removing_and_renaming_one_object_leaves_the_others_as_they_are() -> None:
+def test_removing_and_replacing_one_object_leaves_the_others_as_they_are() -> None:
     memory = ObjectMemory([thing(1, "a"), thing(2, "b"), thing(3, "c")])
     others = memory[1], memory[3]
-    memory.rename(2, "dog")
+    memory.add(thing(2, "dog"))
     assert memory[2].label == "dog"
     memory.remove(2)
     assert list(memory) == [1, 3]
@@ -53,21 +56,28 @@ def test_an_object_that_was_never_visible_is_kept_as_not_there() -> None:
     assert np.isnan(known.boxes).all()
 
 
-def test_the_score_is_the_mean_over_visible_frames() -> None:
-    recording = Recording(thing(1))
-    for t, (rle, score) in enumerate([(RLE, 0.5), (None, 0.1), (RLE, 0.9)]):
-        recording.add(TrackedFrame(t, (1,), (rle,), (score,)), 0)
-    known = recording.finished()
+def track(known: KnownObject, pieces: list[MaskPiece], monkeypatch: pytest.MonkeyPatch) -> KnownObject:
+    """An object after it was tracked with these results."""
+    monkeypatch.setattr("unipixel.engine.objects.propagate", lambda *_, **__: iter(pieces))
+    memory = ObjectMemory()
+    clip = SimpleNamespace(media=SimpleNamespace(size_hw=(4, 4)))
+    model = SimpleNamespace(segmenter=None)
+    space = SimpleNamespace(memory=memory, model=model, features=None, clip=clip, num_frames=3, clock=None)
+    assert list(track_objects(space, [known])) == pieces  # type: ignore[arg-type]
+    return memory[known.id]
+
+
+def test_the_score_is_the_mean_over_visible_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = enumerate([(RLE, 0.5), (None, 0.1), (RLE, 0.9)])
+    known = track(thing(1), [MaskPiece(t, {1: rle}, {1: score}) for t, (rle, score) in results], monkeypatch)
     assert known.score == pytest.approx(0.7)
     assert known.visible.tolist() == [True, False, True]
     assert known.frame_scores == (0.5, 0.1, 0.9)
 
 
-def test_a_recording_keeps_what_it_does_not_reach() -> None:
+def test_tracking_keeps_what_it_does_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     before = KnownObject(id=1, label="x", track=MaskTrack((4, 4), (RLE, RLE)), frame_scores=(0.4, 0.6))
-    recording = Recording(before)
-    recording.add(TrackedFrame(1, (5, 1), (RLE, None), (1.0, 0.2)), 1)
-    after = recording.finished()
+    after = track(before, [MaskPiece(1, {1: None}, {1: 0.2})], monkeypatch)
     assert after.track.rles == (RLE, None)
     assert after.frame_scores == (0.4, 0.2)
 

@@ -18,7 +18,7 @@ from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCondit
 
 import unipixel
 from unipixel.engine.engine import Engine
-from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply
+from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.media import Media
 from unipixel.model.config import UniPixelConfig, read_json
@@ -128,11 +128,11 @@ def test_logits_and_reply_are_those_of_the_original(name: str, engine: Any, expe
     ids = given["input_ids"]
     where, following = model.compute_rope_index(ids, None, given["video_grid_thw"], given["second_per_grid_ts"])
     passage = PrefillInput(ids[0], model.embed(ids, merged)[0], where[:, 0], int(following))
-    reply = Reply(model, ConversationCache(), [passage], DecodingOptions(max_new_tokens=len(given["generated"])))
-    for _ in reply:
+    reply, options = Reply(), DecodingOptions(max_new_tokens=len(given["generated"]))
+    for _ in generate(model, ConversationCache(), [passage], [reply], options):
         pass
-    assert reply.ids[0] == given["generated"].tolist()
-    assert loaded.processor.tokenizer.decode(reply.ids[0], skip_special_tokens=False).startswith(told["response"])
+    assert reply.ids == given["generated"].tolist()
+    assert loaded.processor.tokenizer.decode(reply.ids, skip_special_tokens=False).startswith(told["response"])
 
 
 @pytest.mark.parametrize("name", WHOLE + PARTS)

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from unipixel.engine.answer import Answer, MaskPiece, TextPiece
+from unipixel.engine.answer import STAGES, Answer, MaskPiece, TextPiece
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
-from unipixel.engine.timing import STAGES
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack
 from unipixel.sample import Box, Mask, Point, Turn
@@ -93,10 +92,10 @@ def test_streaming_gives_the_answer_that_asking_gives(tiny_engine: Engine, clip:
 def test_a_second_question_reuses_frames_and_cache(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(4)) as session:
         first = session.ask(QUESTION, **SHORT)
-        vision = session.workspace.dialogue.vision
+        vision = session._space.dialogue.vision
         second = session.ask("What colour is [1]?", about=first.objects[0], **SHORT)
-        assert session.workspace.dialogue.vision is vision
-        assert session.workspace.features.encoded == 4
+        assert session._space.dialogue.vision is vision
+        assert session._space.features.encoded == 4
         assert second.timings["vision_tower"] == second.timings["sam_encode"] == second.timings["read"] == 0
         assert first.timings["vision_tower"] > 0
         assert list(first.timings) == list(STAGES)
@@ -109,8 +108,7 @@ def test_turns_on_the_cache_answer_as_turns_read_from_the_beginning(tiny_engine:
     for session in (live, again):
         session.ask(QUESTION, **SHORT)
         session.ask("What colour is [1]?", about=[1], **SHORT)
-    transcript, unread = again.workspace.dialogue.transcript()
-    again.workspace.dialogue.restore(transcript, unread)
+    again._space.dialogue.restore(again._space.dialogue.transcript)
     same(live.ask("Where is the ball?", **SHORT), again.ask("Where is the ball?", **SHORT))
 
 
@@ -118,7 +116,7 @@ def test_points_are_segmented_beside_the_conversation_and_injected_as_memory(tin
     with tiny_engine.open(clip(4)) as session:
         answer = session.ask("What is this?", prompts=[Point(40, 30), Box(10, 10, 60, 60, frame=2)], **SHORT)
         assert [one.id for one in answer.objects[:2]] == [1, 2]
-        ids = session.workspace.dialogue.transcript()[0].ids
+        ids = session._space.dialogue.transcript.ids
         text = tiny_engine.processor.tokenizer.decode(ids)
         assert "Please segment [1] <|ref|>" not in text
         assert "[1]: <1>-<2> <|mem|>" in text
@@ -132,8 +130,8 @@ def test_without_a_question_the_first_round_is_the_answer(tiny_engine: Engine, c
         assert {1, 2} <= {one.id for one in answer.objects}
         assert "[1]" in answer.text
         # nothing was said in the conversation itself
-        transcript, unread = session.workspace.dialogue.transcript()
-        assert (transcript.ids, unread) == ([], [])
+        transcript = session._space.dialogue.transcript
+        assert (transcript.ids, transcript.unread) == ([], [])
         assert session.segment(Point(20, 20))[0].id == max(one.id for one in answer.objects) + 1
 
 
@@ -142,7 +140,7 @@ def test_a_point_that_the_model_does_not_segment_is_not_there_unless_forced(tiny
     with engine.open(frames) as session:
         answer = session.ask("What is this?", prompts=Point(40, 30), **SHORT)
         assert [(one.id, one.score) for one in answer.objects] == [(1, "not there")]
-        ids = session.workspace.dialogue.transcript()[0].ids
+        ids = session._space.dialogue.transcript.ids
         assert "What is [1] <|ref|>?" in engine.processor.tokenizer.decode(ids)
     with engine.open(frames) as session:
         forced = session.ask("What is this?", prompts=Point(40, 30), force=True, **SHORT)
@@ -212,7 +210,7 @@ def test_a_stream_that_is_left_in_its_words_can_be_followed_by_a_question(tiny_e
     next(stream)
     stream.close()
     answer = session.ask("What is this?", **SHORT)
-    text = tiny_engine.processor.tokenizer.decode(session.workspace.dialogue.transcript()[0].ids)
+    text = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript.ids)
     assert text.count("<|im_end|>\n<|im_start|>user") == 1
     assert answer.raw_text
 
@@ -223,8 +221,8 @@ def test_a_new_question_ends_a_stream_that_is_still_open(tiny_engine: Engine, cl
     next(stream)
     answer = session.ask("What is this?", **SHORT)
     assert list(stream) == []
-    transcript, unread = session.workspace.dialogue.transcript()
-    assert [*transcript.ids, *unread][-len(answer.tokens) :] == list(answer.tokens)
+    transcript = session._space.dialogue.transcript
+    assert [*transcript.ids, *transcript.unread][-len(answer.tokens) :] == list(answer.tokens)
 
 
 def test_a_turn_is_put_as_it_is_written_beside_the_conversation(tiny_engine: Engine, clip: Clips) -> None:
@@ -242,7 +240,7 @@ def test_a_dictated_answer_gives_the_masks_that_forcing_gives(tiny_engine: Engin
     points = [Point(20, 30, object_id=2), Point(60, 40, object_id=1)]
     words = "Where are [2] <|ref|> and [1] <|ref|>?"
     with tiny_engine.open(clip()) as session:
-        forced = session.segment(points, prefill="Where are [2] and [1]?", force="always")
+        forced = session.segment(points, prompt_question="Where are [2] and [1]?", force="always")
     turn = Turn(
         question=words, answer="[2] <|seg|> [1] <|seg|>", references=tuple((p,) for p in points), targets=(2, 1)
     )
@@ -260,12 +258,12 @@ def test_a_dictated_answer_gives_the_masks_that_forcing_gives(tiny_engine: Engin
 
 def test_a_primed_reply_goes_on_from_its_beginning(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(2)) as session:
-        answer = session.ask("What is this?", prime="The target is", **SHORT)
-        transcript, unread = session.workspace.dialogue.transcript()
-        said = tiny_engine.processor.tokenizer.decode([*transcript.ids, *unread])
+        answer = session.ask("What is this?", answer_prefix="The target is", **SHORT)
+        transcript = session._space.dialogue.transcript
+        said = tiny_engine.processor.tokenizer.decode([*transcript.ids, *transcript.unread])
         assert said.endswith(f"<|im_start|>assistant\nThe target is{answer.raw_text}")
         with pytest.raises(PromptError, match="the beginning of the answer contains the reserved token"):
-            session.ask("What is this?", prime="<|seg|>")
+            session.ask("What is this?", answer_prefix="<|seg|>")
 
 
 def test_start_best_tracks_both_ways_from_the_frame_with_the_highest_score(tiny_engine: Engine, clip: Clips) -> None:
@@ -295,7 +293,7 @@ def test_a_still_image_is_a_clip_of_one_frame(tiny_engine: Engine, clip: Clips) 
         answer = session.ask("Please segment the dog in this image.", prompts=Box(5, 5, 60, 60), **SHORT)
         assert session.num_frames == 1
         assert answer.objects[0].masks.shape == (1, 90, 120)
-        text = tiny_engine.processor.tokenizer.decode(session.workspace.dialogue.transcript()[0].ids)
+        text = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript.ids)
         assert "highlighted regions:\n[1]: <|mem|>\n" in text
 
 
@@ -337,8 +335,8 @@ def test_boxes_are_cut_to_the_frame_by_a_pixel_at_most(tiny_engine: Engine, clip
     with tiny_engine.open(clip(1)) as session:
         height, width = session.media.size_hw
         for box in (Box(0, 0, width + 1e-4, height), Box(-1, 0, 9, 9), Box(2, -0.5, 9, height + 1)):
-            (one,) = session.prepare(None, prompts=[box]).prompted
-            cut = one.prompts[0]
+            (one,) = session.prepare(None, prompts=[box]).prompts.values()
+            cut = one[0]
             assert cut.x1 >= 0 and cut.y1 >= 0 and cut.x2 <= width and cut.y2 <= height
         with pytest.raises(
             PromptError, match=rf"the box \(0, 0, {width + 1.0001}, 9\) leaves the frame by 1\.0001 pixels"

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from unipixel.engine.answer import Answer, MaskPiece, TextPiece
-from unipixel.engine.dialogue import Ask
 from unipixel.engine.engine import Engine, load
-from unipixel.engine.generation import DecodingOptions
+from unipixel.engine.generation import DecodingOptions, Reply
 from unipixel.engine.request_parser import MAX_INSTANCES, split_request
 from unipixel.engine.session import Session
 from unipixel.errors import PromptError
@@ -154,7 +153,7 @@ def test_each_thing_is_answered_as_if_it_had_been_asked_for_alone(tiny_engine: E
         assert "".join(piece.text for piece in pieces if isinstance(piece, TextPiece)) == answer.text
         assert all(f"[{one.id}]" in answer.text for one in answer.objects)
         # one encoding, and one pass of tracking for all objects
-        assert session.workspace.features.encoded == 4
+        assert session._space.features.encoded == 4
         assert answer.timings.counts["vision_tower"] == 4
         tracked = [piece for piece in pieces if isinstance(piece, MaskPiece)]
         assert [piece.t for piece in tracked] == [0, 1, 2, 3]
@@ -164,16 +163,17 @@ def test_each_thing_is_answered_as_if_it_had_been_asked_for_alone(tiny_engine: E
 
 def by_hand(session: Session, question: str, most: int) -> list[Any]:
     """The same thing asked for again and again, everything found hidden, on a still image."""
-    space, found = session.workspace, []
+    space, found = session._space, []
     for _ in range(most):
         hidden = None
         if found:
             hidden = build_region_masks({k: one.track for k, one in enumerate(found)}, space.visual).any(1).flatten()
-        reply = space.dialogue.reply(Ask(Turn(question=question), DecodingOptions(**SHORT), aside=True, hidden=hidden))
-        for _step in reply:
-            pass
+        options = DecodingOptions(**SHORT)
+        reply = Reply(Turn(question=question), options=options, is_separate=True, hidden=hidden)
+        space.dialogue.start(reply)
+        reply.finish()
         before = len(found)
-        for queries in reply.compute_queries():
+        for queries in reply.compute_queries(space.model):
             # its mask as the engine makes it: an object of the conversation with this state alone
             one = mask_of(session, queries)
             overlaps = [
@@ -187,14 +187,12 @@ def by_hand(session: Session, question: str, most: int) -> list[Any]:
 
 
 def mask_of(session: Session, queries: torch.Tensor) -> Any:
+    from unipixel.engine.memory import Anchor, set_spans
     from unipixel.engine.objects import track_objects
-    from unipixel.engine.tracking import Anchor, legs
 
-    space, number = session.workspace, session.workspace.memory.reserve_id()
-    anchor = Anchor(0, queries)
-    for _ in track_objects(
-        space, [space.new_object(number, anchors=[anchor])], legs(number, [anchor], space.num_frames)
-    ):
+    space, number = session._space, session._space.memory.reserve_id()
+    anchors = set_spans([Anchor(0, queries)], space.num_frames)
+    for _ in track_objects(space, [space.new_object(number, anchors=anchors)]):
         pass
     return session.objects[number]
 
@@ -228,13 +226,16 @@ def test_what_is_hidden_is_out_of_sight_of_the_question(tiny_engine: Engine, cli
     model, processor = tiny_engine.model, tiny_engine.processor
     turn = Turn(question="Please segment the dog.")
     with tiny_engine.open(clip(3)) as session, torch.no_grad():
-        dialogue, visual = session.workspace.dialogue, session.workspace.visual
+        dialogue, visual = session._space.dialogue, session._space.visual
         hidden = torch.zeros(visual.num_tokens, dtype=torch.bool)
         hidden[::3] = True
 
         def first_state(which: torch.Tensor | None) -> torch.Tensor:
-            ask = Ask(turn, DecodingOptions(), aside=True, hidden=which)
-            return next(iter(dialogue.reply(ask))).hidden
+            reply = Reply(turn, is_separate=True, hidden=which)
+            dialogue.start(reply)
+            assert reply.steps is not None
+            state, _ = next(reply.steps)
+            return state
 
         ids = processor.build_first_turn(turn, visual).input_ids
         embeds = model.embed(ids[None], dialogue.vision.merged)
@@ -255,7 +256,7 @@ def test_what_is_hidden_is_out_of_sight_of_the_question(tiny_engine: Engine, cli
 def test_a_batch_answers_each_thing_as_a_session_does(tiny_engine: Engine, clip: Clips) -> None:
     media = [clip(3), clip(1, seed=1)[0], clip(2, seed=2)]
     texts = [TWO, "Please segment all the dogs in this image.", "What colour is the ball?"]
-    for source, text, answer in zip(media, texts, tiny_engine.ask(media, texts, **SHORT), strict=True):
+    for source, text, answer in zip(media, texts, tiny_engine.ask_batch(media, texts, **SHORT), strict=True):
         with tiny_engine.open(source) as session:
             alone = session.ask(text, **SHORT)
         assert (answer.text, answer.raw_text, answer.tokens) == (alone.text, alone.raw_text, alone.tokens)
@@ -265,12 +266,12 @@ def test_a_batch_answers_each_thing_as_a_session_does(tiny_engine: Engine, clip:
 def test_a_session_goes_on_after_it_and_can_be_saved(tiny_engine: Engine, clip: Clips, tmp_path: Path) -> None:
     with tiny_engine.open(clip(3)) as session:
         first = session.ask(TWO, **SHORT)
-        said = tiny_engine.processor.tokenizer.decode(session.workspace.dialogue.transcript()[0].ids)
+        said = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript.ids)
         assert said.startswith(f"{TWO}<|im_end|>\n<|im_start|>assistant\n{first.raw_text}")
         session.save(tmp_path / "s.zip", frames=True)
         about = f"What colour is [{first.objects[-1].id}]?"
         again = session.ask(about, **SHORT)
-        said = tiny_engine.processor.tokenizer.decode(session.workspace.dialogue.transcript()[0].ids)
+        said = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript.ids)
         assert "<|im_end|>\n<|im_start|>user\nHere is a video" in said and about in said
         third = session.ask(TWO, **SHORT)
         assert min(one.id for one in third.objects) > max(session.objects.keys() - {one.id for one in third.objects})
@@ -283,11 +284,11 @@ def test_a_session_goes_on_after_it_and_can_be_saved(tiny_engine: Engine, clip: 
 def test_it_is_switched_on_by_itself_where_the_checkpoint_needs_it(tiny_engine: Engine, clip: Clips) -> None:
     for engine, needs in ((tiny_engine, True), (named(tiny_engine), False)):
         with engine.open(clip(2)) as session:
-            assert bool(session.prepare(TWO).wanted) is needs
-            assert not session.prepare(TWO, each=False).wanted
-            assert session.prepare(TWO, each=True).wanted
-            assert not session.prepare(TWO, prompts=Point(3, 3)).wanted
-            assert not session.prepare(TWO, prime="The").wanted
+            assert bool(session.prepare(TWO).parts) is needs
+            assert not session.prepare(TWO, each=False).parts
+            assert session.prepare(TWO, each=True).parts
+            assert not session.prepare(TWO, prompts=Point(3, 3)).parts
+            assert not session.prepare(TWO, answer_prefix="The").parts
             with pytest.raises(PromptError, match="each is for things that a question names"):
                 session.ask(TWO, each=True, prompts=Point(3, 3))
 
@@ -308,8 +309,8 @@ def test_points_are_shown_in_the_words_that_a_checkpoint_learnt(tiny_engine: Eng
 
     def asked(engine: Engine, text: str | None, *points: Point) -> str:
         with engine.open(clip(2)) as session:
-            ask = next(answer_request(session.workspace, session.prepare(text, prompts=points)))
-            assert isinstance(ask, Ask) and ask.aside
+            ask = next(answer_request(session._space, session.prepare(text, prompts=points)))
+            assert isinstance(ask, Reply) and ask.is_separate
             return ask.turn.question
 
     one, other = Point(20, 30), Point(60, 40)

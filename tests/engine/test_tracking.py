@@ -1,4 +1,4 @@
-"""Following objects: alone and among others, both ways, bounded memory, and masks as they leave."""
+"""Tracking objects: alone and among others, both ways, bounded memory, and masks as they leave."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from unipixel.engine import tracking
+from unipixel.engine.answer import MaskPiece
 from unipixel.engine.engine import Engine
-from unipixel.engine.features import FrameFeatureCache
-from unipixel.engine.tracking import Anchor, Leg, TrackedFrame, find_best_frames, legs, propagate, to_rles
+from unipixel.engine.memory import Anchor, set_spans
+from unipixel.engine.tracking import FrameFeatureCache, find_best_frames, propagate, to_rles
 from unipixel.masks import decode_rle, encode_rle
 from unipixel.media import Media
 from unipixel.model.segmenter import Segmenter
 
 Clips = Callable[..., np.ndarray]
+Anchors = dict[int, tuple[Anchor, ...]]
 
 
 def cache(engine: Engine, frames: np.ndarray, capacity: int = 32) -> FrameFeatureCache:
@@ -31,20 +33,20 @@ def queries(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def tracked(
-    engine: Engine, frames: np.ndarray, routes: list[Leg], capacity: int = 32
+    engine: Engine, frames: np.ndarray, anchors: Anchors, capacity: int = 32
 ) -> dict[tuple[int, int], np.ndarray]:
     """Masks by (object, frame)."""
     found: dict[tuple[int, int], np.ndarray] = {}
     size = frames.shape[1:3]
-    for frame in propagate(engine.model.segmenter, cache(engine, frames, capacity), size, len(frames), routes):
-        for object_id, rle in zip(frame.object_ids, frame.rles, strict=True):
+    for frame in propagate(engine.model.segmenter, cache(engine, frames, capacity), size, len(frames), anchors):
+        for object_id, rle in frame.rles.items():
             assert (object_id, frame.t) not in found
             found[object_id, frame.t] = np.zeros(size, bool) if rle is None else decode_rle(rle)
     return found
 
 
-def whole(object_id: int, state: torch.Tensor, num_frames: int, start: int = 0) -> list[Leg]:
-    return legs(object_id, [Anchor(start, state)], num_frames)
+def whole(object_id: int, state: torch.Tensor, num_frames: int, start: int = 0) -> Anchors:
+    return {object_id: set_spans([Anchor(start, state)], num_frames)}
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:
@@ -53,10 +55,10 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_an_object_alone_is_the_same_object_among_others(tiny_engine: Engine, clip: Clips) -> None:
     frames, states = clip(6), queries(4)
-    routes = [leg for n in range(4) for leg in whole(n + 1, states[n], 6, start=(0, 0, 2, 5)[n])]
-    together = tracked(tiny_engine, frames, routes)
+    anchors = {i: a for n in range(4) for i, a in whole(n + 1, states[n], 6, start=(0, 0, 2, 5)[n]).items()}
+    together = tracked(tiny_engine, frames, anchors)
     for n in range(4):
-        alone = tracked(tiny_engine, frames, [leg for leg in routes if leg.object_id == n + 1])
+        alone = tracked(tiny_engine, frames, {n + 1: anchors[n + 1]})
         assert sorted(alone) == [(n + 1, t) for t in range(6)]
         for key, mask in alone.items():
             assert agreement(mask, together[key]) > 0.9999, key
@@ -121,17 +123,22 @@ def test_tracking_does_not_hold_more_frames_the_longer_the_clip(
 
 def test_an_object_that_is_dropped_midway_leaves_the_others_as_they_are(tiny_engine: Engine, clip: Clips) -> None:
     frames, states = clip(6), queries(2)
-    routes = [leg for n in range(2) for leg in whole(n + 1, states[n], 6)]
-    untouched = tracked(tiny_engine, frames, routes[1:])
+    anchors = whole(1, states[0], 6) | whole(2, states[1], 6)
+    untouched = tracked(tiny_engine, frames, {2: anchors[2]})
     kept, seen = {1, 2}, []
     stream = propagate(
-        tiny_engine.model.segmenter, cache(tiny_engine, frames), frames.shape[1:3], 6, routes, wanted=kept.__contains__
+        tiny_engine.model.segmenter,
+        cache(tiny_engine, frames),
+        frames.shape[1:3],
+        6,
+        anchors,
+        is_wanted=kept.__contains__,
     )
     for frame in stream:
-        seen.append(frame.object_ids)
+        seen.append(tuple(frame.rles))
         if frame.t == 2:
             kept.discard(1)
-        mask = dict(zip(frame.object_ids, frame.rles, strict=True))[2]
+        mask = frame.rles[2]
         assert (
             agreement(np.zeros(frames.shape[1:3], bool) if mask is None else decode_rle(mask), untouched[2, frame.t])
             > 0.9999
@@ -143,20 +150,21 @@ def test_an_object_that_joins_midway_leaves_the_others_as_they_are(tiny_engine: 
     frames, states = clip(5), queries(2)
     first = whole(1, states[0], 5)
     alone = tracked(tiny_engine, frames, first)
-    joined = tracked(tiny_engine, frames, [*first, Leg(2, Anchor(3, states[1]), 3, 4)])
+    joined = tracked(tiny_engine, frames, first | {2: (Anchor(3, states[1], first=3, last=4),)})
     assert sorted(key for key in joined if key[0] == 2) == [(2, 3), (2, 4)]
     assert all(agreement(mask, joined[key]) > 0.9999 for key, mask in alone.items())
 
 
-def test_legs_share_the_clip_among_anchors() -> None:
+def test_the_clip_is_shared_among_anchors() -> None:
     anchors = [Anchor(7), Anchor(2)]
-    assert [(leg.anchor.frame, leg.first, leg.last) for leg in legs(1, anchors, 10)] == [(2, 0, 6), (7, 7, 9)]
+    assert [(a.frame, a.first, a.last) for a in set_spans(anchors, 10)] == [(2, 0, 6), (7, 7, 9)]
+    assert set_spans([], 10) == ()
 
 
 def test_a_later_anchor_does_not_change_earlier_frames(tiny_engine: Engine, clip: Clips) -> None:
     frames, states = clip(6), queries(2)
     one = tracked(tiny_engine, frames, whole(1, states[0], 6))
-    two = tracked(tiny_engine, frames, legs(1, [Anchor(0, states[0]), Anchor(3, states[1])], 6))
+    two = tracked(tiny_engine, frames, {1: set_spans([Anchor(0, states[0]), Anchor(3, states[1])], 6)})
     assert sorted(two) == sorted(one)
     assert all(agreement(one[1, t], two[1, t]) > 0.9999 for t in range(3))
 
@@ -165,7 +173,7 @@ def test_a_given_mask_is_the_answer_on_its_frame(tiny_engine: Engine, clip: Clip
     frames = clip(4)
     mask = np.zeros(frames.shape[1:3], bool)
     mask[20:50, 31:77] = True
-    found = tracked(tiny_engine, frames, legs(1, [Anchor(1, mask=encode_rle(mask))], 4))
+    found = tracked(tiny_engine, frames, {1: set_spans([Anchor(1, mask=encode_rle(mask))], 4)})
     assert sorted(found) == [(1, t) for t in range(4)]
     np.testing.assert_array_equal(found[1, 1], mask)
 
@@ -180,10 +188,10 @@ def test_a_mask_too_thin_for_sams_grid_still_counts_as_there(tiny_engine: Engine
             cache(tiny_engine, frames),
             frames.shape[1:3],
             2,
-            legs(1, [Anchor(0, mask=encode_rle(mask))], 2),
+            {1: set_spans([Anchor(0, mask=encode_rle(mask))], 2)},
         )
     )
-    assert frame.scores[0] > 0.99
+    assert frame.scores[1] > 0.99
 
 
 def test_objects_with_different_numbers_of_clicks_do_not_pad_each_other(tiny_engine: Engine, clip: Clips) -> None:
@@ -193,10 +201,10 @@ def test_objects_with_different_numbers_of_clicks_do_not_pad_each_other(tiny_eng
         (torch.tensor([[20.0, 30.0]]), torch.tensor([1])),
         (torch.tensor([[20.0, 30.0], [40.0, 8.0]]), torch.tensor([1, 0])),
     ]
-    routes = [Leg(n + 1, Anchor(0, states[n], clicks[n]), 0, 0) for n in range(3)]
-    together = tracked(tiny_engine, frames, routes)
+    anchors = {n + 1: (Anchor(0, states[n], clicks[n]),) for n in range(3)}
+    together = tracked(tiny_engine, frames, anchors)
     for n in range(3):
-        alone = tracked(tiny_engine, frames, routes[n : n + 1])
+        alone = tracked(tiny_engine, frames, {n + 1: anchors[n + 1]})
         assert agreement(alone[n + 1, 0], together[n + 1, 0]) > 0.9999
 
 
@@ -212,7 +220,7 @@ def test_the_best_frame_is_where_the_object_scores_highest_by_itself(tiny_engine
                     segmenter, cache(tiny_engine, frames[t : t + 1]), frames.shape[1:3], 1, whole(1, states[n], 1)
                 )
             )
-            scores.append(first.scores[0])
+            scores.append(first.scores[1])
         assert best[n] == int(np.argmax(scores))
 
 
@@ -237,13 +245,13 @@ def test_a_still_image_is_decoded_without_memory(tiny_engine: Engine, clip: Clip
     (frame,) = propagate(
         tiny_engine.model.segmenter, cache(tiny_engine, frames), frames.shape[1:3], 1, whole(1, state, 1)
     )
-    assert isinstance(frame, TrackedFrame)
+    assert isinstance(frame, MaskPiece)
     segmenter = tiny_engine.model.segmenter
     features = cache(tiny_engine, frames).get(0)
     with torch.no_grad():
         direct = segmenter.decode(segmenter.add_no_memory(features), features, state[None])
-    assert list(frame.rles) == to_rles(direct.low_res_masks, frames.shape[1:3])
-    assert frame.scores[0] == pytest.approx(float(tracking.compute_scores(direct)[0]))
+    assert list(frame.rles.values()) == to_rles(direct.low_res_masks, frames.shape[1:3])
+    assert frame.scores[1] == pytest.approx(float(tracking.compute_scores(direct)[0]))
 
 
 def test_the_feature_cache_refuses_to_hold_nothing(tiny_engine: Engine, clip: Clips) -> None:

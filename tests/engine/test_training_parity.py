@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from unipixel.engine.dialogue import Ask
 from unipixel.engine.engine import Engine
-from unipixel.engine.generation import DecodingOptions
-from unipixel.engine.tracking import Anchor, legs, propagate, to_rles
+from unipixel.engine.generation import Reply
+from unipixel.engine.memory import Anchor, set_spans
+from unipixel.engine.tracking import propagate, to_rles
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Box, Point, Sample, Turn
@@ -44,21 +44,22 @@ def test_training_and_inference_have_the_same_seg_states_and_masks(tiny_engine: 
     with torch.no_grad():
         trained = model(**processor.collate([processor.build_training_inputs(record)], config=model.config))
     session = tiny_engine.open(frames)
-    dialogue, queries = session.workspace.dialogue, []
+    dialogue, queries = session._space.dialogue, []
     for turn in record.turns:
-        reply = dialogue.reply(Ask(turn, DecodingOptions(), record.objects, answer=turn.answer))
-        list(reply)
-        queries.append(reply.compute_queries(given=True))
+        reply = Reply(turn, record.objects, answer=turn.answer)
+        dialogue.start(reply)
+        reply.finish()
+        queries.append(reply.compute_queries(model, given=True))
     inferred = torch.cat(queries)
     torch.testing.assert_close(inferred, trained.seg_tokens[0], atol=1e-4, rtol=1e-4)
 
-    routes = [leg for n, state in enumerate(inferred) for leg in legs(n, [Anchor(0, state)], 3)]
-    workspace = session.workspace
-    for frame in propagate(model.segmenter, workspace.features, frames.shape[1:3], 3, routes):
+    anchors = {n: set_spans([Anchor(0, state)], 3) for n, state in enumerate(inferred)}
+    workspace = session._space
+    for frame in propagate(model.segmenter, workspace.features, frames.shape[1:3], 3, anchors):
         decoded = trained.decoded[0][frame.t]
         there = decoded.object_score_logits > 0
         for rle, expected, seen in zip(
-            frame.rles, to_rles(decoded.low_res_masks, frames.shape[1:3]), there, strict=True
+            frame.rles.values(), to_rles(decoded.low_res_masks, frames.shape[1:3]), there, strict=True
         ):
             # training keeps the masks of absent objects
             assert (rle is None) == (not seen or expected is None)
@@ -69,11 +70,12 @@ def test_training_and_inference_have_the_same_seg_states_and_masks(tiny_engine: 
 
 def test_a_question_read_whole_and_read_after_the_visual_are_the_same_tokens(tiny_engine: Engine, clip: Clips) -> None:
     record, session = sample(clip(3)), tiny_engine.open(clip(3))
-    dialogue = session.workspace.dialogue
-    ask = Ask(record.turns[0], DecodingOptions(), answer=record.turns[0].answer)
-    whole, reply = dialogue.build_prefill(ask), dialogue.reply(ask)
-    list(reply)
-    transcript, _ = dialogue.transcript()
+    dialogue = session._space.dialogue
+    reply = Reply(record.turns[0], answer=record.turns[0].answer)
+    whole = dialogue.build_prefill(reply)
+    dialogue.start(reply)
+    reply.finish()
+    transcript = dialogue.transcript
     opening = tiny_engine.processor.chat.encode_opening(dialogue.visual.num_tokens)
     assert whole.ids.tolist() == opening + transcript.ids
     assert whole.next_position == int(dialogue._main.next_position)

@@ -6,8 +6,8 @@ from itertools import count
 
 import pytest
 
-from unipixel.engine import wording
-from unipixel.engine.detokenizer import ReplyDetokenizer
+from unipixel.engine import turn
+from unipixel.engine.detokenizer import ReplyDetokenizer, find_label
 from unipixel.engine.engine import Engine
 
 
@@ -68,7 +68,7 @@ def test_characters_of_several_tokens_are_shown_whole(tiny_engine: Engine) -> No
     ],
 )
 def test_labels_are_the_words_before_the_object_or_what_was_asked_for(before: str, question: str, label: str) -> None:
-    assert wording.find_label(before, question) == label
+    assert find_label(before, question) == label
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,13 @@ def test_labels_are_the_words_before_the_object_or_what_was_asked_for(before: st
 def test_questions_speak_of_every_object_by_id(
     text: str, injected: list[int], pointed: list[int], expected: str
 ) -> None:
-    assert wording.add_mentions(text, injected, pointed) == expected
+    assert turn.add_mentions(text, injected, pointed) == expected
 
 
 def test_the_first_round_asks_for_all_prompts_at_once() -> None:
-    assert wording.write_prompt_question([4], named=True) == "Please segment [4] <|ref|>."
+    assert turn.write_prompt_question([4], named=True) == "Please segment [4] <|ref|>."
     assert (
-        wording.write_prompt_question([1, 2, 3], named=True)
-        == "Please segment [1] <|ref|>, [2] <|ref|> and [3] <|ref|>."
+        turn.write_prompt_question([1, 2, 3], named=True) == "Please segment [1] <|ref|>, [2] <|ref|> and [3] <|ref|>."
     )
-    assert wording.write_prompt_answer([1, 2]) == "[1] <|seg|> [2] <|seg|>"
-    assert wording.sort_by_reference("is [2] <|ref|> like [1] <|ref|>?", [1, 2]) == [2, 1]
+    assert turn.write_prompt_answer([1, 2]) == "[1] <|seg|> [2] <|seg|>"
+    assert turn.sort_by_reference("is [2] <|ref|> like [1] <|ref|>?", [1, 2]) == [2, 1]

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from unipixel.data import Record
-from unipixel.engine.dialogue import Ask
+from unipixel.engine.answer import MaskPiece
 from unipixel.engine.engine import Engine
-from unipixel.engine.tracking import TrackedFrame
+from unipixel.engine.generation import Reply
 from unipixel.eval.predictions import Line
 from unipixel.eval.predictors import EnginePredictor
 from unipixel.eval.protocols import Protocol
@@ -45,7 +45,7 @@ MakeMasks = Callable[[int, int, tuple[int, int]], np.ndarray | None]
 class Call:
     """One question for the model."""
 
-    ask: Ask
+    ask: Reply
     inputs: TurnInputs
     visual: VisualInput
     ids: list[int]
@@ -65,46 +65,58 @@ class Recorder:
         """A predictor whose model is the recorder."""
         recorder, ids = self, processor.chat.ids
         config = SimpleNamespace(seg_token_id=ids["<|seg|>"], eos_token_ids=(ids["<|im_end|>"],), pixel=RELEASED_PIXEL)
-        model = SimpleNamespace(device=torch.device("cpu"), segmenter=None, config=config)
+        config.hidden_tokens, config.sam = 2, SimpleNamespace(hidden_size=4)
+        model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, segmenter=None, config=config)
+        model.compute_seg_tokens = lambda states: states
         model.eval = lambda: model
 
         class Dialogue:
             def __init__(self, model: Any, processor: Processor, visual: VisualInput, clock: Any) -> None:
                 self._processor, self._visual = processor, visual
 
-            def reply(self, ask: Ask) -> Any:
-                return recorder.reply(ask, self._processor, self._visual)
+            def start(self, reply: Reply) -> None:
+                recorder.start(reply, self._processor, self._visual)
 
             def restore(self, *_: Any) -> None:
                 pass
 
-            def close(self) -> None:
+            def release(self) -> None:
                 pass
 
         patch.setattr("unipixel.engine.session.Dialogue", Dialogue)
-        patch.setattr("unipixel.engine.objects.follow", self.follow)
+        patch.setattr("unipixel.engine.objects.propagate", self.propagate)
         return EnginePredictor(Engine(model, processor))  # type: ignore[arg-type]
 
-    def reply(self, ask: Ask, processor: Processor, visual: VisualInput) -> Any:
+    def start(self, ask: Reply, processor: Processor, visual: VisualInput) -> None:
         """Note a question and answer it."""
         inputs = processor.build_first_turn(ask.turn, visual, ask.objects)
-        given = processor.chat.encode(ask.answer or ask.prime) if ask.answer or ask.prime else []
+        given = processor.chat.encode(ask.answer or ask.prefix) if ask.answer or ask.prefix else []
         self.calls.append(Call(ask, inputs, visual, [*inputs.input_ids.tolist(), *given]))
         text = ask.answer or self.replies.pop(0)
         if text is None:
             raise RuntimeError("made up")
         said = processor.chat.encode(text)
         states = torch.zeros(said.count(processor.chat.ids["<|seg|>"]), 2, 4)
-        return SimpleNamespace(has_begun=True, ids=[[] if ask.answer else said], queries=lambda *_, **__: states)
+        if ask.answer:
+            ask.given_states = states
+        else:
+            ask.ids, ask.seg_states = said, list(states)
 
-    def follow(
-        self, segmenter: Any, features: Any, size_hw: tuple[int, int], num_frames: int, routes: Sequence[Any], **_: Any
-    ) -> Iterator[TrackedFrame]:
+    def propagate(
+        self,
+        segmenter: Any,
+        features: Any,
+        size_hw: tuple[int, int],
+        num_frames: int,
+        anchors: Mapping[int, Sequence[Any]],
+        **_: Any,
+    ) -> Iterator[MaskPiece]:
         """The made-up masks of the objects of a reply."""
-        made = [self.make_masks(place, num_frames, size_hw) for place in range(len(routes))]
+        ids = [i for i, own in anchors.items() if own]
+        made = {i: self.make_masks(place, num_frames, size_hw) for place, i in enumerate(ids)}
         for t in range(num_frames):
-            rles = tuple(None if m is None or not m[t].any() else encode_rle(m[t]) for m in made)
-            yield TrackedFrame(t, tuple(leg.object_id for leg in routes), rles, (1.0,) * len(routes))
+            rles = {i: None if m is None or not m[t].any() else encode_rle(m[t]) for i, m in made.items()}
+            yield MaskPiece(t, rles, dict.fromkeys(ids, 1.0))
 
 
 def middle(place: int, frames: int, size_hw: tuple[int, int]) -> np.ndarray:
@@ -249,7 +261,7 @@ def _run(one: int | Sequence[int]) -> list[int]:
 def _call(asked: Asked, call: Call, made: Mapping[str, Any]) -> list[str]:
     """SAM's frames, points, regions and how the reply is written."""
     found: list[str] = []
-    media, decoding = call.visual.media, call.ask.decoding
+    media, decoding = call.visual.media, call.ask.options
     if "sam_frames_shape" in made:
         shape, mean = squares(asked.record, media, call.visual.settings)
         found += _unequal(sam=(shape, made["sam_frames_shape"]), size=(list(media.size_hw), made["frame_size_hw"]))

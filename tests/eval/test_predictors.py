@@ -59,14 +59,14 @@ def test_questions_about_one_clip_share_its_features_and_nothing_else(
         alone.append(fresh.answer(one))
         fresh.close()
     assert together == alone
-    assert session.workspace.features.encoded <= asked[0].sample.media.num_frames
+    assert session._space.features.encoded <= asked[0].sample.media.num_frames
 
 
 def test_evaluation_asks_once_whatever_the_question_names(engine: Engine, predictor: EnginePredictor) -> None:
     (asked,) = questions(VideoMasks(), expressions(1, 1))[:1]
     asked = replace(asked, text="Please segment the dog and the two cats in this video.")
     with engine.open(asked.sample.media, track="all") as session:
-        assert session.prepare(asked.text).wanted  # it would be taken apart elsewhere
+        assert session.prepare(asked.text).parts  # it would be taken apart elsewhere
         once = session.ask(asked.text, max_new_tokens=4, each=False)
     reply = predictor.answer(asked)
     assert reply.text == once.raw_text

@@ -191,7 +191,7 @@ def test_label_is_followed_through_a_video(nano: Live) -> None:
     (given,) = predictions(nano, config, video_task())
     session = nano.engine.open(str(CLIP), track="all")
     expected = session.ask("Please segment the dog in this video.").objects[0]
-    media, fps = session.media, session.workspace.clip.fps
+    media, fps = session.media, session.clip.fps
     assert fps is not None
     (region,) = given["result"]
     value = region["value"]

@@ -18,9 +18,9 @@ from unipixel.ablation import run as ablation_run
 from unipixel.ablation.conditions import ABLATIONS, PIXELQA_CHOICES, PIXELQA_MASKS, Condition
 from unipixel.ablation.run import AblationPlan, run_ablation
 from unipixel.cli import app
-from unipixel.engine.dialogue import Ask
 from unipixel.engine.engine import Engine, load
-from unipixel.engine.turn import Row, answer_request
+from unipixel.engine.generation import Reply
+from unipixel.engine.turn import answer_request
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
 from unipixel.processing import Processor
@@ -189,7 +189,7 @@ def test_a_model_that_does_not_propagate_makes_every_mask_by_itself(tiny: Path) 
         (known,) = session.segment(clicked, force="always")
         for t in range(3):
             with engine.open(frames[t]) as one:
-                features = one.workspace.features.get(0)
+                features = one._space.features.get(0)
                 assert known.queries is not None
                 segmenter = engine.model.segmenter
                 decoded = segmenter.decode(segmenter.add_no_memory(features), features, known.queries[None])
@@ -198,32 +198,26 @@ def test_a_model_that_does_not_propagate_makes_every_mask_by_itself(tiny: Path) 
                 assert to_rles(decoded.low_res_masks, (84, 84))[0] == known.track.rles[t]
 
 
-def asks(engine: Engine, frames: np.ndarray) -> list[Ask]:
+def asks(engine: Engine, frames: np.ndarray) -> list[Reply]:
     """What a question about a point asks of the language model."""
     with engine.open(frames) as session:
-        going = answer_request(
-            session.workspace, session.prepare("What is this?", prompts=Point(40, 30), force="always")
-        )
-        found, reply = [], None
-        try:
-            while True:
-                item = going.send(reply)
-                reply = None
-                if isinstance(item, Ask):
-                    found.append(item)
-                    reply = Row(session.workspace.dialogue.reply(item))
-        except StopIteration:
-            return found
+        request = session.prepare("What is this?", prompts=Point(40, 30), force="always")
+        found = []
+        for item in answer_request(session._space, request):
+            if isinstance(item, Reply):
+                found.append(item)
+                session._space.dialogue.start(item)
+        return found
 
 
 def test_a_question_knows_of_objects_in_the_way_of_its_model(tiny: Path) -> None:
     engine = load(tiny, device="cpu")
     frames = np.random.default_rng(0).integers(0, 255, (4, 84, 84, 3), dtype=np.uint8)
-    found: dict[str, list[Ask]] = {}
+    found: dict[str, list[Reply]] = {}
     for recall in ("memory", "frame", "turn", "pointing"):
         engine.model.config.pixel = replace(engine.model.config.pixel, recall=recall)
         found[recall] = asks(engine, frames)
-        answers = engine.ask([frames, frames[:2]], "What is this?", prompts=[[Point(40, 30)]] * 2, force=True)
+        answers = engine.ask_batch([frames, frames[:2]], "What is this?", prompts=[[Point(40, 30)]] * 2, force=True)
         with engine.open(frames) as session:
             assert session.ask("What is this?", prompts=Point(40, 30), force=True).raw_text == answers[0].raw_text
     if not found["memory"][-1].turn.regions:
@@ -235,7 +229,7 @@ def test_a_question_knows_of_objects_in_the_way_of_its_model(tiny: Path) -> None
     pointing = found["pointing"][-1].turn
     assert pointing.question == "What is [1] <|ref|>?" and len(pointing.references) == 1 and not pointing.regions
     before, question = found["turn"][-2:]
-    assert "[1] <|ref|>" in before.turn.question and before.answer == "[1] <|seg|>" and not before.aside
+    assert "[1] <|ref|>" in before.turn.question and before.answer == "[1] <|seg|>" and not before.is_separate
     assert question.turn.question == "What is [1]?" and not question.turn.regions and not question.turn.references
 
 

@@ -13,8 +13,8 @@ from unipixel.bench.reencoding import Attention, track_separately
 from unipixel.bench.spent import TimeSpent, measure_time
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
-from unipixel.engine.features import FrameFeatureCache
-from unipixel.engine.tracking import Anchor, legs, propagate
+from unipixel.engine.memory import Anchor, set_spans
+from unipixel.engine.tracking import FrameFeatureCache, propagate
 from unipixel.masks import Rle, iou_rles
 from unipixel.media import Media
 from unipixel.sample import Point
@@ -110,10 +110,10 @@ def track_together(engine: Engine, media: Media, queries: torch.Tensor) -> list[
     """Masks of all objects on every frame by the engine's own tracking, from a clip that nothing is known of yet."""
     segmenter, count = engine.model.segmenter, media.num_frames
     cache = FrameFeatureCache(segmenter, media, engine.processor.settings)
-    routes = [leg for i, query in enumerate(queries) for leg in legs(i, [Anchor(0, query)], count)]
+    anchors = {i: set_spans([Anchor(0, query)], count) for i, query in enumerate(queries)}
     rles: list[list[Rle | None]] = [[] for _ in queries]
-    for frame in propagate(segmenter, cache, media.size_hw, count, routes):
-        for i, rle in zip(frame.object_ids, frame.rles, strict=True):
+    for frame in propagate(segmenter, cache, media.size_hw, count, anchors):
+        for i, rle in frame.rles.items():
             rles[i].append(rle)
     return rles
 

@@ -16,8 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unipixel.engine.features import ENCODE_BATCH
-from unipixel.engine.tracking import to_rles
+from unipixel.engine.tracking import ENCODE_BATCH, to_rles
 from unipixel.masks import Rle
 from unipixel.media import Media
 from unipixel.model.config import POINTERS_IN_MEMORY

@@ -16,8 +16,8 @@ from unipixel.bench import memory
 from unipixel.bench.inputs import QUICK_SAM, REAL_SAM, build_random_engine
 from unipixel.bench.ratios import Ratio, SessionTimes, compare_objects, compare_questions
 from unipixel.bench.spent import peak_memory_mb
+from unipixel.engine.answer import STAGES
 from unipixel.engine.engine import Engine, choose_device, choose_dtype
-from unipixel.engine.timing import STAGES
 
 PARTS = ("memory", "image", "clip", "session")
 """What can be measured on its own."""

@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import torch
 
 from unipixel import draw
-from unipixel.engine.timing import Timings
 from unipixel.masks import MaskTrack, Rle, decode_rle, save_davis_png
 from unipixel.media import Media
 
 NOT_THERE: Literal["not there"] = "not there"
 SHEET_FRAMES = 8
 """Frames of a video that a single picture of it shows."""
+STAGES = ("read", "vision_tower", "prefill", "decode", "sam_encode", "track", "write")
+"""Reading frames, the vision tower, reading the prompt, writing tokens, SAM's image encoder, tracking (mask decoder and
+memory), and turning logits into stored masks."""
+
+
+class Timings(dict[str, float]):
+    """Seconds per stage of one answer.
+
+    Attributes:
+        counts: how many frames, tokens or objects a stage has handled.
+    """
+
+    def __init__(self, seconds: dict[str, float] | None = None, counts: dict[str, int] | None = None) -> None:
+        super().__init__(seconds or {})
+        self.counts = counts or {}
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages together."""
+        return sum(self.values())
+
+    def seconds_per_item(self, stage: str) -> float:
+        """Seconds per counted item of a stage, such as per decoded token; nan if it counted none."""
+        number = self.counts.get(stage, 0)
+        return self[stage] / number if number else float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,3 +342,58 @@ class Answer:
         shown: Sequence[int] = sorted({round(i) for i in np.linspace(0, total - 1, min(SHEET_FRAMES, total))})
         captions = [f"frame {self.clip.frame_indices[t]}" for t in shown]
         return draw.make_contact_sheet([self.draw(t) for t in shown], captions)
+
+
+Piece: TypeAlias = TextPiece | MaskPiece | Answer
+
+
+class Clock:
+    """Adds up the seconds spent in named stages. A stage inside another is taken out of the outer one.
+
+    Args:
+        device: on an accelerator each stage waits for its work to finish, so that the time is booked where it belongs.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.seconds: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self._device = device
+        self._inner: list[float] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Book the time until the end of the block under ``name``."""
+        self._wait()
+        started = time.perf_counter()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            self._wait()
+            spent = time.perf_counter() - started
+            self.add({name: spent - self._inner.pop()})
+            if self._inner:
+                self._inner[-1] += spent
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Book time that was measured elsewhere."""
+        for name, spent in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to the number of things that a stage has done, such as tokens or frames."""
+        self.counts[name] = self.counts.get(name, 0) + number
+
+    def take(self) -> Timings:
+        """Everything booked since the last call, in the order of `STAGES`; the clock starts again at zero."""
+        timings = Timings({s: self.seconds.get(s, 0.0) for s in STAGES}, dict(self.counts))
+        self.seconds, self.counts = {}, {}
+        return timings
+
+    def _wait(self) -> None:
+        if self._device is None or self._device.type == "cpu":
+            return
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()

@@ -1,4 +1,4 @@
-"""Tokens of a reply to the text that the user reads, piece by piece, with ``[id]`` where an object is segmented."""
+"""Tokens of a reply to what the user reads, piece by piece, with ``[id]`` where an object is segmented."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from unipixel.engine.request_parser import REQUEST
+from unipixel.processing.chat import SEG
+from unipixel.processing.prompts import ANSWERS, format_noun_phrase
+
+MAX_LABEL = 80
+"""Characters of a label."""
+_STOCK = sorted((answer.split(SEG)[0].strip() for answer in ANSWERS), key=len, reverse=True)
 # what could still turn out to be the model's own number in front of `<|seg|>`, with the space around it
 _PENDING = re.compile(r"\s*(?:\[\d{0,6}(?:\]\s*)?)?$")
 _NUMBER = re.compile(r"\[(\d{1,6})\]\s*$")
@@ -34,7 +41,7 @@ class ReplyDetokenizer:
         """Everything given out so far."""
         self._tokenizer, self._seg, self._silent, self._name = tokenizer, seg_token_id, set(silent_ids), name
         self._bytes: list[int] = []
-        self._held = ""
+        self._pending = ""
         self._since = ""
 
     def push(self, token: int) -> str:
@@ -49,30 +56,30 @@ class ReplyDetokenizer:
         if decoded.endswith("\ufffd") and len(self._bytes) < _LONGEST_CHARACTER:
             return ""
         self._bytes = []
-        self._held += decoded
-        match = _PENDING.search(self._held)
-        place = match.start() if match else len(self._held)
-        shown, self._held = self._held[:place], self._held[place:]
+        self._pending += decoded
+        match = _PENDING.search(self._pending)
+        place = match.start() if match else len(self._pending)
+        shown, self._pending = self._pending[:place], self._pending[place:]
         return self._emit(shown)
 
     def finish(self) -> str:
         """What was held back, without the white space at the end."""
-        rest = self._held + (self._decode(self._bytes) if self._bytes else "")
-        self._held, self._bytes = "", []
+        rest = self._pending + (self._decode(self._bytes) if self._bytes else "")
+        self._pending, self._bytes = "", []
         return self._emit(rest.rstrip())
 
     def _write_object(self) -> str:
         if self._bytes:
-            self._held += self._decode(self._bytes)
+            self._pending += self._decode(self._bytes)
             self._bytes = []
-        own = _NUMBER.search(self._held)
+        own = _NUMBER.search(self._pending)
         if own:
-            self._held = self._held[: own.start()]
-        before = self._since + self._held
+            self._pending = self._pending[: own.start()]
+        before = self._since + self._pending
         object_id = self._name(before, int(own[1]) if own else None)
         # a model may write its token right behind the word; the reader gets a space
-        gap = " " if (self.text + self._held)[-1:].isalnum() else ""
-        shown, self._held = self._held if object_id is None else f"{self._held}{gap}[{object_id}]", ""
+        gap = " " if (self.text + self._pending)[-1:].isalnum() else ""
+        shown, self._pending = self._pending if object_id is None else f"{self._pending}{gap}[{object_id}]", ""
         shown = self._emit(shown)
         self._since = ""
         return shown
@@ -86,3 +93,21 @@ class ReplyDetokenizer:
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def find_label(before: str, question: str) -> str:
+    """What a segmented object is called: the words in front of its token, else what was asked for.
+
+    Args:
+        before: the reply's text since the object before it.
+        question: as asked.
+    """
+    clause = re.split(r"[.;:!?\n]", before)[-1].strip(" ,")
+    for stock in _STOCK:
+        if stock and clause.lower().startswith(stock.lower()):
+            clause = clause[len(stock) :].strip(" ,")
+    clause = re.sub(r"^(?:and|or)\b", "", clause).strip(" ,")
+    if not clause:
+        asked = REQUEST.match(question.strip())
+        clause = asked["what"] if asked else ""
+    return format_noun_phrase(clause)[:MAX_LABEL] if clause else ""

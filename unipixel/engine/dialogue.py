@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, prefill
-from unipixel.engine.timing import Clock
+from unipixel.engine.answer import Clock
+from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate, prefill
 from unipixel.errors import PromptError
-from unipixel.masks import MaskTrack
 from unipixel.model.language import VisionFeatures
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import Processor, TurnInputs, VisualInput
-from unipixel.sample import Turn
-
-
-@dataclass(frozen=True, eq=False)
-class Ask:
-    """One question for the language model."""
-
-    turn: Turn
-    decoding: DecodingOptions
-    objects: Mapping[int, MaskTrack] = field(default_factory=dict)
-    """Known objects by id, for the turn's regions."""
-    aside: bool = False
-    """Asked beside the conversation: right after the visual, and forgotten afterwards."""
-    answer: str = ""
-    """If given, the reply is not written but read: this text."""
-    prime: str = ""
-    """Words that the reply begins with; what is written goes on from them."""
-    hidden: Tensor | None = None
-    """Of a question aside: bool (tokens of the visual,), True for those that it must not see."""
-    one_of_many: bool = False
-    """One of several questions about one visual, for which it is read once even in a batch."""
 
 
 @dataclass
@@ -48,6 +26,8 @@ class Transcript:
     labels: list[Tensor] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
     regions: list[Tensor] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
+    """Tokens that the model has written last and not read yet."""
 
     def add(self, ids: Sequence[int], inputs: TurnInputs) -> None:
         """Go on with a turn."""
@@ -57,7 +37,7 @@ class Transcript:
         self.frames += inputs.point_frames.tolist()
         self.regions += [] if inputs.region_masks is None else [inputs.region_masks]
 
-    def inputs(self) -> TurnInputs:
+    def join_inputs(self) -> TurnInputs:
         """All turns as one."""
         regions = torch.cat(self.regions, 1) if self.regions else None
         return TurnInputs(
@@ -78,10 +58,9 @@ class Dialogue:
         self._clock = clock or Clock()
         self._opening_ids = processor.chat.encode_opening(visual.num_tokens)
         self._vision: VisionFeatures | None = None
-        self._seen: ConversationCache | None = None
+        self._opening: ConversationCache | None = None
         self._main: ConversationCache | None = None
         self._transcript = Transcript()
-        self._unread: list[int] = []
         self._last: tuple[Reply, list[int], TurnInputs] | None = None
 
     @property
@@ -98,75 +77,76 @@ class Dialogue:
             self._clock.count("vision_tower", frames)
         return self._vision
 
-    def reply(self, ask: Ask) -> Reply:
-        """Ask and get the reply to be written; unless aside, it becomes part of the conversation.
+    def start(self, reply: Reply) -> None:
+        """Make a reply ready to be written, by whoever iterates over it; unless separate, it joins the conversation.
 
         Raises:
-            PromptError: the question is not usable, or the conversation has outgrown what the model can read.
+            PromptError: the turn is not usable, or the conversation has outgrown what the model can read.
         """
         self._record_reply()
-        seen = self._opening()
-        later = bool(self._transcript.ids) and not ask.aside
+        opening = self._read_opening()
+        later = bool(self._transcript.ids) and not reply.is_separate
         if later:
-            conversation = self._main or self._rebuild_cache(seen)
-            inputs = self._processor.build_next_turn(ask.turn, self.visual, ask.objects)
+            conversation = self._main or self._rebuild_cache(opening)
+            inputs = self._processor.build_next_turn(reply.turn, self.visual, reply.objects)
             ids = [*self._mark_written(self._close_reply(conversation.unread)), *inputs.input_ids.tolist()]
         else:
-            conversation = seen.fork()
-            if ask.hidden is not None:
-                conversation.padding_mask = self._build_visual_mask(ask.hidden)
-            inputs = self._processor.build_first_turn(ask.turn, self.visual, ask.objects)
+            conversation = opening.fork()
+            if reply.hidden is not None:
+                conversation.padding_mask = self._build_visual_mask(reply.hidden)
+            inputs = self._processor.build_first_turn(reply.turn, self.visual, reply.objects)
             ids = inputs.input_ids.tolist()[len(self._opening_ids) :]
-        ids += self._mark_written(self._encode_prefix(ask))
-        decoding = self._limit_length(conversation.length + len(ids), ask.decoding)
-        passage = self._continue_text(conversation, ids, inputs)
-        reply = Reply(self._model, conversation, [passage], decoding, self._clock, write=not ask.answer)
-        if not ask.aside:
+        ids += self._mark_written(self._encode_prefix(reply))
+        options = self._limit_length(conversation.length + len(ids), reply.options)
+        text = self._continue_text(conversation, ids, inputs)
+        reply.steps = generate(self._model, conversation, [text], [reply], options, self._clock, write=not reply.answer)
+        if not reply.is_separate:
             self._main, self._last = conversation, (reply, ids, inputs)
-        return reply
 
-    def build_prefill(self, ask: Ask) -> PrefillInput:
-        """A first question together with the visual, for a batch of different visuals.
+    def build_prefill(self, reply: Reply) -> PrefillInput:
+        """A first turn together with the visual, for a batch of different visuals.
 
         Raises:
-            PromptError: as `reply`.
+            PromptError: as `start`.
         """
-        inputs = self._processor.build_first_turn(ask.turn, self.visual, ask.objects)
-        ids = torch.cat([inputs.input_ids, torch.tensor(self._encode_prefix(ask), dtype=torch.long)])
-        self._limit_length(len(ids), ask.decoding)
+        inputs = self._processor.build_first_turn(reply.turn, self.visual, reply.objects)
+        ids = torch.cat([inputs.input_ids, torch.tensor(self._encode_prefix(reply), dtype=torch.long)])
+        self._limit_length(len(ids), reply.options)
         return self._prefill_visual(ids, inputs)
 
-    def transcript(self) -> tuple[Transcript, list[int]]:
-        """What was read after the visual, and the tokens that were said but not read yet."""
+    @property
+    def transcript(self) -> Transcript:
+        """What was said after the visual, as far as it has been written."""
         self._record_reply()
-        return self._transcript, list(self._unread)
+        return self._transcript
 
-    def restore(self, transcript: Transcript, unread: Sequence[int]) -> None:
+    def restore(self, transcript: Transcript) -> None:
         """Take up a conversation that was saved; its cache is made again when the next question is asked."""
         self._main, self._last = None, None
-        self._transcript, self._unread = transcript, list(unread)
+        self._transcript = transcript
 
-    def close(self) -> None:
-        """Free the features and caches."""
-        self._vision = self._seen = self._main = self._last = None
+    def release(self) -> None:
+        """Free the features and caches; they are made again when the next question is asked."""
+        self._record_reply()
+        self._vision = self._opening = self._main = self._last = None
 
-    def _opening(self) -> ConversationCache:
+    def _read_opening(self) -> ConversationCache:
         """The conversation up to the visual, read once."""
-        if self._seen is None:
+        if self._opening is None:
             empty = TurnInputs(torch.tensor(self._opening_ids), [], [], torch.zeros(0, dtype=torch.long), None)
-            passage, seen = self._prefill_visual(empty.input_ids, empty), ConversationCache()
+            text, opening = self._prefill_visual(empty.input_ids, empty), ConversationCache()
             with self._clock.stage("prefill"):
-                prefill(self._model, seen, [passage])
-            self._seen = seen
-        return self._seen
+                prefill(self._model, opening, [text])
+            self._opening = opening
+        return self._opening
 
-    def _rebuild_cache(self, seen: ConversationCache) -> ConversationCache:
+    def _rebuild_cache(self, opening: ConversationCache) -> ConversationCache:
         """The conversation's cache from its transcript."""
-        conversation, inputs = seen.fork(), self._transcript.inputs()
-        passage = self._continue_text(conversation, self._transcript.ids, inputs)
+        conversation, inputs = opening.fork(), self._transcript.join_inputs()
+        text = self._continue_text(conversation, self._transcript.ids, inputs)
         with self._clock.stage("prefill"):
-            prefill(self._model, conversation, [passage])
-        conversation.unread = list(self._unread)
+            prefill(self._model, conversation, [text])
+        conversation.unread = list(self._transcript.unread)
         return conversation
 
     def _record_reply(self) -> None:
@@ -175,18 +155,20 @@ class Dialogue:
             return
         reply, ids, inputs = self._last
         self._last = None
-        if reply.has_begun:
-            said, self._unread = reply.ids[0], list(self._main.unread)
-            self._transcript.add([*ids, *self._mark_written(said[: len(said) - len(self._unread)])], inputs)
+        if reply.given_states is not None:  # it has begun
+            unread = list(self._main.unread)
+            written = reply.ids[: len(reply.ids) - len(unread)]
+            self._transcript.add([*ids, *self._mark_written(written)], inputs)
+            self._transcript.unread = unread
         if self._main.length != len(self._opening_ids) + len(self._transcript.ids):
             # an error struck while the cache was being extended
             self._main = None
 
-    def _mark_written(self, said: Sequence[int]) -> list[int]:
+    def _mark_written(self, written: Sequence[int]) -> list[int]:
         """Tokens that the model has written, as `Transcript.ids` holds them."""
         config = self._model.config
         inputs = {config.ref_token_id, config.mem_token_id, config.video_token_id, config.image_token_id}
-        return [-1 - i if i in inputs else i for i in said]
+        return [-1 - i if i in inputs else i for i in written]
 
     def _close_reply(self, unread: Sequence[int]) -> list[int]:
         """The tokens that close a reply, whatever it ended with."""
@@ -194,8 +176,8 @@ class Dialogue:
         kept = [i for i in unread if i == end or i not in self._model.config.eos_token_ids]
         return kept if kept and kept[-1] == end else [*kept, end]
 
-    def _encode_prefix(self, ask: Ask) -> list[int]:
-        return self._processor.chat.encode(ask.answer or ask.prime) if ask.answer or ask.prime else []
+    def _encode_prefix(self, reply: Reply) -> list[int]:
+        return self._processor.chat.encode(reply.answer or reply.prefix) if reply.answer or reply.prefix else []
 
     def _build_visual_mask(self, hidden: Tensor) -> Tensor:
         """(1, opening) bool: everything up to the visual but the hidden part of it."""
@@ -204,22 +186,22 @@ class Dialogue:
         mask[0, start : start + len(hidden)] = ~hidden
         return mask.to(self._model.device)
 
-    def _limit_length(self, length: int, decoding: DecodingOptions) -> DecodingOptions:
+    def _limit_length(self, length: int, options: DecodingOptions) -> DecodingOptions:
         longest = self._model.config.language.max_position_embeddings
         if length >= longest:
             raise PromptError(f"the conversation is {length} tokens long; the model reads at most {longest}")
-        return replace(decoding, max_new_tokens=min(decoding.max_new_tokens, longest - length))
+        return replace(options, max_new_tokens=min(options.max_new_tokens, longest - length))
 
     def _continue_text(self, conversation: ConversationCache, ids: Sequence[int], inputs: TurnInputs) -> PrefillInput:
         """Text that goes on where the conversation stands."""
         assert conversation.next_position is not None  # the visual has been read
         start, tensor = int(conversation.next_position), torch.tensor(ids)
         positions = torch.arange(start, start + len(ids)).expand(3, -1)
-        own = tensor < 0
-        embeds = self._embed(tensor.masked_fill(own, self._processor.turn_end_id), inputs, None)
-        tensor = torch.where(own, -1 - tensor, tensor)
-        if own.any():  # what the model wrote was read as it is, with nothing put in its place
-            place = own.to(embeds.device)
+        written = tensor < 0
+        embeds = self._embed(tensor.masked_fill(written, self._processor.turn_end_id), inputs, None)
+        tensor = torch.where(written, -1 - tensor, tensor)
+        if written.any():  # what the model wrote was read as it is, with nothing put in its place
+            place = written.to(embeds.device)
             with torch.no_grad():
                 embeds[place] = self._model.language.embed_tokens(tensor.to(embeds.device)[place])
         return PrefillInput(tensor, embeds, positions, start + len(ids))

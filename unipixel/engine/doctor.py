@@ -16,7 +16,7 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
 
 from unipixel.engine.engine import computes_in_bf16, find_suitable_dtype, read_available_memory
-from unipixel.engine.features import CACHED_FRAMES
+from unipixel.engine.tracking import CACHED_FRAMES
 from unipixel.errors import CheckpointError
 from unipixel.model.config import MODEL_TYPE, RELEASED_PIXEL, WRITTEN_FOR, UniPixelConfig, read_tying
 from unipixel.model.fresh_modules import FRESH_PREFIXES

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeAlias, overload
 
 import torch
 
-from unipixel.engine.answer import Answer
-from unipixel.engine.batch import answer_together
-from unipixel.engine.features import CACHED_FRAMES
-from unipixel.engine.generation import DecodingOptions
-from unipixel.engine.requests import Start
+from unipixel.engine.answer import Answer, Clock
+from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
+from unipixel.engine.requests import Force, Prompts, Request, Start
 from unipixel.engine.session import Session, TrackedFrames, choose_clip
+from unipixel.engine.tracking import CACHED_FRAMES
+from unipixel.engine.turn import answer_request
 from unipixel.errors import CheckpointError, UnipixelError
 from unipixel.media import Limits, MediaLike, open_media
 from unipixel.model.tensor_files import count_parameters
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint, resolve_checkpoint
 from unipixel.processing import Processor
-from unipixel.sample import Prompt
+from unipixel.sample import Box, Mask, Point, Prompt
 
+OnError: TypeAlias = Literal["raise", "return"]
 LOG = logging.getLogger(__name__)
 LARGE_MODEL = 1_000_000_000
 """Parameters from which the memory a model takes decides about its type."""
@@ -197,70 +199,197 @@ class Engine:
             MediaError: the file is no session, or its media are gone or changed.
             CheckpointError: it was saved with another model.
         """
-        from unipixel.engine.storage import restore
-
-        return restore(self.model, self.processor, path, media)
+        return Session.load(self.model, self.processor, path, media)
 
     def ask(
         self,
         media: MediaLike,
-        text: str | Sequence[str | None] | None = None,
+        text: str | None = None,
         *,
-        prompts: Any = (),
+        prompts: Prompts = (),
         num_frames: int | None = None,
         track: TrackedFrames = "sampled",
         start: Start = 0,
-        force: bool = False,
+        force: Force = False,
+        each: bool | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        limits: Limits | None = None,
+    ) -> Answer:
+        """Answer one question about one image or clip; `ask_batch` answers many at once.
+
+        Args:
+            media, num_frames, track, limits: as in `open`.
+            text, prompts, start, force, each, max_new_tokens, temperature, top_p, seed: as in `Session.prepare`.
+
+        Raises:
+            UnipixelError: the source or the question is not usable.
+        """
+        (answer,) = self.ask_batch(
+            [media],
+            text,
+            prompts=[[prompts] if isinstance(prompts, Point | Box | Mask) else prompts],
+            num_frames=num_frames,
+            track=track,
+            start=start,
+            force=force,
+            each=each,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            limits=limits,
+        )
+        return answer
+
+    @overload
+    def ask_batch(
+        self,
+        media: Sequence[MediaLike],
+        text: str | Sequence[str | None] | None = None,
+        *,
+        prompts: Sequence[Sequence[Prompt]] = (),
+        num_frames: int | None = None,
+        track: TrackedFrames = "sampled",
+        start: Start = 0,
+        force: Force = False,
         each: bool | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
         batch_size: int = 8,
-        on_error: Literal["raise", "return"] = "raise",
+        on_error: Literal["raise"] = "raise",
         limits: Limits | None = None,
-    ) -> Any:
-        """Answer one question about one image or clip, or many at once.
+    ) -> list[Answer]: ...
+
+    @overload
+    def ask_batch(
+        self,
+        media: Sequence[MediaLike],
+        text: str | Sequence[str | None] | None = None,
+        *,
+        prompts: Sequence[Sequence[Prompt]] = (),
+        num_frames: int | None = None,
+        track: TrackedFrames = "sampled",
+        start: Start = 0,
+        force: Force = False,
+        each: bool | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 8,
+        on_error: Literal["return"],
+        limits: Limits | None = None,
+    ) -> list[Answer | UnipixelError]: ...
+
+    def ask_batch(
+        self,
+        media: Sequence[MediaLike],
+        text: str | Sequence[str | None] | None = None,
+        *,
+        prompts: Sequence[Sequence[Prompt]] = (),
+        num_frames: int | None = None,
+        track: TrackedFrames = "sampled",
+        start: Start = 0,
+        force: Force = False,
+        each: bool | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 8,
+        on_error: OnError = "raise",
+        limits: Limits | None = None,
+    ) -> list[Answer] | list[Answer | UnipixelError]:
+        """Answer questions about many images or clips at once.
 
         Args:
-            media: one source, or a list or tuple of them for a batch (a clip as a list of frames goes in a list too).
-            text: the question; one for all of a batch, or one for each.
-            prompts: as in `Session.stream`; for a batch, a list of such per source.
+            media: a list of sources; a clip as a list of frames is one of them.
+            text: one question for all of them, or one for each.
+            prompts: nothing, or a list of prompts for each.
             num_frames, track, limits: as in `open`.
-            start, force, each, max_new_tokens, temperature, top_p, seed: as in `Session.stream`.
+            start, force, each, max_new_tokens, temperature, top_p, seed: as in `Session.prepare`.
             batch_size: questions that the language model reads and answers together. Answers do not depend on it.
             on_error: ``"raise"`` the first error, or ``"return"`` each error in the place of its answer.
-
-        Returns:
-            An `Answer`; for a batch a list of `Answer` (or errors).
 
         Raises:
             UnipixelError: a source or question is not usable, with ``on_error="raise"``.
         """
-        decoding = DecodingOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        if on_error not in ("raise", "return"):
-            raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'return'")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number of at least 1")
-        many = isinstance(media, list | tuple)
-        sources = list(media) if many else [media]
-        texts = [text] * len(sources) if text is None or isinstance(text, str) else list(text)
-        given = _split_prompts(prompts, len(sources)) if many else [prompts]
-        if len(texts) != len(sources):
-            raise ValueError(f"{len(texts)} questions were given for {len(sources)} sources; give one, or one for each")
+        if not isinstance(media, list | tuple):
+            raise ValueError(f"ask_batch takes a list of sources, not a {type(media).__name__}; ask takes a single one")
+        texts = [text] * len(media) if text is None or isinstance(text, str) else list(text)
+        if len(texts) != len(media):
+            raise ValueError(f"{len(texts)} questions were given for {len(media)} sources; give one, or one for each")
+        if not isinstance(prompts, list | tuple) or any(not isinstance(one, list | tuple) for one in prompts):
+            raise ValueError(f"prompts of a batch must be a list of {len(media)} lists, one for each source")
+        if prompts and len(prompts) != len(media):
+            raise ValueError(f"prompts of a batch must be a list of {len(media)} lists, one for each source")
 
-        def prepared(place: int) -> tuple[Session, Any]:
-            session = self.open(sources[place], num_frames=num_frames, track=track, limits=limits)
-            request = session.prepare(
-                texts[place], prompts=given[place], start=start, decoding=decoding, force=force, each=each
+        def prepare(place: int) -> Request:
+            session = self.open(media[place], num_frames=num_frames, track=track, limits=limits)
+            return session.prepare(
+                texts[place],
+                prompts=prompts[place] if prompts else (),
+                start=start,
+                force=force,
+                each=each,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
             )
-            return session, request
 
         answers: list[Answer | UnipixelError] = []
-        for first in range(0, len(sources), batch_size):
-            places = range(first, min(first + batch_size, len(sources)))
-            answers += answer_together(self.model, prepared, places, raising=on_error == "raise")
-        return answers if many else answers[0]
+        for first in range(0, len(media), batch_size):
+            places = range(first, min(first + batch_size, len(media)))
+            answers += self.answer_batch([partial(prepare, place) for place in places], on_error=on_error)
+        return answers
+
+    def answer_batch(
+        self, questions: Iterable[Callable[[], Request]], *, on_error: OnError = "raise"
+    ) -> list[Answer | UnipixelError]:
+        """Answer questions of several sessions together; one that fails leaves the others as they are.
+
+        The sessions are closed afterwards, their media stay open.
+
+        Args:
+            questions: each called once, to make the request (`Session.prepare`).
+            on_error: as in `ask_batch`, also for what the calls raise.
+
+        Raises:
+            UnipixelError: the first error in the order of the questions, with ``on_error="raise"``.
+        """
+        if on_error not in ("raise", "return"):
+            raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'return'")
+        members: list[_Member | UnipixelError] = []
+        try:
+            for prepare in questions:
+                try:
+                    members.append(_Member(prepare()))
+                except UnipixelError as error:
+                    if on_error == "raise":
+                        raise
+                    members.append(error)
+            running = [one for one in members if isinstance(one, _Member)]
+            for member in running:
+                member.advance()
+            while waiting := [one for one in running if one.waiting is not None]:
+                _write_replies(self.model, waiting)
+        finally:
+            for one in members:
+                if isinstance(one, _Member):
+                    one.session.close(media=False)
+        results = [one.result if isinstance(one, _Member) else one for one in members]
+        failed = next((one for one in results if isinstance(one, UnipixelError)), None)
+        if on_error == "raise" and failed is not None:
+            raise failed
+        return [one for one in results if one is not None]
 
     def close(self) -> None:
         """Free the accelerator's memory that torch keeps for reuse; open sessions stay usable."""
@@ -268,10 +397,59 @@ class Engine:
             torch.cuda.empty_cache()
 
 
-def _split_prompts(prompts: Any, count: int) -> list[Sequence[Prompt] | Prompt]:
-    listed = list(prompts) if isinstance(prompts, list | tuple) else [prompts]
-    if not listed:
-        return [()] * count
-    if len(listed) != count or any(not isinstance(one, list | tuple) for one in listed):
-        raise ValueError(f"prompts of a batch must be a list of {count} lists, one for each source")
-    return listed
+class _Member:
+    """One question of a batch: its steps, and the reply that they wait for."""
+
+    def __init__(self, request: Request) -> None:
+        self.session, self.space = request.session, request.session._space
+        self.waiting: Reply | None = None
+        self.result: Answer | UnipixelError | None = None
+        self._steps = answer_request(self.space, request)
+
+    def advance(self) -> None:
+        """Go on to the next reply that has to be written, or to the answer."""
+        self.waiting = None
+        try:
+            for item in self._steps:
+                if isinstance(item, Reply):
+                    self.waiting = item
+                    return
+                if isinstance(item, Answer):
+                    self.result = item
+        except UnipixelError as error:
+            self.result = error
+        self.session.close(media=False)  # features of a whole batch would add up
+
+    def prepare(self, reply: Reply) -> PrefillInput | None:
+        """What the language model has to read for a reply; None if that fails, or if it is written by itself."""
+        try:
+            if not reply.shares_visual:
+                return self.space.dialogue.build_prefill(reply)
+            self.space.dialogue.start(reply)
+        except UnipixelError as error:
+            self.waiting, self.result = None, error
+            self.session.close(media=False)
+        else:
+            self.advance()
+        return None
+
+
+def _write_replies(model: UniPixel, waiting: Sequence[_Member]) -> None:
+    """Write all replies that are waited for; those that are to be written alike form a batch."""
+    groups: dict[tuple[DecodingOptions, bool], list[tuple[_Member, Reply, PrefillInput]]] = {}
+    for member in waiting:
+        reply = member.waiting
+        assert reply is not None
+        read = member.prepare(reply)
+        if read is not None:
+            groups.setdefault((reply.options, not reply.answer), []).append((member, reply, read))
+    for (options, write), group in groups.items():
+        clock = Clock(model.device)
+        replies, inputs = [reply for _, reply, _ in group], [read for _, _, read in group]
+        for _ in generate(model, ConversationCache(), inputs, replies, options, clock, write=write):
+            pass
+        for member, reply, _ in group:
+            # each answer bears its share of the time
+            member.space.clock.add({stage: seconds / len(group) for stage, seconds in clock.seconds.items()})
+            member.space.clock.count("decode", max(len(reply.ids) - 1, 0))
+            member.advance()

@@ -7,16 +7,18 @@ these states when the reply is complete.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from unipixel.engine.timing import Clock
+from unipixel.engine.answer import Clock
+from unipixel.masks import MaskTrack
 from unipixel.model.unipixel import UniPixel
+from unipixel.sample import Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,137 +106,159 @@ class PrefillInput:
 
 @torch.no_grad()
 def prefill(
-    model: UniPixel, conversation: ConversationCache, passages: Sequence[PrefillInput]
+    model: UniPixel, conversation: ConversationCache, inputs: Sequence[PrefillInput]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Read one passage per row into the conversation, padded on the left.
+    """Read one input per row into the conversation, padded on the left.
 
     Returns:
         (B, D) pre-norm states of the last token of each row, and per row (n, D) the states that predict a `<|seg|>`
-        that is part of its passage.
+        that is part of its input.
     """
-    device, longest = model.device, max(len(p.ids) for p in passages)
-    embeds = passages[0].embeds.new_zeros(len(passages), longest, passages[0].embeds.shape[-1])
-    positions = torch.ones(3, len(passages), longest, dtype=torch.long, device=device)
-    mask = torch.zeros(len(passages), longest, dtype=torch.bool, device=device)
-    for row, passage in enumerate(passages):
-        start = longest - len(passage.ids)
-        embeds[row, start:] = passage.embeds
-        positions[:, row, start:] = passage.positions.to(device)
+    device, longest = model.device, max(len(p.ids) for p in inputs)
+    embeds = inputs[0].embeds.new_zeros(len(inputs), longest, inputs[0].embeds.shape[-1])
+    positions = torch.ones(3, len(inputs), longest, dtype=torch.long, device=device)
+    mask = torch.zeros(len(inputs), longest, dtype=torch.bool, device=device)
+    for row, one in enumerate(inputs):
+        start = longest - len(one.ids)
+        embeds[row, start:] = one.embeds
+        positions[:, row, start:] = one.positions.to(device)
         mask[row, start:] = True
     if bool(mask.all()) and conversation.padding_mask is None:
         keep = None
     else:
         past = conversation.padding_mask
         if past is None:
-            past = mask.new_ones(len(passages), conversation.length)
+            past = mask.new_ones(len(inputs), conversation.length)
         keep = conversation.padding_mask = torch.cat([past, mask], 1)
     hidden = model.decode(embeds, positions, keep, conversation.cache)
-    conversation.next_position = torch.tensor([p.next_position for p in passages], device=device)
+    conversation.next_position = torch.tensor([p.next_position for p in inputs], device=device)
     conversation.unread = []
     given = []
-    for row, passage in enumerate(passages):
-        own = hidden[row, longest - len(passage.ids) :]
-        given.append(own[:-1][(passage.ids[1:] == model.config.seg_token_id).to(device)])
+    for row, one in enumerate(inputs):
+        own = hidden[row, longest - len(one.ids) :]
+        given.append(own[:-1][(one.ids[1:] == model.config.seg_token_id).to(device)])
     # a copy, or the states of the whole prompt would stay alive
     return hidden[:, -1].clone(), given
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One token of every row."""
-
-    ids: tuple[int | None, ...]
-    """The chosen tokens; None in rows that had ended before."""
-    hidden: Tensor
-    """(B, D) the pre-norm states they were chosen from."""
-    logits: Tensor
-    """(B, V)."""
-
-
+@dataclass(eq=False)
 class Reply:
-    """A reply of B rows while it is written; iterate to write it.
+    """One reply of the language model: the turn it answers, and what has been written of it so far.
 
-    Stopping early leaves the conversation as if the reply ended there.
+    Iterate to read it token by token while `Dialogue.start` writes it, or once `generate` has written it.
+    """
 
-    Source: UniPixel, section 3.2: the state that predicts `<|seg|>` prompts the mask decoder.
+    turn: Turn = field(default_factory=lambda: Turn(question=""))
+    objects: Mapping[int, MaskTrack] = field(default_factory=dict)
+    """Known objects by id, for the turn's regions."""
+    options: DecodingOptions = field(default_factory=DecodingOptions)
+    answer: str = ""
+    """If given, the reply is not written but read: this text."""
+    prefix: str = ""
+    """Words that the reply begins with; what is written goes on from them."""
+    is_separate: bool = False
+    """Asked right after the visual and forgotten afterwards, rather than as a part of the conversation."""
+    hidden: Tensor | None = None
+    """Of a separate turn: bool (tokens of the visual,), True for those that it must not see."""
+    shares_visual: bool = False
+    """One of several turns about one visual, for which it is read once even in a batch."""
+
+    ids: list[int] = field(default_factory=list, init=False)
+    """Chosen tokens, with the token that ended the reply."""
+    seg_states: list[Tensor] = field(default_factory=list, init=False)
+    """The state (D,) that predicted each chosen `<|seg|>`."""
+    given_states: Tensor | None = field(default=None, init=False)
+    """(n, D) the same for `<|seg|>` tokens of the input; None until that has been read."""
+    steps: Iterator[object] | None = field(default=None, init=False, repr=False)
+    """What writes it, one token at a time; None for one that is written already."""
+
+    def __iter__(self) -> Iterator[int]:
+        if self.steps is None:
+            yield from self.ids
+            return
+        for _ in self.steps:
+            yield self.ids[-1]
+        self.steps = None
+
+    def finish(self) -> None:
+        """Write the rest of it."""
+        for _ in self:
+            pass
+
+    @torch.no_grad()
+    def compute_queries(self, model: UniPixel, *, given: bool = False) -> Tensor:
+        """(n, Q, C) mask queries of the reply, in the order of the text; with those of its input if ``given``.
+
+        Source: UniPixel, section 3.2: the state that predicts `<|seg|>` prompts the mask decoder.
+        """
+        states = [*self.given_states, *self.seg_states] if given and self.given_states is not None else self.seg_states
+        if not states:
+            config = model.config
+            return torch.zeros(0, config.hidden_tokens, config.sam.hidden_size, dtype=model.dtype, device=model.device)
+        return model.compute_seg_tokens(torch.stack(states))
+
+
+@torch.no_grad()
+def generate(
+    model: UniPixel,
+    conversation: ConversationCache,
+    inputs: Sequence[PrefillInput],
+    replies: Sequence[Reply],
+    options: DecodingOptions,
+    clock: Clock | None = None,
+    *,
+    write: bool = True,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Write B replies side by side: each step appends one token to every reply that has not ended.
+
+    Stopping early leaves the conversation as if the replies ended there.
+
+    Args:
+        write: False only reads the inputs, for the states in front of their own `<|seg|>` tokens.
+
+    Yields:
+        After each token: (B, D) the pre-norm states it was chosen from, and (B, V) their logits.
+
     Differs: the original compares the argmax of the raw logits with `<|seg|>`, also when a drawn token was used; here
     the state is recorded if `<|seg|>` is the token that was chosen. Greedy replies are the same.
     """
-
-    def __init__(
-        self,
-        model: UniPixel,
-        conversation: ConversationCache,
-        passages: Sequence[PrefillInput],
-        decoding: DecodingOptions,
-        clock: Clock | None = None,
-        *,
-        write: bool = True,
-    ) -> None:
-        """Args: write: False only reads the passages, for the states in front of their own `<|seg|>` tokens."""
-        self.ids: list[list[int]] = [[] for _ in passages]
-        """Chosen tokens per row, with the token that ended it."""
-        self.seg_states: list[list[Tensor]] = [[] for _ in passages]
-        """Per row: the state (D,) that predicted each chosen `<|seg|>`."""
-        self.given_states: list[Tensor] = []
-        """Per row (n, D): the same for `<|seg|>` tokens of the passage."""
-        self._model, self._conversation, self._passages = model, conversation, passages
-        self._decoding, self._clock, self._write = decoding, clock or Clock(), write
-        self._ends = set(model.config.eos_token_ids)
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the passages have been read."""
-        return bool(self.given_states)
-
-    def compute_queries(self, row: int = 0, *, given: bool = False) -> Tensor:
-        """(n, Q, C) mask queries of a row's reply, in the order of the text; with those of its passage if ``given``."""
-        states = list(self.given_states[row]) if given else []
-        states += self.seg_states[row]
-        if not states:
-            config = self._model.config
-            return self._passages[row].embeds.new_zeros(0, config.hidden_tokens, config.sam.hidden_size)
-        with torch.no_grad():
-            return self._model.compute_seg_tokens(torch.stack(states))
-
-    @torch.no_grad()
-    def __iter__(self) -> Iterator[Step]:
-        model, conversation = self._model, self._conversation
-        seg, rows = model.config.seg_token_id, len(self._passages)
-        generators = [np.random.default_rng(self._decoding.seed) for _ in range(rows)]
-        with self._clock.stage("prefill"):
-            hidden, self.given_states = prefill(model, conversation, self._passages)
+    clock = clock or Clock()
+    ends, seg = set(model.config.eos_token_ids), model.config.seg_token_id
+    generators = [np.random.default_rng(options.seed) for _ in replies]
+    with clock.stage("prefill"):
+        hidden, given = prefill(model, conversation, inputs)
+        for reply, states in zip(replies, given, strict=True):
+            reply.given_states = states
+        logits = model.compute_logits(hidden)
+    running = [True] * len(replies)
+    for number in range(options.max_new_tokens if write else 0):
+        chosen = options.choose(logits, generators)
+        for row, reply in enumerate(replies):
+            if running[row]:
+                reply.ids.append(chosen[row])
+                if chosen[row] == seg:
+                    reply.seg_states.append(hidden[row])
+        if len(replies) == 1:
+            conversation.unread = [chosen[0]]
+        running = [on and token not in ends for token, on in zip(chosen, running, strict=True)]
+        yield hidden, logits
+        if not any(running) or number + 1 == options.max_new_tokens:
+            return
+        with clock.stage("decode"):
+            hidden = _advance(model, conversation, chosen)
             logits = model.compute_logits(hidden)
-        going = [True] * rows
-        for number in range(self._decoding.max_new_tokens if self._write else 0):
-            chosen = self._decoding.choose(logits, generators)
-            for row in range(rows):
-                if going[row]:
-                    self.ids[row].append(chosen[row])
-                    if chosen[row] == seg:
-                        self.seg_states[row].append(hidden[row])
-            if rows == 1:
-                conversation.unread = [chosen[0]]
-            step = Step(tuple(c if on else None for c, on in zip(chosen, going, strict=True)), hidden, logits)
-            going = [on and c not in self._ends for c, on in zip(chosen, going, strict=True)]
-            yield step
-            if not any(going) or number + 1 == self._decoding.max_new_tokens:
-                return
-            with self._clock.stage("decode"):
-                hidden = self._advance(chosen)
-                logits = model.compute_logits(hidden)
-            self._clock.count("decode", sum(going))
+        clock.count("decode", sum(running))
 
-    def _advance(self, chosen: list[int]) -> Tensor:
-        """Read the chosen tokens (B,) and return the state (B, D) that predicts the next ones."""
-        model, conversation = self._model, self._conversation
-        position, mask = conversation.next_position, conversation.padding_mask
-        assert position is not None  # `read` has set it
-        ids = torch.tensor(chosen, device=model.device)[:, None]
-        if mask is not None:
-            mask = conversation.padding_mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        embeds = model.language.embed_tokens(ids)
-        hidden = model.decode(embeds, position.expand(3, -1)[..., None], mask, conversation.cache)
-        conversation.next_position = position + 1
-        conversation.unread = []
-        return hidden[:, -1]
+
+def _advance(model: UniPixel, conversation: ConversationCache, chosen: list[int]) -> Tensor:
+    """Read the chosen tokens (B,) and return the state (B, D) that predicts the next ones."""
+    position, mask = conversation.next_position, conversation.padding_mask
+    assert position is not None  # `prefill` has set it
+    ids = torch.tensor(chosen, device=model.device)[:, None]
+    if mask is not None:
+        mask = conversation.padding_mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+    embeds = model.language.embed_tokens(ids)
+    hidden = model.decode(embeds, position.expand(3, -1)[..., None], mask, conversation.cache)
+    conversation.next_position = position + 1
+    conversation.unread = []
+    return hidden[:, -1]

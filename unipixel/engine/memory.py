@@ -1,18 +1,53 @@
-"""The object memory bank: every object of a session under an id that stays its own."""
+"""The object memory bank: every object of a session under an id that stays its own, and how it came to be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 
 from unipixel.engine.answer import AnswerObject
-from unipixel.engine.tracking import Anchor, TrackedFrame
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack, Rle
 from unipixel.sample import Prompt
+
+MAX_CHANGES = 64
+"""Changes that can be undone, and groups of prompts of one object that can be taken back exactly."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """What says where an object is on one frame: a `<|seg|>` state, clicks, a known mask, or several of them."""
+
+    frame: int
+    queries: Tensor | None = None
+    """(Q, C) from the `<|seg|>` state."""
+    clicks: tuple[Tensor, Tensor] | None = None
+    """Coordinates (P, 2) in SAM pixels and labels (P,)."""
+    mask: Rle | None = None
+    """At source size. Taken as it is, or, with clicks, as what they correct."""
+    first: int = 0
+    last: int = 0
+    """The frames over which it decides, both included; set by `set_spans`."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the mask is the answer on this frame, not only a hint."""
+        return self.mask is not None and self.clicks is None
+
+
+def set_spans(anchors: Iterable[Anchor], num_frames: int) -> tuple[Anchor, ...]:
+    """An object's anchors in order: the earliest one decides back to frame 0, each forward to the next one."""
+    ordered = sorted(anchors, key=lambda a: a.frame)
+    ends = [a.frame - 1 for a in ordered[1:]] + [num_frames - 1]
+    return tuple(
+        replace(a, first=a.frame if place else 0, last=last)
+        for place, (a, last) in enumerate(zip(ordered, ends, strict=False))
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,16 +60,31 @@ class KnownObject(AnswerObject):
     prompts: tuple[Prompt, ...] = ()
     """Everything the user has said about it: points, boxes, masks."""
     anchors: tuple[Anchor, ...] = ()
-    """The frames on which something says where it is; see `unipixel.engine.tracking`."""
+    """The frames on which something says where it is. One without any, which was not found or whose masks were given,
+    stays as it is."""
+    earlier: tuple[KnownObject | None, ...] = ()
+    """What it was before each group of its prompts was added, the oldest first; None before it existed."""
 
     @property
     def queries(self) -> Tensor | None:
         """(Q, C) from the `<|seg|>` state, if the model has segmented it."""
         return next((anchor.queries for anchor in self.anchors if anchor.queries is not None), None)
 
+    def find_prompts_of(self, number: int) -> tuple[int, int, int] | None:
+        """The group that one of its prompts came with: its place in `earlier`, and where it begins and ends."""
+        bounds = [0 if one is None else len(one.prompts) for one in (*self.earlier, self)]
+        spans = enumerate(pairwise(bounds))
+        return next(((place, start, end) for place, (start, end) in spans if start <= number < end), None)
+
+
+def build_unseen(object_id: int, size_hw: tuple[int, int], num_frames: int, **fields: Any) -> KnownObject:
+    """An object that is (not yet) visible on any frame."""
+    track = MaskTrack(size_hw, (None,) * num_frames)
+    return KnownObject(**{"id": object_id, "label": "", "track": track, "frame_scores": (0.0,) * num_frames, **fields})
+
 
 class ObjectMemory(Mapping[int, KnownObject]):
-    """Objects by id. Ids count from 1 and are never given twice, not even after `remove`.
+    """Objects by id. Ids count from 1 and are never given twice, not even after `remove` or `undo`.
 
     Source: UniPixel, section 3.3.
     """
@@ -43,6 +93,11 @@ class ObjectMemory(Mapping[int, KnownObject]):
         self._objects = {one.id: one for one in objects}
         self.next_id = max([next_id, *(i + 1 for i in self._objects)])
         """The id that the next new object gets."""
+        self.revision = 0
+        """Grows with every change of an object."""
+        self._before: dict[int, KnownObject] | None = None
+        self._past: list[dict[int, KnownObject]] = []
+        self._future: list[dict[int, KnownObject]] = []
 
     def __getitem__(self, object_id: int) -> KnownObject:
         return self._objects[object_id]
@@ -62,7 +117,9 @@ class ObjectMemory(Mapping[int, KnownObject]):
     def add(self, known: KnownObject) -> None:
         """Remember an object; one with the same id is replaced."""
         self.reserve_id(known.id)
-        self._objects[known.id] = known
+        with self.change():
+            self._objects[known.id] = known
+            self.revision += 1
 
     def remove(self, object_id: int) -> KnownObject:
         """Forget an object and return it.
@@ -71,17 +128,10 @@ class ObjectMemory(Mapping[int, KnownObject]):
             PromptError: no such object.
         """
         known = self.find(object_id)
-        del self._objects[known.id]
+        with self.change():
+            del self._objects[known.id]
+            self.revision += 1
         return known
-
-    def rename(self, object_id: int, label: str) -> KnownObject:
-        """Give an object another label.
-
-        Raises:
-            PromptError: no such object.
-        """
-        self._objects[object_id] = replace(self.find(object_id), label=label)
-        return self._objects[object_id]
 
     def find(self, reference: Any) -> KnownObject:
         """The object that an id, or an object of an answer, stands for.
@@ -99,40 +149,63 @@ class ObjectMemory(Mapping[int, KnownObject]):
         """Masks of these objects."""
         return {i: self.find(i).track for i in object_ids}
 
+    def clear(self) -> None:
+        """Forget every object, every change and every id that was given."""
+        self.next_id, self._objects, self._past, self._future = 1, {}, [], []
+        self.revision += 1
 
-class Recording:
-    """Masks of one object while it is tracked; frames that are not reached keep what they had."""
+    # changes
 
-    def __init__(self, known: KnownObject) -> None:
-        self.known = known
-        self._rles: list[Rle | None] = list(known.track.rles)
-        self._scores = list(known.frame_scores)
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Everything in the block is one change for `undo`; a change within another is a part of it."""
+        if self._before is not None:
+            yield
+            return
+        before = self._before = dict(self._objects)
+        try:
+            yield
+        finally:
+            self._before = None
+            if _find_differences(before, self._objects):
+                self._past = [*self._past, before][-MAX_CHANGES:]
+                self._future = []
 
-    def add(self, frame: TrackedFrame, place: int) -> None:
-        """Take entry ``place`` of a tracked frame."""
-        self._rles[frame.t], self._scores[frame.t] = frame.rles[place], frame.scores[place]
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a change to be undone."""
+        return bool(self._past)
 
-    def finished(self, known: KnownObject | None = None) -> KnownObject:
-        """The object (or its renamed self) with the masks so far."""
-        track = MaskTrack(self.known.track.size_hw, tuple(self._rles))
-        return replace(known or self.known, track=track, frame_scores=tuple(self._scores))
+    @property
+    def can_redo(self) -> bool:
+        """Whether a change was undone, and nothing has changed since."""
+        return bool(self._future)
+
+    def undo(self) -> tuple[int, ...]:
+        """Take the last change back; ids of the objects that it was about.
+
+        Raises:
+            PromptError: there is none.
+        """
+        return self._exchange(self._past, self._future, "undo")
+
+    def redo(self) -> tuple[int, ...]:
+        """Make the last change again that was undone; ids of the objects that it is about.
+
+        Raises:
+            PromptError: there is none.
+        """
+        return self._exchange(self._future, self._past, "redo")
+
+    def _exchange(self, source: list[dict[int, KnownObject]], target: list[Any], verb: str) -> tuple[int, ...]:
+        if not source:
+            raise PromptError(f"there is no change of the objects to {verb}")
+        now, self._objects = self._objects, source.pop()
+        target.append(now)
+        self.revision += 1
+        return _find_differences(now, self._objects)
 
 
-def build_unseen(
-    object_id: int,
-    size_hw: tuple[int, int],
-    num_frames: int,
-    *,
-    label: str = "",
-    prompts: Sequence[Prompt] = (),
-    anchors: Sequence[Anchor] = (),
-) -> KnownObject:
-    """An object that is (not yet) visible on any frame."""
-    return KnownObject(
-        id=object_id,
-        label=label,
-        track=MaskTrack(size_hw, (None,) * num_frames),
-        frame_scores=(0.0,) * num_frames,
-        prompts=tuple(prompts),
-        anchors=tuple(anchors),
-    )
+def _find_differences(first: Mapping[int, KnownObject], second: Mapping[int, KnownObject]) -> tuple[int, ...]:
+    """Ids of objects that are not the same in both."""
+    return tuple(i for i in dict.fromkeys([*first, *second]) if first.get(i) is not second.get(i))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unipixel.engine.answer import Clip, MaskPiece
+from unipixel.engine.answer import Clip, Clock, MaskPiece
 from unipixel.engine.dialogue import Dialogue
-from unipixel.engine.features import FrameFeatureCache
-from unipixel.engine.memory import KnownObject, ObjectMemory, Recording, build_unseen
-from unipixel.engine.requests import Prompted, Start, select_clicks
-from unipixel.engine.timing import Clock
-from unipixel.engine.tracking import Anchor, Leg, decode_frame, find_best_frames, legs, propagate, to_rles
+from unipixel.engine.memory import MAX_CHANGES, Anchor, KnownObject, ObjectMemory, build_unseen, set_spans
+from unipixel.engine.requests import Start, select_clicks
+from unipixel.engine.tracking import FrameFeatureCache, decode_frame, find_best_frames, propagate, to_rles
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack, Rle, encode_rle
 from unipixel.model.unipixel import UniPixel
@@ -41,12 +40,9 @@ class Workspace:
         """T: frames of the clip that are tracked."""
         return len(self.clip.frame_indices)
 
-    def new_object(
-        self, object_id: int, label: str = "", prompts: Sequence[Prompt] = (), anchors: Sequence[Anchor] = ()
-    ) -> KnownObject:
-        """An object that has not been tracked yet."""
-        size_hw = self.clip.media.size_hw
-        return build_unseen(object_id, size_hw, self.num_frames, label=label, prompts=prompts, anchors=anchors)
+    def new_object(self, object_id: int, **fields: Any) -> KnownObject:
+        """An object that has not been tracked yet, with any further fields of `KnownObject`."""
+        return build_unseen(object_id, self.clip.media.size_hw, self.num_frames, **fields)
 
 
 def build_click_anchor(space: Workspace, points: Sequence[Point | Box], base: Anchor | None = None) -> Anchor:
@@ -65,8 +61,10 @@ def select_on_frame(prompts: Sequence[Prompt], frame: int) -> tuple[list[Point |
     return [p for p in select_clicks(prompts) if p.frame == frame], masks[-1] if masks else None
 
 
-def correct_object(space: Workspace, known: KnownObject, prompts: Sequence[Prompt]) -> tuple[KnownObject, list[Leg]]:
-    """An object with more clicks or masks, and the legs that have to be tracked again because of them.
+def correct_object(
+    space: Workspace, known: KnownObject, prompts: Sequence[Prompt], *, is_new: bool = False
+) -> tuple[KnownObject, tuple[Anchor, ...]]:
+    """An object with more clicks or masks, and its anchors that have to be tracked again because of them.
 
     Clicks add to earlier ones on the same frame. A correction reaches forward to the next frame with an anchor, and
     back only if no anchor is before it; all other frames keep their masks.
@@ -86,24 +84,30 @@ def correct_object(space: Workspace, known: KnownObject, prompts: Sequence[Promp
             queries = None if mask is not None else known.queries
             shape = before.mask if before is not None and before.mask is not None else known.track.rles[frame]
             anchors[frame] = build_click_anchor(space, points, Anchor(frame, queries, mask=shape))
-    known = replace(known, prompts=everything, anchors=tuple(sorted(anchors.values(), key=lambda a: a.frame)))
-    routes = legs(known.id, known.anchors, space.num_frames)
-    return known, [leg for leg in routes if leg.anchor.frame in changed]
+    known = replace(
+        known,
+        prompts=everything,
+        anchors=set_spans(anchors.values(), space.num_frames),
+        earlier=(None,) if is_new else (*known.earlier, replace(known, earlier=()))[-MAX_CHANGES:],
+    )
+    return known, tuple(anchor for anchor in known.anchors if anchor.frame in changed)
 
 
-def build_anchors(space: Workspace, queries: Tensor, start: int, prompts: Sequence[Prompt]) -> list[Anchor]:
+def build_anchors(space: Workspace, queries: Tensor, start: int, prompts: Sequence[Prompt]) -> tuple[Anchor, ...]:
     """Anchors of an object that the model has segmented: where tracking starts, or wherever there are extra clicks.
 
     A model that does not track has one on every frame.
     """
     if not space.model.config.pixel.propagate:
-        given = {t: select_on_frame(prompts, t)[0] if len(prompts) > 1 else [] for t in range(space.num_frames)}
-        plain = {t: Anchor(t, queries) for t in given}
-        return [build_click_anchor(space, points, plain[t]) if points else plain[t] for t, points in given.items()]
-    if len(prompts) < 2:
-        return [Anchor(start, queries)]
-    frames = sorted({int(p.frame) for p in prompts})
-    return [build_click_anchor(space, select_on_frame(prompts, frame)[0], Anchor(frame, queries)) for frame in frames]
+        frames = list(range(space.num_frames))
+    else:
+        frames = [start] if len(prompts) < 2 else sorted({int(p.frame) for p in prompts})
+    anchors = []
+    for frame in frames:
+        points = select_on_frame(prompts, frame)[0] if len(prompts) > 1 else []
+        plain = Anchor(frame, queries)
+        anchors.append(build_click_anchor(space, points, plain) if points else plain)
+    return set_spans(anchors, space.num_frames)
 
 
 def choose_start_frames(space: Workspace, queries: Tensor, start: Start) -> list[int]:
@@ -136,24 +140,12 @@ def preview_masks(space: Workspace, queries: Tensor, start: Start) -> list[MaskT
     return [MaskTrack(size_hw, tuple(one)) for one in rles]
 
 
-def place_objects(space: Workspace, given: Sequence[Prompted]) -> tuple[list[KnownObject], list[Leg]]:
-    """Objects that need no language model: given by masks, or known and corrected."""
-    objects, routes = [], []
-    for one in given:
-        known, changed = correct_object(space, one.known or space.new_object(one.id), one.prompts)
-        objects.append(known)
-        routes += changed
-    return objects, routes
-
-
-def restart_object(space: Workspace, known: KnownObject, start: int | None) -> KnownObject:
+def restart_object(space: Workspace, known: KnownObject, start: int) -> KnownObject:
     """An object that is to be tracked anew from one frame, with that frame's anchor or mask as its only anchor.
 
     Raises:
         PromptError: nothing says where the object is on that frame.
     """
-    if start is None:
-        return known
     anchor = next((a for a in known.anchors if a.frame == start), None)
     if anchor is None and known.queries is not None:
         anchor = Anchor(start, known.queries)
@@ -163,42 +155,43 @@ def restart_object(space: Workspace, known: KnownObject, start: int | None) -> K
         raise PromptError(
             f"object {known.id} is not visible on frame {start}; start where it is, or give it a prompt there"
         )
-    return replace(known, anchors=(anchor,))
+    return replace(known, anchors=set_spans([anchor], space.num_frames))
 
 
 @torch.no_grad()
-def track_objects(space: Workspace, objects: Sequence[KnownObject], routes: Sequence[Leg]) -> Iterator[MaskPiece]:
-    """Track objects over their legs, remember them, and yield masks frame by frame.
+def track_objects(
+    space: Workspace, objects: Sequence[KnownObject], anchors: Mapping[int, Sequence[Anchor]] | None = None
+) -> Generator[MaskPiece, None, None]:
+    """Remember objects, track them, and yield masks frame by frame.
 
-    An object that is removed from the memory meanwhile is no longer followed. Stopping early keeps what was tracked.
+    An object that is removed from the memory meanwhile is dropped. Stopping early keeps what was tracked; frames that
+    are not reached keep what they had.
+
+    Args:
+        anchors: by object id, those whose spans are tracked; None: all anchors of every object.
     """
-    if not objects:
-        return
     memory = space.memory
-    recordings = {one.id: Recording(one) for one in objects}
+    masks = {one.id: list(one.track.rles) for one in objects}
+    scores = {one.id: list(one.frame_scores) for one in objects}
     for one in objects:
         memory.add(one)
-    frames = propagate(
-        space.model.segmenter,
-        space.features,
-        space.clip.media.size_hw,
-        space.num_frames,
-        routes,
-        wanted=memory.__contains__,
-        clock=space.clock,
-    )
     try:
-        for frame in frames if routes else ():
-            for place, object_id in enumerate(frame.object_ids):
-                recordings[object_id].add(frame, place)
-            yield MaskPiece(
-                frame.t,
-                dict(zip(frame.object_ids, frame.rles, strict=True)),
-                dict(zip(frame.object_ids, frame.scores, strict=True)),
-            )
+        for piece in propagate(
+            space.model.segmenter,
+            space.features,
+            space.clip.media.size_hw,
+            space.num_frames,
+            {one.id: one.anchors for one in objects} if anchors is None else anchors,
+            is_wanted=memory.__contains__,
+            clock=space.clock,
+        ):
+            for i, rle in piece.rles.items():
+                masks[i][piece.t], scores[i][piece.t] = rle, piece.scores[i]
+            yield piece
     finally:
-        for object_id, recording in recordings.items():
-            current = memory.get(object_id)
+        for one in objects:
+            current = memory.get(one.id)
             # unless it was removed, or corrected, while this went on
-            if current is not None and current.track is recording.known.track:
-                memory.add(recording.finished(current))
+            if current is not None and current.track is one.track:
+                track = MaskTrack(one.track.size_hw, tuple(masks[one.id]))
+                memory.add(replace(current, track=track, frame_scores=tuple(scores[one.id])))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -18,54 +18,55 @@ from unipixel.processing import VisualInput
 from unipixel.processing.prompts import build_sam_points, check_prompt, choose_strongest, clip_to_frame
 from unipixel.sample import Box, Mask, Point, Prompt
 
-Start = int | Literal["best"]
+if TYPE_CHECKING:
+    from unipixel.engine.session import Session
+
+Start: TypeAlias = int | Literal["best"]
 """The frame on which tracking starts: a frame of the clip, or the one where the object scores highest on its own."""
 
-Force = bool | Literal["always"]
+Force: TypeAlias = bool | Literal["always"]
 """Whether masks are taken for what the model does not segment by itself, or for everything without asking it."""
 
-
-@dataclass(frozen=True, eq=False)
-class Prompted:
-    """All prompts of one object."""
-
-    id: int
-    prompts: tuple[Prompt, ...]
-    known: KnownObject | None = None
-    """The object of the session that they correct; None starts a new one."""
-
-    @property
-    def is_pointed(self) -> bool:
-        """Whether the model has to say which object is meant: a new object without a mask."""
-        return self.known is None and not any(isinstance(p, Mask) for p in self.prompts)
-
-    @property
-    def reference(self) -> Point | Box:
-        """The point or box that stands behind its ``<|ref|>``."""
-        return choose_strongest(select_clicks(self.prompts))
+Prompts: TypeAlias = Prompt | Sequence[Prompt]
+ObjectRef: TypeAlias = int | AnswerObject
+About: TypeAlias = ObjectRef | Sequence[ObjectRef]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """One checked question."""
+    """One checked question of a session; made by `Session.prepare`."""
 
+    session: Session
     text: str
     """Empty: segment what the prompts show, and nothing else."""
-    prompted: tuple[Prompted, ...] = ()
+    prompts: Mapping[int, tuple[Prompt, ...]] = field(default_factory=dict)
+    """All prompts by the id of the object that they describe."""
     about: tuple[int, ...] = ()
     start: Start = 0
+    label: str | None = None
+    """What the prompted objects are called; None: nothing new."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
     force: Force = False
-    prime: str = ""
-    prefill: str = ""
-    """Words of the first round's question; empty: the engine's own."""
-    wanted: tuple[RequestPart, ...] = ()
+    answer_prefix: str = ""
+    prompt_question: str = ""
+    """Words of the question that shows the points and boxes to the model; empty: the engine's own."""
+    parts: tuple[RequestPart, ...] = ()
     """Things that are asked for one by one; empty: the question is asked as it is."""
 
 
 def select_clicks(prompts: Iterable[Prompt]) -> list[Point | Box]:
     """The points and boxes among prompts."""
     return [p for p in prompts if not isinstance(p, Mask)]
+
+
+def choose_reference(prompts: Iterable[Prompt]) -> Point | Box:
+    """The point or box of an object that stands behind its ``<|ref|>``."""
+    return choose_strongest(select_clicks(prompts))
+
+
+def needs_model(prompts: Iterable[Prompt], known: KnownObject | None) -> bool:
+    """Whether the model has to say which object prompts are about: a new object without a mask."""
+    return known is None and not any(isinstance(p, Mask) for p in prompts)
 
 
 def check_start(start: Any, num_frames: int) -> Start:
@@ -81,9 +82,7 @@ def check_start(start: Any, num_frames: int) -> Start:
     return start
 
 
-def group_prompts(
-    prompts: Prompt | Sequence[Prompt], memory: ObjectMemory, visual: VisualInput
-) -> tuple[Prompted, ...]:
+def group_prompts(prompts: Prompts, memory: ObjectMemory, visual: VisualInput) -> dict[int, tuple[Prompt, ...]]:
     """Prompts by object; those without an id each start an object of their own.
 
     Raises:
@@ -99,33 +98,31 @@ def group_prompts(
         number = prompt.object_id
         if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
             raise PromptError(f"the prompt's object_id is {number!r}; it must be a whole number of at least 1, or None")
-    named: dict[int, list[Prompt]] = {}
+    groups: dict[int, list[Prompt]] = {}
     free = max([memory.next_id, *(p.object_id + 1 for p in prompts if p.object_id is not None)])
     for prompt in prompts:
         number = prompt.object_id
         if number is None:
             number, free = free, free + 1
-        named.setdefault(int(number), []).append(prompt)
-    result = tuple(Prompted(i, tuple(group), memory.get(i)) for i, group in named.items())
-    for one in result:
-        _check_group(one, visual)
-    return result
+        groups.setdefault(int(number), []).append(prompt)
+    for number, group in groups.items():
+        _check_group(number, group, memory.get(number), visual)
+    return {number: tuple(group) for number, group in groups.items()}
 
 
-def _check_group(one: Prompted, visual: VisualInput) -> None:
+def _check_group(number: int, prompts: Sequence[Prompt], known: KnownObject | None, visual: VisualInput) -> None:
     size_hw, num_frames, side = visual.size_hw, visual.media.num_frames, visual.settings.sam_size
-    masks = [p for p in one.prompts if isinstance(p, Mask)]
-    frames = [p.frame for p in masks]
+    frames = [p.frame for p in prompts if isinstance(p, Mask)]
     if len(set(frames)) < len(frames):
-        raise PromptError(f"object {one.id} has two masks on one frame; give it one mask per frame")
-    points = select_clicks(one.prompts)
-    for frame in sorted({p.frame for p in points}):
-        build_sam_points([p for p in points if p.frame == frame], size_hw, num_frames, side)
-    if one.is_pointed and all(isinstance(p, Point) and not p.positive for p in points):
-        raise PromptError(f"object {one.id} has negative points only; give it a positive point or a box too")
+        raise PromptError(f"object {number} has two masks on one frame; give it one mask per frame")
+    clicks = select_clicks(prompts)
+    for frame in sorted({p.frame for p in clicks}):
+        build_sam_points([p for p in clicks if p.frame == frame], size_hw, num_frames, side)
+    if needs_model(prompts, known) and all(isinstance(p, Point) and not p.positive for p in clicks):
+        raise PromptError(f"object {number} has negative points only; give it a positive point or a box too")
 
 
-def check_about(about: Any, memory: ObjectMemory, visual: VisualInput, prompted: Sequence[Prompted]) -> tuple[int, ...]:
+def check_about(about: Any, memory: ObjectMemory, visual: VisualInput, prompted: Iterable[int]) -> tuple[int, ...]:
     """Ids of the known objects that a question is about.
 
     Raises:
@@ -138,20 +135,19 @@ def check_about(about: Any, memory: ObjectMemory, visual: VisualInput, prompted:
         if not is_seen(memory[i], visual):
             frames = ", ".join(map(str, visual.llm_frame_indices))
             raise PromptError(f"object {i} is visible on none of the frames that the model reads ({frames})")
-        if any(one.id == i for one in prompted):
+        if i in prompted:
             raise PromptError(f"object {i} is given in about and has prompts of its own; give it once")
     return tuple(ids)
 
 
-def check_named(text: str, memory: ObjectMemory, prompted: Sequence[Prompted]) -> None:
+def check_named(text: str, memory: ObjectMemory, prompted: Iterable[int]) -> None:
     """Refuse a question that names an object by an id which was given once and stands for nothing any more.
 
     Raises:
         PromptError: names the id.
     """
-    own = {one.id for one in prompted}
     for number in map(int, re.findall(r"\[(\d{1,9})\]", text)):
-        if 0 < number < memory.next_id and number not in memory and number not in own:
+        if 0 < number < memory.next_id and number not in memory and number not in prompted:
             have = ", ".join(map(str, memory)) or "none"
             raise PromptError(f"the question names [{number}], an object that was removed; known are {have}")
 

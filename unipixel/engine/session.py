@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
-from unipixel.engine.answer import Answer, AnswerObject, Clip, MaskPiece, TextPiece
-from unipixel.engine.dialogue import Ask, Dialogue, Transcript
-from unipixel.engine.features import CACHED_FRAMES, FrameFeatureCache
-from unipixel.engine.generation import DecodingOptions
+from unipixel.engine.answer import Answer, AnswerObject, Clip, Clock, MaskPiece, Piece, TextPiece, Timings
+from unipixel.engine.dialogue import Dialogue, Transcript
+from unipixel.engine.generation import DecodingOptions, Reply
 from unipixel.engine.memory import KnownObject, ObjectMemory
 from unipixel.engine.objects import Workspace, choose_start_frames, correct_object, restart_object, track_objects
 from unipixel.engine.request_parser import split_request
-from unipixel.engine.requests import Force, Request, Start, check_about, check_named, check_start, group_prompts
-from unipixel.engine.timing import Clock, Timings
-from unipixel.engine.tracking import legs
-from unipixel.engine.turn import Piece, Rounds, Row, answer_request, answer_turn
-from unipixel.errors import PromptError
+from unipixel.engine.requests import (
+    About,
+    Force,
+    ObjectRef,
+    Prompts,
+    Request,
+    Start,
+    check_about,
+    check_named,
+    check_start,
+    group_prompts,
+)
+from unipixel.engine.storage import SessionState, load_state, save_state
+from unipixel.engine.tracking import CACHED_FRAMES, FrameFeatureCache
+from unipixel.engine.turn import answer_request, answer_turn
+from unipixel.errors import PromptError, StalePromptError
 from unipixel.masks import MaskTrack
-from unipixel.media import Media, sample_indices
+from unipixel.media import Media, MediaLike, sample_indices
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import Processor, VisualInput
 from unipixel.processing.chat import SEG
 from unipixel.sample import Box, Mask, Point, Prompt, Turn
 
-__all__ = ["Answer", "MaskPiece", "Session", "TextPiece", "TrackedFrames", "choose_clip"]
+__all__ = ["Answer", "MaskPiece", "Request", "Session", "TextPiece", "TrackedFrames", "choose_clip"]
 
 TrackedFrames: TypeAlias = Literal["sampled", "all"]
 """Which frames are tracked: those that the language model sees, or all of the source."""
-Prompts: TypeAlias = Prompt | Sequence[Prompt]
-About: TypeAlias = int | AnswerObject | Sequence[int | AnswerObject]
+P = TypeVar("P")
 
 
 def choose_clip(media: Media, num_frames: int, track: TrackedFrames) -> Media:
@@ -61,7 +71,10 @@ class Session:
     Frames are counted within the clip, 0 .. `num_frames` - 1; `frame_indices` says which frames of the source
     they are. Every frame is encoded once for the language model and once for SAM, when first needed. Objects have ids
     from 1 that stay their own; questions and answers write them as ``[1]``. Later questions go on in the same
-    KV cache. A session is for one thread at a time.
+    KV cache. A session is for one thread at a time, but `objects` may be read from any.
+
+    A question, correction or tracking ends what is left of an earlier stream of the session. Every call, and every
+    stream, is one change for `undo`; what is renamed or removed while a stream is under way belongs to its change.
 
     Args:
         clip: the frames that are tracked (see `choose_clip`).
@@ -83,7 +96,7 @@ class Session:
         settings = processor.settings
         visual = VisualInput.from_media(clip.media, replace(settings, max_frames=num_frames or settings.max_frames))
         clock = Clock(model.device)
-        self._space: Workspace | None = Workspace(
+        self._open_space: Workspace | None = Workspace(
             model,
             processor,
             clip,
@@ -93,55 +106,126 @@ class Session:
             memory if memory is not None else ObjectMemory(),
             clock,
         )
-        self._going: Rounds | None = None
+        self._running: Generator[object, None, None] | None = None
+
+    @classmethod
+    def load(cls, model: UniPixel, processor: Processor, path: str | Path, media: MediaLike | None = None) -> Session:
+        """Take up a session that was saved; see `Engine.open_session`.
+
+        Raises:
+            MediaError: the file is no session, or its media are gone or changed.
+            CheckpointError: it was saved with another model.
+        """
+        state = load_state(path, model, media)
+        memory = ObjectMemory(state.objects, state.next_id)
+        session = cls(
+            model,
+            processor,
+            state.clip,
+            num_frames=state.num_frames,
+            feature_frames=state.feature_frames,
+            memory=memory,
+        )
+        session._space.dialogue.restore(state.transcript)
+        return session
 
     # what there is
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._open_space is None
+
+    @property
+    def clip(self) -> Clip:
+        """The frames it is about, and where they come from."""
+        return self._space.clip
+
+    @property
     def media(self) -> Media:
         """The clip's frames."""
-        return self.workspace.clip.media
+        return self._space.clip.media
 
     @property
     def num_frames(self) -> int:
         """T: frames of the clip."""
-        return self.workspace.num_frames
+        return self._space.num_frames
 
     @property
     def frame_indices(self) -> tuple[int, ...]:
         """Index in the source of every frame of the clip."""
-        return self.workspace.clip.frame_indices
+        return self._space.clip.frame_indices
 
     @property
     def seen_frames(self) -> tuple[int, ...]:
         """The frames of the clip that the language model sees."""
-        return self.workspace.visual.llm_frame_indices
+        return self._space.visual.llm_frame_indices
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """Tokens that stand for the clip at the beginning of the conversation."""
+        return self._space.visual.num_tokens
 
     @property
     def objects(self) -> dict[int, KnownObject]:
         """Everything in the object memory, by id."""
-        return dict(self.workspace.memory)
+        return dict(self._space.memory)
 
     @property
-    def workspace(self) -> Workspace:
-        """The parts a session is made of.
+    def revision(self) -> int:
+        """Grows with every change of an object: where it is the same, so are the objects."""
+        return self._space.memory.revision
+
+    def get_object(self, reference: ObjectRef) -> KnownObject:
+        """The object that an id, or an object of an answer, stands for.
 
         Raises:
-            ValueError: the session is closed.
+            PromptError: no such object.
         """
-        if self._space is None:
+        return self._space.memory.find(reference)
+
+    @property
+    def _space(self) -> Workspace:
+        if self._open_space is None:
             raise ValueError("the session is closed; open the media again")
-        return self._space
+        return self._open_space
 
     # questions
 
-    def ask(self, text: str | None = None, **options: Any) -> Answer:
-        """The answer to a question; arguments as in `stream`."""
-        answer = None
-        for piece in self.stream(text, **options):
-            answer = piece
-        assert isinstance(answer, Answer)  # always the last piece
-        return answer
+    def ask(
+        self,
+        text: str | None = None,
+        *,
+        prompts: Prompts = (),
+        about: About = (),
+        start: Start = 0,
+        label: str | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        force: Force = False,
+        answer_prefix: str = "",
+        prompt_question: str = "",
+        each: bool | None = None,
+    ) -> Answer:
+        """The answer to a question; arguments as in `prepare`."""
+        request = self.prepare(
+            text,
+            prompts=prompts,
+            about=about,
+            start=start,
+            label=label,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            force=force,
+            answer_prefix=answer_prefix,
+            prompt_question=prompt_question,
+            each=each,
+        )
+        return _take_answer(self._stream(self._drive(answer_request(self._space, request))))
 
     def stream(
         self,
@@ -150,16 +234,55 @@ class Session:
         prompts: Prompts = (),
         about: About = (),
         start: Start = 0,
+        label: str | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
         force: Force = False,
-        prime: str = "",
-        prefill: str = "",
+        answer_prefix: str = "",
+        prompt_question: str = "",
         each: bool | None = None,
     ) -> Iterator[Piece]:
         """The answer to a question, piece by piece: words, masks of each frame as it is tracked, the `Answer` last.
+
+        Arguments as in `prepare`, whose errors are raised at once. Closing the stream early keeps what was tracked.
+        """
+        request = self.prepare(
+            text,
+            prompts=prompts,
+            about=about,
+            start=start,
+            label=label,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            force=force,
+            answer_prefix=answer_prefix,
+            prompt_question=prompt_question,
+            each=each,
+        )
+        return self._stream(self._drive(answer_request(self._space, request)))
+
+    def prepare(
+        self,
+        text: str | None = None,
+        *,
+        prompts: Prompts = (),
+        about: About = (),
+        start: Start = 0,
+        label: str | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        force: Force = False,
+        answer_prefix: str = "",
+        prompt_question: str = "",
+        each: bool | None = None,
+    ) -> Request:
+        """A question checked against the session, before anything is computed; for `Engine.answer_batch`.
 
         Args:
             text: the question. None: segment what the prompts show and nothing else.
@@ -170,59 +293,29 @@ class Session:
             about: known objects that the question is about. Those it names as ``[id]`` are included by themselves.
             start: frame on which objects that the model segments start; they are tracked from there both ways.
                 ``"best"``: the frame on which each scores highest by itself.
+            label: what the prompted objects are called; None leaves the labels of known objects as they are.
             max_new_tokens: longest reply.
             temperature, top_p, seed: see `DecodingOptions`; 0 is greedy.
             force: where the model does not segment a point or box, take the masks that it would give if it did.
                 Otherwise such an object is "not there". ``"always"``: take these masks without asking the model.
-            prefill: words of the first round's question, which may name the prompted objects by their ids; by default
-                the engine's own.
-            prime: words put into the model's mouth, from which its reply goes on; not part of the answer's text.
+            answer_prefix: words put into the model's mouth, from which its reply goes on; not part of the answer's
+                text.
+            prompt_question: words of the first round's question, which may name the prompted objects by their ids; by
+                default the engine's own.
             each: ask for each thing of a request by itself ("the dog and the two cats"), for "all" and plurals until
-                nothing new comes; see `several.taken_apart`. All are tracked together, and are one answer. None: where
-                the checkpoint needs it, because it writes one ``<|seg|>`` a reply, as the released ones do.
-
-        A question ends what is left of an earlier stream of the session.
+                nothing new comes; see `request_parser.split_request`. All are tracked together, and are one answer.
+                None: where the checkpoint needs it, because it writes one ``<|seg|>`` a reply, as the released ones do.
 
         Raises:
-            PromptError: the text, a prompt or an object is not usable; raised at once.
+            PromptError: the text, a prompt or an object is not usable.
+            ValueError: a setting of the decoding is out of range.
         """
+        space = self._space
         decoding = DecodingOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        request = self.prepare(
-            text,
-            prompts=prompts,
-            about=about,
-            start=start,
-            decoding=decoding,
-            force=force,
-            prime=prime,
-            prefill=prefill,
-            each=each,
-        )
-        return self._run(answer_request(self.workspace, request))
-
-    def prepare(
-        self,
-        text: str | None,
-        *,
-        prompts: Prompts = (),
-        about: About = (),
-        start: Start = 0,
-        decoding: DecodingOptions | None = None,
-        force: Force = False,
-        prime: str = "",
-        prefill: str = "",
-        each: bool | None = None,
-    ) -> Request:
-        """A question checked against the session, before anything is computed.
-
-        Raises:
-            PromptError: something in it is not usable.
-        """
-        space = self.workspace
         if text is not None:
             space.processor.chat.check_text(text, "question")
-        space.processor.chat.check_text(prime, "beginning of the answer")
-        space.processor.chat.check_text(prefill, "pre-filling question")
+        space.processor.chat.check_text(answer_prefix, "beginning of the answer")
+        space.processor.chat.check_text(prompt_question, "question about the prompts")
         given = group_prompts(prompts, space.memory, space.visual)
         known = check_about(about, space.memory, space.visual, given)
         words = (text or "").strip()
@@ -231,24 +324,33 @@ class Session:
             raise PromptError("the question is empty and has no prompts; ask something, or give a point, box or mask")
         if not words and known:
             raise PromptError("about names objects but the question is empty; ask something about them")
-        plain = not (given or known or prime or prefill)
+        plain = not (given or known or answer_prefix or prompt_question)
         if each and not plain:
-            raise PromptError("each is for things that a question names; ask without prompts, about, prime or prefill")
+            raise PromptError(
+                "each is for things that a question names; ask without prompts, about, answer_prefix or prompt_question"
+            )
         asks_each = plain and (not space.processor.chat.named if each is None else each)
         return Request(
+            session=self,
             text=words,
-            prompted=given,
+            prompts=given,
             about=known,
             start=check_start(start, space.num_frames),
-            decoding=decoding or DecodingOptions(),
+            label=label,
+            decoding=decoding,
             force=force,
-            prime=prime,
-            prefill=prefill,
-            wanted=split_request(words) if asks_each else (),
+            answer_prefix=answer_prefix,
+            prompt_question=prompt_question,
+            parts=split_request(words) if asks_each else (),
         )
 
     def ask_turn(
-        self, turn: Turn, objects: Mapping[int, MaskTrack] | None = None, *, prime: str = "", max_new_tokens: int = 256
+        self,
+        turn: Turn,
+        objects: Mapping[int, MaskTrack] | None = None,
+        *,
+        answer_prefix: str = "",
+        max_new_tokens: int = 256,
     ) -> Answer:
         """Put a turn to the model exactly as it is written, as the first of a conversation and forgotten afterwards.
 
@@ -258,29 +360,50 @@ class Session:
         Args:
             turn: with an answer, that is read and not written; its ``<|seg|>`` become the objects in ``turn.targets``.
             objects: masks of the objects in ``turn.regions``, which need not be in the memory.
-            prime: words that the reply goes on from.
+            answer_prefix: words that the reply goes on from.
             max_new_tokens: longest reply.
 
         Raises:
             PromptError: the turn is not usable.
         """
-        chat = self.workspace.processor.chat
-        chat.check_text(prime, "beginning of the answer")
+        chat = self._space.processor.chat
+        chat.check_text(answer_prefix, "beginning of the answer")
         chat.check_text(turn.answer, "answer", SEG, len(turn.targets))
-        decoding, answer = DecodingOptions(max_new_tokens=max_new_tokens), None
-        for piece in self._run(answer_turn(self.workspace, turn, objects or {}, decoding, prime)):
-            answer = piece
-        assert isinstance(answer, Answer)  # always the last piece
-        return answer
+        decoding = DecodingOptions(max_new_tokens=max_new_tokens)
+        steps = answer_turn(self._space, turn, objects or {}, decoding, answer_prefix)
+        return _take_answer(self._stream(self._drive(steps)))
 
     # objects
 
-    def segment(self, prompts: Prompts, **options: Any) -> list[KnownObject]:
-        """Turn points, boxes and masks into objects, without a question; options as in `stream`."""
-        memory, answer = self.workspace.memory, self.ask(None, prompts=prompts, **options)
-        return [memory[one.id] for one in answer.objects]
+    def segment(
+        self,
+        prompts: Prompts,
+        *,
+        start: Start = 0,
+        label: str | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        force: Force = False,
+        prompt_question: str = "",
+    ) -> list[KnownObject]:
+        """Turn points, boxes and masks into objects, without a question; arguments as in `prepare`."""
+        answer = self.ask(
+            None,
+            prompts=prompts,
+            start=start,
+            label=label,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            force=force,
+            prompt_question=prompt_question,
+        )
+        return [self.get_object(one.id) for one in answer.objects]
 
-    def correct(self, object_id: int | AnswerObject, prompts: Prompts) -> KnownObject:
+    def correct(self, object_id: ObjectRef, prompts: Prompts) -> KnownObject:
         """Refine an object with clicks, a box or a mask on any frames; clicks add to earlier ones on their frame.
 
         A correction holds from its frame up to the next frame that has clicks or a mask of its own (and back to the
@@ -289,41 +412,109 @@ class Session:
         Raises:
             PromptError: the object is not known, or a prompt does not fit the clip.
         """
-        space = self.workspace
-        known = space.memory.find(object_id)
+        space, known = self._space, self.get_object(object_id)
         listed = [prompts] if isinstance(prompts, Point | Box | Mask) else list(prompts)
         if not listed:
             raise PromptError(f"object {known.id} was to be corrected by nothing; give a point, a box or a mask")
-        (one,) = group_prompts([replace(p, object_id=known.id) for p in listed], space.memory, space.visual)
-        known, changed = correct_object(space, known, one.prompts)
-        return self._track([known], changed)[0]
+        groups = group_prompts([replace(p, object_id=known.id) for p in listed], space.memory, space.visual)
+        known, changed = correct_object(space, known, groups[known.id])
+        _exhaust(self._stream(self._drive(track_objects(space, [known], {known.id: changed}))))
+        return self.get_object(known.id)
 
     def track(self, objects: About | None = None, *, start: Start | None = None) -> list[KnownObject]:
-        """Track objects again, both ways.
+        """Track objects again, both ways; arguments as in `propagate`."""
+        known = self._list_objects(objects)
+        _exhaust(self.propagate(objects, start=start))
+        return [self.get_object(one.id) for one in known]
+
+    def propagate(self, objects: About | None = None, *, start: Start | None = None) -> Iterator[MaskPiece]:
+        """Track objects again, both ways, and give the masks of each frame as it is tracked.
+
+        An object that is removed meanwhile is dropped. Closing the stream early keeps what was tracked.
 
         Args:
             objects: by default all that are known.
             start: the frame that counts, whose clicks, mask or words then are all that says where an object is;
-                ``"best"`` as in `stream`. None: from everything that is known about each.
+                ``"best"`` as in `prepare`. None: from everything that is known about each.
 
         Raises:
-            PromptError: an object is not known, or nothing says where it is on that frame.
+            PromptError: an object is not known, nothing says where it is on that frame, or there is no object at all.
         """
-        space = self.workspace
-        listed = list(space.memory) if objects is None else objects
-        if isinstance(listed, int | AnswerObject):
-            listed = [listed]
-        wanted = [space.memory.find(one) for one in listed]
+        space, known = self._space, self._list_objects(objects)
+        if not known:
+            raise PromptError("the session knows no object; segment one first")
         if start is not None:
             frame = check_start(start, space.num_frames)
-            begin = [self._find_best_frame(one) if frame == "best" else frame for one in wanted]
-            wanted = [restart_object(space, one, where) for one, where in zip(wanted, begin, strict=True)]
-        return self._track(wanted, [leg for one in wanted for leg in legs(one.id, one.anchors, space.num_frames)])
+            known = [self._restart(one, frame) for one in known]
+        return self._stream(self._drive(track_objects(space, known)))
 
-    def rename(self, object_id: int | AnswerObject, label: str) -> KnownObject:
+    def remove_prompt(self, object_id: ObjectRef, number: int) -> KnownObject | None:
+        """Take a prompt of an object back; see `stream_remove_prompt`. Returns the object, None if it is gone."""
+        known = self.get_object(object_id)
+        _exhaust(self.stream_remove_prompt(known, number))
+        return self._space.memory.get(known.id)
+
+    def stream_remove_prompt(self, object_id: ObjectRef, number: int) -> Iterator[MaskPiece]:
+        """Take a prompt of an object back, and give the masks of each frame as it is tracked.
+
+        The object becomes what it would be without it: what came before that prompt is restored, and prompts that came
+        later are applied again. An object that only this prompt made is removed. A stream that is closed early, or
+        fails, leaves the object as it was.
+
+        Args:
+            number: of the prompt among `KnownObject.prompts`; negative ones count from the end.
+
+        Raises:
+            PromptError: no such object, or it has no such prompt.
+            StalePromptError: what it was before is not known any more, and it was made by words.
+        """
+        known = self.get_object(object_id)
+        if not -len(known.prompts) <= number < len(known.prompts):
+            raise PromptError(f"object {known.id} has {len(known.prompts)} prompts; there is none with number {number}")
+        number %= len(known.prompts)
+        group = known.find_prompts_of(number)
+        base, first, end, later = None, 0, len(known.prompts), list[tuple[Prompt, ...]]()  # made anew from what is left
+        if group is not None:
+            place, first, end = group
+            base = known.earlier[place]
+            if base is not None:
+                base = replace(base, label=known.label, earlier=known.earlier[:place])
+            bounds = [len(one.prompts) for one in (*known.earlier[place + 1 :], known) if one is not None]
+            later = [known.prompts[a:b] for a, b in pairwise(bounds)]
+        elif known.label and known.queries is not None:
+            raise StalePromptError(
+                f"prompt {number} of object {known.id} is too old to be taken back; correct the object, or remove it"
+            )
+        kept = known.prompts[first:number] + known.prompts[number + 1 : end]
+        return self._stream(self._drive(self._rebuild(known, base, [group for group in (kept, *later) if group])))
+
+    def _rebuild(
+        self, known: KnownObject, base: KnownObject | None, groups: Sequence[tuple[Prompt, ...]]
+    ) -> Generator[MaskPiece | Reply, None, None]:
+        memory, others, is_done = self._space.memory, set(self._space.memory), False
+        try:
+            if base is None:
+                memory.remove(known.id)
+            else:
+                memory.add(base)
+            for group in groups:
+                prompts = [replace(p, object_id=known.id) for p in group]
+                request = self.prepare(None, prompts=prompts, force=True, label=known.label)
+                for piece in answer_request(self._space, request):
+                    if isinstance(piece, MaskPiece | Reply):
+                        yield piece
+            is_done = True
+        finally:
+            for i in set(memory) - others:
+                memory.remove(i)  # what the model found besides
+            if not is_done:
+                memory.add(known)
+
+    def rename(self, object_id: ObjectRef, label: str) -> KnownObject:
         """Give an object another label."""
-        memory = self.workspace.memory
-        return memory.rename(memory.find(object_id).id, label)
+        known = replace(self.get_object(object_id), label=label)
+        self._space.memory.add(known)
+        return known
 
     def add_object(self, object_id: int, track: MaskTrack, label: str = "") -> KnownObject:
         """Put an object whose masks are known on every frame into the memory, where nothing changes them.
@@ -331,7 +522,7 @@ class Session:
         Raises:
             PromptError: the masks are not those of the clip's frames.
         """
-        space = self.workspace
+        space = self._space
         if track.num_frames != space.num_frames or track.size_hw != space.clip.media.size_hw:
             raise PromptError(
                 f"the masks of object {object_id} are {track.num_frames} frames of {track.size_hw}; the clip has "
@@ -342,10 +533,43 @@ class Session:
         space.memory.add(known)
         return known
 
-    def remove(self, object_id: int | AnswerObject) -> None:
-        """Forget an object; its id is not used again. One that is being tracked is no longer followed."""
-        memory = self.workspace.memory
-        memory.remove(memory.find(object_id).id)
+    def remove(self, object_id: ObjectRef) -> None:
+        """Forget an object; its id is not used again. One that is being tracked is dropped."""
+        self._space.memory.remove(self.get_object(object_id).id)
+
+    # undo
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a change of the objects to be undone."""
+        return self._space.memory.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether a change was undone, and nothing has changed since."""
+        return self._space.memory.can_redo
+
+    def undo(self) -> tuple[int, ...]:
+        """Take the last change of the objects back; the ids of those that it was about.
+
+        A change is whatever one call or stream did: objects that a question or prompts made, a correction, a prompt
+        taken back, tracking, a rename, a removal. What was said in the conversation stays said, and no id is given
+        twice. The last 64 changes are kept; a saved session does not have them.
+
+        Raises:
+            PromptError: there is nothing to be undone.
+        """
+        self._end_stream()
+        return self._space.memory.undo()
+
+    def redo(self) -> tuple[int, ...]:
+        """Make the change again that was undone last; the ids of the objects that it is about.
+
+        Raises:
+            PromptError: nothing was undone, or the objects have changed since.
+        """
+        self._end_stream()
+        return self._space.memory.redo()
 
     # end
 
@@ -354,11 +578,14 @@ class Session:
 
         The next answer is the one that a session opened anew would give.
         """
-        space = self.workspace
-        if self._going is not None:
-            self._going.close()
-        space.dialogue.restore(Transcript(), [])
-        self._space = replace(space, memory=ObjectMemory())
+        self._end_stream()
+        self._space.dialogue.restore(Transcript())
+        self._space.memory.clear()
+
+    def release_caches(self) -> None:
+        """Free features and caches, which are computed again when they are needed; objects and conversation stay."""
+        self._space.dialogue.release()
+        self._space.features.clear()
 
     def save(self, path: str | Path, *, frames: bool | None = None) -> None:
         """Write the session to a file, from which `Engine.open_session` takes it up again.
@@ -366,22 +593,31 @@ class Session:
         Args:
             frames: put the clip's frames into the file; else it names the source. None: frames of short clips, and of
                 sources that are no file.
-        """
-        from unipixel.engine.storage import save
 
-        save(self.workspace, path, frames=frames)
+        Raises:
+            MediaError: the frames shall not go into the file, and their source is no file that it could name.
+        """
+        space = self._space
+        state = SessionState(
+            clip=space.clip,
+            num_frames=space.visual.settings.max_frames,
+            feature_frames=space.features.capacity,
+            objects=tuple(space.memory.values()),
+            next_id=space.memory.next_id,
+            transcript=space.dialogue.transcript,
+        )
+        save_state(state, space.model, path, frames=frames)
 
     def close(self, *, media: bool = True) -> None:
         """Free the session's memory and, if ``media``, its files.
 
         Answers stay usable, but can no longer be drawn if their frames came from an iterator that was closed.
         """
-        if self._space is not None:
-            self._space.dialogue.close()
-            self._space.features.clear()
+        if self._open_space is not None:
+            self.release_caches()
             if media:
-                self._space.clip.media.close()
-            self._space = None
+                self._open_space.clip.media.close()
+            self._open_space = None
 
     def __enter__(self) -> Session:
         return self
@@ -393,34 +629,57 @@ class Session:
 
     def timings(self) -> Timings:
         """Seconds per stage since the last answer, such as those of `correct` and `track`."""
-        return self.workspace.clock.take()
+        return self._space.clock.take()
 
-    def _run(self, going: Rounds) -> Iterator[Piece]:
-        """Answer what the rounds ask of the language model, and give out everything else."""
-        reply: Row | None = None
-        if self._going is not None:
-            self._going.close()  # its words would otherwise get between ours
-        self._going = going
+    def _list_objects(self, objects: About | None) -> list[KnownObject]:
+        if objects is None:
+            return list(self._space.memory.values())
+        listed = [objects] if isinstance(objects, int | AnswerObject) else objects
+        return list({known.id: known for known in map(self.get_object, listed)}.values())
+
+    def _restart(self, known: KnownObject, frame: Start) -> KnownObject:
+        if frame == "best":
+            if known.queries is None:
+                return known  # its own masks and clicks are better than any guess
+            (frame,) = choose_start_frames(self._space, known.queries[None], "best")
+        return restart_object(self._space, known, frame)
+
+    def _end_stream(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _stream(self, pieces: Generator[P, None, None]) -> Iterator[P]:
+        """Pieces of work, once what is left of an earlier stream has been ended: its words would get between ours."""
+        self._end_stream()
+        self._running = pieces
         try:
-            while True:
-                try:
-                    item = going.send(reply)
-                except StopIteration:
-                    return
-                reply = None
-                if isinstance(item, Ask):
-                    reply = Row(self.workspace.dialogue.reply(item))
-                else:
-                    yield item
+            yield from pieces
         finally:
-            going.close()
+            pieces.close()
 
-    def _track(self, objects: list[KnownObject], routes: list[Any]) -> list[KnownObject]:
-        for _ in track_objects(self.workspace, objects, routes):
-            pass
-        return [self.workspace.memory[one.id] for one in objects]
+    def _drive(self, steps: Generator[P | Reply, None, None]) -> Generator[P, None, None]:
+        """Let the language model write the replies that are asked for on the way, and give out everything else."""
+        space = self._space
+        with space.memory.change():
+            try:
+                for item in steps:
+                    if isinstance(item, Reply):
+                        space.dialogue.start(item)
+                    else:
+                        yield item
+            finally:
+                steps.close()
 
-    def _find_best_frame(self, known: KnownObject) -> int | None:
-        if known.queries is None:
-            return None  # its own masks and clicks are better than any guess
-        return choose_start_frames(self.workspace, known.queries[None], "best")[0]
+
+def _take_answer(pieces: Iterator[Piece]) -> Answer:
+    answer = None
+    for piece in pieces:
+        answer = piece
+    assert isinstance(answer, Answer)  # always the last piece
+    return answer
+
+
+def _exhaust(pieces: Iterator[object]) -> None:
+    for _ in pieces:
+        pass

@@ -13,6 +13,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,67 +28,76 @@ from torch import Tensor
 from unipixel import __version__
 from unipixel.engine.answer import Clip
 from unipixel.engine.dialogue import Transcript
-from unipixel.engine.memory import KnownObject, ObjectMemory
-from unipixel.engine.objects import Workspace
-from unipixel.engine.session import Session
-from unipixel.engine.tracking import Anchor
+from unipixel.engine.memory import Anchor, KnownObject, set_spans
 from unipixel.errors import CheckpointError, MediaError
 from unipixel.masks import MaskTrack, decode_rle, encode_rle, parse_rle
 from unipixel.media import Media, MediaLike, open_media
 from unipixel.model.unipixel import UniPixel
-from unipixel.processing import Processor
 from unipixel.sample import Box, Mask, Point, Prompt
 
 FORMAT = 1
 RECORD, TENSORS = "session.json", "tensors.safetensors"
-MOST_FRAMES_INSIDE = 64
+MAX_EMBEDDED_FRAMES = 64
 """Longest clip whose frames go into the file when nothing is said."""
 MAX_BYTES = 4 << 30
 """Largest file that is read, unpacked."""
 
 
-def save(space: Workspace, path: str | Path, *, frames: bool | None = None) -> None:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SessionState:
+    """What of a session outlives it."""
+
+    clip: Clip
+    num_frames: int
+    """Frames that the language model sees at most."""
+    feature_frames: int
+    objects: tuple[KnownObject, ...]
+    next_id: int
+    transcript: Transcript
+
+
+def save_state(state: SessionState, model: UniPixel, path: str | Path, *, frames: bool | None = None) -> None:
     """Write a session; see `Session.save`.
 
     Raises:
         MediaError: the frames shall not go into the file, and their source is no file that it could name.
     """
-    path, clip = Path(path), space.clip
-    source = _source_path(clip.source)
+    path, clip = Path(path), state.clip
+    source = _find_source(clip.source)
     if frames is None:
-        frames = source is None or space.num_frames <= MOST_FRAMES_INSIDE
+        frames = source is None or len(clip.frame_indices) <= MAX_EMBEDDED_FRAMES
     if not frames and source is None:
         raise MediaError(f"the frames come from {clip.source}, which is no file or folder; save them with frames=True")
     tensors: dict[str, Tensor] = {}
     record = {
         "format": FORMAT,
         "version": __version__,
-        "model": fingerprint(space.model),
+        "model": compute_fingerprint(model),
         "clip": {
             "source": clip.source,
             "path": None if frames else str(source),
             "size_hw": list(clip.media.size_hw),
             "fps": clip.fps,
             "frame_indices": list(clip.frame_indices),
-            "checksum": _checksum(clip.media),
+            "checksum": _compute_checksum(clip.media),
         },
-        "num_frames": space.visual.settings.max_frames,
-        "feature_frames": space.features.capacity,
-        "next_id": space.memory.next_id,
-        "objects": [_object_record(one, tensors) for one in space.memory.values()],
-        "dialogue": _dialogue_record(space, tensors),
+        "num_frames": state.num_frames,
+        "feature_frames": state.feature_frames,
+        "next_id": state.next_id,
+        "objects": [_write_object(one, tensors) for one in state.objects],
+        "dialogue": _write_transcript(state.transcript, tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     # a file that is half written must not look like a session
     draft = path.with_name(f".{path.name}.part")
     try:
-        _write(draft, record, tensors, clip.media if frames else ())
+        _write_file(draft, record, tensors, clip.media if frames else ())
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _write(path: Path, record: dict[str, Any], tensors: dict[str, Tensor], frames: Iterable[np.ndarray]) -> None:
+def _write_file(path: Path, record: dict[str, Any], tensors: dict[str, Tensor], frames: Iterable[np.ndarray]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(RECORD, json.dumps(record))
         # copies, because anchors of one object share their queries
@@ -95,10 +105,10 @@ def _write(path: Path, record: dict[str, Any], tensors: dict[str, Tensor], frame
         for t, frame in enumerate(frames):
             packed = io.BytesIO()
             Image.fromarray(frame).save(packed, format="PNG", compress_level=3)
-            file.writestr(zipfile.ZipInfo(_frame_name(t)), packed.getvalue())
+            file.writestr(zipfile.ZipInfo(_name_frame(t)), packed.getvalue())
 
 
-def restore(model: UniPixel, processor: Processor, path: str | Path, media: MediaLike | None = None) -> Session:
+def load_state(path: str | Path, model: UniPixel, media: MediaLike | None = None) -> SessionState:
     """Read a session; see `Engine.open_session`.
 
     Raises:
@@ -115,10 +125,20 @@ def restore(model: UniPixel, processor: Processor, path: str | Path, media: Medi
             tensors = load_tensors(file.read(TENSORS))
             if record["format"] != FORMAT:
                 raise MediaError(f"{path} has the session format {record['format']!r}; this version reads {FORMAT}")
-            if record["model"] != fingerprint(model):
+            if record["model"] != compute_fingerprint(model):
                 raise CheckpointError(f"{path} was saved with another model; load the one it was saved with")
-            clip = _clip(record["clip"], file, media)
-            return _session(model, processor, clip, record, tensors)
+            clip = _read_clip(record["clip"], file, media)
+        num_frames, feature_frames = int(record["num_frames"]), int(record["feature_frames"])
+        if num_frames < 1 or feature_frames < 1:
+            raise ValueError(f"num_frames and feature_frames are {num_frames} and {feature_frames}")
+        return SessionState(
+            clip=clip,
+            num_frames=num_frames,
+            feature_frames=feature_frames,
+            objects=tuple(_read_object(one, tensors, model, clip) for one in record["objects"]),
+            next_id=int(record["next_id"]),
+            transcript=_read_transcript(record["dialogue"], tensors, model),
+        )
     except OSError as error:
         raise MediaError(f"{path} cannot be read ({error.strerror or error})") from error
     except (zipfile.BadZipFile, zlib.error, SafetensorError, EOFError, RuntimeError, NotImplementedError) as error:
@@ -127,7 +147,7 @@ def restore(model: UniPixel, processor: Processor, path: str | Path, media: Medi
         raise MediaError(f"{path} is not a session file: a field is missing or malformed ({error})") from error
 
 
-def fingerprint(model: UniPixel) -> str:
+def compute_fingerprint(model: UniPixel) -> str:
     """What tells one model from another: a hash of its config and of two small weights.
 
     Weights are hashed as bfloat16, so that a model is the same in any precision.
@@ -139,24 +159,7 @@ def fingerprint(model: UniPixel) -> str:
     return digest.hexdigest()
 
 
-def _session(
-    model: UniPixel, processor: Processor, clip: Clip, record: dict[str, Any], tensors: dict[str, Tensor]
-) -> Session:
-    objects = [_object(one, tensors, model, clip) for one in record["objects"]]
-    session = Session(
-        model,
-        processor,
-        clip,
-        num_frames=int(record["num_frames"]),
-        feature_frames=int(record["feature_frames"]),
-        memory=ObjectMemory(objects, int(record["next_id"])),
-    )
-    transcript, unread = _dialogue(record["dialogue"], tensors, model)
-    session.workspace.dialogue.restore(transcript, unread)
-    return session
-
-
-def _source_path(source: str) -> Path | None:
+def _find_source(source: str) -> Path | None:
     try:
         path = Path(source)
         return path.resolve() if path.exists() else None
@@ -164,34 +167,34 @@ def _source_path(source: str) -> Path | None:
         return None
 
 
-def _frame_name(t: int) -> str:
+def _name_frame(t: int) -> str:
     return f"frames/{t:06d}.png"
 
 
-def _checksum(media: Media) -> int:
+def _compute_checksum(media: Media) -> int:
     """Of the first and the last frame: enough to notice that a file was replaced."""
     return zlib.crc32(media.frames([0, media.num_frames - 1]).tobytes())
 
 
-def _clip(record: dict[str, Any], file: zipfile.ZipFile, media: MediaLike | None) -> Clip:
+def _read_clip(record: dict[str, Any], file: zipfile.ZipFile, media: MediaLike | None) -> Clip:
     indices = tuple(int(i) for i in record["frame_indices"])
     if not indices:
         raise ValueError("frame_indices is empty")
     if media is None and record["path"] is None:
-        pictures = [Image.open(io.BytesIO(file.read(_frame_name(t))), formats=["PNG"]) for t in range(len(indices))]
+        pictures = [Image.open(io.BytesIO(file.read(_name_frame(t))), formats=["PNG"]) for t in range(len(indices))]
         opened = open_media(pictures)
     else:
         whole = open_media(record["path"] if media is None else media)
         if max(indices) >= whole.num_frames:
             raise MediaError(f"{whole.source} has {whole.num_frames} frames, but the session uses frame {max(indices)}")
         opened = whole.select(indices)
-    if list(opened.size_hw) != record["size_hw"] or _checksum(opened) != record["checksum"]:
+    if list(opened.size_hw) != record["size_hw"] or _compute_checksum(opened) != record["checksum"]:
         raise MediaError(f"{opened.source} is not what the session was about: its frames have changed")
     fps = record["fps"]
     return Clip(opened, str(record["source"]), indices, None if fps is None else float(fps))
 
 
-def _prompt_record(prompt: Prompt) -> dict[str, Any]:
+def _write_prompt(prompt: Prompt) -> dict[str, Any]:
     where = {"frame": int(prompt.frame), "object_id": None if prompt.object_id is None else int(prompt.object_id)}
     if isinstance(prompt, Point):
         return {"point": [float(prompt.x), float(prompt.y)], "positive": bool(prompt.positive), **where}
@@ -200,7 +203,7 @@ def _prompt_record(prompt: Prompt) -> dict[str, Any]:
     return {"mask": encode_rle(prompt.mask), **where}
 
 
-def _prompt(record: dict[str, Any]) -> Prompt:
+def _read_prompt(record: dict[str, Any]) -> Prompt:
     frame, object_id = int(record["frame"]), record["object_id"]
     if "point" in record:
         x, y = record["point"]
@@ -211,7 +214,7 @@ def _prompt(record: dict[str, Any]) -> Prompt:
     return Mask(decode_rle(record["mask"]), frame, object_id)
 
 
-def _object_record(known: KnownObject, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _write_object(known: KnownObject, tensors: dict[str, Tensor]) -> dict[str, Any]:
     anchors = []
     for number, anchor in enumerate(known.anchors):
         name = f"objects/{known.id}/{number}"
@@ -225,12 +228,12 @@ def _object_record(known: KnownObject, tensors: dict[str, Tensor]) -> dict[str, 
         "label": known.label,
         "track": known.track.to_json(),
         "frame_scores": list(known.frame_scores),
-        "prompts": [_prompt_record(prompt) for prompt in known.prompts],
+        "prompts": [_write_prompt(prompt) for prompt in known.prompts],
         "anchors": anchors,
     }
 
 
-def _object(record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel, clip: Clip) -> KnownObject:
+def _read_object(record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel, clip: Clip) -> KnownObject:
     object_id, track = int(record["id"]), MaskTrack.from_json(record["track"])
     scores = tuple(float(s) for s in record["frame_scores"])
     if track.num_frames != len(clip.frame_indices) or len(scores) != track.num_frames:
@@ -254,26 +257,25 @@ def _object(record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel,
         label=str(record["label"]),
         track=track,
         frame_scores=scores,
-        prompts=tuple(_prompt(one) for one in record["prompts"]),
-        anchors=tuple(anchors),
+        prompts=tuple(_read_prompt(one) for one in record["prompts"]),
+        anchors=set_spans(anchors, track.num_frames),
     )
 
 
-def _dialogue_record(space: Workspace, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    transcript, unread = space.dialogue.transcript()
+def _write_transcript(transcript: Transcript, tensors: dict[str, Tensor]) -> dict[str, Any]:
     for number, (coords, labels) in enumerate(zip(transcript.coords, transcript.labels, strict=True)):
         tensors[f"dialogue/coords/{number}"], tensors[f"dialogue/labels/{number}"] = coords, labels
     for number, region in enumerate(transcript.regions):
         tensors[f"dialogue/regions/{number}"] = region.to(torch.uint8)
     return {
         "ids": transcript.ids,
-        "unread": unread,
+        "unread": transcript.unread,
         "frames": transcript.frames,
         "num_regions": len(transcript.regions),
     }
 
 
-def _dialogue(record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel) -> tuple[Transcript, list[int]]:
+def _read_transcript(record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel) -> Transcript:
     ids, unread = [int(i) for i in record["ids"]], [int(i) for i in record["unread"]]
     frames = [int(f) for f in record["frames"]]
     size = model.config.language.vocab_size
@@ -281,11 +283,11 @@ def _dialogue(record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixe
         raise ValueError("a token id is outside of the vocabulary")
     if ids.count(model.config.ref_token_id) != len(frames):
         raise ValueError(f"{len(frames)} prompts do not fit the conversation")
-    transcript = Transcript(
+    return Transcript(
         ids,
         [tensors[f"dialogue/coords/{number}"] for number in range(len(frames))],
         [tensors[f"dialogue/labels/{number}"] for number in range(len(frames))],
         frames,
         [tensors[f"dialogue/regions/{number}"].bool() for number in range(int(record["num_regions"]))],
+        unread,
     )
-    return transcript, unread

@@ -1,82 +1,105 @@
-"""Objects followed through a clip from the frames they start on, forwards and backwards, frame by frame."""
+"""Objects tracked through a clip from the frames they are anchored on, forwards and backwards, frame by frame.
+
+How a clip is tracked: every anchor of an object decides over its span of frames (`memory.set_spans`). One pass runs
+forwards from the earliest anchor to the last frame of any span, and a second one backwards over what lies before the
+first anchors. In a pass, all objects that are under way share the encoded frame; those prompted alike on one frame
+form a cohort that is decoded in one batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unipixel.engine.features import FrameFeatureCache
-from unipixel.engine.timing import Clock
+from unipixel.engine.answer import Clock, MaskPiece
+from unipixel.engine.memory import Anchor
 from unipixel.masks import Rle, decode_rle, encode_rle
+from unipixel.media import Media
 from unipixel.model.segmenter import MEMORY_BIAS, MEMORY_SCALE, FrameFeatures, MaskPrediction, Segmenter
 from unipixel.model.tracker import Tracker
+from unipixel.processing import ImageSettings
+from unipixel.processing.images import prepare_sam_frames
 
 PIXELS_AT_ONCE = 1 << 24
 """Mask pixels at source size that are computed together."""
+CACHED_FRAMES = 32
+"""Frames whose features a session keeps by default; one costs 9.4 MB at Hiera-B+, 768 px, fp32."""
+ENCODE_BATCH = 4
+"""Frames that are encoded in one batch."""
+
+Anchored: TypeAlias = tuple[int, Anchor]
+"""An object's id with one of its anchors."""
 
 
-@dataclass(frozen=True, eq=False)
-class Anchor:
-    """What says where an object is on one frame: a `<|seg|>` state, clicks, a known mask, or several of them."""
+class FrameFeatureCache:
+    """SAM's features of single frames, encoded when first needed; the least recently used ones make room.
 
-    frame: int
-    queries: Tensor | None = None
-    """(Q, C) from the `<|seg|>` state."""
-    clicks: tuple[Tensor, Tensor] | None = None
-    """Coordinates (P, 2) in SAM pixels and labels (P,)."""
-    mask: Rle | None = None
-    """At source size. Taken as it is, or, with clicks, as what they correct."""
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the mask is the answer on this frame, not only a hint."""
-        return self.mask is not None and self.clicks is None
-
-
-@dataclass(frozen=True, eq=False)
-class Leg:
-    """The frames over which one anchor of an object decides: ``first`` to ``last``, both included."""
-
-    object_id: int
-    anchor: Anchor
-    first: int
-    last: int
-
-
-def legs(object_id: int, anchors: Sequence[Anchor], num_frames: int) -> list[Leg]:
-    """The legs of an object: the earliest anchor reaches back to frame 0, each one forward to the next.
-
-    One without an anchor, which was not found or whose masks were given, has none: it stays as it is.
+    A clip of at most ``capacity`` frames is encoded once, however many objects and questions there are. A longer one
+    streams through, and memory stays what ``capacity`` frames need.
     """
-    if not anchors:
-        return []
-    ordered = sorted(anchors, key=lambda a: a.frame)
-    ends = [a.frame - 1 for a in ordered[1:]] + [num_frames - 1]
-    starts = [0, *(a.frame for a in ordered[1:])]
-    return [Leg(object_id, a, first, last) for a, first, last in zip(ordered, starts, ends, strict=True)]
 
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        media: Media,
+        settings: ImageSettings,
+        *,
+        capacity: int = CACHED_FRAMES,
+        clock: Clock | None = None,
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"the feature cache holds {capacity} frames; it must hold at least 1")
+        self.capacity = capacity
+        self.encoded = 0
+        """Frames encoded so far, repetitions included."""
+        self._segmenter, self._media, self._settings = segmenter, media, settings
+        self._clock = clock or Clock()
+        self._kept: OrderedDict[int, FrameFeatures] = OrderedDict()
 
-@dataclass(frozen=True)
-class TrackedFrame:
-    """What is known of one frame when it has been tracked; one entry per object."""
+    def __len__(self) -> int:
+        return len(self._kept)
 
-    t: int
-    object_ids: tuple[int, ...]
-    rles: tuple[Rle | None, ...]
-    """Masks at source size; None where the object is not visible."""
-    scores: tuple[float, ...]
-    """Predicted IoU times the probability that the object is there."""
+    def get(self, t: int, following: Sequence[int] = ()) -> FrameFeatures:
+        """Features of frame ``t``; on a miss, missing ones of the frames ``following`` are encoded along with it."""
+        if t not in self._kept:
+            room = min(ENCODE_BATCH, self.capacity)
+            wanted = [t, *(f for f in following if f not in self._kept and f != t)][:room]
+            for frame, features in zip(wanted, self._encode(wanted), strict=True):
+                self._kept[frame] = features
+                self._kept.move_to_end(frame)
+            self._kept.move_to_end(t)
+            while len(self._kept) > self.capacity:
+                # never the frames just encoded: there are at most `capacity` of them, and they are the newest
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(t)
+        return self._kept[t]
 
+    def clear(self) -> None:
+        """Forget all features."""
+        self._kept.clear()
 
-def compute_scores(decoded: MaskPrediction) -> Tensor:
-    """(N,) predicted IoU times presence."""
-    return decoded.iou_scores.float() * decoded.object_score_logits.float().sigmoid()
+    @torch.no_grad()
+    def _encode(self, frames: list[int]) -> list[FrameFeatures]:
+        with self._clock.stage("read"):
+            pixels = prepare_sam_frames(self._media.frames(frames), self._settings)
+        self._clock.count("read", len(frames))
+        with self._clock.stage("sam_encode"):
+            device = self._segmenter.no_memory_embedding.device
+            features = self._segmenter.encode(pixels.to(device))
+            # slices would keep the whole batch alive
+            parts = [features[i : i + 1] for i in range(len(frames))]
+            if len(frames) > 1:
+                parts = [FrameFeatures(p.embed.clone(), p.high_res_0.clone(), p.high_res_1.clone()) for p in parts]
+        self._clock.count("sam_encode", len(frames))
+        self.encoded += len(frames)
+        return parts
 
 
 def propagate(
@@ -84,33 +107,35 @@ def propagate(
     features: FrameFeatureCache,
     size_hw: tuple[int, int],
     num_frames: int,
-    routes: Sequence[Leg],
+    anchors: Mapping[int, Sequence[Anchor]],
     *,
-    wanted: Callable[[int], bool] = lambda _: True,
+    is_wanted: Callable[[int], bool] = lambda _: True,
     clock: Clock | None = None,
-) -> Iterator[TrackedFrame]:
-    """Track objects over their legs: first all frames forwards in time, then what lies before the anchors, backwards.
+) -> Iterator[MaskPiece]:
+    """Track objects over the spans of their anchors: first everything forwards, then what lies before them, backwards.
 
     Args:
         features: SAM features of the clip.
         size_hw: source size, at which masks leave.
         num_frames: of the clip.
-        routes: legs of any number of objects; those of one object must not overlap.
-        wanted: asked before each frame; an object that is no longer wanted is dropped and its memory freed.
+        anchors: by object id; all of its anchors, or those whose spans have to be tracked again.
+        is_wanted: called before each frame; an object that is no longer wanted is dropped and its memory freed.
     """
     clock = clock or Clock()
-    exact = {(leg.object_id, leg.anchor.frame): leg.anchor.mask for leg in routes if leg.anchor.is_exact}
-    sweeps = [_propagate_one_way(segmenter, features, num_frames, routes, 1, wanted, clock)]
-    earlier = [leg for leg in routes if leg.first < leg.anchor.frame]
+    listed = [(i, anchor) for i, own in anchors.items() for anchor in own]
+    earlier = [(i, anchor) for i, anchor in listed if anchor.first < anchor.frame]
+    exact = {(i, anchor.frame): anchor.mask for i, anchor in listed if anchor.is_exact}
+    passes = [_propagate_one_way(segmenter, features, num_frames, listed, 1, is_wanted, clock)] if listed else []
     if earlier:
-        sweeps.append(_propagate_one_way(segmenter, features, num_frames, earlier, -1, wanted, clock))
-    for sweep in sweeps:
-        for t, ids, decoded in sweep:
+        passes.append(_propagate_one_way(segmenter, features, num_frames, earlier, -1, is_wanted, clock))
+    for one_way in passes:
+        for t, ids, decoded in one_way:
             with clock.stage("write"):
                 rles = to_rles(decoded.low_res_masks, size_hw)
-                rles = [exact.get((i, t), rle) for i, rle in zip(ids, rles, strict=True)]
-                frame = TrackedFrame(t, tuple(ids), tuple(rles), tuple(compute_scores(decoded).tolist()))
-            yield frame
+                # a mask that was given leaves as it came, not as SAM's square would give it back
+                masks = {i: exact.get((i, t), rle) for i, rle in zip(ids, rles, strict=True)}
+                piece = MaskPiece(t, masks, dict(zip(ids, compute_scores(decoded).tolist(), strict=True)))
+            yield piece
 
 
 @torch.no_grad()
@@ -118,27 +143,31 @@ def _propagate_one_way(
     segmenter: Segmenter,
     features: FrameFeatureCache,
     num_frames: int,
-    routes: Sequence[Leg],
+    anchors: Sequence[Anchored],
     direction: int,
-    wanted: Callable[[int], bool],
+    is_wanted: Callable[[int], bool],
     clock: Clock,
 ) -> Iterator[tuple[int, list[int], MaskPrediction]]:
     """One pass in one direction. Backwards, the anchors' own frames are prompted again but not given out again."""
     forward = direction > 0
-    begin = min(leg.anchor.frame for leg in routes) if forward else max(leg.anchor.frame for leg in routes)
-    end = max(leg.last for leg in routes) if forward else min(leg.first for leg in routes)
+    frames = [anchor.frame for _, anchor in anchors]
+    begin = min(frames) if forward else max(frames)
+    end = max(anchor.last for _, anchor in anchors) if forward else min(anchor.first for _, anchor in anchors)
     order = list(range(begin, end + direction, direction))
+    # each pass has a tracker of its own: SAM's memories are relative to the direction in which time runs, and what the
+    # forward pass remembers of later frames must not reach the frames before the anchor
     tracker = Tracker(segmenter, num_frames)
     until: dict[int, int] = {}
     for place, t in enumerate(order):
-        over = [i for i in tracker.object_ids if (t - until[i]) * direction > 0 or not wanted(i)]
-        tracker.remove(over)
-        starting = [leg for leg in routes if leg.anchor.frame == t and wanted(leg.object_id)]
+        # an object leaves at the end of its span: the next anchor takes over, or there is nothing more to know
+        tracker.remove([i for i in tracker.object_ids if (t - until[i]) * direction > 0 or not is_wanted(i)])
+        starting = [(i, anchor) for i, anchor in anchors if anchor.frame == t and is_wanted(i)]
         if not starting and not tracker.object_ids:
-            continue
+            continue  # a gap between two spans: its frames need not even be encoded
         frame = features.get(t, order[place + 1 : place + 4])
         parts: list[tuple[list[int], MaskPrediction]] = []
         with clock.stage("track"):
+            # those under way first: an object that starts here must not see this frame twice
             ids = tracker.object_ids
             stepped = tracker.step(frame)
             if stepped is not None:
@@ -146,35 +175,33 @@ def _propagate_one_way(
             started = _prompt_objects(segmenter, tracker, frame, starting, num_frames)
             if forward:
                 parts += started
-        until.update({leg.object_id: leg.last if forward else leg.first for leg in starting})
+        until.update({i: anchor.last if forward else anchor.first for i, anchor in starting})
         clock.count("track", sum(len(ids) for ids, _ in parts))
         if parts:
-            yield t, [i for ids, _ in parts for i in ids], concatenate_decoded([decoded for _, decoded in parts])
+            yield t, [i for ids, _ in parts for i in ids], concatenate_predictions([one for _, one in parts])
 
 
 def _prompt_objects(
-    segmenter: Segmenter, tracker: Tracker, frame: FrameFeatures, starting: Sequence[Leg], num_frames: int
+    segmenter: Segmenter, tracker: Tracker, frame: FrameFeatures, starting: Sequence[Anchored], num_frames: int
 ) -> list[tuple[list[int], MaskPrediction]]:
     """Prompt the objects that start on a frame; those prompted alike go together and share a cohort."""
 
-    def describe_prompts(leg: Leg) -> tuple[bool, bool, int]:
-        anchor = leg.anchor
+    def describe_prompts(one: Anchored) -> tuple[bool, bool, int]:
+        _, anchor = one
         # clicks are never padded to a common number: padding would change what an object gets
-        return (
-            anchor.queries is not None,
-            anchor.mask is not None,
-            len(anchor.clicks[1]) if anchor.clicks is not None else 0,
-        )
+        clicks = len(anchor.clicks[1]) if anchor.clicks is not None else 0
+        return anchor.queries is not None, anchor.mask is not None, clicks
 
     parts = []
     for _, same in groupby(sorted(starting, key=describe_prompts), describe_prompts):
         group = list(same)
-        ids, anchors = [leg.object_id for leg in group], [leg.anchor for leg in group]
+        ids, anchors = [i for i, _ in group], [anchor for _, anchor in group]
         if anchors[0].is_exact:
             decoded = tracker.add_masks(frame, ids, _resize_to_square([a.mask for a in anchors], segmenter))
         elif anchors[0].mask is not None:
             decoded = correct_mask(segmenter, frame, anchors)
             if num_frames > 1:
+                # from here on the corrected mask counts, as if it had been given
                 side = segmenter.config.image_size
                 full = F.interpolate(decoded.low_res_masks.float(), size=(side, side), mode="bilinear")
                 tracker.add_masks(frame, ids, full[:, 0] > 0)
@@ -194,6 +221,11 @@ def _stack_prompts(anchors: Sequence[Anchor]) -> tuple[Tensor | None, tuple[Tens
     clicks = [a.clicks for a in anchors if a.clicks is not None]
     points = (torch.stack([c for c, _ in clicks]), torch.stack([label for _, label in clicks])) if clicks else None
     return torch.stack(queries) if queries else None, points
+
+
+def compute_scores(decoded: MaskPrediction) -> Tensor:
+    """(N,) predicted IoU times presence."""
+    return decoded.iou_scores.float() * decoded.object_score_logits.float().sigmoid()
 
 
 def decode_frame(segmenter: Segmenter, frame: FrameFeatures, anchors: Sequence[Anchor]) -> MaskPrediction:
@@ -239,13 +271,12 @@ def find_best_frames(
     return [frames[place] for place in torch.stack(scores).argmax(0).tolist()]
 
 
-def concatenate_decoded(parts: Sequence[MaskPrediction]) -> MaskPrediction:
+def concatenate_predictions(parts: Sequence[MaskPrediction]) -> MaskPrediction:
     """Several batches of objects on one frame as one."""
     if len(parts) == 1:
         return parts[0]
-    return MaskPrediction(
-        *(torch.cat([getattr(p, name) for p in parts]) for name in MaskPrediction.__dataclass_fields__)
-    )
+    names = MaskPrediction.__dataclass_fields__
+    return MaskPrediction(*(torch.cat([getattr(p, name) for p in parts]) for name in names))
 
 
 def to_rles(low_res_masks: Tensor, size_hw: tuple[int, int]) -> list[Rle | None]:

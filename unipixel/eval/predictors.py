@@ -10,7 +10,7 @@ import numpy as np
 from unipixel.engine.answer import Answer, AnswerObject, Clip
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
-from unipixel.engine.wording import write_prompt_answer
+from unipixel.engine.turn import write_prompt_answer
 from unipixel.errors import UnipixelError
 from unipixel.eval import stickers
 from unipixel.eval.questions import ClipView, PredictedObject, Prediction, Question
@@ -46,8 +46,8 @@ class EnginePredictor:
             answer = session.ask(
                 question.text,
                 prompts=question.prompts,
-                prime=question.prime,
-                prefill=question.prefill,
+                answer_prefix=question.prime,
+                prompt_question=question.prefill,
                 force="always" if question.forced else False,
                 max_new_tokens=question.max_new_tokens,
                 each=False,
@@ -99,7 +99,7 @@ class EnginePredictor:
 
     def _ask_as_written(self, session: Session, question: Question, objects: Mapping[int, MaskTrack]) -> Answer:
         turn = Turn(question=question.text, regions=question.regions, as_written=True)
-        return session.ask_turn(turn, objects, prime=question.prime, max_new_tokens=question.max_new_tokens)
+        return session.ask_turn(turn, objects, answer_prefix=question.prime, max_new_tokens=question.max_new_tokens)
 
     def _answer_forced(self, session: Session, question: Question) -> Prediction:
         """The prompts' masks by a dictated answer, whole frames for those that are empty, then the question."""

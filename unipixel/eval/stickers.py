@@ -68,7 +68,7 @@ Asking = Callable[[Sequence[StickerQuestion]], list[Answer | UnipixelError]]
 
 def ask_engine(engine: Engine, questions: Sequence[StickerQuestion]) -> list[Answer | UnipixelError]:
     """Answers of a model to questions that are asked together."""
-    answers: list[Answer | UnipixelError] = engine.ask(
+    answers: list[Answer | UnipixelError] = engine.ask_batch(
         [list(q.world.frames) if q.world.is_video else q.world.image for q in questions],
         [q.text for q in questions],
         prompts=[list(q.prompts) for q in questions],

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from unipixel.engine.wording import write_prompt_answer, write_prompt_question
+from unipixel.engine.turn import write_prompt_answer, write_prompt_question
 from unipixel.errors import DatasetError
 from unipixel.processing.wording import write_turns
 from unipixel.sample import Query, Sample
