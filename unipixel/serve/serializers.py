@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from unipixel.engine.answer import Answer, AnswerObject, KnownObject, MaskPiece
+from unipixel.engine.answer import Answer, AnswerObject, MaskPiece
 from unipixel.engine.engine import Engine
+from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.masks import Rle, encode_rle
 from unipixel.sample import Box, Point, Prompt

@@ -14,7 +14,8 @@ from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, Up
 from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 
-from unipixel.engine.answer import Answer, KnownObject, MaskPiece, Piece, TextPiece
+from unipixel.engine.answer import Answer, MaskPiece, Piece, TextPiece
+from unipixel.engine.memory import KnownObject
 from unipixel.errors import MediaError, PromptError
 from unipixel.serve.errors import ApiError, JobCancelled
 from unipixel.serve.media import clean_name, encode_frame, fetch_media, store_upload

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unipixel.engine.answer import KnownObject
+from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.errors import MediaError
 from unipixel.media import open_media
