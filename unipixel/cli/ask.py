@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 
 HELP = """\
 Ask anything; [1] in a question means object 1. Commands:
-  /point [ID=][-]X,Y[@FRAME] ...   point at something in the next question ('-': beside it)
-  /box [ID=]X1,Y1,X2,Y2[@FRAME]    put a box around something in the next question
-  /mask [ID=]FILE[@FRAME]          show a mask in the next question
-  /segment                         segment what was pointed at, without a question
-  /objects                         list what is known
+  /point [ID=][-]X,Y[@FRAME] ...   add a point to the next question ('-': beside the object)
+  /box [ID=]X1,Y1,X2,Y2[@FRAME]    add a box to the next question
+  /mask [ID=]FILE[@FRAME]          add a mask to the next question
+  /segment                         segment what the prompts show, without a question
+  /objects                         list known objects
   /forget ID                       remove an object
-  /save FILE                       save the session, to take it up with Engine.open_session
+  /undo, /redo                     take back the last change of the objects, or make it again
+  /save FILE                       save the session, to be opened with Engine.open_session
   /help, /quit"""
 
 PARSERS: dict[str, Callable[[str], object]] = {"point": parse_point, "box": parse_box, "mask": parse_mask}
@@ -75,7 +76,7 @@ def ask(
         bool, typer.Option("--force", help="Segment what is pointed at even if the model says that nothing is there.")
     ] = False,
 ) -> None:
-    """Ask about an image or a video; the answer comes with masks for the objects it speaks of."""
+    """Ask about an image or a video; the answer comes with masks for the objects it mentions."""
     check_out(out)
     prompts = parse_prompts(point, negative_point, box, mask)
     # before the model is loaded, so that a misspelled name is told at once
@@ -116,7 +117,7 @@ def chat(
     max_new_tokens: options.MaxTokens = 256,
     each: options.Each = None,
 ) -> None:
-    """Ask many questions about one image or video; what was found before stays known."""
+    """Ask many questions about one image or video; the session remembers what was found before."""
     check_folder(out, "--out")
     frame = parse_start(start)
     opened = open_source(media, no_limits)
@@ -140,6 +141,8 @@ class TerminalChat:
             "segment": lambda _: self._ask(None),
             "objects": lambda _: show_objects(self._session.objects.values(), self._session.num_frames),
             "forget": self._forget,
+            "undo": lambda _: self._report_change(self._session.undo()),
+            "redo": lambda _: self._report_change(self._session.redo()),
             "save": self._save,
             "help": lambda _: typer.echo(HELP),
         }
@@ -193,6 +196,9 @@ class TerminalChat:
             raise ValueError("/forget needs the number of one object, such as /forget 2")
         self._session.remove(int(words[0]))
         typer.echo(f"object {words[0]} is forgotten")
+
+    def _report_change(self, ids: Sequence[int]) -> None:
+        typer.echo(f"changed: {', '.join(f'[{i}]' for i in ids)}")
 
     def _save(self, words: list[str]) -> None:
         if len(words) != 1:

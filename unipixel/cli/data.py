@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_FRAMES, MAX_TEXTS, MAX_CHARACTERS = 4, 8, 400
 """Frames of a clip that are drawn on a sheet, texts of a record below it, and characters of each."""
 
-data = typer.Typer(no_args_is_help=True, help="List, check and look at datasets.")
+data = typer.Typer(no_args_is_help=True, help="List, check and show datasets.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME[/SPLIT]", help="As in `unipixel data list`, or folder:PATH.")]
 Root = Annotated[
@@ -31,7 +31,7 @@ Root = Annotated[
 
 @data.callback()
 def configure_data() -> None:
-    """List, check and look at datasets."""
+    """List, check and show datasets."""
 
 
 @data.command("list")
@@ -133,7 +133,7 @@ def show(
     count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="Samples per split.")] = 4,
     root: Root = Path("."),
 ) -> None:
-    """Draw samples with their masks and texts on one sheet per split, to look at."""
+    """Draw samples with their masks and texts on one sheet per split."""
     if count < 1:
         raise ValueError(f"--count is {count}; it must be at least 1")
     check_folder(out, "--out")

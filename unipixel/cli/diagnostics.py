@@ -23,7 +23,7 @@ MAX_TENSORS = 8
 
 def bench(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Very small sizes: shows in seconds that all runs; figures mean nothing.")
+        bool, typer.Option("--quick", help="Very small sizes: shows in seconds that everything runs; the figures mean nothing.")
     ] = False,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="'memory', 'image', 'clip' or 'session'; repeat.")

@@ -39,32 +39,32 @@ Base = Annotated[
     typer.Option(
         "--base",
         metavar="NAME",
-        help="What --model is laid over, where that holds only a part of a model (LoRA, a stage).",
+        help="The base model, where --model holds only a part of one (LoRA, a training stage).",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")]
 DType = Annotated[
-    str | None, typer.Option("--dtype", help="'float32' or 'bfloat16'; by default what suits model and device.")
+    str | None, typer.Option("--dtype", help="'float32' or 'bfloat16'; by default chosen for model and device.")
 ]
 NumFrames = Annotated[
     int | None,
-    typer.Option("--num-frames", metavar="N", help="Frames of a video that the language model sees, evenly spread."),
+    typer.Option("--num-frames", metavar="N", help="Number of evenly spread frames of a video that the language model reads."),
 ]
 Track = Annotated[
-    str, typer.Option("--track", help="'sampled': the clip is the frames the model sees; 'all': all of the source.")
+    str, typer.Option("--track", help="'sampled': track through the frames that the model reads; 'all': through every frame of the source.")
 ]
 Start = Annotated[
     str,
     typer.Option(
-        "--start", metavar="FRAME", help="Frame of the clip on which objects start, or 'best': where each is clearest."
+        "--start", metavar="FRAME", help="Frame of the clip where tracking starts, or 'best': where each object is clearest."
     ),
 ]
 Each = Annotated[
     bool | None,
     typer.Option(
         "--each/--no-each",
-        help="Ask for each thing of a request by itself, and for 'all' and plurals until nothing new comes; by default "
-        "where the checkpoint needs it.",
+        help="Ask for each thing in a request separately, and for 'all' and plurals until nothing new is found; by "
+        "default where the checkpoint needs it.",
     ),
 ]
 MaxTokens = Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest reply, in tokens.")]
@@ -73,24 +73,25 @@ Points = Annotated[
     typer.Option(
         "--point",
         metavar="[ID=][-]X,Y[@FRAME]",
-        help="A point on an object, in pixels of the source; '-' before X says that it is beside it. Repeat for more; "
-        "points with one ID are about one object.",
+        help="A point on an object, in pixels of the source, or beside it with '-' before X. Repeat for more points; "
+        "those with the same ID belong to one object.",
     ),
 ]
 NegativePoints = Annotated[
     list[str] | None,
-    typer.Option("--negative-point", metavar="[ID=]X,Y[@FRAME]", help="The same as --point with a '-'."),
+    typer.Option("--negative-point", metavar="[ID=]X,Y[@FRAME]", help="A point beside an object; the same as --point with '-' before X."),
 ]
 Boxes = Annotated[
     list[str] | None,
-    typer.Option("--box", metavar="[ID=]X1,Y1,X2,Y2[@FRAME]", help="A box around an object. Repeat for more."),
+    typer.Option("--box", metavar="[ID=]X1,Y1,X2,Y2[@FRAME]", help="A box around an object, in pixels of the source. Repeat for more."),
 ]
 Masks = Annotated[
     list[str] | None,
     typer.Option(
         "--mask",
         metavar="[ID=]FILE[@FRAME]",
-        help="A grey or palette PNG: pixels above 0 are the object; a palette with several ids gives several objects.",
+        help="A mask as a grey or palette PNG: pixels above 0 are the object; several ids in a palette are several "
+        "objects.",
     ),
 ]
 Out = Annotated[
@@ -104,7 +105,7 @@ Out = Annotated[
     ),
 ]
 NoLimits = Annotated[
-    bool, typer.Option("--no-limits", help="Open media of any size and length; the machine must have the memory.")
+    bool, typer.Option("--no-limits", help="Open media of any size and length, as far as memory allows.")
 ]
 
 

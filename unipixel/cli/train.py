@@ -47,7 +47,7 @@ def train(
         bool, typer.Option("--skip-absent", help="Leave out datasets of the mixture whose files are not there.")
     ] = False,
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="Begin with 'nano', a checkpoint folder, or a Hub id.")
+        str, typer.Option("--model", metavar="NAME", help="Start from 'nano', a checkpoint folder, or a Hub id.")
     ] = "",
     start: Annotated[
         list[str] | None,
@@ -55,7 +55,7 @@ def train(
     ] = None,
     max_bad: Annotated[
         float | None,
-        typer.Option("--max-bad", metavar="SHARE", help="Records that may be unreadable and are left out; 0.05."),
+        typer.Option("--max-bad", metavar="SHARE", help="Share of records that may be unreadable and are left out; 0.05."),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", metavar="N", help="Processes that load data.")] = 1,
     parallel: Annotated[
