@@ -6,13 +6,14 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 STAMP := .venv/installed.stamp
 CHECKED := .venv/checked.stamp
+DOCS := .venv/docs.stamp
 THREADS ?= 2
 TESTS ?=
 SERVE ?=
 
 DEMO_OUT ?= demo
 
-.PHONY: demo serve test check page browser format lint types venv clean
+.PHONY: demo serve test check page browser docs format lint types venv clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -39,6 +40,10 @@ browser:
 			&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
 		|| echo "No Chromium: the tests of the web page are skipped; install the package chromium to run them."
 
+# The documentation site, in site/; with pictures, scripts and fonts of its own, so that it can be read offline. A warning ends it.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -63,6 +68,10 @@ $(CHECKED): $(STAMP)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[check]'
 	@touch $@
 
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO_OUT)
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO_OUT)
 	find unipixel tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from unipixel.model.weights import save_model
 from unipixel.sample import Box, Mask, Point
 
 HEIGHT, WIDTH = 48, 64
+Ask = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ask(checkpoint: Path):
+def ask(checkpoint: Path) -> Ask:
     """Run ``unipixel ask`` with the small checkpoint and short replies."""
 
     def run(*arguments: object) -> Result:
@@ -91,7 +93,7 @@ def test_version_is_printed() -> None:
     assert invoke("--version").stdout == f"unipixel {__version__}\n"
 
 
-def test_json_is_all_that_stdout_holds(ask, media: Path) -> None:
+def test_json_is_all_that_stdout_holds(ask: Ask, media: Path) -> None:
     result = ask(media / "picture.png", "What is this?", "--point", "20,14", "--force", "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
@@ -101,7 +103,7 @@ def test_json_is_all_that_stdout_holds(ask, media: Path) -> None:
     assert decode_rle(found["rles"][0]).shape == (HEIGHT, WIDTH)
 
 
-def test_things_are_asked_for_one_by_one_if_wanted(ask, checkpoint: Path, media: Path) -> None:
+def test_things_are_asked_for_one_by_one_if_wanted(ask: Ask, checkpoint: Path, media: Path) -> None:
     text = "Please segment the dog and the ball."
     engine, picture = load(checkpoint, device="cpu"), media / "picture.png"
     expected = {each: engine.ask(picture, text, each=each, max_new_tokens=4).raw_text for each in (True, False)}
@@ -113,7 +115,7 @@ def test_things_are_asked_for_one_by_one_if_wanted(ask, checkpoint: Path, media:
     assert_refused(ask(media / "picture.png", text, "--each", "--point", "20,14"), "each is for things that a question")
 
 
-def test_answer_about_a_video_is_written_to_a_folder(ask, media: Path, tmp_path: Path) -> None:
+def test_answer_about_a_video_is_written_to_a_folder(ask: Ask, media: Path, tmp_path: Path) -> None:
     prompts = ["--point", "1=20,14@1", "--point", "1=-2,2@1", "--box", "2=30,20,50,40"]
     result = ask(media / "clip.mp4", *prompts, "--force", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -125,7 +127,7 @@ def test_answer_about_a_video_is_written_to_a_folder(ask, media: Path, tmp_path:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".mp4"])
-def test_overlay_has_the_json_beside_it(ask, media: Path, tmp_path: Path, suffix: str) -> None:
+def test_overlay_has_the_json_beside_it(ask: Ask, media: Path, tmp_path: Path, suffix: str) -> None:
     place = tmp_path / "deep" / f"answer{suffix}"
     result = ask(media / "clip.mp4", "--box", "30,20,50,40", "--force", "--num-frames", "2", "-o", place)
     assert result.exit_code == 0, result.output
@@ -133,7 +135,7 @@ def test_overlay_has_the_json_beside_it(ask, media: Path, tmp_path: Path, suffix
     assert json.loads(place.with_suffix(".json").read_text())["media"]["frame_indices"] == [0, 4]
 
 
-def test_mask_file_becomes_the_object_itself(ask, media: Path, tmp_path: Path) -> None:
+def test_mask_file_becomes_the_object_itself(ask: Ask, media: Path, tmp_path: Path) -> None:
     ids = np.zeros((HEIGHT, WIDTH), np.uint8)
     ids[10:20, 10:30], ids[30:40, 40:60] = 3, 7
     save_davis_png(ids, tmp_path / "ids.png")
@@ -144,7 +146,7 @@ def test_mask_file_becomes_the_object_itself(ask, media: Path, tmp_path: Path) -
     assert np.array_equal(decode_rle(objects[0]["rles"][0]), ids == 3)
 
 
-def test_all_frames_are_tracked_when_asked_for(ask, media: Path) -> None:
+def test_all_frames_are_tracked_when_asked_for(ask: Ask, media: Path) -> None:
     options = ["--box", "30,20,50,40", "--force", "--json", "--num-frames", 2, "--track", "all", "--start", "best"]
     answer = json.loads(ask(media / "clip.mp4", *options).stdout)
     assert answer["media"]["frame_indices"] == [0, 1, 2, 3, 4]

@@ -155,7 +155,7 @@ def test_iterators_give_each_frame_as_it_comes() -> None:
     assert int(next(walk)[0, 0, 0]) == 1 and seen == [0, 1]
     assert int(media.frame(3)[0, 0, 0]) == 3 and seen == [0, 1, 2, 3]
     assert [int(frame[0, 0, 0]) for frame in walk] == [2, 3, 4]
-    assert not media.is_live and media.num_frames == 5
+    assert media.num_frames == 5 and not media.is_live
 
 
 def test_iterators_can_be_read_again_and_out_of_order() -> None:

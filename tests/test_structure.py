@@ -1,11 +1,13 @@
-"""The rules of the house, read from the source: floors, fences, sizes, names, exports, docstrings."""
+"""Rules of the package, read from the source: layers, allowed imports, sizes, names, exports, docstrings."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +22,11 @@ SOURCES = MODULES + sorted(path for folder in ("tests", "tools", "examples") for
 PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *(path for path in sorted(ROOT.iterdir()) if path.suffix in {".md", ".toml", ".txt"} or path.name == "Makefile"),
-    *sorted((ROOT / ".ci").iterdir()),
+    *(path for path in sorted(ROOT.iterdir()) if path.suffix in {".cff", ".yml", ".yaml"}),
+    *sorted(path for folder in (".ci", ".github") for path in (ROOT / folder).rglob("*") if path.is_file()),
 ]
 
-FLOORS = {
+LAYERS = {
     "errors": 0,
     "media": 1,
     "masks": 1,
@@ -38,7 +41,6 @@ FLOORS = {
     "train": 6,
     "eval": 6,
     "serve": 7,
-    "scale": 7,
     "bench": 7,
     "ablation": 7,
     "cli": 8,
@@ -47,11 +49,10 @@ FLOORS = {
 NO_TORCH = {"errors", "media", "masks", "metrics", "draw", "sample", "data", "stickers"}
 ONLY_IN = {
     "av": {"media", "draw"},
-    "ray": {"scale"},
     **{name: {"serve"} for name in ("aiohttp", "fastapi", "flask", "sse_starlette", "starlette", "uvicorn")},
 }
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "core", "base", "manager", "managers"}
-BROAD_EXCEPT_ALLOWED = {"cli", "serve"}  # rooms; the evaluation runner is one file
+BROAD_EXCEPT_ALLOWED = {"cli", "serve"}  # and the evaluation runner, which is one file
 MAX_LINES = 700
 
 
@@ -59,7 +60,7 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def room(path: Path) -> str:
+def package(path: Path) -> str:
     """The part of the package a file belongs to: ``model`` for model/tracker.py, ``masks`` for masks.py."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
@@ -70,41 +71,41 @@ def parse(path: Path) -> ast.Module:
 
 def imported_names(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, dotted name) of everything a file imports, function-level and type-checking imports included."""
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    parents = path.relative_to(ROOT).with_suffix("").parts[:-1]
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            parent = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
+            parent = ".".join(parents[: len(parents) + 1 - node.level]) if node.level else ""
             module = ".".join(part for part in (parent, node.module) if part)
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
 
 
-def imported_room(dotted: str) -> str | None:
-    """The room an import of ours points to; None for other packages and for the version."""
+def imported_package(dotted: str) -> str | None:
+    """The part of the package that an import of ours points to; None for other packages and for the version."""
     parts = dotted.split(".")
     if parts[0] != "unipixel" or parts[1:] in ([], ["__version__"]):
         return None
     return unipixel._HOMES[parts[1]].split(".")[1] if parts[1] in unipixel._HOMES else parts[1]
 
 
-def test_every_module_belongs_to_a_floor() -> None:
-    homeless = [relative(path) for path in MODULES if room(path) != "__init__" and room(path) not in FLOORS]
-    assert not homeless, f"no floor is named for {homeless}; see DESIGN part 2"
+def test_every_module_belongs_to_a_layer() -> None:
+    unplaced = [relative(path) for path in MODULES if package(path) != "__init__" and package(path) not in LAYERS]
+    assert not unplaced, f"no layer is named for {unplaced}; see docs/architecture.md"
 
 
-def test_modules_import_only_from_lower_floors_or_their_own_package() -> None:
+def test_modules_import_only_from_lower_layers_or_their_own_package() -> None:
     wrong = []
     for path in MODULES:
-        here = room(path)
+        here = package(path)
         if here == "__init__":
             continue
         for line, name in imported_names(path):
-            there = imported_room(name)
+            there = imported_package(name)
             if there is None or there == here:
                 continue
-            if FLOORS.get(there, 99) >= FLOORS[here]:
-                wrong.append(f"{relative(path)}:{line} ({here}, floor {FLOORS[here]}) imports {name}")
+            if LAYERS.get(there, 99) >= LAYERS[here]:
+                wrong.append(f"{relative(path)}:{line} ({here}, layer {LAYERS[here]}) imports {name}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -115,13 +116,13 @@ def test_public_module_imports_nothing_of_ours_at_run_time() -> None:
     assert names <= {"importlib", "typing", "__future__"}
 
 
-def test_fenced_packages_stay_in_their_rooms() -> None:
+def test_libraries_are_imported_only_where_they_may_be() -> None:
     wrong = []
     for path in MODULES:
         for line, name in imported_names(path):
             top = name.split(".")[0]
-            torch_inside = top in {"torch", "torchvision"} and room(path) in NO_TORCH
-            if torch_inside or (top in ONLY_IN and room(path) not in ONLY_IN[top]):
+            torch_inside = top in {"torch", "torchvision"} and package(path) in NO_TORCH
+            if torch_inside or (top in ONLY_IN and package(path) not in ONLY_IN[top]):
                 wrong.append(f"{relative(path)}:{line} imports {name}")
     assert not wrong, "\n".join(wrong)
 
@@ -169,9 +170,11 @@ def test_importing_the_package_and_its_metrics_loads_no_heavy_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_version_is_the_same_everywhere() -> None:
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert f'version = "{unipixel.__version__}"' in project
+def test_version_stands_in_one_place_and_has_a_section_of_the_changelog() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "version" not in project["project"] and "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "unipixel.__version__"}
+    assert f"## [{unipixel.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_no_file_names_a_path_of_one_machine_or_an_index_host() -> None:
@@ -196,20 +199,27 @@ def is_broad(handler: ast.ExceptHandler) -> bool:
 def test_broad_excepts_stand_only_at_the_three_boundaries() -> None:
     wrong = []
     for path in MODULES:
-        if room(path) in BROAD_EXCEPT_ALLOWED or path == PACKAGE / "eval" / "runner.py":
+        if package(path) in BROAD_EXCEPT_ALLOWED or path == PACKAGE / "eval" / "runner.py":
             continue
         handlers = [node for node in ast.walk(parse(path)) if isinstance(node, ast.ExceptHandler)]
         wrong += [f"{relative(path)}:{handler.lineno}" for handler in handlers if is_broad(handler)]
     assert not wrong, f"except Exception outside of eval/runner, serve, cli: {wrong}"
 
 
+def is_trivial(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a member needs no docstring: a property, or a method of at most three statements."""
+    decorators = {getattr(item, "attr", getattr(item, "id", "")) for item in node.decorator_list}
+    if decorators & {"overload", "setter", "override", "property", "cached_property"}:
+        return True
+    return not isinstance(node, ast.ClassDef) and len(node.body) <= 3
+
+
 def undocumented(body: list[ast.stmt], prefix: str) -> Iterator[tuple[int, str]]:
-    """Yield (line, name) of public classes, functions and methods without a docstring."""
+    """Yield (line, name) of public classes, functions and methods that lack a docstring and are not trivial."""
     for node in body:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
             continue
-        decorators = {getattr(item, "attr", getattr(item, "id", "")) for item in node.decorator_list}
-        if ast.get_docstring(node) is None and not decorators & {"overload", "setter", "override"}:
+        if ast.get_docstring(node) is None and not (prefix and is_trivial(node)):
             yield node.lineno, prefix + node.name
         if isinstance(node, ast.ClassDef):
             yield from undocumented(node.body, f"{prefix}{node.name}.")
@@ -223,3 +233,12 @@ def test_every_public_name_has_a_docstring() -> None:
             wrong.append(f"{relative(path)}:1 module")
         wrong += [f"{relative(path)}:{line} {name}" for line, name in undocumented(tree.body, "")]
     assert not wrong, "\n".join(wrong)
+
+
+def test_functions_are_verbs_and_class_names_stand_once() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "measure_structure.py", "--json"], capture_output=True, text=True, check=True
+    )
+    counts = json.loads(done.stdout)
+    assert counts["class names used twice"] == 0
+    assert counts["named by a participle"] <= 0.01 * counts["functions and methods"]

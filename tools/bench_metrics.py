@@ -48,7 +48,10 @@ def pairs_in(folder: Path) -> list[Pair]:
     names = sorted(folder.glob("*_gt.png"))
     if not names:
         raise SystemExit(f"{folder} holds no *_gt.png file")
-    load = lambda path: np.asarray(Image.open(path)) > 0  # noqa: E731
+
+    def load(path: Path) -> np.ndarray:
+        return np.asarray(Image.open(path)) > 0
+
     return [(load(name.with_name(name.name.replace("_gt", "_pred"))), load(name)) for name in names]
 
 

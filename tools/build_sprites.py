@@ -20,6 +20,7 @@ import argparse
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import cairosvg  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from PIL import Image, ImageDraw
@@ -34,7 +35,7 @@ HELD_OUT = "fxemoji"
 STICKERS = Path(__file__).resolve().parents[1] / "unipixel" / "stickers"
 
 
-def icon_svg(pack: dict, icon: str) -> str | None:
+def icon_svg(pack: dict[str, Any], icon: str) -> str | None:
     """One icon of an iconify package as an SVG document, following aliases; None when the package lacks it."""
     entry = pack["icons"].get(icon)
     while entry is None and icon in pack.get("aliases", {}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_revos_needs_its_foreground() -> None:
 def eleven() -> list:
     """One video with expressions 0 to 10, each a square of its own."""
 
-    def make(number: int):
+    def make(number: int) -> Callable[[], Sample]:
         query = Query(kind="query", text=str(number), targets=(1,))
         objects = {1: square(number, number)}
         return lambda: Sample(media=media(), objects=objects, queries=(query,), source=f"v/{number}")
@@ -124,7 +125,7 @@ def test_the_original_ref_davis_says_when_its_numbering_meets_another_video() ->
 
 
 def passes(objects: int = 2) -> list:
-    def make(number: int):
+    def make(number: int) -> Callable[[], Sample]:
         query = Query(kind="query", text=str(number), targets=(1,))
         track = square(2 + 12 * (number // 4), 4)
         return lambda: Sample(media=media(), objects={1: track}, queries=(query,), source=f"v/{number}")

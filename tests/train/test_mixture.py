@@ -121,8 +121,8 @@ def test_clips_with_many_objects_are_left_out_as_the_original_does(
     counts = {}
     for protocol in ("correct", "original"):
         for form in ("regions", "memory"):
-            source = Source(dataset="inst_it_video_qa_raw", form=form)  # type: ignore[arg-type]
-            recipe = MixtureRecipe(name="test", sources=(source,), protocol=protocol)  # type: ignore[arg-type]
+            source = Source(dataset="inst_it_video_qa_raw", form=form)
+            recipe = MixtureRecipe(name="test", sources=(source,), protocol=protocol)
             counts[protocol, form] = len(collect_entries(recipe, stage_data)[0])
     whole = 2 * len(records)
     assert counts.pop(("original", "regions")) == len(records) and set(counts.values()) == {whole}

@@ -252,7 +252,7 @@ def test_scenes_of_cut_outs_are_drawn_as_often_as_the_recipe_says(processor: Pro
     assert 6 <= sum(drawn) <= 18
     assert not any(
         (StickerDataset(processor, replace(recipe, cutout_share=0.0))[i]["cell_words"] == known).any() for i in range(6)
-    )  # type: ignore[typeddict-item]
+    )
 
 
 def test_real_clips_train_the_segmenter_and_language(processor: Processor, tmp_path: Path) -> None:

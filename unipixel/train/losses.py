@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -152,7 +153,7 @@ def word_loss(model: UniPixel, visual: Tensor, cell_words: Tensor) -> dict[str, 
     return {"words": loss + entropy[named].mean(), "word_accuracy": right}
 
 
-def total_loss(output: TrainingOutput, batch: dict, weights: LossWeights) -> dict[str, Tensor]:
+def total_loss(output: TrainingOutput, batch: dict[str, Any], weights: LossWeights) -> dict[str, Tensor]:
     """Next-token loss plus the mean over samples of their segmentation losses; all terms for the log."""
     terms = {"language": language_loss(output.logits, batch["labels"])}
     masks = batch.get("target_masks") or []
