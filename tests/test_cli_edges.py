@@ -14,8 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from unipixel.cli import app
-from unipixel.cli.options import open_source
-from unipixel.cli.options import parse_box
+from unipixel.cli.options import open_source, parse_box
 from unipixel.errors import MediaError
 from unipixel.masks import save_davis_png
 from unipixel.sample import Box

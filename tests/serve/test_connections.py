@@ -67,7 +67,7 @@ def said(live: Live, content: bytes) -> tuple[int, dict[str, Any]]:
         (GET + b"Origin: http://127.0.0.1:1\r\n\r\n", 403, "wrong_origin"),
         (GET.replace(b"/v1/models", b"http://evil.example/v1/models") + b"\r\n", 404, "not_found"),
         (GET.replace(b"GET", b"FOO") + b"\r\n", 405, "method_not_allowed"),
-        (GET.replace(b"/v1/models", b"/v1/sessions/x/objects/" + b"9" * 5000) + b"\r\n", 400, "bad_request"),
+        (GET.replace(b"/v1/models", b"/v1/sessions/x/objects/" + b"9" * 5000) + b"\r\n", 404, "no_session"),
         (UPLOAD + b"Connection: close\r\nContent-Length: 5\r\n\r\nabcde", 400, "bad_request"),
         (
             UPLOAD.replace(b"; boundary=x", b"") + b"Connection: close\r\nContent-Length: 5\r\n\r\nabcde",
@@ -81,6 +81,13 @@ def test_what_is_no_proper_request_is_told_so(quick: Live, content: bytes, statu
     error = body["error"]
     assert (found, error["code"]) == (status, code) and set(error) == {"message", "type", "param", "code"}
     assert "\n" not in error["message"] and quick.get("/health")["status"]
+
+
+def test_number_of_an_object_that_is_none_is_told_so(quick: Live, media: Path) -> None:
+    session = quick.upload(media / "picture.png")
+    for number in ("9" * 5000, "one", "1.5"):
+        assert quick.get(f"{session}/objects/{number}", 400)["error"]["code"] == "bad_request"
+    quick.http.delete(session)
 
 
 def test_connection_that_asks_nothing_is_closed(quick_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from rich.table import Table
 from unipixel.cli.output import print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from unipixel.engine.doctor import Finding
     from unipixel.bench import BenchReport
+    from unipixel.engine.doctor import Finding
 
 BUSY = 1.3
 """Seconds on the wall per processor second above which the machine counts as busy with something else."""
@@ -23,7 +23,10 @@ MAX_TENSORS = 8
 
 def bench(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Very small sizes: shows in seconds that everything runs; the figures mean nothing.")
+        bool,
+        typer.Option(
+            "--quick", help="Very small sizes: shows in seconds that everything runs; the figures mean nothing."
+        ),
     ] = False,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="'memory', 'image', 'clip' or 'session'; repeat.")

@@ -48,15 +48,23 @@ DType = Annotated[
 ]
 NumFrames = Annotated[
     int | None,
-    typer.Option("--num-frames", metavar="N", help="Number of evenly spread frames of a video that the language model reads."),
+    typer.Option(
+        "--num-frames", metavar="N", help="Number of evenly spread frames of a video that the language model reads."
+    ),
 ]
 Track = Annotated[
-    str, typer.Option("--track", help="'sampled': track through the frames that the model reads; 'all': through every frame of the source.")
+    str,
+    typer.Option(
+        "--track",
+        help="'sampled': track through the frames that the model reads; 'all': through every frame of the source.",
+    ),
 ]
 Start = Annotated[
     str,
     typer.Option(
-        "--start", metavar="FRAME", help="Frame of the clip where tracking starts, or 'best': where each object is clearest."
+        "--start",
+        metavar="FRAME",
+        help="Frame of the clip where tracking starts, or 'best': where each object is clearest.",
     ),
 ]
 Each = Annotated[
@@ -79,11 +87,19 @@ Points = Annotated[
 ]
 NegativePoints = Annotated[
     list[str] | None,
-    typer.Option("--negative-point", metavar="[ID=]X,Y[@FRAME]", help="A point beside an object; the same as --point with '-' before X."),
+    typer.Option(
+        "--negative-point",
+        metavar="[ID=]X,Y[@FRAME]",
+        help="A point beside an object; the same as --point with '-' before X.",
+    ),
 ]
 Boxes = Annotated[
     list[str] | None,
-    typer.Option("--box", metavar="[ID=]X1,Y1,X2,Y2[@FRAME]", help="A box around an object, in pixels of the source. Repeat for more."),
+    typer.Option(
+        "--box",
+        metavar="[ID=]X1,Y1,X2,Y2[@FRAME]",
+        help="A box around an object, in pixels of the source. Repeat for more.",
+    ),
 ]
 Masks = Annotated[
     list[str] | None,

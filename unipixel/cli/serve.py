@@ -26,7 +26,8 @@ def serve(
     device: options.Device = "auto",
     dtype: options.DType = None,
     state: Annotated[
-        Path | None, typer.Option("--state", metavar="DIR", help="Folder for saved sessions, which then survive a restart.")
+        Path | None,
+        typer.Option("--state", metavar="DIR", help="Folder for saved sessions, which then survive a restart."),
     ] = None,
     api_keys: Annotated[
         Path | None,
@@ -43,14 +44,22 @@ def serve(
     private_urls: Annotated[
         bool, typer.Option("--private-urls", help="Also fetch media from this machine and from private networks.")
     ] = False,
-    max_upload_mb: Annotated[int, typer.Option("--max-upload-mb", help="Largest uploaded or fetched file, in MB.")] = 512,
+    max_upload_mb: Annotated[
+        int, typer.Option("--max-upload-mb", help="Largest uploaded or fetched file, in MB.")
+    ] = 512,
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Largest frame, in pixels.")] = 1 << 25,
     max_frames: Annotated[int, typer.Option("--max-frames", help="Longest clip that is tracked, in frames.")] = 1024,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest reply that may be requested.")] = 4096,
-    max_sessions: Annotated[int, typer.Option("--max-sessions", help="Sessions that may be open at the same time.")] = 64,
-    max_queue: Annotated[int, typer.Option("--max-queue", help="Requests that may wait; further ones are refused.")] = 64,
+    max_sessions: Annotated[
+        int, typer.Option("--max-sessions", help="Sessions that may be open at the same time.")
+    ] = 64,
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", help="Requests that may wait; further ones are refused.")
+    ] = 64,
     batch_size: Annotated[int, typer.Option("--batch-size", help="One-shot questions that are answered together.")] = 8,
-    idle_minutes: Annotated[float, typer.Option("--idle-minutes", help="Close sessions that were unused for this long.")] = 30.0,
+    idle_minutes: Annotated[
+        float, typer.Option("--idle-minutes", help="Close sessions that were unused for this long.")
+    ] = 30.0,
     grace_seconds: Annotated[
         float, typer.Option("--grace-seconds", help="Time for running answers to finish at shutdown.")
     ] = 30.0,

@@ -55,7 +55,9 @@ def train(
     ] = None,
     max_bad: Annotated[
         float | None,
-        typer.Option("--max-bad", metavar="SHARE", help="Share of records that may be unreadable and are left out; 0.05."),
+        typer.Option(
+            "--max-bad", metavar="SHARE", help="Share of records that may be unreadable and are left out; 0.05."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", metavar="N", help="Processes that load data.")] = 1,
     parallel: Annotated[
