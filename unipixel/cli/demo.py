@@ -221,7 +221,7 @@ def stickers(
     ] = None,
 ) -> None:
     """Write samples of the built-in world: pictures or clips, exact masks, questions and answers, a contact sheet."""
-    from unipixel.cli.sticker_evaluation import get_world_settings
+    from unipixel.cli.evaluate import get_world_settings
     from unipixel.stickers import write_samples
 
     if seed < 0:

@@ -16,7 +16,7 @@ from unipixel.processing.collation import IGNORE_INDEX, TrainingInputs
 from unipixel.processing.processor import Processor
 from unipixel.sample import Sample, Turn
 from unipixel.stickers import HARD, THINGS, Scene, generate_scene, generate_turns, generate_video
-from unipixel.stickers.prompts import box_object, point_at_object
+from unipixel.stickers.scene import box_object, point_at_object
 from unipixel.train.photos import ClipSampler, PhotoSampler, build_cutout_world
 from unipixel.train.recall import apply_recall, draw_prompt
 from unipixel.train.recipe import StickerRecipe

@@ -14,13 +14,11 @@ from unipixel.data import davis_clips, photos
 from unipixel.data.cutouts import find_clean_crops, find_cutouts
 from unipixel.data.records import Record
 from unipixel.errors import DatasetError
-from unipixel.masks import MaskTrack
+from unipixel.masks import MaskTrack, jitter_box, mask_to_box, sample_point
 from unipixel.media import Media
 from unipixel.sample import Box, Point, Query, Sample, Turn
 from unipixel.stickers import SceneSettings
-from unipixel.stickers.facts import tight_box
 from unipixel.stickers.language import POINT_AT, SEGMENT, adapt_to_video, choose_wording
-from unipixel.stickers.prompts import jitter_box, sample_point
 from unipixel.stickers.things import PLURAL_NAMES
 from unipixel.train.recipe import Mix
 
@@ -167,10 +165,10 @@ def _augment(sample: Sample, rng: np.random.Generator) -> Sample:
 
 def _draw_prompt(mask: np.ndarray, rng: np.random.Generator, kind: str) -> Point | Box:
     if kind == "point":
-        return sample_point(mask, rng)
-    box = tight_box(mask)
+        return Point(*sample_point(mask, rng))
+    box = mask_to_box(mask)
     assert box is not None
-    return jitter_box(box, mask.shape, rng)
+    return Box(*jitter_box(box, mask.shape, rng))
 
 
 def _draw_turns(

@@ -13,7 +13,7 @@ from unipixel.processing.chat import REF, SEG
 from unipixel.processing.wording import join_words
 from unipixel.sample import Box, Point, Sample, Turn
 from unipixel.stickers import Scene
-from unipixel.stickers.prompts import box_object, point_at_object
+from unipixel.stickers.scene import box_object, point_at_object
 
 
 def draw_prompt(world: Scene, n: int, rng: np.random.Generator) -> Point | Box:
