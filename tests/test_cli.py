@@ -218,6 +218,15 @@ def test_chat_goes_on_after_bad_input_and_saves_every_turn(checkpoint: Path, med
     assert (tmp_path / "talk.session").exists()
 
 
+def test_chat_undoes_and_makes_again(checkpoint: Path, media: Path, tmp_path: Path) -> None:
+    typed = ["/undo", "/box 30,20,50,40", "/segment", "/forget 1", "/undo", "/redo", "/objects", "/quit"]
+    options = ["--model", checkpoint, "--device", "cpu", "-o", tmp_path, "--max-new-tokens", "4"]
+    result = invoke("chat", media / "picture.png", *options, typed="\n".join(typed))
+    assert result.exit_code == 0, result.output
+    assert len(result.stderr.strip().splitlines()) == 1 and "undo" in result.stderr
+    assert result.stdout.count("changed: [1]") == 2
+
+
 def test_chat_ends_with_its_input(checkpoint: Path, media: Path) -> None:
     result = invoke("chat", media / "picture.png", "--model", checkpoint, "--device", "cpu", typed="/help\n")
     assert result.exit_code == 0 and "/segment" in result.stdout

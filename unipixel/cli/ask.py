@@ -79,7 +79,7 @@ def ask(
     """Ask about an image or a video; the answer comes with masks for the objects it mentions."""
     check_out(out)
     prompts = parse_prompts(point, negative_point, box, mask)
-    # before the model is loaded, so that a misspelled name is told at once
+    # before the model is loaded, so that a misspelled name is refused at once
     opened = open_source(media, no_limits)
     engine = load_engine(model, device, dtype, base)
     with engine.open(opened, num_frames=num_frames, track=parse_track(track)) as session:
@@ -148,7 +148,7 @@ class TerminalChat:
         }
 
     def run(self) -> None:
-        """Answer until the input ends. Bad input is told in one sentence, and the conversation goes on."""
+        """Answer until the input ends. Bad input gets one sentence, and the conversation goes on."""
         while True:
             try:
                 line = input("> ").strip()

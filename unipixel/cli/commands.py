@@ -81,8 +81,8 @@ def _show_trace() -> None:
         traceback.print_exc()
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_set: bool) -> None:
+    if is_set:
         typer.echo(f"unipixel {__version__}")
         raise typer.Exit
 

@@ -113,15 +113,15 @@ def _show_bad(bad: dict[str, str]) -> None:
 
     kinds: dict[str, list[str]] = {}
     for source, reason in bad.items():
-        told = reason if source in reason else f"{source}: {reason}"
-        kinds.setdefault(classify_reason(reason), []).append(told)
+        message = reason if source in reason else f"{source}: {reason}"
+        kinds.setdefault(classify_reason(reason), []).append(message)
     table = Table("fault", "records", title=f"cannot be read: {len(bad):,}")
     for kind, some in sorted(kinds.items(), key=lambda item: -len(item[1])):
         table.add_row(kind, f"{len(some):,}")
     stdout().print(table)
     for some in kinds.values():
-        for told in some[:MAX_NAMED]:
-            typer.echo(f"wrong: {told}")
+        for message in some[:MAX_NAMED]:
+            typer.echo(f"wrong: {message}")
         if len(some) > MAX_NAMED:
             typer.echo(f"... and {len(some) - MAX_NAMED} more of this kind")
 

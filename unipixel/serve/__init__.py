@@ -1,6 +1,6 @@
 """Serving: an HTTP API around one engine. A module imports only from lines above its own; rooms not from each other.
 
-settings.py, schemas.py, errors.py       what a server is told; records of the API; errors as responses
+settings.py, schemas.py, errors.py       settings of a server; records of the API; errors as responses
 worker.py, serializers.py, media.py      the model's thread and its queue; engine records to API records; files and URLs
 responses.py, guard.py, metrics.py       JSON and event streams; keys, origins and sizes; counters for Prometheus
 runtime.py                               what all requests share, and how routes get it

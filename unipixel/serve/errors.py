@@ -84,7 +84,7 @@ def retry_after(seconds: int) -> dict[str, str]:
 
 
 def describe_error(error: BaseException) -> ApiError:
-    """What clients are told about an error; an unforeseen one is logged with its trace and told without details."""
+    """An error as clients read it; an unforeseen one is logged with its trace and described without details."""
     found = _translate_error(error)
     if found is None:
         LOG.error("a request failed with %s", type(error).__name__, exc_info=error)

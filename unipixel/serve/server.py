@@ -20,7 +20,7 @@ from unipixel.serve.responses import build_error_response
 from unipixel.serve.settings import ServeSettings
 
 MAX_CONNECTIONS = 1024
-"""Connections that are served; further ones are told that there are too many, and closed."""
+"""Connections that are served; further ones get an error, and are closed."""
 HEADER_TIMEOUT_S = 30.0
 """Seconds in which the headers of a request have to arrive."""
 
@@ -123,7 +123,7 @@ class Server(uvicorn.Server):
             self._on_listening(self.address)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop: new requests are refused at once, running answers finish or are told that they cannot."""
+        """Stop: new requests are refused at once, running answers finish or end with an error."""
         stop = asyncio.ensure_future(self.runtime.stop())
         while not stop.done() and not self.force_exit:  # a second signal waits for nothing
             await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""What a server is told when it starts: where it listens, who may ask, and how much anything may cost."""
+"""Settings of a server: where it listens, who may use it, and how much a request may cost."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ServeSettings:
     url_timeout_s: float = 30.0
     """Seconds that fetching one URL may take."""
     grace_s: float = 30.0
-    """Seconds that running answers get to finish when the server is told to stop."""
+    """Seconds that running answers get to finish when the server stops."""
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -18,7 +18,7 @@ DRAWING: dict[str, tuple[Kind, ...]] = {
 DEFAULT_FRAME_RATE = 24.0
 """Frames per second that Label Studio counts where ``<Video>`` does not say."""
 MAX_LABELS = 64
-"""Labels that are asked for one by one."""
+"""Labels that the model is asked for one by one."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ def read_config(xml: str) -> LabelConfig:
     words = {label: said for tag in labels for label, said in _read_labels(tag)}
     controls = _read_controls(labels, medium)
     if not controls:
-        wanted = (
+        controls_text = (
             "<VideoRectangle> and <Labels>"
             if medium == "video"
             else "<BrushLabels>, <PolygonLabels> or <RectangleLabels>"
         )
-        raise build_config_error(f"no control draws on <{shown.tag}> {name[:40]!r} with labels; add {wanted}")
+        raise build_config_error(f"no control draws on <{shown.tag}> {name[:40]!r} with labels; add {controls_text}")
     if len(words) > MAX_LABELS:
         raise build_config_error(
             f"the labelling configuration has {len(words)} labels; at most {MAX_LABELS} can be asked for"

@@ -29,7 +29,7 @@ from unipixel.serve.label_studio.schemas import (
 
 Value = TypeVar("Value", bound=LabelStudioModel)
 MAX_TRACKED_FRAMES = 200
-"""Frames of one video on which objects are followed; between them Label Studio interpolates."""
+"""Frames of one video on which objects are tracked; between them Label Studio interpolates."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Timeline:
         return int(np.argmin(np.abs(np.array(self.times_s) - (number - 1) / self.rate)))
 
 
-def select_clip(media: Media, most: int) -> Media:
-    """The clip in which objects are followed: all frames of a video, or evenly every so many-th."""
-    step = -(-media.num_frames // min(most, MAX_TRACKED_FRAMES))
+def select_clip(media: Media, max_frames: int) -> Media:
+    """The clip in which objects are tracked: all frames of a video, or every n-th."""
+    step = -(-media.num_frames // min(max_frames, MAX_TRACKED_FRAMES))
     return media if step == 1 else media.select(range(0, media.num_frames, step))
 
 

@@ -185,9 +185,9 @@ class SessionStore:
         return name, session
 
     def _check_capacity(self) -> None:
-        most = self._runtime.settings.max_sessions
-        if len(self._open) + self._opening >= most:
-            message = f"{most} sessions are open, as many as are allowed; close one, or try again later"
+        max_sessions = self._runtime.settings.max_sessions
+        if len(self._open) + self._opening >= max_sessions:
+            message = f"{max_sessions} sessions are open, as many as are allowed; close one, or try again later"
             raise ApiError(429, message, code="too_many_sessions", headers=retry_after(30))
 
     def find(self, session_id: str, owner: str) -> SessionEntry | None:
