@@ -101,7 +101,7 @@ def collect(live: Live) -> dict[str, Any]:
     found["bad prompt"] = live.post(f"{opened}/objects", {"prompts": [{**POINT, "x": 10_000}]}, 400)
     found["bad field"] = live.post(f"{opened}/ask", {"text": 3}, 400)
     live.http.delete(opened)
-    chat = {
+    chat: dict[str, Any] = {
         "model": "nano",
         "messages": [
             {

@@ -52,7 +52,11 @@ MAX_TURNS = 1000
 SESSION_PATH = "/v1/sessions/{session_id}"
 OBJECTS_PATH = SESSION_PATH + "/objects"
 OBJECT_PATH = OBJECTS_PATH + "/{object_id}"
-OBJECTS_RESPONSE = "The objects; with `stream: true`, server-sent events that end with them, then [DONE]."
+OBJECTS_STREAM: dict[str, Any] = {
+    "response_model": ObjectsOut,
+    "response_description": "The objects; with `stream: true`, server-sent events that end with them, then [DONE].",
+    "responses": EVENT_STREAM,
+}
 
 session_router = APIRouter(tags=["sessions"], dependencies=[Depends(forbid_caching)])
 object_router = APIRouter(tags=["objects"], dependencies=[Depends(forbid_caching)])
@@ -401,10 +405,8 @@ async def list_objects(runtime: RuntimeDep, entry: EntryDep) -> Response:
 
 @object_router.post(
     OBJECTS_PATH,
-    response_model=ObjectsOut,
     summary="Segment objects from prompts",
-    response_description=OBJECTS_RESPONSE,
-    responses=EVENT_STREAM,
+    **OBJECTS_STREAM,
 )
 async def segment(entry: EntryDep, jobs: JobsDep, body: SegmentRequest) -> Any:
     """Points, boxes and masks become objects, without a question; prompts with a known object's id correct it."""
@@ -452,10 +454,8 @@ async def remove(runtime: RuntimeDep, entry: EntryDep, known: KnownObjectDep) ->
 
 @object_router.post(
     OBJECT_PATH + "/prompts",
-    response_model=ObjectsOut,
     summary="Correct an object",
-    response_description=OBJECTS_RESPONSE,
-    responses=EVENT_STREAM,
+    **OBJECTS_STREAM,
 )
 async def correct(entry: EntryDep, known: KnownObjectDep, jobs: JobsDep, body: CorrectRequest) -> Any:
     """Clicks, a box or a mask on any frame; a correction holds up to the next frame that has prompts of its own."""
@@ -493,10 +493,8 @@ async def remove_prompt(entry: EntryDep, known: KnownObjectDep, jobs: JobsDep, n
 
 @object_router.post(
     SESSION_PATH + "/track",
-    response_model=ObjectsOut,
     summary="Track objects over the clip",
-    response_description=OBJECTS_RESPONSE,
-    responses=EVENT_STREAM,
+    **OBJECTS_STREAM,
 )
 async def track(entry: EntryDep, jobs: JobsDep, body: TrackRequest) -> Any:
     """Track them again from all that is known about them, or from one frame that counts instead."""
