@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from unipixel.data import expressions
-from unipixel.data.expression_layouts import LAYOUTS
+from unipixel.data.readers import expressions
+from unipixel.data.readers.expressions import LAYOUTS
 from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.data import groundmore
+from unipixel.data.readers import groundmore
 from unipixel.errors import DatasetError
 
 SIZE = (12, 16)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from unipixel.data import parts
+from unipixel.data.readers import parts
 from unipixel.errors import DatasetError
 
 FILES = {
@@ -44,7 +44,7 @@ def test_masks_are_the_union_of_the_annotations_of_a_name(miniatures: Path, data
                 unions[name] = unions.get(name, False) | mask
         assert len(sample.queries) == len(unions) == len(sample.objects)
         for query, union in zip(sample.queries, unions.values(), strict=True):
-            assert np.array_equal(sample.objects[query.targets[0]].mask(0), union)  # type: ignore[index]
+            assert np.array_equal(sample.objects[query.targets[0]].mask(0), union)
 
 
 @pytest.mark.parametrize("dataset", FILES)
@@ -56,7 +56,7 @@ def test_the_original_asks_for_every_annotation_by_itself(miniatures: Path, data
         assert len(sample.queries) == len(own)
         for query, annotation in zip(sample.queries, own, strict=True):
             mask = coco.decode(annotation["segmentation"]).astype(bool)
-            assert np.array_equal(sample.objects[query.targets[0]].mask(0), mask)  # type: ignore[index]
+            assert np.array_equal(sample.objects[query.targets[0]].mask(0), mask)
 
 
 def test_parts_are_told_from_wholes_by_the_colon(miniatures: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from unipixel.data import reason_seg
+from unipixel.data.readers import reason_seg
 from unipixel.errors import DatasetError
 
 FOLDER = "lisa/reason_seg/ReasonSeg"

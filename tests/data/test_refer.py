@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from unipixel.data import refer
+from unipixel.data.readers import refer
 from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 

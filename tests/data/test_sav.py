@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from unipixel.data import sav
+from unipixel.data.readers import sav
 from unipixel.errors import DatasetError
 
 DESCRIPTIONS = "ref_sav/Ref-SAV-Min-Ratio-0.3.json"

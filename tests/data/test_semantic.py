@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.data import semantic
-from unipixel.data.class_names import ADE20K, COCO_STUFF, MAPILLARY
+from unipixel.data.readers import semantic
+from unipixel.data.readers.semantic import ADE20K, COCO_STUFF, MAPILLARY
 from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Sample

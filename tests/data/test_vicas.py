@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from unipixel.data import vicas
+from unipixel.data.readers import vicas
 from unipixel.errors import DatasetError
 
 ALL = "vicas/annotations/annotations_wo_masks_v1.0.json"

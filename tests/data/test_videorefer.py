@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unipixel.data import videorefer, videorefer_bench
+from unipixel.data.readers import videorefer, videorefer_bench
 from unipixel.errors import DatasetError
 from unipixel.masks import decode_rle, encode_rle
 from unipixel.sample import Query

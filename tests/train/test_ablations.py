@@ -26,12 +26,11 @@ from unipixel.model.weights import load_model
 from unipixel.processing import Processor
 from unipixel.sample import Point
 from unipixel.stickers import generate_turns, generate_video
-from unipixel.train.data import StickerDataset
-from unipixel.train.recall import apply_recall
 from unipixel.train.recipe import MixtureRecipe, Recipe, Start
 from unipixel.train.recipes import RECIPES
 from unipixel.train.run import check_recipe, train
 from unipixel.train.setup import prepare_training
+from unipixel.train.sticker_data import StickerDataset, apply_recall
 
 FEW = ("steps=2", "batch_size=2", "turns=2", "video_turns=2", "log_steps=1", "muon=0", "bf16=false")
 
@@ -178,7 +177,7 @@ def test_a_model_that_does_not_propagate_makes_every_mask_by_itself(tiny: Path) 
         return [step.low_res_masks for step in steps]
 
     with torch.no_grad():
-        alone = [engine.model.segment([queries], [frame[None]])[0][0].low_res_masks for frame in clip]  # type: ignore[index]
+        alone = [engine.model.segment([queries], [frame[None]])[0][0].low_res_masks for frame in clip]
     assert not torch.allclose(trained()[2], alone[2], atol=1e-3)
     engine.model.config.pixel = replace(engine.model.config.pixel, propagate=False)
     for step, expected in zip(trained(), alone, strict=True):
@@ -296,7 +295,7 @@ def test_on_real_data_a_condition_learns_from_what_its_name_says() -> None:
 
     whole = made()
     assert list(whole) == ["refer", "segment", "joint"]
-    assert whole["joint"].sources == RECIPES["joint"]().sources  # type: ignore[attr-defined]
+    assert whole["joint"].sources == RECIPES["joint"]().sources
     about = [s for s in whole["joint"].sources if s.dataset.startswith(real_data.ABOUT_OBJECTS) and s.form != "memory"]
     refers = made(segments=False, recall="pointing")
     assert list(refers) == ["refer", "joint"]

@@ -32,8 +32,8 @@ from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.sample import Sample
 from unipixel.train.mixture import MixtureDataset
 from unipixel.train.recipe import MixtureRecipe, Source
+from unipixel.train.recipes import joint, refer, segment
 from unipixel.train.setup import build_training_processor
-from unipixel.train.stage_recipes import joint, refer, segment
 
 STAGES = {1: refer, 2: segment, 3: joint}
 ENDINGS = {"bare": "_ref", "memory": "_mem"}
@@ -145,11 +145,11 @@ def test_samples_are_those_of_the_original(
             for file in DATASETS[source.dataset].files[source.split]:
                 if not (root / file).exists():
                     pytest.skip(f"{file} is absent from the data of {path.name}")
-        training = MixtureDataset(processor, recipe, root, len, First)  # type: ignore[arg-type]
+        training = MixtureDataset(processor, recipe, root, First)
         if len(parts) == 1:
             assert len(training.entries) == document["records_after_filters"]
         for sample in samples:
-            made = training.build_inputs(sample["index"], First())  # type: ignore[arg-type]
+            made = training.build_inputs(sample["index"], First())
             compared = Compared(made, sample, processor, reads)
             found = list(compared.differences(with_ids=qwen is not None, any_order=part.startswith(ANY_ORDER)))
             count += 1
@@ -334,7 +334,7 @@ def test_a_recorded_field_with_another_value_is_found(
         processor = build_training_processor(
             Processor(build_tokenizer([wanted["text"]]), ImageSettings()), recipe.num_frames
         )
-        made = MixtureDataset(processor, recipe, root, len, First).build_inputs(wanted["index"], First())  # type: ignore[arg-type]
+        made = MixtureDataset(processor, recipe, root, First).build_inputs(wanted["index"], First())
         altered = {**wanted, field: ALTERED[field](wanted[field])}
         for one, differs in ((wanted, False), (altered, True)):
             compared = Compared(made, one, processor, reads)

@@ -10,9 +10,8 @@ from unipixel.ablation.conditions import PIXELQA_CHOICES, PIXELQA_MASKS, REFERRI
 from unipixel.engine.engine import load
 from unipixel.eval.predictors import EnginePredictor
 from unipixel.eval.runner import BenchmarkRun, open_run, predict
-from unipixel.train.overrides import override
-from unipixel.train.recipe import MixtureRecipe, Source, Start
-from unipixel.train.stage_recipes import joint, refer, segment
+from unipixel.train.recipe import MixtureRecipe, Source, Start, override
+from unipixel.train.recipes import joint, refer, segment
 
 ABOUT_OBJECTS = ("videorefer", "inst_it", "osprey")
 """Beginnings of the names of datasets that ask about given objects."""
@@ -105,7 +104,7 @@ def measure(final: Path, runs: Mapping[str, BenchmarkRun], figures: Sequence[str
         found: dict[str, dict[str, float]] = {}
         for name, run in runs.items():
             lines = predict(run, predictor, out)
-            shown = run.protocol.summarize([one for line in lines.values() for one in line["measures"]])
+            shown = run.protocol.summarize([one for line in lines.values() for one in line.measures])
             found[name] = {one.name: one.value for one in shown}
     finally:
         predictor.close()

@@ -18,7 +18,7 @@ from unipixel.media import Media
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.processing import collation, images
 from unipixel.processing.chat import END_OF_TEXT, IMAGE_PAD, MEM, REF, SEG, TURN_END, VIDEO_PAD, ChatTemplate
-from unipixel.processing.collation import IGNORE_INDEX, TrainingInputs, build_text_inputs
+from unipixel.processing.collation import IGNORE_INDEX, TrainingBatch, TrainingInputs, build_text_inputs
 from unipixel.processing.images import ImageSettings, VisualInput
 from unipixel.processing.prompts import PointReference, build_reference
 from unipixel.processing.regions import build_region_masks, build_target_masks, check_track, format_region_lines
@@ -173,7 +173,7 @@ class Processor:
         except PromptError as error:
             raise DatasetError(f"{sample.source or 'sample'}: {error}") from error
 
-    def collate(self, samples: Sequence[TrainingInputs], config: UniPixelConfig | None = None) -> dict[str, Any]:
+    def collate(self, samples: Sequence[TrainingInputs], config: UniPixelConfig | None = None) -> TrainingBatch:
         """A batch for the model's training forward; see `collation.collate`."""
         return collation.collate(samples, pad_token_id=self.chat.ids[END_OF_TEXT], config=config)
 

@@ -1,0 +1,201 @@
+"""``unipixel bench`` and ``unipixel doctor``: what this machine can do, and what is wrong with a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from unipixel.cli.output import print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from unipixel.bench import BenchReport
+    from unipixel.engine.doctor import Finding
+
+BUSY = 1.3
+"""Seconds on the wall per processor second above which the machine counts as busy with something else."""
+MAX_TENSORS = 8
+"""Tensors of a kind that are listed; ``--json`` lists all."""
+
+
+def bench(
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Very small sizes: shows in seconds that everything runs; the figures mean nothing."
+        ),
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="'memory', 'image', 'clip' or 'session'; repeat.")
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="'fp32', 'bf16' or 'auto': the faster one here.")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads of torch.")] = None,
+    device: Annotated[str, typer.Option("--device", help="'cpu', 'cuda', 'mps' or 'auto'.")] = "cpu",
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Also write the figures to a file; '-' for stdout only."),
+    ] = None,
+) -> None:
+    """Measure this machine: seconds per stage, peak memory, and what encoding every frame once saves.
+
+    Real sizes take some minutes and about 4 GB of memory.
+    """
+    console = stderr()
+    with console.status("starting") as status:
+        from unipixel.bench import BenchSettings, run_bench
+
+        def say(step: str) -> None:
+            status.update(step)
+            if not console.is_terminal:  # a log shows no spinner
+                typer.echo(step, err=True)
+
+        settings = BenchSettings(quick=quick, only=tuple(only or ()), dtype=dtype, threads=threads, device=device)
+        report = run_bench(settings, say)
+    figures = report.to_json()
+    if str(json_file) == "-":
+        print_json(figures)
+        return
+    show_report(report)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"wrote {json_file}")
+
+
+def show_report(report: BenchReport) -> None:
+    """The report as tables."""
+    out, setting = stdout(), report.setting
+    out.print(
+        f"{setting['model']}; {setting['dtype']} on {setting['device']}, {setting['threads']} thread(s), "
+        f"torch {setting['torch']}"
+    )
+    if report.stages:
+        table = Table("stage", "first question, s", "each, s", "second question, s", title="Time per stage")
+        for stage in report.stages:
+            each = f"{stage.each_s:.4f} per {stage.per} ({stage.count})" if stage.each_s is not None else ""
+            table.add_row(stage.name, f"{stage.first_s:.3f}", each, f"{stage.second_s:.3f}")
+        total = [sum(getattr(stage, name) for stage in report.stages) for name in ("first_s", "second_s")]
+        table.add_row("together", f"{total[0]:.3f}", "", f"{total[1]:.3f}")
+        out.print(table)
+    if report.ratios:
+        _show_ratios(report)
+    if report.peak_memory_mb is not None:
+        out.print(f"peak memory of the run: {report.peak_memory_mb:.0f} MB")
+    if report.memory:
+        _show_memory(report)
+
+
+def _show_ratios(report: BenchReport) -> None:
+    table = Table("", "ours, s", "other way, s", "faster", "by CPU time", "asked", "same masks, IoU")
+    table.title = "Encode once: all objects together, against the same layers run for each object by itself"
+    for ratio in report.ratios:
+        asked = ""
+        if ratio.is_met is not None and not report.setting["quick"]:  # at toy sizes the figures mean nothing
+            asked = f">= {ratio.required:g}x, {name_verdict(ratio.is_met)}"
+        agreement = "" if ratio.agreement is None else f"{ratio.agreement:.3f}"
+        table.add_row(
+            ratio.name,
+            f"{ratio.ours.wall_s:.2f}",
+            f"{ratio.other.wall_s:.2f}",
+            f"{ratio.speedup:.2f}x",
+            f"{ratio.cpu_speedup:.2f}x",
+            asked,
+            agreement,
+        )
+    stdout().print(table)
+    busy = max(spent.wall_s / max(spent.cpu_s, 1e-9) for ratio in report.ratios for spent in (ratio.ours, ratio.other))
+    if busy > BUSY and report.setting["device"] == "cpu":
+        stdout().print(
+            f"Other programs kept the processor for up to {1 - 1 / busy:.0%} of the time: trust the ratio by CPU time."
+        )
+
+
+def _show_memory(report: BenchReport) -> None:
+    from unipixel.bench.run import MEMORY_LIMIT
+
+    table = Table("frames", "peak, MB", "of which tracking, MB", "seconds")
+    table.title = f"Memory of tracking 2 objects, {report.setting['memory_model']}"
+    for use in report.memory:
+        table.add_row(str(use.frames), f"{use.peak_mb:.0f}", f"{use.peak_mb - use.start_mb:.0f}", f"{use.seconds:.1f}")
+    stdout().print(table)
+    growth = report.memory_growth
+    if growth is not None:
+        within = name_verdict(growth <= MEMORY_LIMIT)
+        stdout().print(f"peak grows to {growth:.3f} of the shorter video's (asked: at most {MEMORY_LIMIT:g}, {within})")
+
+
+def name_verdict(is_met: bool) -> str:
+    """A word for a target."""
+    return "met" if is_met else "MISSED"
+
+
+def doctor(
+    name: Annotated[str, typer.Argument(metavar="FOLDER|HUB_ID", help="A checkpoint folder, 'nano', or a Hub id.")],
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="FOLDER", help="Base model of a folder that holds only a part (LoRA, a stage)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say what a checkpoint is, what of it is missing or different, and what it would ask of this machine.
+
+    Only small files and the headers of the weights are read, on the Hub too. The exit code is 0 if it can be loaded,
+    else 2.
+    """
+    from unipixel.engine.doctor import examine
+
+    finding = examine(name, base=base)
+    if as_json:
+        print_json(finding.to_json())
+    else:
+        show_finding(finding)
+    if not finding.is_usable:
+        raise typer.Exit(2)
+
+
+def show_finding(finding: Finding) -> None:
+    """The finding as tables."""
+    out = stdout()
+    table = Table("", "", title=finding.name, show_header=False)
+    table.add_row("form", finding.form)
+    if finding.size:
+        table.add_row("size", f"{finding.size}, {finding.parameters / 1e6:,.1f} million parameters")
+    for what, value in finding.facts.items():
+        table.add_row(what, value)
+    for file, value in finding.files.items():
+        table.add_row(file, value)
+    for kind in ("missing", "unexpected", "misshapen"):
+        names = [name for name in getattr(finding, kind) if kind != "missing" or name not in finding.promised]
+        shown = "\n".join(names[:MAX_TENSORS]) + (
+            f"\nand {len(names) - MAX_TENSORS} more" if len(names) > MAX_TENSORS else ""
+        )
+        table.add_row(f"{kind} tensors", f"{len(names)}\n{shown}".strip() if names else "none")
+    if finding.promised:
+        table.add_row("in missing files", f"{len(finding.promised)} tensors")
+    out.print(table)
+    if finding.memory:
+        show_memory(finding)
+    for title, lines in (("Differs from the released form:", finding.differences), ("Problems:", finding.problems)):
+        if lines:
+            out.print(title)
+            for line in lines:
+                out.print(f"  - {line}")
+    out.print("It can be loaded." if finding.is_usable else "It cannot be loaded as it is.")
+
+
+def show_memory(finding: Finding) -> None:
+    """What it asks of the machine."""
+    table = Table("type", "weights, GB", "cache of 16 frames, GB", "SAM features, GB", "together, GB", title="Memory")
+    for dtype, parts in finding.memory.items():
+        table.add_row(dtype, *(f"{value:.2f}" for value in (*parts.values(), sum(parts.values()))))
+    stdout().print(table)
+    machine = finding.machine
+    free = "unknown" if machine["free_memory_gb"] is None else f"{machine['free_memory_gb']} GB"
+    verdict = {None: "", True: ", which fits", False: ", which does NOT fit"}[machine["fits"]]
+    stdout().print(
+        f"Here {free} of main memory are free; on this processor it would be loaded in {machine['type_on_cpu']} and "
+        f"take {machine['needed_gb']} GB and activations{verdict}. On a GPU: bfloat16."
+    )
