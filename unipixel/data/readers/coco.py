@@ -1,10 +1,10 @@
 """People's own data as a COCO instance file: ``coco:PATH``, the file or the folder it lies in.
 
 Layout: the JSON file (in a folder: ``annotations.json``; or the only JSON file there, in ``annotations``, or one folder
-further down; or one per split, told by "train" and "val" in their names, such as ``instances_train2017.json``) and the
-pictures, named by ``file_name`` relative to a folder ``images`` beside the file, to the file's own folder, to one that
-is called as the end of the file's name (``train2017``, ``images/default``), or to the same places one folder further
-up. Names with ``\\`` or with folders that are not there are understood as well. Three kinds of annotations are read:
+further down; or one per split, recognised by "train" and "val" in their names, such as ``instances_train2017.json``)
+and the pictures, named by ``file_name`` relative to a folder ``images`` beside the file, to the file's own folder, to
+one that is called as the end of the file's name (``train2017``, ``images/default``), or to the same places one folder
+further up. Names with ``\\`` or with folders that are not there are understood as well. Three kinds of annotations are read:
 
 * pictures, as in COCO: ``images``, ``annotations``, ``categories``;
 * videos frame by frame, as in COCO-VID and BDD100K: every entry of ``images`` has a ``video_id`` (and ``frame_id`` or
@@ -133,7 +133,7 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
 def _drop_invisible(
     objects: dict[int, MaskTrack], queries: tuple[Query, ...]
 ) -> tuple[dict[int, MaskTrack], tuple[Query, ...]]:
-    """The objects of a picture without those of less than a pixel, which nobody sees on it; who asks is told so."""
+    """The objects of a picture that are seen; of less than a pixel they are not, and queries for them have no target."""
     kept = {n: one for n, one in objects.items() if one.visible.any()}
     if len(kept) == len(objects):
         return objects, queries
@@ -214,7 +214,7 @@ def find_picture_folder(path: Path, names: Sequence[str], dataset: str) -> Path:
 
 
 def _locate_pictures(folder: Path, names: set[str], dataset: str) -> dict[str, str]:
-    """Each name's file relative to the folder; the name itself where there is none, which is told when it is read.
+    """Each name's file relative to the folder; the name itself where there is none, which is refused when it is read.
 
     Raises:
         DatasetError: two names lead to one file.
