@@ -244,7 +244,7 @@ def test_masks_of_other_types_and_sizes_are_refused_with_what_they_are() -> None
     with pytest.raises(TypeError, match="prediction is uint8, it must be a bool array"):
         metrics.iou(mask.astype(np.uint8) * 255, mask)
     with pytest.raises(TypeError, match="target is list"):
-        metrics.boundary_f(mask, [[True]])  # type: ignore[arg-type]
+        metrics.boundary_f(mask, [[True]])
     with pytest.raises(ValueError, match=r"prediction has shape \(6, 8\) and target \(5, 8\)"):
         metrics.iou(mask, mask[:5])
     with pytest.raises(ValueError, match="need 3 axes"):

@@ -21,11 +21,10 @@ from unipixel.data import Record
 from unipixel.engine.answer import MaskPiece
 from unipixel.engine.engine import Engine
 from unipixel.engine.generation import Reply
-from unipixel.eval.predictions import Line
+from unipixel.eval.predictions import PredictionLine
 from unipixel.eval.predictors import EnginePredictor
-from unipixel.eval.protocols import Protocol
-from unipixel.eval.questions import Prediction, Question, Unit
-from unipixel.eval.runner import predict_unit
+from unipixel.eval.protocols import BenchmarkProtocol, Prediction, Question, Unit
+from unipixel.eval.runner import predict_units
 from unipixel.masks import MaskTrack, encode_rle
 from unipixel.media import Media
 from unipixel.model.config import RELEASED_PIXEL
@@ -85,7 +84,7 @@ class Recorder:
 
         patch.setattr("unipixel.engine.session.Dialogue", Dialogue)
         patch.setattr("unipixel.engine.objects.propagate", self.propagate)
-        return EnginePredictor(Engine(model, processor))  # type: ignore[arg-type]
+        return EnginePredictor(Engine(model, processor))
 
     def start(self, ask: Reply, processor: Processor, visual: VisualInput) -> None:
         """Note a question and answer it."""
@@ -148,15 +147,15 @@ class Asked:
     unit: Unit
     question: Question
     calls: tuple[Call, ...]
-    line: Line
-    protocol: Protocol
+    line: PredictionLine
+    protocol: BenchmarkProtocol
     processor: Processor
     exact_ids: bool
 
     @property
     def reply(self) -> Prediction:
         """Nothing where the model failed."""
-        return Prediction.from_json(self.line["replies"][0]) if "replies" in self.line else Prediction()
+        return self.line.predictions[0] if self.line.predictions else Prediction()
 
     @property
     def record(self) -> Record:
@@ -165,7 +164,7 @@ class Asked:
 
 
 def ask(
-    protocol: Protocol,
+    protocol: BenchmarkProtocol,
     unit: Unit,
     read: Any,
     sample: Sample,
@@ -176,7 +175,7 @@ def ask(
     """Ask one unit with the replies of its sample."""
     recorder.calls.clear()
     recorder.replies[:] = [call.get("made_up_reply") for call in sample["model_calls"] if call["kind"] == "generate"]
-    line = predict_unit(protocol, unit, read, predictor)
+    (line,) = predict_units(protocol, [(0, unit)], read, predictor)
     (question,) = protocol.build_questions(unit, read, predictor.num_frames)
     processor = predictor.engine.processor
     return Asked(sample, unit, question, tuple(recorder.calls), line, protocol, processor, exact)
@@ -186,8 +185,8 @@ def differing(asked: Asked) -> list[str]:
     """What is not as in the original, each named; empty if all is."""
     sample, found = asked.sample, []
     failed = [call for call in sample["model_calls"] if call["kind"] == "generate" and call["made_up_reply"] is None]
-    if "error" in asked.line and not failed:
-        return [f"failed: {asked.line['error']}"]
+    if asked.line.error and not failed:
+        return [f"failed: {asked.line.error}"]
     if len(asked.calls) != len(sample["prompts"]):
         return [f"{len(asked.calls)} prompts, expected {len(sample['prompts'])}"]
     loads = sample.get("loads") or [None] * len(asked.calls)
@@ -314,7 +313,7 @@ def squares(record: Record, media: Media, settings: ImageSettings) -> tuple[list
 
 def _result(asked: Asked) -> list[str]:
     """What is written down of a reply, and what it is worth."""
-    sample, (measures,) = asked.sample, asked.line["measures"]
+    sample, (measures,) = asked.sample, asked.line.measures
     found: list[str] = []
     if "written_pngs" in sample:
         found += _written(asked, sample["written_pngs"])

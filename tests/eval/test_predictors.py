@@ -15,11 +15,10 @@ from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.errors import PromptError
 from unipixel.eval.choices import Choices
+from unipixel.eval.expression_masks import VideoMasks
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.predictors import RELEASED, EnginePredictor, PerfectPredictor
-from unipixel.eval.protocols import Protocol
-from unipixel.eval.questions import ClipView, Prediction, Question
-from unipixel.eval.video_masks import VideoMasks
+from unipixel.eval.protocols import BenchmarkProtocol, ClipView, Prediction, Question
 from unipixel.masks import MaskTrack
 from unipixel.model.presets import TINY_SAM
 from unipixel.processing import Processor
@@ -38,7 +37,7 @@ def predictor(engine: Engine) -> Iterator[EnginePredictor]:
     made.close()
 
 
-def questions(protocol: Protocol, records: list, num_frames: int = 4) -> list[Question]:
+def questions(protocol: BenchmarkProtocol, records: list, num_frames: int = 4) -> list[Question]:
     asked = [
         one for unit in protocol.group_records(records) for one in protocol.build_questions(unit, read, num_frames)
     ]
@@ -89,7 +88,7 @@ def test_given_masks_reach_the_model_as_they_are(predictor: EnginePredictor, mon
     (asked, *_) = questions(Choices(style="videorefer", regions="single"), choices())
     given, opening = [], Processor.build_first_turn
     monkeypatch.setattr(
-        Processor, "first_turn", lambda self, *all_of: given.append(all_of[2]) or opening(self, *all_of)
+        Processor, "build_first_turn", lambda self, *all_of: given.append(all_of[2]) or opening(self, *all_of)
     )
     predictor.answer(asked)
     assert given[-1] == asked.sample.objects
@@ -127,7 +126,7 @@ def test_an_object_that_was_not_found_becomes_the_whole_frame_only_where_the_ori
         return answer
 
     given = Session.ask_turn
-    monkeypatch.setattr(Session, "put", nothing_found)
+    monkeypatch.setattr(Session, "ask_turn", nothing_found)
     (original, *_) = questions(PixelQA(prompts="point", original=True), choices())
     filled = predictor.answer(original)
     assert [one.id for one in filled.objects] == [0, 3]
@@ -155,7 +154,9 @@ def test_objects_that_are_given_stand_in_the_order_of_the_question_and_one_that_
     unseen = MaskTrack(sample.media.size_hw, (None,) * sample.media.num_frames)
     turns = []
     opening = Processor.build_first_turn
-    monkeypatch.setattr(Processor, "first_turn", lambda self, *given: turns.append(opening(self, *given)) or turns[-1])
+    monkeypatch.setattr(
+        Processor, "build_first_turn", lambda self, *given: turns.append(opening(self, *given)) or turns[-1]
+    )
     predictor.answer(replace(asked, regions=(3, 0), sample=replace(sample, objects={**sample.objects, 0: unseen})))
     text = predictor.engine.processor.decode_answer(turns[-1].input_ids.tolist())
     lines = text.split("highlighted regions are as follows:\n")[1].split("\n")

@@ -12,11 +12,16 @@ from worlds import FRAMES, SIZE_HW, choices, expressions, media, read, record, s
 
 from unipixel.errors import DatasetError
 from unipixel.eval.choices import Choices, summarize_accuracy
-from unipixel.eval.image_masks import ImageMasks
+from unipixel.eval.expression_masks import ClassicDavis, Davis, ImageMasks, Revos, VideoMasks
 from unipixel.eval.pixelqa import PRIMER, PixelQA, choose_original_kinds, renumber_from_one
-from unipixel.eval.protocols import Protocol, select_frames, spread_frames
-from unipixel.eval.questions import PredictedObject, Prediction, Question
-from unipixel.eval.video_masks import ClassicDavis, Davis, Revos, VideoMasks
+from unipixel.eval.protocols import (
+    BenchmarkProtocol,
+    PredictedObject,
+    Prediction,
+    Question,
+    select_frames,
+    spread_frames,
+)
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.sample import Box, Point, Query, Sample
@@ -27,12 +32,12 @@ def found(*tracks: MaskTrack, text: str = "") -> Prediction:
     return Prediction(text, tuple(scored))
 
 
-def asked(protocol: Protocol, number: int = 0, records: list | None = None, num_frames: int = 16) -> Question:
+def asked(protocol: BenchmarkProtocol, number: int = 0, records: list | None = None, num_frames: int = 16) -> Question:
     unit = protocol.group_records(records or expressions())[number]
     return protocol.build_questions(unit, read, num_frames)[0]
 
 
-def figures(protocol: Protocol, measures: list) -> dict[str, float]:
+def figures(protocol: BenchmarkProtocol, measures: list) -> dict[str, float]:
     return {one.name: one.value for one in protocol.summarize(measures)}
 
 

@@ -28,13 +28,11 @@ from unipixel.eval import pixelqa
 from unipixel.eval.benchmarks import BENCHMARKS
 from unipixel.eval.captions import DIMENSIONS, average_grades
 from unipixel.eval.choices import Choices, score_letter, summarize_accuracy
-from unipixel.eval.image_masks import ImageMasks
+from unipixel.eval.expression_masks import ImageMasks, VideoMasks
 from unipixel.eval.judge import parse_grades
 from unipixel.eval.pixelqa import PixelQA, choose_original_kinds
-from unipixel.eval.protocols import Protocol, merge_targets
-from unipixel.eval.questions import PredictedObject, Prediction, Question, Unit
+from unipixel.eval.protocols import BenchmarkProtocol, PredictedObject, Prediction, Question, Unit, merge_targets
 from unipixel.eval.runner import open_run
-from unipixel.eval.video_masks import VideoMasks
 from unipixel.masks import MaskTrack
 from unipixel.metrics import parse_choice, volume_scores
 from unipixel.processing import ImageSettings, Processor, build_tokenizer, format_request
@@ -93,10 +91,10 @@ def find_data(protocols_dir: Path, real_miniatures: Path | None) -> Callable[[Ma
 
 
 @pytest.fixture
-def miniature(real_miniatures: Path | None) -> Callable[[str, str], list[tuple[Protocol, Unit]]]:
+def miniature(real_miniatures: Path | None) -> Callable[[str, str], list[tuple[BenchmarkProtocol, Unit]]]:
     """The units of a benchmark of the miniatures; the test is skipped, by name, where its files are absent."""
 
-    def open_it(benchmark: str, split: str) -> list[tuple[Protocol, Unit]]:
+    def open_it(benchmark: str, split: str) -> list[tuple[BenchmarkProtocol, Unit]]:
         if real_miniatures is None:
             pytest.skip(REAL_MEDIA)
         missing = absent(benchmark, split, real_miniatures)
@@ -236,7 +234,7 @@ def changed(sample: Mapping[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
     return copy
 
 
-def original_draws(protocol: Protocol, units: list[Unit]) -> Draws:
+def original_draws(protocol: BenchmarkProtocol, units: list[Unit]) -> Draws:
     """Generators by unit: the original draws for all records of a run from one, which here began with seed 0."""
     assert isinstance(protocol, PixelQA)
     shared, states = random.Random(0), {}
@@ -265,7 +263,7 @@ SCORED = list_recorded((), ("revos", "mevis", "ref_davis17", "ref_sav", "groundm
 PARTS = {"revos": "valid", "mevis": "valid_u", "ref_davis17": "valid", "ref_sav": "valid", "groundmore": "test"}
 
 
-def prediction_base(protocol: Protocol, unit: Unit, question: Question) -> np.ndarray:
+def prediction_base(protocol: BenchmarkProtocol, unit: Unit, question: Question) -> np.ndarray:
     """What predictions are made from: the truth of the record itself, in GroundMoRe also outside of the action."""
     record = unit.records[0]
     if record.dataset == "groundmore":
@@ -282,13 +280,13 @@ def prediction_base(protocol: Protocol, unit: Unit, question: Question) -> np.nd
 def test_predictions_made_by_a_rule_get_the_official_scores(
     benchmark: str,
     load: Callable[[str], dict[str, Any]],
-    miniature: Callable[[str, str], list[tuple[Protocol, Unit]]],
+    miniature: Callable[[str, str], list[tuple[BenchmarkProtocol, Unit]]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     scoring = load(benchmark)["scoring"]
     units = {unit.id: (protocol, unit) for protocol, unit in miniature(benchmark, PARTS[benchmark])}
     rows, measures, problems = scoring["per_expression"], [], []
-    protocol: Protocol = VideoMasks()
+    protocol: BenchmarkProtocol = VideoMasks()
     for row in rows:
         key = f"{row['video']}/{row.get('expression', row.get('question'))}"
         if key not in units:

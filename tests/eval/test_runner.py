@@ -14,12 +14,12 @@ from worlds import Counting, expressions, read, run
 
 from unipixel import data
 from unipixel.errors import DatasetError
-from unipixel.eval.predictions import PredictionFile, read_predictions
+from unipixel.eval.expression_masks import VideoMasks
+from unipixel.eval.predictions import LineFile, PredictionLine, read_lines
 from unipixel.eval.predictors import PerfectPredictor
-from unipixel.eval.questions import Prediction, Question
+from unipixel.eval.protocols import Prediction, Question
 from unipixel.eval.report import ReportSection, collect_sections, render_markdown
 from unipixel.eval.runner import BenchmarkRun, predict, rescore
-from unipixel.eval.video_masks import VideoMasks
 
 WHERE = {"name": "mevis", "split": "valid_u"}
 
@@ -88,7 +88,7 @@ def test_a_killed_process_loses_at_most_the_line_it_was_writing(tmp_path: Path, 
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert len(read_predictions(path)[1]) >= 2
+    assert len(read_lines(path, PredictionLine)[1]) >= 2
     predict(squares(), PerfectPredictor(), tmp_path / "out")
     assert text(collect_sections([tmp_path / "out"])) == undisturbed
 
@@ -112,7 +112,7 @@ def test_missing_shards_are_told(tmp_path: Path) -> None:
 
 def test_failures_are_written_down_counted_and_scored_as_the_report_says(tmp_path: Path) -> None:
     lines = predict(squares(), Counting(fail=[1, 4]), tmp_path)
-    assert lines["v0/1"]["error"] == "RuntimeError: out of memory"
+    assert lines["v0/1"].error == "RuntimeError: out of memory"
     (one,) = collect_sections([tmp_path])
     assert one.failed == 2 and one.questions == 6
     assert [unit for unit, _ in one.failures] == ["v0/1", "v2/0"]
@@ -186,7 +186,7 @@ def test_a_damaged_line_names_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"0-of-1\.jsonl, line 3 is no JSON"):
         collect_sections([tmp_path])
     with pytest.raises(DatasetError, match="line 3 is no JSON"):
-        PredictionFile(path, squares().build_header(6, 16))
+        LineFile(path, squares().build_header(6, 16), PredictionLine)
 
 
 def test_a_limit_asks_the_first_questions_only(tmp_path: Path) -> None:
@@ -211,10 +211,10 @@ def test_impossible_parts_are_refused(option: str, value: object) -> None:
 def test_scoring_needs_nothing_but_the_lines_and_the_truth(tmp_path: Path) -> None:
     predict(squares(), Counting(fail=[2]), tmp_path)
     (one,) = collect_sections([tmp_path])
-    spoilt = [{**line, "measures": [{"J": 0.1}]} for line in one.lines]
-    assert [line["measures"] for line in rescore(squares(), spoilt, 16)] == [line["measures"] for line in one.lines]
+    spoilt = [replace(line, measures=({"J": 0.1},)) for line in one.lines]
+    assert [line.measures for line in rescore(squares(), spoilt, 16)] == [line.measures for line in one.lines]
     with pytest.raises(ValueError, match="'v9/0' is no unit of mevis/valid_u"):
-        rescore(squares(), [{"id": "v9/0"}], 16)
+        rescore(squares(), [PredictionLine(id="v9/0", place=0)], 16)
 
 
 def test_a_folder_without_predictions_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from worlds import FRAMES, SIZE_HW, Counting, choices, expressions, run, square
 
 from unipixel.errors import DatasetError
 from unipixel.eval.choices import Choices
+from unipixel.eval.expression_masks import VideoMasks
 from unipixel.eval.pages import render_page, select_examples
 from unipixel.eval.pixelqa import PixelQA
+from unipixel.eval.predictions import write_zip
 from unipixel.eval.predictors import BlankPredictor, PerfectPredictor
 from unipixel.eval.report import collect_sections, render_markdown
 from unipixel.eval.runner import BenchmarkRun, predict
-from unipixel.eval.uploads import write_zip
-from unipixel.eval.video_masks import VideoMasks
 
 
 def server(**options: object) -> BenchmarkRun:
@@ -123,7 +124,7 @@ def test_the_page_needs_no_other_file_and_shows_examples(evaluated: tuple[Path, 
 def test_texts_of_a_page_are_escaped(evaluated: tuple[Path, list[BenchmarkRun]]) -> None:
     sections = collect_sections([evaluated[0]])
     hostile = "<script>alert(1)</script>"
-    line = {**sections[0].lines[1], "error": hostile}
+    line = replace(sections[0].lines[1], error=hostile)
     object.__setattr__(sections[0], "lines", (line,))
     assert hostile not in render_page(sections, [[]] * len(sections))
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from unipixel.data.records import Record
 from unipixel.eval.predictors import PerfectPredictor
-from unipixel.eval.protocols import Protocol
-from unipixel.eval.questions import Prediction, Question
+from unipixel.eval.protocols import BenchmarkProtocol, Prediction, Question
 from unipixel.eval.runner import BenchmarkRun
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
@@ -110,7 +109,7 @@ def captions(texts: Sequence[str] = ("a red car drives left", "two dogs play in 
     return [record(f"{place}", made(text)) for place, text in enumerate(texts)]
 
 
-def run(protocol: Protocol, records: Sequence[Record], name: str, split: str, **options: Any) -> BenchmarkRun:
+def run(protocol: BenchmarkProtocol, records: Sequence[Record], name: str, split: str, **options: Any) -> BenchmarkRun:
     """A run over records of this module under the name of a benchmark."""
     options = {"model": "test", **options}
     return BenchmarkRun(name=name, split=split, protocol=protocol, records=records, read=read, **options)

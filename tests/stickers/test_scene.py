@@ -15,8 +15,7 @@ from PIL import Image
 from unipixel.errors import DatasetError
 from unipixel.stickers import HELD_OUT_FAMILY, Scene, SceneSettings, generate_scene, generate_video
 from unipixel.stickers.colours import COLOURS, PAINTS, choose_colour_name, measure_colour_shares, repaint
-from unipixel.stickers.render import Placement, draw_sprite
-from unipixel.stickers.sprites import load_built_in
+from unipixel.stickers.sprites import Placement, draw_sprite, load_built_in
 
 CLEAN = SceneSettings(noise=0.0)
 
@@ -88,8 +87,8 @@ def softly_covered(made: Scene, n: int, sprites: object) -> np.ndarray:
     order = made.drawing_order
     for above in order[order.index(n) + 1 :]:
         placement = made.objects[above].placements[0]
-        patch = draw_sprite(placement, sprites, size_hw)  # type: ignore[arg-type]
-        covered[patch.window] |= patch.pixels[..., 3] > 0  # type: ignore[union-attr]
+        patch = draw_sprite(placement, sprites, size_hw)
+        covered[patch.window] |= patch.pixels[..., 3] > 0
     return covered
 
 

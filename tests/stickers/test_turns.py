@@ -125,7 +125,7 @@ def test_places_agree_with_the_masks() -> None:
         named = re.fullmatch(r"Where (?:is|are) the (\w+)\?", turn.question)
         if not turn.regions and not named:
             continue
-        n = object_of(made, turn.regions[0]) if turn.regions else names_of(made).index(named[1])  # type: ignore[index]
+        n = object_of(made, turn.regions[0]) if turn.regions else names_of(made).index(named[1])
         spot = centre(made.masks[n, 0])
         for side, (axis, direction) in sides.items():
             beyond = spot[axis] < 0.36 if direction < 0 else spot[axis] > 0.64

@@ -27,7 +27,7 @@ from unipixel.stickers import (
     write_samples,
 )
 from unipixel.stickers.language import MOTIONS
-from unipixel.stickers.render import draw_sprite
+from unipixel.stickers.sprites import draw_sprite
 
 CLEAN = SceneSettings(noise=0.0)
 CLIPS = [generate_video(21, index, CLEAN) for index in range(30)]

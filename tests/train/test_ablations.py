@@ -177,7 +177,7 @@ def test_a_model_that_does_not_propagate_makes_every_mask_by_itself(tiny: Path) 
         return [step.low_res_masks for step in steps]
 
     with torch.no_grad():
-        alone = [engine.model.segment([queries], [frame[None]])[0][0].low_res_masks for frame in clip]  # type: ignore[index]
+        alone = [engine.model.segment([queries], [frame[None]])[0][0].low_res_masks for frame in clip]
     assert not torch.allclose(trained()[2], alone[2], atol=1e-3)
     engine.model.config.pixel = replace(engine.model.config.pixel, propagate=False)
     for step, expected in zip(trained(), alone, strict=True):
@@ -295,7 +295,7 @@ def test_on_real_data_a_condition_learns_from_what_its_name_says() -> None:
 
     whole = made()
     assert list(whole) == ["refer", "segment", "joint"]
-    assert whole["joint"].sources == RECIPES["joint"]().sources  # type: ignore[attr-defined]
+    assert whole["joint"].sources == RECIPES["joint"]().sources
     about = [s for s in whole["joint"].sources if s.dataset.startswith(real_data.ABOUT_OBJECTS) and s.form != "memory"]
     refers = made(segments=False, recall="pointing")
     assert list(refers) == ["refer", "joint"]

@@ -7,26 +7,28 @@ from pathlib import Path
 import pytest
 
 from unipixel.data import DATASETS
-from unipixel.train.differences import ALWAYS, DIFFERENCES, Difference, format_table
+from unipixel.data.differences import TRAINING, TRAINING_ALWAYS, Difference, format_differences
 from unipixel.train.recipe import MixtureRecipe
 from unipixel.train.recipes import RECIPES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 
 
-@pytest.mark.parametrize(("mark", "rows"), [("differences", DIFFERENCES), ("always", ALWAYS)])
-def test_the_docs_have_the_table_of_the_code(mark: str, rows: tuple[Difference, ...]) -> None:
+@pytest.mark.parametrize(
+    ("mark", "rows", "ours"), [("differences", TRAINING, "`correct`"), ("always", TRAINING_ALWAYS, "here")]
+)
+def test_the_docs_have_the_table_of_the_code(mark: str, rows: tuple[Difference, ...], ours: str) -> None:
     _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
     table, _, _ = rest.partition("<!-- end -->")
-    assert table == f"{format_table(rows)}\n"
+    assert table == f"{format_differences(rows, 'data', ours)}\n"
 
 
 def test_the_table_names_data_sets_that_there_are() -> None:
-    assert {name for row in (*DIFFERENCES, *ALWAYS) for name in row.where} <= set(DATASETS)
+    assert {name for row in (*TRAINING, *TRAINING_ALWAYS) for name in row.where} <= set(DATASETS)
 
 
 def test_every_data_set_with_an_index_of_the_original_is_in_the_table() -> None:
-    listed = {name for row in DIFFERENCES for name in row.where}
+    listed = {name for row in TRAINING for name in row.where}
     assert {name for name, dataset in DATASETS.items() if dataset.original is not None} <= listed
 
 

@@ -104,7 +104,7 @@ def measure(final: Path, runs: Mapping[str, BenchmarkRun], figures: Sequence[str
         found: dict[str, dict[str, float]] = {}
         for name, run in runs.items():
             lines = predict(run, predictor, out)
-            shown = run.protocol.summarize([one for line in lines.values() for one in line["measures"]])
+            shown = run.protocol.summarize([one for line in lines.values() for one in line.measures])
             found[name] = {one.name: one.value for one in shown}
     finally:
         predictor.close()

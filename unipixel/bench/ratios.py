@@ -10,7 +10,7 @@ import torch
 
 from unipixel.bench.inputs import QUESTION, draw_moving_discs, draw_random_queries
 from unipixel.bench.reencoding import Attention, track_separately
-from unipixel.bench.spent import TimeSpent, measure_time
+from unipixel.bench.resources import TimeSpent, measure_time
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
 from unipixel.engine.memory import Anchor, set_spans
@@ -26,7 +26,7 @@ class Ratio:
 
     name: str
     required: float | None
-    """Least speed-up that is asked for; None where it is only told."""
+    """Least speed-up that is required; None where the ratio is only reported."""
     ours: TimeSpent
     other: TimeSpent
     agreement: float | None = None
@@ -44,7 +44,7 @@ class Ratio:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether both ratios reach what is asked for: a busy machine can flatter the one on the wall."""
+        """Whether both ratios reach the required one: on a busy machine wall time alone can mislead."""
         if self.required is None:
             return None
         return min(self.speedup, self.cpu_speedup) >= self.required
@@ -126,17 +126,14 @@ def _mean_iou(one: list[list[Rle | None]], other: list[list[Rle | None]]) -> flo
     return float(np.mean(scores))
 
 
-@dataclass(frozen=True)
-class SessionTimes:
-    """A session in which two objects of one video are asked about, one after the other."""
+def compare_questions(
+    engine: Engine, num_frames: int, required: float, size_hw: tuple[int, int]
+) -> tuple[list[Answer], Ratio]:
+    """Point at one object and ask what it is, then point at another one and ask again.
 
-    first: Answer
-    second: Answer
-    ratio: Ratio
-
-
-def compare_questions(engine: Engine, num_frames: int, required: float, size_hw: tuple[int, int]) -> SessionTimes:
-    """Point at one object and ask what it is, then point at another one and ask again."""
+    Returns:
+        Both answers, and what the second one took beside the first.
+    """
     height, width = size_hw
     points = [Point(width * 0.3, height * 0.3), Point(width * 0.6, height * 0.6)]
     spent = [TimeSpent(), TimeSpent()]
@@ -148,4 +145,4 @@ def compare_questions(engine: Engine, num_frames: int, required: float, size_hw:
     ratio = Ratio(
         name=f"second question, {num_frames} frames, a new object", required=required, ours=spent[1], other=spent[0]
     )
-    return SessionTimes(answers[0], answers[1], ratio)
+    return answers, ratio

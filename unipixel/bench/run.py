@@ -5,18 +5,17 @@ from __future__ import annotations
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unipixel.bench import memory
 from unipixel.bench.inputs import REAL_SAM, build_random_engine
-from unipixel.bench.ratios import Ratio, SessionTimes, compare_objects, compare_questions
-from unipixel.bench.spent import peak_memory_mb
-from unipixel.engine.answer import STAGES
+from unipixel.bench.ratios import Ratio, compare_objects, compare_questions
+from unipixel.bench.resources import MemoryUse, measure_memory, peak_memory_mb, write_video
+from unipixel.engine.answer import STAGES, Answer
 from unipixel.engine.engine import Engine, choose_device, choose_dtype
 from unipixel.model.presets import TINY_SAM
 
@@ -87,7 +86,7 @@ class BenchReport:
     """The machine, the sizes, the dtype."""
     stages: list[StageTime] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
-    memory: list[memory.MemoryUse] = field(default_factory=list)
+    memory: list[MemoryUse] = field(default_factory=list)
     """Of tracking through a shorter and a longer video."""
     peak_memory_mb: float | None = None
     """Of this process, with the large model."""
@@ -112,11 +111,11 @@ class BenchReport:
         }
 
 
-def run_bench(settings: BenchSettings, say: Callable[[str], None] = lambda _: None) -> BenchReport:
+def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda _: None) -> BenchReport:
     """Measure.
 
     Args:
-        say: told what is being measured, before each step.
+        progress: called with what is measured next.
 
     Raises:
         ValueError: the device is not there.
@@ -130,55 +129,55 @@ def run_bench(settings: BenchSettings, say: Callable[[str], None] = lambda _: No
     report = BenchReport(_describe_setting(settings, device, dtype))
     if "memory" in parts:
         lengths = (20, 60) if settings.quick else (100, 1000)
-        report.memory = _measure_memory(lengths, quick=settings.quick, say=say)
+        report.memory = _measure_memory(lengths, quick=settings.quick, progress=progress)
     if set(parts) == {"memory"}:
         return report
-    say("building the model with random weights")
+    progress("building the model with random weights")
     engine = build_random_engine(TINY_SAM if settings.quick else REAL_SAM, dtype=dtype, device=device)
-    _measure_speed(engine, parts, settings.quick, report, say)
+    _measure_speed(engine, parts, settings.quick, report, progress)
     report.peak_memory_mb = peak_memory_mb()
     return report
 
 
 def _measure_speed(
-    engine: Engine, parts: tuple[str, ...], quick: bool, report: BenchReport, say: Callable[[str], None]
+    engine: Engine, parts: tuple[str, ...], quick: bool, report: BenchReport, progress: Callable[[str], None]
 ) -> None:
     size_hw = (96, 128) if quick else (480, 640)
-    say("warming up")
+    progress("warming up")
     compare_questions(engine, 2, 1.0, size_hw)
     if "session" in parts:
-        say("asking twice about one video")
-        times = compare_questions(engine, 4 if quick else 8, 5.0, size_hw)
-        report.stages = _build_stages(times)
-        report.ratios.append(times.ratio)
+        progress("asking twice about one video")
+        answers, ratio = compare_questions(engine, 4 if quick else 8, 5.0, size_hw)
+        report.stages = _build_stages(answers)
+        report.ratios.append(ratio)
     if "image" in parts:
-        say("objects of an image, together and one by one")
+        progress("objects of an image, together and one by one")
         report.ratios[:0] = compare_objects(engine, 1, 3 if quick else 8, 5.0, size_hw, strict=False)
     if "clip" in parts:
-        say("objects of a clip, together and one by one")
+        progress("objects of a clip, together and one by one")
         found = compare_objects(engine, 4 if quick else 8, 2 if quick else 3, 2.5, size_hw, strict=True)
         place = 1 if "image" in parts else 0
         report.ratios[place:place] = found
 
 
-def _measure_memory(lengths: tuple[int, int], *, quick: bool, say: Callable[[str], None]) -> list[memory.MemoryUse]:
+def _measure_memory(lengths: tuple[int, int], *, quick: bool, progress: Callable[[str], None]) -> list[MemoryUse]:
     uses = []
     with tempfile.TemporaryDirectory() as folder:
         for length in lengths:
-            say(f"tracking through {length} frames")
-            video = memory.write_video(Path(folder) / f"{length}.mp4", length)
-            uses.append(memory.measure_memory(video, quick=quick, threads=torch.get_num_threads()))
+            progress(f"tracking through {length} frames")
+            video = write_video(Path(folder) / f"{length}.mp4", length)
+            uses.append(measure_memory(video, quick=quick, threads=torch.get_num_threads()))
     return uses
 
 
-def _build_stages(times: SessionTimes) -> list[StageTime]:
-    first, second = times.first.timings, times.second.timings
+def _build_stages(answers: Sequence[Answer]) -> list[StageTime]:
+    first, second = (answer.timings for answer in answers)
     rows = [
         StageTime(name, first[name], second[name], _COUNTED.get(name, ""), first.counts.get(name, 0)) for name in STAGES
     ]
     saved = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, answer in enumerate((times.first, times.second)):
+        for number, answer in enumerate(answers):
             started = time.perf_counter()
             answer.save(Path(folder) / str(number))
             saved.append(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Every benchmark that can be run: its data, how it is asked and scored, and what UniPixel published.
+"""Every benchmark that can be run: its data, its protocol, and what UniPixel published.
 
 Published figures are of two kinds, and every report says which: those of the released checkpoints, from their
 repository (the 7B is the one released in October 2025), and those of the paper's tables (arXiv 2509.18094), whose
@@ -11,17 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from unipixel.data.differences import find_differences
 from unipixel.eval.captions import Captions
 from unipixel.eval.choices import Choices
-from unipixel.eval.differences import find_differences
-from unipixel.eval.image_masks import ImageMasks
+from unipixel.eval.expression_masks import ClassicDavis, Davis, ImageMasks, Revos, VideoMasks
 from unipixel.eval.pixelqa import PixelQA
-from unipixel.eval.protocols import Protocol
-from unipixel.eval.sticker_figures import StickerFigures
-from unipixel.eval.video_masks import ClassicDavis, Davis, Revos, VideoMasks
-
-ProtocolName = Literal["correct", "original"]
-
+from unipixel.eval.prompted_masks import ClipsByText, ClipsFromMask, PhotoPersons, PhotoRegions
+from unipixel.eval.protocols import BenchmarkProtocol
+from unipixel.eval.stickers import STICKER_TASKS, StickerProtocol
 
 RELEASES = {"UniPixel-3B": "released 3B", "UniPixel-7B": "released 7B, October 2025"}
 PAPER = "paper"
@@ -51,7 +48,7 @@ class Split:
 
     data: str
     """Split of the dataset."""
-    protocol: Protocol
+    protocol: BenchmarkProtocol
     published: Mapping[str, PublishedFigure] = field(default_factory=dict)
     """By the name of the figure."""
     layout: Literal["", "mevis", "ref_youtube_vos"] = ""
@@ -291,11 +288,30 @@ BENCHMARKS: dict[str, Benchmark] = {
         splits={"test": Split(data="test", protocol=Choices(style="mvbench"))},
         default=("test",),
     ),
+    "photos": Benchmark(
+        title="Photos",
+        dataset="photos",
+        splits={
+            "box": Split(data="val", protocol=PhotoRegions(prompt="box")),
+            "point": Split(data="val", protocol=PhotoRegions(prompt="point")),
+            "person": Split(data="val", protocol=PhotoPersons()),
+        },
+        default=("box", "point", "person"),
+    ),
+    "davis_clips": Benchmark(
+        title="DAVIS clips",
+        dataset="davis_clips",
+        splits={
+            "given": Split(data="val", protocol=ClipsFromMask()),
+            "text": Split(data="val", protocol=ClipsByText()),
+        },
+        default=("given", "text"),
+    ),
     "stickers": Benchmark(
         title="Stickers",
         dataset="stickers",
-        splits={"all": Split(data="val", protocol=StickerFigures())},
-        default=("all",),
+        splits={name: Split(data="val", protocol=StickerProtocol(task=task)) for name, task in STICKER_TASKS.items()},
+        default=tuple(STICKER_TASKS),
     ),
 }
 """Name -> benchmark."""
@@ -316,8 +332,8 @@ def select_splits(name: str) -> list[tuple[str, str]]:
     return [(title, split)] if split else [(title, one) for one in BENCHMARKS[title].default]
 
 
-def get_protocol(name: str, split: str, protocol: str) -> Protocol:
-    """How a split is asked and scored.
+def get_protocol(name: str, split: str, protocol: str) -> BenchmarkProtocol:
+    """The protocol of a split.
 
     Args:
         protocol: ``"correct"`` or ``"original"``.

@@ -14,14 +14,18 @@ import numpy as np
 from unipixel.eval.choices import keep_query_frame
 from unipixel.eval.protocols import (
     SEGMENT_TOKENS,
+    BenchmarkProtocol,
+    Figure,
     Measures,
-    Protocol,
+    Prediction,
+    Question,
+    ReadRecord,
+    Unit,
     get_query,
     mean_percent,
     select_frames,
     spread_frames,
 )
-from unipixel.eval.questions import Figure, Prediction, Question, Read, Unit
 from unipixel.metrics.captions import cider_d, token_f1
 from unipixel.processing.wording import format_query
 
@@ -36,13 +40,13 @@ BEST_GRADE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Captions(Protocol):
+class Captions(BenchmarkProtocol):
     """One description per object, with the caption that it is to match."""
 
     regions: Literal["single", "multiple"]
     """Masks that the model is given: those of the query's frame, or those of all frames."""
 
-    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
         """One question over evenly spread frames, the query's own among them."""
         sample = read(unit.records[0])
         frames = spread_frames(sample.media.num_frames, num_frames, get_query(sample).frame)
@@ -110,7 +114,7 @@ def _build_grade_figure(name: str, value: float, count: int) -> Figure:
 def _measure_word_overlap(measures: Sequence[Measures]) -> list[Figure]:
     predictions, captions = [m["prediction"] for m in measures], [[m["caption"]] for m in measures]
     overlaps = [token_f1(text, given) for text, given in zip(predictions, captions, strict=True)]
-    consensus = cider_d(predictions, captions).mean
+    consensus = float(cider_d(predictions, captions).mean())
     return [
         Figure(name="token F1 (no judge)", value=mean_percent(overlaps), count=len(measures)),
         Figure(name="CIDEr-D (no judge)", value=10 * consensus, count=len(measures)),

@@ -13,8 +13,19 @@ from typing import Literal
 import torch
 
 from unipixel.errors import DatasetError
-from unipixel.eval.protocols import Measures, Protocol, get_query, select_frames, spread_frames
-from unipixel.eval.questions import ClipView, Figure, Prediction, Question, Read, Unit
+from unipixel.eval.protocols import (
+    BenchmarkProtocol,
+    ClipView,
+    Figure,
+    Measures,
+    Prediction,
+    Question,
+    ReadRecord,
+    Unit,
+    get_query,
+    select_frames,
+    spread_frames,
+)
 from unipixel.metrics import choice_accuracy, parse_choice
 from unipixel.processing.wording import CHOICE_PRIMERS, ChoiceStyle, format_choice
 from unipixel.sample import Query, Sample
@@ -33,7 +44,7 @@ STOPS = "replies that are empty or begin with a blank, at which the original's s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices(Protocol):
+class Choices(BenchmarkProtocol):
     """One letter per question."""
 
     style: ChoiceStyle
@@ -43,7 +54,7 @@ class Choices(Protocol):
     mean_of_categories: bool = False
     """Report the unweighted mean of the categories instead of the mean over questions (MVBench)."""
 
-    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
         """One question over evenly spread frames, the query's own among them."""
         sample = read(unit.records[0])
         query, view = get_query(sample), REGION_VIEW if self.regions != "none" else None

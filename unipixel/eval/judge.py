@@ -14,14 +14,14 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from unipixel.errors import UnipixelError
 from unipixel.eval.captions import BEST_GRADE, DIMENSIONS
-from unipixel.eval.predictions import Line, PredictionFile, read_predictions
+from unipixel.eval.predictions import GradeLine, LineFile, PredictionLine, read_lines
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 INSTRUCTION = """You compare a predicted description of one object in a video with the correct one, in four respects:
@@ -77,7 +77,7 @@ class EndpointJudge:
     wait_s: float = 2.0
     """Before the second try; doubled before each further one."""
     original: bool = False
-    """Read grades as the original does, see `parse_grades`."""
+    """ReadRecord grades as the original does, see `parse_grades`."""
 
     @property
     def name(self) -> str:
@@ -164,57 +164,55 @@ def grade_predictions(
         ValueError: another judge has graded some of them.
         DatasetError: a file is damaged.
     """
-    header, lines, _ = read_predictions(path)
+    header, lines, _ = read_lines(path, PredictionLine)
     if header is None:
         return
-    wanted = [line for line in lines if "error" not in line and "left_out" not in line]
-    graded = PredictionFile(get_grades_path(path), header, retry=retry)
+    wanted = [line for line in lines if line.is_answered]
+    graded = LineFile(get_grades_path(path), header, GradeLine, retry=retry)
     try:
-        other = {line["judge"] for line in graded.done.values()} - {judge.name}
+        other = {line.judge for line in graded.lines.values()} - {judge.name}
         if other:
             raise ValueError(
                 f"{get_grades_path(path)} holds grades of {other.pop()}, not of {judge.name}; delete that file "
                 "to have everything graded anew"
             )
-        failed = sum("error" in line for line in graded.done.values())
         for line in wanted:
-            if line["id"] in graded.done:
+            if line.id in graded.lines:
                 continue
-            graded.append({"id": line["id"], "judge": judge.name, **_grade_line(judge, line["measures"][0])})
-            failed += "error" in graded.done[line["id"]]
+            graded.append(_grade_line(judge, line))
             if progress is not None:
-                progress(len(graded.done), len(wanted), failed)
+                progress(len(graded.lines), len(wanted), sum(bool(one.error) for one in graded.lines.values()))
     finally:
         graded.close()
 
 
-def _grade_line(judge: Judge, texts: Mapping[str, Any]) -> Line:
-    if not texts["prediction"].strip():
-        return {"grades": dict.fromkeys(DIMENSIONS, 0.0)}  # nothing was said
+def _grade_line(judge: Judge, line: PredictionLine) -> GradeLine:
+    caption, prediction = line.measures[0]["caption"], line.measures[0]["prediction"]
     try:
-        return {"grades": judge.grade(texts["caption"], texts["prediction"])}
+        # nothing said is worth nothing
+        grades = judge.grade(caption, prediction) if prediction.strip() else dict.fromkeys(DIMENSIONS, 0.0)
     except JudgeError as error:
-        return {"error": str(error)}
+        return GradeLine(id=line.id, judge=judge.name, error=str(error))
+    return GradeLine(id=line.id, judge=judge.name, grades=grades)
 
 
-def merge_grades(path: Path, lines: list[Line]) -> tuple[list[Line], list[str]]:
+def merge_grades(path: Path, lines: list[PredictionLine]) -> tuple[list[PredictionLine], list[str]]:
     """The lines of a file of predictions with their grades, and what there is to say about these.
 
     Raises:
         DatasetError: the file of grades is damaged.
     """
-    _, found, _ = read_predictions(get_grades_path(path))
+    _, found, _ = read_lines(get_grades_path(path), GradeLine)
     if not found:
         return lines, []
-    grades = {line["id"]: line for line in found}
-    failed = sum("error" in line for line in found)
+    grades = {line.id: line.grades for line in found if line.grades is not None}
+    failed = sum(bool(line.error) for line in found)
     merged = []
     for line in lines:
-        own = grades.get(line["id"], {})
-        if "grades" in own and "error" not in line:
-            line = {**line, "measures": [{**line["measures"][0], "grades": own["grades"]}]}
+        if line.id in grades and line.is_answered:
+            line = replace(line, measures=({**line.measures[0], "grades": dict(grades[line.id])},))
         merged.append(line)
-    notes = [f"graded by {found[0]['judge']}"]
+    notes = [f"graded by {found[0].judge}"]
     if failed:
         notes.append(f"descriptions that got no grades from the judge, in no average of grades: {failed}")
     return merged, notes

@@ -13,8 +13,7 @@ from PIL import Image
 
 from unipixel import draw
 from unipixel.errors import UnipixelError
-from unipixel.eval.protocols import merge_predictions, merge_targets, merge_tracks
-from unipixel.eval.questions import Prediction, Question
+from unipixel.eval.protocols import Prediction, Question, merge_predictions, merge_targets, merge_tracks
 from unipixel.eval.report import COLUMNS, FAILURES_NAMED, SECONDARY, ReportSection, format_rows
 from unipixel.eval.runner import BenchmarkRun
 from unipixel.masks import MaskTrack
@@ -59,7 +58,7 @@ def select_examples(
     one: ReportSection, open_run: Callable[[ReportSection], BenchmarkRun], number: int = EXAMPLES
 ) -> list[Example]:
     """Evenly spread examples of a section; those whose data cannot be read any more are left out."""
-    answered = [line for line in one.lines if line.get("replies")]
+    answered = [line for line in one.lines if line.predictions]
     try:
         run = open_run(one)
         units = {unit.id: unit for unit in run.list_units()}
@@ -69,9 +68,8 @@ def select_examples(
     found = []
     for line in (answered[place] for place in places):
         try:
-            questions = run.protocol.build_questions(units[line["id"]], run.read, one.header.num_frames)
-            reply = Prediction.from_json(line["replies"][0])
-            found.append(_build_example(line["id"], questions[0], reply))
+            questions = run.protocol.build_questions(units[line.id], run.read, one.header.num_frames)
+            found.append(_build_example(line.id, questions[0], next(iter(line.predictions or ()))))
         except (UnipixelError, ValueError, LookupError):
             continue
     return found

@@ -21,8 +21,19 @@ from unipixel.eval.choices import (
     score_letter,
     summarize_accuracy,
 )
-from unipixel.eval.protocols import Measures, Protocol, get_query, mean_percent, select_frames, spread_frames
-from unipixel.eval.questions import Figure, Prediction, Question, Read, Unit
+from unipixel.eval.protocols import (
+    BenchmarkProtocol,
+    Figure,
+    Measures,
+    Prediction,
+    Question,
+    ReadRecord,
+    Unit,
+    get_query,
+    mean_percent,
+    select_frames,
+    spread_frames,
+)
 from unipixel.masks import MaskTrack, find_interior_point, mask_to_box
 from unipixel.metrics import frame_scores, volume_scores
 from unipixel.processing import ImageSettings
@@ -41,14 +52,14 @@ PRIMER = CHOICE_PRIMERS["videorefer"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelQA(Protocol):
+class PixelQA(BenchmarkProtocol):
     """Accuracy of the answers, and J&F of the masks that the model makes of the prompts.
 
     Volumes of all frames are compared; "F" is their Dice coefficient, no boundary measure. J and boundary F of single
     frames are reported as well, though not by ``original``.
 
     By default the model writes its own pre-filling answer, an object that it does not find stays without a mask, and
-    the letter is read from whatever it replies. What ``original`` does instead is in `differences.DIFFERENCES`. The
+    the letter is read from whatever it replies. What ``original`` does instead is in `data.differences.EVALUATION`. The
     original draws its mix of points and boxes without a seed; both ways draw it here from one seed and the record's id,
     so that figures can be repeated.
     """
@@ -57,7 +68,7 @@ class PixelQA(Protocol):
     forced: bool = False
     """Only the pre-filling answer as in the original, everything else as by default."""
 
-    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
         """One question with a point or box for each of its objects."""
         sample = read(unit.records[0])
         frames = spread_frames(sample.media.num_frames, num_frames, get_query(sample).frame)
@@ -85,14 +96,11 @@ class PixelQA(Protocol):
 
     def score(self, question: Question, reply: Prediction) -> Measures:
         """The letter, and J and Dice of every object; one that was not found has an empty mask."""
-        found = {one.id: one.track for one in reply.objects}
         scores, frames = [], []
-        for i in question.query.about:
-            truth = question.sample.objects[i]
-            track = found.get(i, MaskTrack(truth.size_hw, (None,) * truth.num_frames))
-            scores.append(volume_scores(track.masks, truth.masks, original=self.original))
+        for found, truth in pair_masks(question, reply):
+            scores.append(volume_scores(found, truth, original=self.original))
             if not self.original:
-                frames.append(frame_scores(track.masks, truth.masks).means())
+                frames.append(frame_scores(found, truth).means())
         chosen = score_letter(question.query, reply.text, rule="original" if self.original else "bracketed")
         measures: Measures = {**chosen, "J": [s.J for s in scores], "F": [s.F for s in scores]}
         return measures | {name: [one[key] for one in frames] for name, key in FRAME_FIGURES.items() if frames}
@@ -137,6 +145,13 @@ class PixelQA(Protocol):
         return tuple(
             build_prompt(sample.objects[i], i, kind, query.frame) for i, kind in zip(about, kinds, strict=True)
         )
+
+
+def pair_masks(question: Question, prediction: Prediction) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Predicted and true masks, bool (T, H, W), of every object; one that was not found has an empty mask."""
+    found = {one.id: one.track.masks for one in prediction.objects}
+    truths = {i: question.sample.objects[i].masks for i in question.query.about}
+    return [(found.get(i, np.zeros_like(truth)), truth) for i, truth in truths.items()]
 
 
 def insert_ref_tokens(text: str, ids: Sequence[int]) -> str:

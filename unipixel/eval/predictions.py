@@ -1,17 +1,35 @@
-"""Predictions on disk: one JSON line per unit, written so that a killed run loses at most the line it was writing."""
+"""Predictions on disk: one JSON line per unit, written so that a killed run loses at most the line it was writing.
+
+And as the servers of MeViS and Ref-YouTube-VOS want them, one PNG per frame and expression in a zip:
+
+MeViS:            ``<video>/<expression>/<frame>.png`` at the root of the zip
+Ref-YouTube-VOS:  ``Annotations/<video>/<expression>/<frame>.png``
+
+PNGs have one channel, 255 on the object and 0 elsewhere, at the size of the frames.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Generic, TypeVar
+
+import numpy as np
+from PIL import Image
 
 from unipixel.errors import DatasetError
+from unipixel.eval.protocols import Measures, Prediction
+from unipixel.masks import MaskTrack
 
-Line = dict[str, Any]
+ROOTS = {"mevis": "", "ref_youtube_vos": "Annotations/"}
+"""Layout of an upload -> what stands in front of every name."""
+_FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+"""The same bytes for the same masks, whenever they are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,49 +54,129 @@ class RunHeader:
         return self.benchmark, self.split, self.model, self.protocol, self.limit, self.units, self.num_frames
 
 
-def read_predictions(path: Path) -> tuple[RunHeader | None, list[Line], int]:
+@dataclass(frozen=True, kw_only=True)
+class PredictionLine:
+    """One unit: what was predicted and what that is worth, or why there is nothing."""
+
+    id: str
+    place: int
+    """Among all units of the run."""
+    predictions: tuple[Prediction, ...] | None = None
+    """None: the unit failed or was left out."""
+    error: str = ""
+    """Why the unit failed; empty: it did not."""
+    left_out: str = ""
+    """Why its data cannot be read; empty: they can."""
+    measures: tuple[Measures, ...] = ()
+    """One per question, or as the protocol divides the unit."""
+    seconds: float = 0.0
+
+    @property
+    def is_answered(self) -> bool:
+        return not self.error and not self.left_out
+
+    def to_json(self) -> dict[str, Any]:
+        replies = None if self.predictions is None else [one.to_json() for one in self.predictions]
+        outcome = {"replies": replies, "error": self.error or None, "left_out": self.left_out or None}
+        return {
+            "id": self.id,
+            "place": self.place,
+            **{name: value for name, value in outcome.items() if value is not None},
+            "measures": list(self.measures),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PredictionLine:
+        replies = value.get("replies")
+        return cls(
+            id=value["id"],
+            place=value["place"],
+            predictions=None if replies is None else tuple(Prediction.from_json(one) for one in replies),
+            error=value.get("error", ""),
+            left_out=value.get("left_out", ""),
+            measures=tuple(value["measures"]),
+            seconds=value.get("seconds", 0.0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradeLine:
+    """What a judge said of one unit's description."""
+
+    id: str
+    judge: str
+    grades: Mapping[str, float] | None = None
+    """By the short names of `captions.DIMENSIONS`; None: the judge gave none."""
+    error: str = ""
+    """Why it gave none."""
+
+    @property
+    def is_answered(self) -> bool:
+        return not self.error
+
+    def to_json(self) -> dict[str, Any]:
+        outcome = {"error": self.error} if self.grades is None else {"grades": dict(self.grades)}
+        return {"id": self.id, "judge": self.judge, **outcome}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> GradeLine:
+        return cls(id=value["id"], judge=value["judge"], grades=value.get("grades"), error=value.get("error", ""))
+
+
+L = TypeVar("L", PredictionLine, GradeLine)
+
+
+def read_lines(path: Path, kind: type[L]) -> tuple[RunHeader | None, list[L], int]:
     """What a file holds: its header (None if not even that is complete), its lines, and the bytes of both.
 
     A last line without its line break was cut off by a kill and does not count.
 
     Raises:
-        DatasetError: a complete line is no JSON object, or the header another one.
+        DatasetError: a complete line is none of this kind, or the header another one.
     """
     data = path.read_bytes() if path.exists() else b""
     complete = data.rfind(b"\n") + 1
-    values = []
+    header, lines = None, []
     for number, text in enumerate(data[:complete].splitlines(), start=1):
         try:
             value = json.loads(text)
         except ValueError as error:
             raise DatasetError(f"{path}, line {number} is no JSON ({error}); delete the file and run again") from error
-        if not isinstance(value, dict):
-            raise DatasetError(f"{path}, line {number} holds a {type(value).__name__}; delete the file and run again")
-        values.append(value)
-    if not values:
-        return None, [], 0
-    try:
-        header = RunHeader(**values[0])
-    except TypeError as error:
-        raise DatasetError(f"{path} does not begin with the header of an evaluation ({error})") from error
-    return header, values[1:], complete
+        try:
+            if header is None:
+                header = RunHeader(**value)
+            else:
+                lines.append(kind.from_json(value))
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            wrong = "does not begin with the header" if header is None else f"holds in line {number} no line"
+            raise DatasetError(
+                f"{path} {wrong} of an evaluation ({type(error).__name__}: {error}); delete the file and run again"
+            ) from error
+    return header, lines, complete
 
 
-class PredictionFile:
-    """A file of predictions that is being written.
+class LineFile(Generic[L]):
+    """A file of lines, open for writing.
 
     Args:
-        path: made where it does not exist, else taken up.
+        path: created where it does not exist, else continued; None keeps the lines in memory only.
         header: what the run is about.
-        retry: forget the units that failed or were left out, so that they are asked again.
+        kind: of the lines.
+        retry: drop the lines of units that failed or were left out, so that they are run again.
 
     Raises:
         ValueError: the file belongs to another run.
         DatasetError: it is damaged.
     """
 
-    def __init__(self, path: Path, header: RunHeader, *, retry: bool = False) -> None:
-        found, lines, complete = read_predictions(path)
+    def __init__(self, path: Path | None, header: RunHeader, kind: type[L], *, retry: bool = False) -> None:
+        self.lines: dict[str, L] = {}
+        """By unit id."""
+        self._file: BinaryIO | None = None
+        if path is None:
+            return
+        found, lines, complete = read_lines(path, kind)
         if found is not None and found != header:
             old, new = asdict(found), asdict(header)
             key = next(key for key in new if old[key] != new[key])
@@ -86,33 +184,34 @@ class PredictionFile:
                 f"{path} holds a run with {key} {old[key]!r}, this one has {new[key]!r}; choose another -o, "
                 "or delete that file"
             )
-        kept = [line for line in lines if not (retry and ("error" in line or "left_out" in line))]
+        kept: list[L] = [line for line in lines if line.is_answered or not retry]
         path.parent.mkdir(parents=True, exist_ok=True)
         if found is None or len(kept) < len(lines):
-            _replace_file(path, [asdict(header), *kept])
+            _replace_file(path, [asdict(header), *(line.to_json() for line in kept)])
         elif complete < path.stat().st_size:
             os.truncate(path, complete)
-        self.done: dict[str, Line] = {line["id"]: line for line in kept}
-        """Lines by unit id."""
+        self.lines = {line.id: line for line in kept}
         self._file = open(path, "ab")  # noqa: SIM115  # closed by `close`
 
-    def append(self, line: Line) -> None:
+    def append(self, line: L) -> None:
         """Write a line, and do not return before it is on disk."""
-        self._file.write(_encode(line))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.done[line["id"]] = line
+        if self._file is not None:
+            self._file.write(_encode(line.to_json()))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self.lines[line.id] = line
 
     def close(self) -> None:
         """End writing."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _encode(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _replace_file(path: Path, values: list[Line]) -> None:
+def _replace_file(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
     """Replace a file in one step, so that a kill leaves the old or the new one."""
     fresh = path.with_suffix(".new")
     with open(fresh, "wb") as file:
@@ -120,3 +219,58 @@ def _replace_file(path: Path, values: list[Line]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, path)
+
+
+def write_zip(lines: Iterable[PredictionLine], layout: str, path: Path, *, original: bool = False) -> int:
+    """Write the upload.
+
+    Args:
+        lines: of one run, complete; failed units have no masks to give.
+        layout: a key of `ROOTS`.
+        original: as the original writes them: the first object of a reply alone, and nothing for failed units.
+
+    Returns:
+        The number of PNGs.
+
+    Raises:
+        ValueError: an unknown layout.
+        DatasetError: a unit failed, or its masks are not those of its frames.
+    """
+    if layout not in ROOTS:
+        raise ValueError(f"the layout is {layout!r}; it must be one of {', '.join(ROOTS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, count = path.with_suffix(".new"), 0
+    with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
+        for line in lines:
+            for name, data in _list_files(line, ROOTS[layout], original):
+                archive.writestr(zipfile.ZipInfo(name, _FIXED_DATE), data)
+                count += 1
+    os.replace(fresh, path)
+    return count
+
+
+def _list_files(line: PredictionLine, root: str, original: bool) -> Iterable[tuple[str, bytes]]:
+    """Names and contents of the PNGs of one expression, whose id is ``video/expression``."""
+    if line.left_out or (line.error and not (original and "frames" in line.measures[0])):
+        raise DatasetError(
+            f"{line.id} failed ({line.error or line.left_out}), so there is nothing to upload for it; "
+            "run again with --retry"
+        )
+    tracks = [one.track for prediction in line.predictions or () for one in prediction.objects]
+    tracks = tracks[: 1 if original else None]
+    frames, size_hw = line.measures[0]["frames"], tuple(line.measures[0]["size_hw"])
+    wrong = next((track for track in tracks if track.num_frames != len(frames)), None)
+    if wrong is not None:
+        raise DatasetError(f"{line.id}: there are masks of {wrong.num_frames} frames, the clip has {len(frames)}")
+    for t, frame in enumerate(frames):
+        yield f"{root}{line.id}/{frame}.png", encode_png(tracks, t, size_hw)
+
+
+def encode_png(tracks: list[MaskTrack], t: int, size_hw: tuple[int, int]) -> bytes:
+    """The union of tracks on one frame as a grey PNG."""
+    mask = np.zeros(size_hw, dtype=bool)
+    for track in tracks:
+        mask |= track.mask(t)
+    buffer = io.BytesIO()
+    Image.fromarray(np.where(mask, 255, 0).astype(np.uint8), mode="L").save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -7,25 +7,25 @@ from dataclasses import replace
 
 import numpy as np
 
-from unipixel.engine.answer import Answer, AnswerObject, Clip
+from unipixel.engine.answer import Answer, AnswerObject
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.engine.turn import write_prompt_answer
 from unipixel.errors import UnipixelError
-from unipixel.eval import stickers
-from unipixel.eval.questions import ClipView, PredictedObject, Prediction, Question
+from unipixel.eval.protocols import ClipView, PredictedObject, Prediction, Predictor, Question
 from unipixel.masks import MaskTrack, encode_rle
-from unipixel.media import open_media
 from unipixel.processing import ImageSettings, Processor
-from unipixel.sample import Turn
+from unipixel.sample import Mask, Turn
 
 RELEASED = ImageSettings()
+BATCH_SIZE = 16
+"""Questions that the language model answers together."""
 FEATURE_FRAMES = 128
 """Frames whose SAM features are kept, so that the next question about a clip finds them; 1.2 GB at released size."""
 
 
-class EnginePredictor:
-    """A model. Questions that follow each other about one clip share what is encoded of it, and nothing else."""
+class EnginePredictor(Predictor):
+    """A model. Consecutive questions about one clip share its encoded frames, and nothing else."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -34,7 +34,7 @@ class EnginePredictor:
         self._clip: Hashable = None
 
     def answer(self, question: Question) -> Prediction:
-        """The reply of a session that knows nothing but the question.
+        """The reply of a session without history.
 
         Raises:
             UnipixelError: the clip cannot be read, or the question does not fit it.
@@ -44,7 +44,7 @@ class EnginePredictor:
             return self._answer_forced(session, question)
         if question.prompts:
             answer = session.ask(
-                question.text,
+                question.text or None,
                 prompts=question.prompts,
                 answer_prefix=question.prime,
                 prompt_question=question.prefill,
@@ -54,14 +54,22 @@ class EnginePredictor:
             )
         else:
             answer = self._ask_as_written(session, question, question.sample.objects)
-        return Prediction(answer.raw_text, _convert_objects(answer.objects))
+        return _convert_answer(answer)
 
-    def answer_stickers(self, questions: Sequence[stickers.StickerQuestion]) -> list[Answer | UnipixelError]:
-        """Replies to questions about the built-in world, in batches."""
-        return stickers.ask_engine(self.engine, questions)
+    def answer_batch(self, questions: Sequence[Question]) -> list[Prediction | UnipixelError]:
+        """Replies to plain questions, with text and prompts and nothing else, which the model answers together."""
+        answers = self.engine.ask_batch(
+            [question.sample.media for question in questions],
+            [question.text or None for question in questions],
+            prompts=[question.prompts for question in questions],
+            batch_size=BATCH_SIZE,
+            max_new_tokens=max(question.max_new_tokens for question in questions),
+            on_error="return",
+        )
+        return [one if isinstance(one, UnipixelError) else _convert_answer(one) for one in answers]
 
     def close(self) -> None:
-        """Give up the clip that was asked about last."""
+        """Release the clip of the last question."""
         if self._session is not None:
             self._session.close()
         self._session, self._clip = None, None
@@ -72,7 +80,7 @@ class EnginePredictor:
             self._session.reset()
             return self._session
         self.close()
-        # all frames of the sample are asked about; the model sees as many of them as it can
+        # objects are tracked through all frames of the sample; the language model sees as many as it can
         media, view = question.sample.media, question.view
         engine = self._get_engine(view)
         seen = media.num_frames if view is not None and view.all_frames and engine is not self.engine else None
@@ -107,7 +115,7 @@ class EnginePredictor:
         turn = Turn(
             question=question.prefill,
             answer=write_prompt_answer(ids),
-            references=tuple((p,) for p in question.prompts),
+            references=tuple((p,) for p in question.prompts if not isinstance(p, Mask)),
             targets=ids,
             as_written=True,
         )
@@ -119,14 +127,16 @@ class EnginePredictor:
         return Prediction(answer.raw_text, _convert_objects(objects))
 
 
+def _convert_answer(answer: Answer) -> Prediction:
+    return Prediction(answer.raw_text, _convert_objects(answer.objects))
+
+
 def _convert_objects(objects: Sequence[AnswerObject]) -> tuple[PredictedObject, ...]:
     return tuple(PredictedObject(one.id, one.track, one.frame_scores) for one in objects)
 
 
-class PerfectPredictor:
+class PerfectPredictor(Predictor):
     """Answers with the ground truth; what it does not score 100 with is wrong with the protocol or the data."""
-
-    num_frames = 16
 
     def answer(self, question: Question) -> Prediction:
         """The annotated answer and masks."""
@@ -138,38 +148,14 @@ class PerfectPredictor:
             text = f"{text})" if question.prime.endswith("(") else f"({text})"
         return Prediction(text, found)
 
-    def answer_stickers(self, questions: Sequence[stickers.StickerQuestion]) -> list[Answer | UnipixelError]:
-        """The true masks and names."""
-        return [_sticker_answer(q, q.answer, masks=True) for q in questions]
 
-
-class BlankPredictor:
-    """Answers nothing and segments nothing; its figures are the floors of a benchmark."""
-
-    num_frames = 16
+class BlankPredictor(Predictor):
+    """Answers nothing and segments nothing; its figures are the lower bounds of a benchmark."""
 
     def answer(self, question: Question) -> Prediction:
         """No words, no objects."""
         return Prediction()
 
-    def answer_stickers(self, questions: Sequence[stickers.StickerQuestion]) -> list[Answer | UnipixelError]:
-        """No words, no objects."""
-        return [_sticker_answer(q, "", masks=False) for q in questions]
-
 
 def _get_certain_scores(track: MaskTrack) -> tuple[float, ...]:
     return tuple(0.0 if rle is None else 1.0 for rle in track.rles)
-
-
-def _sticker_answer(question: stickers.StickerQuestion, text: str, *, masks: bool) -> Answer:
-    world = question.world
-    given = [p.object_id for p in question.prompts]
-    objects = []
-    for place, n in enumerate(question.targets if masks else ()):
-        object_id = given[place] if place < len(given) else None
-        track = MaskTrack.from_masks(world.masks[n])
-        objects.append(
-            AnswerObject(id=object_id or place + 1, label="", track=track, frame_scores=(1.0,) * track.num_frames)
-        )
-    clip = Clip.from_media(open_media(list(world.frames)))
-    return Answer(text=text, raw_text=text, objects=tuple(objects), clip=clip)

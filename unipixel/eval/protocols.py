@@ -1,50 +1,204 @@
-"""What every protocol has: how records become questions, replies become measures, and measures become figures."""
+"""What every protocol has: how records become questions, predictions become measures, and measures become figures."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from unipixel.data import open_index
 from unipixel.data.records import Record
-from unipixel.eval.questions import Figure, Prediction, Predictor, Question, Read, Unit
+from unipixel.errors import UnipixelError
 from unipixel.masks import MaskTrack
 from unipixel.media import sample_indices
-from unipixel.sample import Query, Sample
+from unipixel.sample import Prompt, Query, Sample
 
+ReadRecord = Callable[[Record], Sample]
+"""Reads the sample of a record, with all frames of its clip."""
 Measures = dict[str, Any]
-"""What one question contributes to the figures; plain JSON values."""
-
+"""What one question contributes to the figures; JSON values, of which every protocol has its own."""
 
 SEGMENT_TOKENS = 512
 """Longest reply to a request for masks, or for a description."""
 
 
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Records whose questions are answered and scored together: for most protocols a single one."""
+
+    id: str
+    records: tuple[Record, ...]
+    truths: tuple[Record, ...] = ()
+    """Records whose masks are the truth, where a protocol takes those of another record than it asks."""
+
+    @property
+    def clip(self) -> Hashable:
+        """Units with equal clips show the same frames; those whose frames only a video file knows stay apart."""
+        names = self.records[0].frame_names
+        return self.id if names is None else (self.records[0].root, names)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Protocol(ABC):
-    """How a benchmark is asked and scored."""
+class ClipView:
+    """How the language model sees a clip, where a protocol sets that for the released checkpoints."""
+
+    tokens: tuple[int, int] = (128, 256)
+    """Least and most visual tokens per frame."""
+    share_budget: bool = True
+    """Whether short clips use the tokens of the frames that they lack, see `ImageSettings.share_budget`."""
+    fps: float | None = None
+    """Frames per second of the clip that positions are computed from; None: those that the model assumes."""
+    frame_resize: Literal["pillow", "tensor"] = "pillow"
+    """See `ImageSettings.frame_resize`."""
+    all_frames: bool = False
+    """Whether the model sees every frame of the clip, whatever it usually sees at most."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Question:
+    """One question about one sample, in the words that a predictor gets."""
+
+    sample: Sample
+    """Its media are the clip that is asked about; the masks of ``sample.objects`` are the truth."""
+    query: Query
+    text: str
+    """Empty: only the masks of what the prompts show are wanted."""
+    prompts: tuple[Prompt, ...] = ()
+    """Each with the ``object_id`` of the object in ``sample.objects`` that it shows."""
+    regions: tuple[int, ...] = ()
+    """Ids of objects in ``sample.objects`` whose masks the predictor is given, in the order of their lines."""
+    prime: str = ""
+    """Words that the answer begins with."""
+    prefill: str = ""
+    """Words of the question that turns the prompts into masks."""
+    forced: bool = False
+    """Take the prompts' masks without letting the model write that answer by itself."""
+    as_written: bool = False
+    """Ask about the prompts exactly as the original does: the pre-filling question holds their ``<|ref|>`` already, its
+    answer is dictated, and an object that gets no mask is given the whole frame before the question is asked."""
+    view: ClipView | None = None
+    """None: as the checkpoint sees clips by itself."""
+    max_new_tokens: int = 256
+    frame_names: tuple[str, ...] = ()
+    """Names of the clip's frames without their endings, where a server wants them."""
+    clip: Hashable = None
+    """Equal for questions about the same frames; None: unknown."""
+
+
+@dataclass(frozen=True)
+class PredictedObject:
+    """An object in a prediction."""
+
+    id: int
+    track: MaskTrack
+    scores: tuple[float, ...] = ()
+    """Per frame, 0..1."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, **self.track.to_json(), "scores": [round(score, 4) for score in self.scores]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PredictedObject:
+        return cls(int(value["id"]), MaskTrack.from_json(value), tuple(value["scores"]))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a predictor answers."""
+
+    text: str = ""
+    """As the model wrote it, without the words it was primed with."""
+    objects: tuple[PredictedObject, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"text": self.text, "objects": [one.to_json() for one in self.objects]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Prediction:
+        return cls(value["text"], tuple(PredictedObject.from_json(one) for one in value["objects"]))
+
+
+class Predictor(ABC):
+    """Whatever answers questions: a model, or one of the two extremes that tests compare with."""
+
+    num_frames: int = 16
+    """Frames of a clip that it sees at most."""
+
+    @abstractmethod
+    def answer(self, question: Question) -> Prediction:
+        """The reply to one question, independent of all others.
+
+        Raises:
+            UnipixelError: the clip cannot be read, or the question does not fit it.
+        """
+
+    def answer_batch(self, questions: Sequence[Question]) -> list[Prediction | UnipixelError]:
+        """Replies to a batch of questions; an error stands in the place of its reply."""
+        replies: list[Prediction | UnipixelError] = []
+        for question in questions:
+            try:
+                replies.append(self.answer(question))
+            except UnipixelError as error:
+                replies.append(error)
+        return replies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number of a benchmark."""
+
+    name: str
+    value: float
+    count: int
+    """Questions (or objects) it is averaged from."""
+    best: float = 100.0
+    """What a perfect predictor gets."""
+    decimals: int = 1
+    """With which it is published."""
+    baseline: float | None = None
+    """What a trivial guess gets."""
+    baseline_name: str = ""
+    """What that guess is."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "value": round(self.value, 4), "count": self.count, "best": self.best}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkProtocol(ABC):
+    """How the questions of a benchmark are built and scored."""
 
     original: bool = False
-    """Do it as the published evaluation of UniPixel does, where that differs (see `differences.DIFFERENCES`)."""
+    """Do it as the published evaluation of UniPixel does, where that differs (see `data.differences.EVALUATION`)."""
 
     failure_rule: ClassVar[str] = "a failed question counts as 0"
     """What becomes of questions that raised an error; the report states it."""
-    limits_units: ClassVar[bool] = True
-    """Whether a limit of a run cuts the units, or is `within`'s alone."""
+    batch_size: ClassVar[int] = 1
+    """Units whose questions the model answers together."""
 
-    def within(self, limit: int | None) -> Protocol:
-        """The protocol of a run that is limited."""
-        return self
+    def read_records(
+        self, dataset: str, root: str | Path | None, split: str, limit: int | None = None
+    ) -> Sequence[Record]:
+        """The records of a split.
+
+        Args:
+            limit: most units that the run needs; protocols whose records cost time make no more.
+
+        Raises:
+            DatasetError: the data are missing or damaged.
+        """
+        return open_index(dataset, root, split)
 
     def group_records(self, records: Sequence[Record]) -> list[Unit]:
-        """The records as they are asked and scored together, in order."""
+        """The units of the records, in order."""
         return [Unit(record.id, (record,)) for record in records]
 
     @abstractmethod
-    def build_questions(self, unit: Unit, read: Read, num_frames: int) -> list[Question]:
+    def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
         """The questions of a unit.
 
         Args:
@@ -55,8 +209,8 @@ class Protocol(ABC):
         """
 
     @abstractmethod
-    def score(self, question: Question, reply: Prediction) -> Measures:
-        """What a reply is worth."""
+    def score(self, question: Question, prediction: Prediction) -> Measures:
+        """What a prediction is worth."""
 
     @abstractmethod
     def score_failure(self, question: Question | None) -> Measures:
@@ -66,19 +220,9 @@ class Protocol(ABC):
     def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
         """The numbers of a benchmark."""
 
-    def perform(self, unit: Unit, read: Read, predictor: Predictor) -> tuple[list[Prediction], list[Measures]]:
-        """Ask a unit's questions and measure the replies.
-
-        Raises:
-            UnipixelError: a record cannot be read, or a question not be asked.
-        """
-        questions = self.build_questions(unit, read, predictor.num_frames)
-        replies = [predictor.answer(question) for question in questions]
-        return replies, self.score_unit(questions, replies)
-
-    def score_unit(self, questions: Sequence[Question], replies: Sequence[Prediction]) -> list[Measures]:
+    def score_unit(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> list[Measures]:
         """What a unit contributes."""
-        return [self.score(question, reply) for question, reply in zip(questions, replies, strict=True)]
+        return [self.score(*pair) for pair in zip(questions, predictions, strict=True)]
 
     def score_failed_unit(self, questions: Sequence[Question]) -> list[Measures]:
         """What a unit contributes that could not be answered; the original takes every exception for an empty mask."""
@@ -89,10 +233,6 @@ class Protocol(ABC):
     def list_notes(self, measures: Sequence[Measures]) -> list[str]:
         """What a reader of the figures should know."""
         return []
-
-    def counts(self, measures: Sequence[Measures]) -> tuple[int, int]:
-        """Questions measured, and those among them that failed without failing their unit."""
-        return len(measures), 0
 
 
 def get_query(sample: Sample) -> Query:
@@ -122,13 +262,13 @@ def merge_targets(question: Question) -> MaskTrack:
     return merge_tracks([sample.objects[i] for i in question.query.targets if i is not None], sample)
 
 
-def merge_predictions(question: Question, reply: Prediction, *, first_only: bool = False) -> MaskTrack:
-    """Everything that a reply segments, or only its first object.
+def merge_predictions(question: Question, prediction: Prediction, *, first_only: bool = False) -> MaskTrack:
+    """Everything that a prediction segments, or only its first object.
 
     Raises:
         ValueError: the masks are not those of the clip.
     """
-    tracks = [one.track for one in reply.objects[: 1 if first_only else None]]
+    tracks = [one.track for one in prediction.objects[: 1 if first_only else None]]
     media = question.sample.media
     for track in tracks:
         if track.size_hw != media.size_hw or track.num_frames != media.num_frames:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unipixel.data.differences import describe_differences
 from unipixel.data.records import format_reasons
 from unipixel.errors import DatasetError
 from unipixel.eval.benchmarks import BENCHMARKS, PublishedFigure, get_protocol
-from unipixel.eval.differences import describe_differences
 from unipixel.eval.judge import merge_grades
-from unipixel.eval.predictions import Line, RunHeader, read_predictions
-from unipixel.eval.questions import Figure
+from unipixel.eval.predictions import PredictionLine, RunHeader, read_lines
+from unipixel.eval.protocols import Figure
 
 EMPTY_RULE = "an error is scored as an empty reply"
 FAILURES_NAMED = 10
@@ -56,7 +56,7 @@ class ReportSection:
     """One benchmark split, run with one model by one protocol."""
 
     header: RunHeader
-    lines: tuple[Line, ...]
+    lines: tuple[PredictionLine, ...]
     """Merged from all shards, in the order of the units."""
     rows: tuple[ReportRow, ...]
     questions: int
@@ -71,12 +71,12 @@ class ReportSection:
     @property
     def failures(self) -> list[tuple[str, str]]:
         """Units that failed, with the reason."""
-        return [(line["id"], line["error"]) for line in self.lines if "error" in line]
+        return [(line.id, line.error) for line in self.lines if line.error]
 
     @property
     def left_out(self) -> dict[str, str]:
         """Units whose data cannot be read, with the reason."""
-        return {line["id"]: line["left_out"] for line in self.lines if "left_out" in line}
+        return {line.id: line.left_out for line in self.lines if line.left_out}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -103,7 +103,7 @@ def prediction_files(out: Path) -> list[Path]:
 
 
 def collect_sections(
-    folders: Iterable[Path], renew: Callable[[RunHeader, list[Line]], list[Line]] | None = None
+    folders: Iterable[Path], renew: Callable[[RunHeader, list[PredictionLine]], list[PredictionLine]] | None = None
 ) -> list[ReportSection]:
     """Everything that was predicted in some folders, shards merged, in the order of `BENCHMARKS`.
 
@@ -113,13 +113,13 @@ def collect_sections(
     Raises:
         DatasetError: a folder holds no predictions, or a file is damaged.
     """
-    runs: dict[tuple[Any, ...], tuple[RunHeader, dict[str, Line], list[str]]] = {}
+    runs: dict[tuple[Any, ...], tuple[RunHeader, dict[str, PredictionLine], list[str]]] = {}
     for folder in folders:
         files = prediction_files(folder)
         if not files:
             raise DatasetError(f"{folder} holds no predictions; name a folder that `unipixel eval ... -o` has written")
         for path in files:
-            header, lines, _ = read_predictions(path)
+            header, lines, _ = read_lines(path, PredictionLine)
             if header is None:
                 continue
             _, merged, notes = runs.setdefault(header.run_key, (header, {}, []))
@@ -127,17 +127,17 @@ def collect_sections(
             notes += [remark for remark in remarks if remark not in notes]
             for line in graded:
                 # a unit that two shards have asked: an answer is worth more than a failure
-                if line["id"] not in merged or {"error", "left_out"} & set(merged[line["id"]]):
-                    merged[line["id"]] = line
+                if line.id not in merged or not merged[line.id].is_answered:
+                    merged[line.id] = line
     sections = []
     for header, merged, notes in runs.values():
-        lines = sorted(merged.values(), key=lambda line: line["place"])
+        lines = sorted(merged.values(), key=lambda line: line.place)
         sections.append(build_section(header, renew(header, lines) if renew else lines, notes))
     order = list(BENCHMARKS)
     return sorted(sections, key=lambda s: (order.index(s.header.benchmark), s.header.split, s.header.run_key[2:4]))
 
 
-def build_section(header: RunHeader, lines: Sequence[Line], remarks: Sequence[str] = ()) -> ReportSection:
+def build_section(header: RunHeader, lines: Sequence[PredictionLine], remarks: Sequence[str] = ()) -> ReportSection:
     """The figures of a run.
 
     Raises:
@@ -147,10 +147,14 @@ def build_section(header: RunHeader, lines: Sequence[Line], remarks: Sequence[st
         raise DatasetError(f"the predictions are of {header.benchmark}/{header.split}, which is no benchmark here")
     protocol = get_protocol(header.benchmark, header.split, header.protocol)
     split = BENCHMARKS[header.benchmark].splits[header.split]
-    measures = [one for line in lines for one in line["measures"]]
-    questions, failed_inside = protocol.counts(measures)
-    failed = failed_inside + sum("error" in line for line in lines)
-    figures = protocol.summarize(measures)
+    measures = [one for line in lines for one in line.measures]
+    failed = sum(bool(line.error) for line in lines)
+    figures = []
+    for figure in protocol.summarize(measures):
+        figures.append(figure)
+        if figure.baseline is not None:
+            name = f"{figure.name} by {figure.baseline_name}"
+            figures.append(Figure(name=name, value=figure.baseline, count=figure.count))
     rows = [ReportRow(name=one.name, figure=one, published=split.published.get(one.name)) for one in figures]
     have = {row.name for row in rows}
     rows += [ReportRow(name=n, figure=None, published=p) for n, p in split.published.items() if n not in have]
@@ -161,7 +165,7 @@ def build_section(header: RunHeader, lines: Sequence[Line], remarks: Sequence[st
         notes.append(f"the published figures are of the original's protocol (--protocol original): {differs}")
     if failed:
         notes.append(f"failed: {failed} ({EMPTY_RULE if protocol.original else protocol.failure_rule})")
-    bad = {line["id"]: line["left_out"] for line in lines if "left_out" in line}
+    bad = {line.id: line.left_out for line in lines if line.left_out}
     if bad:
         notes.append(f"left out: {len(bad)} of {len(lines)}, whose data cannot be read: {format_reasons(bad)}")
     if len(lines) < header.units:
@@ -172,19 +176,17 @@ def build_section(header: RunHeader, lines: Sequence[Line], remarks: Sequence[st
         ready = is_uploadable(header, lines)
         notes.append("scored by a server: upload the zip" if ready else "a zip is written when everything is answered")
     return ReportSection(
-        header=header, lines=tuple(lines), rows=tuple(rows), questions=questions, failed=failed, notes=tuple(notes)
+        header=header, lines=tuple(lines), rows=tuple(rows), questions=len(measures), failed=failed, notes=tuple(notes)
     )
 
 
-def is_uploadable(header: RunHeader, lines: Sequence[Line]) -> bool:
-    """Whether there is everything that a server wants: no limit, nothing missing, nothing failed or left out.
+def is_uploadable(header: RunHeader, lines: Sequence[PredictionLine]) -> bool:
+    """Whether there is everything that a server needs: no limit, nothing missing, nothing failed or left out.
 
     As the original does it, a failed question whose frames are known is an empty mask.
     """
     empty = header.protocol == "original"
-    failed = any(
-        "left_out" in line or ("error" in line and not (empty and "frames" in line["measures"][0])) for line in lines
-    )
+    failed = any(line.left_out or (line.error and not (empty and "frames" in line.measures[0])) for line in lines)
     return header.limit is None and len(lines) == header.units and not failed
 
 

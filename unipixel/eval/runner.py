@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from unipixel.data import Record, open_index, read
+from unipixel.data import Record, read
 from unipixel.data.records import MAX_BAD, BadRecords
 from unipixel.errors import DatasetError, MediaError
 from unipixel.eval.benchmarks import BENCHMARKS, get_protocol
-from unipixel.eval.predictions import Line, PredictionFile, RunHeader
-from unipixel.eval.protocols import Measures, Protocol
-from unipixel.eval.questions import Prediction, Predictor, Read, Unit
-from unipixel.eval.sticker_figures import StickerFigures, sticker_records
+from unipixel.eval.predictions import LineFile, PredictionLine, RunHeader
+from unipixel.eval.protocols import BenchmarkProtocol, Measures, Prediction, Predictor, Question, ReadRecord, Unit
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, int], None]
@@ -25,17 +23,17 @@ Progress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRun:
-    """One benchmark split, as it is asked."""
+    """A benchmark split with its records, and which of them are run."""
 
     name: str
     split: str
-    protocol: Protocol
+    protocol: BenchmarkProtocol
     records: Sequence[Record]
-    read: Read
+    read: ReadRecord
     model: str
     """Name of the model, for the report."""
     limit: int | None = None
-    """Only the first so many units, or what the protocol makes of it."""
+    """Only the first so many units."""
     shard: tuple[int, int] = (0, 1)
     """(i, n): the i-th of n parts; clips are never divided."""
 
@@ -52,7 +50,7 @@ class BenchmarkRun:
         Raises:
             DatasetError: the records do not fit the protocol, or two have one id.
         """
-        units = self.protocol.group_records(self.records)[: self.limit if self.protocol.limits_units else None]
+        units = self.protocol.group_records(self.records)[: self.limit]
         seen: set[str] = set()
         for unit in units:
             if unit.id in seen:
@@ -106,11 +104,8 @@ def open_run(
         DatasetError: the data are missing or damaged.
         ValueError: there is no such protocol, or limit and shard are out of range.
     """
-    how, benchmark = get_protocol(name, split, protocol).within(limit), BENCHMARKS[name]
-    if isinstance(how, StickerFigures):
-        records = sticker_records()
-    else:
-        records = open_index(benchmark.dataset, root, benchmark.splits[split].data)
+    how, benchmark = get_protocol(name, split, protocol), BENCHMARKS[name]
+    records = how.read_records(benchmark.dataset, root, benchmark.splits[split].data, limit)
     return BenchmarkRun(
         name=name, split=split, protocol=how, records=records, read=read, model=model, limit=limit, shard=shard
     )
@@ -119,16 +114,16 @@ def open_run(
 def predict(
     run: BenchmarkRun,
     predictor: Predictor,
-    out: Path,
+    out: Path | None,
     *,
     retry: bool = False,
     max_bad: float = MAX_BAD,
     progress: Progress | None = None,
-) -> dict[str, Line]:
+) -> dict[str, PredictionLine]:
     """Ask everything that the file of predictions does not hold yet.
 
     Args:
-        out: folder of the evaluation.
+        out: folder of the evaluation; None keeps the predictions in memory only.
         retry: ask again what failed or was left out.
         max_bad: share of the units whose data may be unreadable; they are left out of the figures.
         progress: called before the first and after every unit.
@@ -144,54 +139,91 @@ def predict(
     units = run.list_units()
     own = run.select_shard(units)
     bad = BadRecords(len(own), max_bad)
-    lines = PredictionFile(run.get_path(out), run.build_header(len(units), predictor.num_frames), retry=retry)
-    try:
-        failed = sum("error" in line for line in lines.done.values())
-        for line in lines.done.values():
-            if "left_out" in line:
-                bad.add(line["id"], line["left_out"])
+    header = run.build_header(len(units), predictor.num_frames)
+    file = LineFile(None if out is None else run.get_path(out), header, PredictionLine, retry=retry)
+
+    def count(lines: Iterable[PredictionLine]) -> None:
+        for line in lines:
+            if line.left_out:
+                bad.add(line.id, line.left_out)
         if progress is not None:
-            progress(len(lines.done), len(own), failed)
-        for place, unit in own:
-            if unit.id in lines.done:
-                continue
-            line = {"id": unit.id, "place": place, **predict_unit(run.protocol, unit, run.read, predictor)}
-            lines.append(line)
-            if "left_out" in line:
-                bad.add(unit.id, line["left_out"])
-            failed += "error" in line
-            if progress is not None:
-                progress(len(lines.done), len(own), failed)
-        return dict(lines.done)
+            progress(len(file.lines), len(own), sum(bool(line.error) for line in file.lines.values()))
+
+    try:
+        count(file.lines.values())
+        missing = [item for item in own if item[1].id not in file.lines]
+        for begin in range(0, len(missing), run.protocol.batch_size):
+            batch = missing[begin : begin + run.protocol.batch_size]
+            lines = predict_units(run.protocol, batch, run.read, predictor)
+            for line in lines:
+                file.append(line)
+            count(lines)
+        return dict(file.lines)
     finally:
-        lines.close()
+        file.close()
 
 
-def predict_unit(protocol: Protocol, unit: Unit, read: Read, predictor: Predictor) -> Line:
-    """Ask one unit; whatever goes wrong becomes a failure that is written down, and the run goes on.
+def predict_units(
+    protocol: BenchmarkProtocol, units: Sequence[tuple[int, Unit]], read: ReadRecord, predictor: Predictor
+) -> list[PredictionLine]:
+    """Answer and score a batch of units; an error becomes a failed line, and the run goes on.
 
-    Data that cannot be read are nobody's failure: the unit is left out. The original scores it as any other error.
+    A unit whose data cannot be read is left out of the figures; the original scores it as any other error.
+
+    Args:
+        units: with their places among all units of the run.
     """
     begin = time.perf_counter()
-    line: Line = {}
+    outcomes: list[list[Question] | Exception] = []
+    for _, unit in units:
+        try:
+            outcomes.append(protocol.build_questions(unit, read, predictor.num_frames))
+        except Exception as error:
+            outcomes.append(error)
+    questions = [question for one in outcomes if isinstance(one, list) for question in one]
+    replies = iter(_answer(predictor, questions, together=protocol.batch_size > 1))
+    lines = []
+    for (place, unit), asked in zip(units, outcomes, strict=True):
+        predictions: list[Prediction] = []
+        failure = asked if isinstance(asked, Exception) else None
+        for reply in [next(replies) for _ in asked] if isinstance(asked, list) else []:
+            if isinstance(reply, Exception):
+                failure = failure or reply
+            else:
+                predictions.append(reply)
+        line = PredictionLine(id=unit.id, place=place, predictions=tuple(predictions))
+        if isinstance(asked, list) and failure is None:
+            try:
+                line = replace(line, measures=tuple(protocol.score_unit(asked, predictions)))
+            except Exception as error:
+                failure = error
+        lines.append(line if failure is None else _fail(protocol, line, unit, failure, read, predictor.num_frames))
+    seconds = round((time.perf_counter() - begin) / len(units), 3)
+    return [replace(line, seconds=seconds) for line in lines]
+
+
+def _answer(predictor: Predictor, questions: Sequence[Question], *, together: bool) -> Sequence[Prediction | Exception]:
+    """Replies to questions, or what went wrong; without ``together`` the first error ends the asking."""
     try:
-        replies, measures = protocol.perform(unit, read, predictor)
-        line["replies"] = [reply.to_json() for reply in replies]
-    except (DatasetError, MediaError) as error:
-        told = " ".join(str(error).split())
-        line["error" if protocol.original else "left_out"] = f"{type(error).__name__}: {told}"
-        measures = _score_failure(protocol, unit, read, predictor.num_frames) if protocol.original else []
+        return predictor.answer_batch(questions) if together else [predictor.answer(one) for one in questions]
     except Exception as error:
-        # a model's own faults count as its failures; where they come from is for the log
-        log.info("%s failed", unit.id, exc_info=True)
-        line["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        measures = _score_failure(protocol, unit, read, predictor.num_frames)
-    line["measures"] = measures
-    line["seconds"] = round(time.perf_counter() - begin, 3)
-    return line
+        return [error] * len(questions)
 
 
-def _score_failure(protocol: Protocol, unit: Unit, read: Read, num_frames: int) -> list[Measures]:
+def _fail(
+    protocol: BenchmarkProtocol, line: PredictionLine, unit: Unit, failure: Exception, read: ReadRecord, num_frames: int
+) -> PredictionLine:
+    """The line of a unit that failed or cannot be read."""
+    reason = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+    if isinstance(failure, DatasetError | MediaError) and not protocol.original:
+        return replace(line, predictions=None, left_out=reason)
+    # errors of the model count as failed questions; their tracebacks go to the log
+    log.info("%s failed", unit.id, exc_info=failure)
+    measures = tuple(_score_failure(protocol, unit, read, num_frames))
+    return replace(line, predictions=None, error=reason, measures=measures)
+
+
+def _score_failure(protocol: BenchmarkProtocol, unit: Unit, read: ReadRecord, num_frames: int) -> list[Measures]:
     """What a failed unit contributes, as far as its records can be read."""
     try:
         return protocol.score_failed_unit(protocol.build_questions(unit, read, num_frames))
@@ -199,8 +231,8 @@ def _score_failure(protocol: Protocol, unit: Unit, read: Read, num_frames: int) 
         return protocol.score_failed_unit([])
 
 
-def rescore(run: BenchmarkRun, lines: Sequence[Line], num_frames: int) -> list[Line]:
-    """The lines with measures made anew from their replies and the ground truth; failures stay what they are.
+def rescore(run: BenchmarkRun, lines: Sequence[PredictionLine], num_frames: int) -> list[PredictionLine]:
+    """The lines with measures made anew from their predictions and the ground truth; failures stay what they are.
 
     Raises:
         UnipixelError: a record cannot be read any more.
@@ -209,17 +241,16 @@ def rescore(run: BenchmarkRun, lines: Sequence[Line], num_frames: int) -> list[L
     units = {unit.id: unit for unit in run.list_units()}
     fresh = []
     for line in lines:
-        if "left_out" in line:
+        if line.left_out:
             fresh.append(line)
             continue
-        if line["id"] not in units:
-            raise ValueError(f"{line['id']!r} is no unit of {run.name}/{run.split}; the predictions are of other data")
-        questions = run.protocol.build_questions(units[line["id"]], run.read, num_frames)
-        if "error" in line:
-            measures = _score_failure(run.protocol, units[line["id"]], run.read, num_frames)
-        elif not questions:
-            measures = line["measures"]
+        if line.id not in units:
+            raise ValueError(f"{line.id!r} is no unit of {run.name}/{run.split}; the predictions are of other data")
+        unit = units[line.id]
+        questions = run.protocol.build_questions(unit, run.read, num_frames)
+        if line.predictions is None:
+            measures = _score_failure(run.protocol, unit, run.read, num_frames)
         else:
-            measures = run.protocol.score_unit(questions, [Prediction.from_json(reply) for reply in line["replies"]])
-        fresh.append({**line, "measures": measures})
+            measures = run.protocol.score_unit(questions, line.predictions)
+        fresh.append(replace(line, measures=tuple(measures)))
     return fresh

@@ -1,345 +1,335 @@
-"""How well a model does in the built-in world: eight figures on held-out scenes, each beside a trivial baseline.
+"""The benchmark of the built-in world: eight figures on held-out scenes, each beside that of a trivial guess.
 
-Scenes come from seeds at and above `EVAL_SEED`, which training never draws from. Every task has scenes of its own.
+Scenes come from seeds at and above `EVAL_SEED`, which training never draws from; every split has a seed of its own. A
+record is the number of a scene, from which picture, masks and question follow.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from unipixel.engine.answer import Answer
-from unipixel.engine.engine import Engine
-from unipixel.errors import UnipixelError
-from unipixel.metrics import overlap, overlap_scores, parse_choice, volume_scores
-from unipixel.sample import Box, Mask, Point, Prompt, Turn
+from unipixel.data.records import Record
+from unipixel.eval.choices import score_letter
+from unipixel.eval.pixelqa import pair_masks
+from unipixel.eval.prompted_masks import (
+    compare_with_trivial,
+    score_box,
+    score_given_mask,
+    score_point,
+    summarize_boxes,
+    summarize_points,
+)
+from unipixel.eval.protocols import (
+    BenchmarkProtocol,
+    Figure,
+    Measures,
+    Prediction,
+    Question,
+    ReadRecord,
+    Unit,
+    mean_percent,
+    merge_predictions,
+    merge_targets,
+    merge_tracks,
+)
+from unipixel.masks import MaskTrack
+from unipixel.media import Media
+from unipixel.metrics import Overlap, overlap, overlap_scores, volume_scores
+from unipixel.sample import Mask, Prompt, Query, Sample
 from unipixel.stickers import EVAL_SEED, Scene, SceneSettings, generate_scene, generate_turns, generate_video
-from unipixel.stickers.facts import tight_box
-from unipixel.stickers.prompts import box_object, point_at_object
+from unipixel.stickers.choice_tasks import LETTERS
+from unipixel.stickers.scene import box_object, point_at_object
 
-Progress = Callable[[str, int, int], None]
-BATCH_SIZE = 16
-
-
-@dataclass(frozen=True)
-class StickerQuestion:
-    """One thing to ask about one scene."""
-
-    world: Scene
-    text: str | None
-    prompts: tuple[Prompt, ...] = ()
-    targets: tuple[int, ...] = ()
-    """Indices of the objects whose masks are wanted."""
-    answer: str = ""
+COUNT, VIDEO_COUNT = 200, 40
+"""Scenes that are asked about for a figure."""
+ANSWER_TOKENS = 24
+"""Longest reply."""
 
 
-@dataclass
-class StickerFigure:
-    """A measured figure of one task."""
+@dataclass(frozen=True, kw_only=True)
+class StickerTask:
+    """What is asked about scenes, and how the replies are scored."""
 
-    name: str
-    value: float
-    baseline: float
-    baseline_means: str
-    count: int
-    failed: int = 0
-    """Questions that raised an error; they count as wrong."""
-    more: dict[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "name": self.name,
-            "value": round(self.value, 4),
-            "baseline": round(self.baseline, 4),
-            "baseline_means": self.baseline_means,
-            "count": self.count,
-            "failed": self.failed,
-            **{k: round(v, 4) for k, v in self.more.items()},
-        }
+    seeds: tuple[int, ...]
+    """Of the scenes, counted from `EVAL_SEED`; of several, one scene each is a unit."""
+    ask: Callable[[Scene, np.random.Generator], Question | None]
+    """The question about a scene, if it allows one."""
+    score: Callable[[Question, Prediction], Measures]
+    summarize: Callable[[Sequence[Measures]], list[Figure]]
+    """The figure beside that of a trivial guess, and what belongs to it; of one measure at least."""
+    is_video: bool = False
 
 
-Asking = Callable[[Sequence[StickerQuestion]], list[Answer | UnipixelError]]
-"""Answers to questions, in order; errors stand in the place of answers."""
+@dataclass(frozen=True, kw_only=True)
+class StickerProtocol(BenchmarkProtocol):
+    """Questions of one task about the first held-out scenes that allow one; others are passed over."""
 
-
-def ask_engine(engine: Engine, questions: Sequence[StickerQuestion]) -> list[Answer | UnipixelError]:
-    """Answers of a model to questions that are asked together."""
-    answers: list[Answer | UnipixelError] = engine.ask_batch(
-        [list(q.world.frames) if q.world.is_video else q.world.image for q in questions],
-        [q.text for q in questions],
-        prompts=[list(q.prompts) for q in questions],
-        batch_size=BATCH_SIZE,
-        max_new_tokens=24,
-        on_error="return",
-    )
-    return answers
-
-
-@dataclass(frozen=True)
-class StickerEvaluation:
-    """Asks the questions of each task and scores the answers."""
-
-    ask: Asking
-    """Answers questions; see `ask_engine`."""
+    task: StickerTask
     settings: SceneSettings = field(default_factory=SceneSettings)
-    """What the scenes look like; those of `stickers.WORLDS` or others."""
-    count: int = 200
-    """Questions per task on stills."""
-    video_count: int = 40
-    """Questions per task on videos."""
-    progress: Progress | None = None
+    """What the scenes look like."""
+    count: int | None = None
+    """Scenes of each seed; None: 200, or 40 videos."""
 
-    def run(self, only: tuple[str, ...] = ()) -> list[StickerFigure]:
-        """All figures, or those named.
+    batch_size: ClassVar[int] = 16
 
-        Raises:
-            ValueError: a name is unknown.
-        """
-        unknown = [name for name in only if name not in FIGURES]
-        if unknown:
-            raise ValueError(f"there is no figure {unknown[0]!r}; there are {', '.join(FIGURES)}")
-        return [FIGURES[name](self) for name in FIGURES if not only or name in only]
+    def read_records(self, dataset: str, root: str | Path | None, split: str, limit: int | None = None) -> list[Record]:
+        """The scenes that are asked about, in turn of each seed; they need no files."""
+        count = self.count or (VIDEO_COUNT if self.task.is_video else COUNT)
+        number = count if limit is None else min(count, limit)
+        kinds = (itertools.islice(self._iterate_records(dataset, split, seed), number) for seed in self.task.seeds)
+        return [record for records in zip(*kinds, strict=True) for record in records]
 
-    def worlds(self, place: int, *, moving: bool = False) -> Iterator[tuple[Scene, np.random.Generator]]:
-        """Held-out scenes of the task at this place, endlessly."""
-        make, seed, index = generate_video if moving else generate_scene, EVAL_SEED + place, 0
-        while True:
-            yield make(seed, index, self.settings), np.random.default_rng((seed, index, 1))
-            index += 1
+    def group_records(self, records: Sequence[Record]) -> list[Unit]:
+        """One scene of each seed together."""
+        number = len(self.task.seeds)
+        parts = (tuple(records[n : n + number]) for n in range(0, len(records), number))
+        return [Unit(part[0].id, part) for part in parts]
 
-    def asked(self, place: int, task: str, *, moving: bool = False) -> list[StickerQuestion]:
-        """Questions of one sticker task, one per scene; scenes that allow none are passed over."""
-        questions: list[StickerQuestion] = []
-        wanted = self.video_count if moving else self.count
-        for world, rng in self.worlds(place, moving=moving):
-            if len(questions) == wanted:
-                break
-            made = generate_turns(world, rng, 1, {task: 1.0})
-            if made:
-                questions.append(_question(world, made[0]))
-        return questions
+    def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
+        """The question about each scene."""
+        questions = (self._ask(record) for record in unit.records)
+        return [question for question in questions if question is not None]
 
-    def answers(self, name: str, questions: list[StickerQuestion]) -> list[Answer | UnipixelError]:
-        """Ask everything, in batches; errors come back in place."""
-        results: list[Answer | UnipixelError] = []
-        for begin in range(0, len(questions), BATCH_SIZE):
-            results += self.ask(questions[begin : begin + BATCH_SIZE])
-            if self.progress is not None:
-                self.progress(name, len(results), len(questions))
-        return results
+    def score(self, question: Question, prediction: Prediction) -> Measures:
+        return self.task.score(question, prediction)
 
+    def score_failure(self, question: Question | None) -> Measures:
+        """The same as nothing said and nothing segmented; where that would be right, it is wrong."""
+        if question is None:
+            raise ValueError("a scene cannot be made again")
+        return {**self.score(question, Prediction()), "is_failed": True}
 
-def _question(world: Scene, turn: Turn) -> StickerQuestion:
-    by_id = {item.id: n for n, item in enumerate(world.objects)}
-    targets = tuple(by_id[i] for i in turn.targets if i is not None)
-    return StickerQuestion(world, turn.question, targets=targets, answer=turn.answer)
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
+        return self.task.summarize(measures) if measures else []
 
-
-def _mask(answer: Answer | UnipixelError, world: Scene) -> np.ndarray:
-    """bool (T, H, W): everything that the answer segments, empty after an error."""
-    masks = np.zeros(world.masks.shape[1:], dtype=bool)
-    if isinstance(answer, Answer):
-        for one in answer.objects:
-            masks |= one.masks
-    return masks
-
-
-def _failed(answers: list[Answer | UnipixelError]) -> int:
-    return sum(isinstance(a, UnipixelError) for a in answers)
-
-
-def refer(run: StickerEvaluation) -> StickerFigure:
-    """cIoU of "the red car", and how much of the other objects was painted."""
-    questions = run.asked(0, "refer")
-    answers = run.answers("refer", questions)
-    own, others, union = [], [], []
-    for q, a in zip(questions, answers, strict=True):
-        prediction, masks = _mask(a, q.world)[0], q.world.masks[:, 0]
-        goal = np.asarray(masks[q.targets[0]])
-        own.append(overlap(prediction, goal))
-        rest = np.asarray(np.delete(masks, q.targets[0], 0).any(0))
-        others.append(overlap(prediction, rest).iou if prediction.any() or rest.any() else 0.0)
-        union.append(overlap(np.asarray(masks.any(0)), goal))
-    scores = overlap_scores(own)
-    baseline = overlap_scores(union).cIoU
-    more = {"gIoU": scores.gIoU, "IoU on the others": float(np.mean(others)), "Prec@0.5": scores.precision[0.5]}
-    return StickerFigure("refer cIoU", scores.cIoU, baseline, "all objects painted", len(own), _failed(answers), more)
-
-
-def _prompted(
-    run: StickerEvaluation, place: int, kind: str
-) -> tuple[list[StickerQuestion], list[Answer | UnipixelError]]:
-    questions: list[StickerQuestion] = []
-    for world, rng in run.worlds(place):
-        if len(questions) == run.count:
-            break
-        n = int(rng.integers(len(world.objects)))
-        prompt = point_at_object(world, n, rng) if kind == "point" else box_object(world, n, rng)
-        questions.append(StickerQuestion(world, None, (prompt,), (n,)))
-    return questions, run.answers(kind, questions)
-
-
-def box(run: StickerEvaluation) -> StickerFigure:
-    """Mean IoU of the mask inside a box; baseline: the box filled."""
-    questions, answers = _prompted(run, 1, "box")
-    values, filled = [], []
-    for q, a in zip(questions, answers, strict=True):
-        goal = q.world.masks[q.targets[0], 0]
-        values.append(overlap(_mask(a, q.world)[0], goal).iou)
-        x1, y1, x2, y2 = (int(v) for v in tight_box(goal))  # type: ignore[union-attr]
-        trivial = np.zeros_like(goal)
-        trivial[y1:y2, x1:x2] = True
-        filled.append(overlap(trivial, goal).iou)
-    return StickerFigure(
-        "box IoU", float(np.mean(values)), float(np.mean(filled)), "the box filled", len(values), _failed(answers)
-    )
-
-
-def point(run: StickerEvaluation) -> StickerFigure:
-    """Mean IoU of the mask under a point; baseline: a disc of the average object's area around it."""
-    questions, answers = _prompted(run, 2, "point")
-    area = float(np.mean([q.world.masks[q.targets[0], 0].sum() for q in questions]))
-    values, discs = [], []
-    for q, a in zip(questions, answers, strict=True):
-        goal = q.world.masks[q.targets[0], 0]
-        values.append(overlap(_mask(a, q.world)[0], goal).iou)
-        y, x = np.mgrid[: goal.shape[0], : goal.shape[1]]
-        prompt = q.prompts[0]
-        assert isinstance(prompt, Point)
-        disc = (x + 0.5 - prompt.x) ** 2 + (y + 0.5 - prompt.y) ** 2 <= area / np.pi
-        discs.append(overlap(disc, goal).iou)
-    label = "a disc of average area"
-    return StickerFigure(
-        "point IoU", float(np.mean(values)), float(np.mean(discs)), label, len(values), _failed(answers)
-    )
-
-
-def name(run: StickerEvaluation) -> StickerFigure:
-    """Accuracy of naming the object under a box; baseline: one name for all."""
-    questions: list[StickerQuestion] = []
-    for world, rng in run.worlds(3):
-        if len(questions) == run.count:
-            break
-        n = int(rng.integers(len(world.objects)))
-        prompt = box_object(world, n, rng)
-        given = Box(prompt.x1, prompt.y1, prompt.x2, prompt.y2, object_id=1)
-        questions.append(StickerQuestion(world, "What is [1]?", (given,), (n,), world.objects[n].thing.name))
-    answers = run.answers("name", questions)
-    right = [
-        isinstance(a, Answer) and a.raw_text.strip().rstrip(".").removeprefix("the ") == q.answer
-        for q, a in zip(questions, answers, strict=True)
-    ]
-    names = [q.answer for q in questions]
-    chance = max(names.count(n) for n in names) / len(names)
-    return StickerFigure(
-        "naming", float(np.mean(right)), chance, "always the commonest name", len(right), _failed(answers)
-    )
-
-
-def absent(run: StickerEvaluation) -> StickerFigure:
-    """Half of the questions ask for something that is not there: is it left unsegmented, and the rest segmented?"""
-    gone, there = run.asked(4, "absent"), run.asked(5, "refer")
-    silent = [not _mask(a, q.world).any() for q, a in zip(gone, run.answers("absent", gone), strict=True)]
-    answers = run.answers("absent", there)
-    found = [bool(_mask(a, q.world).any()) for q, a in zip(there, answers, strict=True)]
-    more = {"absent": float(np.mean(silent)), "present": float(np.mean(found))}
-    value = (more["absent"] + more["present"]) / 2
-    return StickerFigure(
-        "not there", value, 0.5, "always the same reply", len(silent) + len(found), _failed(answers), more
-    )
-
-
-def video_refer(run: StickerEvaluation) -> StickerFigure:
-    """J&F of "the dog" through a clip; baseline: its true mask of the first frame, never moved."""
-    questions = run.asked(6, "refer", moving=True)
-    answers = run.answers("video", questions)
-    ours, still, js, fs = [], [], [], []
-    for q, a in zip(questions, answers, strict=True):
-        goal = q.world.masks[q.targets[0]]
-        scores = volume_scores(_mask(a, q.world), goal)
-        ours.append(scores.JF)
-        js.append(scores.J)
-        fs.append(scores.F)
-        still.append(volume_scores(np.broadcast_to(goal[:1], goal.shape).copy(), goal).JF)
-    more = {"J": float(np.mean(js)), "F": float(np.mean(fs))}
-    label = "the true first mask, unmoved"
-    return StickerFigure(
-        "video J&F", float(np.mean(ours)), float(np.mean(still)), label, len(ours), _failed(answers), more
-    )
-
-
-def video_given(run: StickerEvaluation) -> StickerFigure:
-    """J&F of an object whose true mask of the first frame is given, on the frames after it; baseline: unmoved."""
-    questions: list[StickerQuestion] = []
-    for world, rng in run.worlds(8, moving=True):
-        if len(questions) == run.video_count:
-            break
-        seen = np.flatnonzero(world.masks[:, 0].any((1, 2)))
-        if len(seen):
-            n = int(seen[int(rng.integers(len(seen)))])
-            questions.append(StickerQuestion(world, None, (Mask(world.masks[n, 0]),), (n,)))
-    answers = run.answers("video, first mask given", questions)
-    ours, still = [], []
-    for q, a in zip(questions, answers, strict=True):
-        goal = q.world.masks[q.targets[0]]
-        ours.append(volume_scores(_mask(a, q.world)[1:], goal[1:]).JF)
-        still.append(volume_scores(np.broadcast_to(goal[:1], goal.shape)[1:].copy(), goal[1:]).JF)
-    label = "the first mask, unmoved"
-    name = "video J&F, first mask given"
-    return StickerFigure(name, float(np.mean(ours)), float(np.mean(still)), label, len(ours), _failed(answers))
-
-
-def pixelqa(run: StickerEvaluation) -> StickerFigure:
-    """Multiple choice about objects given by points and boxes, free-running; with J&F of the masks made on the way."""
-    questions: list[StickerQuestion] = []
-    options = []
-    for world, rng in run.worlds(7):
-        if len(questions) == run.count:
-            break
-        made = generate_turns(world, rng, 1, {"choice": 1.0})
-        if not made:
-            continue
-        by_id = {item.id: n for n, item in enumerate(world.objects)}
-        given = []
-        for i in made[0].regions:
-            p = point_at_object(world, by_id[i], rng) if rng.random() < 0.5 else box_object(world, by_id[i], rng)
-            kept = (
-                Point(p.x, p.y, p.frame, object_id=i)
-                if isinstance(p, Point)
-                else Box(p.x1, p.y1, p.x2, p.y2, p.frame, object_id=i)
+    def _iterate_records(self, dataset: str, split: str, seed: int) -> Iterator[Record]:
+        for index in itertools.count():
+            record = Record(
+                dataset=dataset,
+                split=split,
+                id=f"{EVAL_SEED + seed}/{index}",
+                data_type="seg_video" if self.task.is_video else "seg_image",
+                root=Path(),
+                raw=(EVAL_SEED + seed, index),
             )
-            given.append(kept)
-        targets = tuple(by_id[i] for i in made[0].regions)
-        questions.append(StickerQuestion(world, made[0].question, tuple(given), targets, made[0].answer))
-        options.append(sum(made[0].question.count(f"({letter})") for letter in "ABCD"))
-    answers = run.answers("PixelQA", questions)
-    right, quality = [], []
-    for q, a, n in zip(questions, answers, options, strict=True):
-        chosen = parse_choice(a.raw_text, n, rule="bracketed") if isinstance(a, Answer) else None
-        right.append(chosen is not None and f"({chosen})" == q.answer.lower())
-        for k, prompt in zip(q.targets, q.prompts, strict=True):
-            found = [o for o in a.objects if o.id == prompt.object_id] if isinstance(a, Answer) else []
-            prediction = found[0].masks if found else np.zeros_like(q.world.masks[k])
-            quality.append(volume_scores(prediction, q.world.masks[k]).JF)
-    chance = float(np.mean([1 / n for n in options]))
-    more = {"J&F": float(np.mean(quality))}
-    return StickerFigure(
-        "PixelQA", float(np.mean(right)), chance, "a random option", len(right), _failed(answers), more
+            if self._ask(record) is not None:
+                yield record
+
+    def _ask(self, record: Record) -> Question | None:
+        seed, index = record.raw
+        generate = generate_video if self.task.is_video else generate_scene
+        return self.task.ask(generate(seed, index, self.settings), np.random.default_rng((seed, index, 1)))
+
+
+def ask_expression(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """The question for the mask of something named: "the dog", "the red car"."""
+    return _ask_in_words(scene, rng, "refer")
+
+
+def score_expression(question: Question, prediction: Prediction) -> Measures:
+    """Overlap with the target and with the other objects, and that of all objects with the target."""
+    sample, targets = question.sample, question.query.targets
+    found, goal = merge_predictions(question, prediction).mask(0), merge_targets(question).mask(0)
+    rest = merge_tracks([track for i, track in sample.objects.items() if i not in targets], sample).mask(0)
+    own, trivial = overlap(found, goal), overlap(goal | rest, goal)
+    return {
+        "intersection": own.intersection,
+        "union": own.union,
+        "others": overlap(found, rest).iou if found.any() or rest.any() else 0.0,
+        "trivial": [trivial.intersection, trivial.union],
+    }
+
+
+def summarize_expressions(measures: Sequence[Measures]) -> list[Figure]:
+    """cIoU, gIoU, the overlap with other objects, and Prec@0.5."""
+    scores = overlap_scores([Overlap(m["intersection"], m["union"]) for m in measures])
+    trivial = 100 * overlap_scores([Overlap(*m["trivial"]) for m in measures]).cIoU
+    figure = Figure(name="refer cIoU", value=100 * scores.cIoU, count=len(measures))
+    others = {
+        "gIoU": 100 * scores.gIoU,
+        "IoU on the others": mean_percent([m["others"] for m in measures]),
+        "Prec@0.5": 100 * scores.precision[0.5],
+    }
+    return [
+        replace(figure, baseline=trivial, baseline_name="all objects painted"),
+        *(Figure(name=name, value=value, count=len(measures)) for name, value in others.items()),
+    ]
+
+
+def ask_box(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """A box around a random object."""
+    n = int(rng.integers(len(scene.objects)))
+    return _ask_about_object(scene, n, box_object(scene, n, rng))
+
+
+def ask_point(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """A point on a random object."""
+    n = int(rng.integers(len(scene.objects)))
+    return _ask_about_object(scene, n, point_at_object(scene, n, rng))
+
+
+def ask_name(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """What a random object is, with a box around it."""
+    n = int(rng.integers(len(scene.objects)))
+    return _ask_about_object(scene, n, box_object(scene, n, rng), "What is [1]?", scene.objects[n].thing.name)
+
+
+def score_name(question: Question, prediction: Prediction) -> Measures:
+    """The right name beside the one that was said."""
+    said = prediction.text.strip().rstrip(".").removeprefix("the ")
+    return {"expected": question.query.answer, "said": said}
+
+
+def summarize_names(measures: Sequence[Measures]) -> list[Figure]:
+    """Share of right names."""
+    names = [m["expected"] for m in measures]
+    return compare_with_trivial(
+        "naming",
+        [m["said"] == m["expected"] for m in measures],
+        [max(names.count(name) for name in names) / len(names)],
+        "always the commonest name",
     )
 
 
-FIGURES: dict[str, Callable[[StickerEvaluation], StickerFigure]] = {
-    "refer": refer,
-    "box": box,
-    "point": point,
-    "name": name,
-    "absent": absent,
-    "video": video_refer,
-    "video_given": video_given,
-    "pixelqa": pixelqa,
+def ask_absent(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """The question for the mask of something that is not there, or for comparison of something that is."""
+    return _ask_in_words(scene, rng, "absent" if scene.seed == EVAL_SEED + ABSENT_SEED else "refer")
+
+
+def score_absent(question: Question, prediction: Prediction) -> Measures:
+    """Whether it is there, and whether anything was segmented."""
+    found = bool(merge_predictions(question, prediction).visible.any())
+    return {"is_present": bool(question.query.targets), "is_segmented": found}
+
+
+def summarize_absent(measures: Sequence[Measures]) -> list[Figure]:
+    """Shares of what is absent and left unsegmented, and of what is present and segmented; and their mean."""
+    right: dict[bool, list[bool]] = {False: [], True: []}
+    for m in measures:
+        right[m["is_present"]].append(m["is_segmented"] == m["is_present"] and not m.get("is_failed"))
+    absent, present = mean_percent(right[False]), mean_percent(right[True])
+    figure = Figure(name="not there", value=(absent + present) / 2, count=len(measures))
+    return [
+        replace(figure, baseline=50.0, baseline_name="always the same reply"),
+        Figure(name="absent", value=absent, count=len(right[False])),
+        Figure(name="present", value=present, count=len(right[True])),
+    ]
+
+
+def score_video(question: Question, prediction: Prediction) -> Measures:
+    """J and F of the object as a volume, and J&F of its true mask of the first frame, never moved."""
+    goal = merge_targets(question).masks
+    scores = volume_scores(merge_predictions(question, prediction).masks, goal)
+    still = volume_scores(np.broadcast_to(goal[:1], goal.shape).copy(), goal)
+    return {"J": scores.J, "F": scores.F, "J&F": scores.JF, "trivial": still.JF}
+
+
+def summarize_videos(measures: Sequence[Measures]) -> list[Figure]:
+    """J&F, J and F."""
+    values, trivial = [m["J&F"] for m in measures], [m["trivial"] for m in measures]
+    parts = {name: mean_percent([m[name] for m in measures]) for name in ("J", "F")}
+    return [
+        *compare_with_trivial("video J&F", values, trivial, "the true first mask, unmoved"),
+        *(Figure(name=name, value=value, count=len(measures)) for name, value in parts.items()),
+    ]
+
+
+def ask_given_mask(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """The true mask, on the first frame, of a random object."""
+    seen = np.flatnonzero(scene.masks[:, 0].any((1, 2)))
+    if not len(seen):
+        return None
+    n = int(seen[int(rng.integers(len(seen)))])
+    return _ask_about_object(scene, n, Mask(scene.masks[n, 0]))
+
+
+def summarize_given_masks(measures: Sequence[Measures]) -> list[Figure]:
+    """J&F on the frames after the first."""
+    values, trivial = [m["J&F"] for m in measures], [m["trivial"] for m in measures]
+    return compare_with_trivial("video J&F, first mask given", values, trivial, "the first mask, unmoved")
+
+
+def ask_choice(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """Multiple choice, with a point or a box on each object that it names."""
+    turns = generate_turns(scene, rng, 1, {"choice": 1.0})
+    if not turns:
+        return None
+    turn, places = turns[0], {item.id: n for n, item in enumerate(scene.objects)}
+    prompts: list[Prompt] = []
+    for i in turn.regions:
+        draw = point_at_object if rng.random() < 0.5 else box_object
+        prompts.append(replace(draw(scene, places[i], rng), object_id=i))
+    query = Query(
+        kind="choice",
+        text=turn.question,
+        answer=turn.answer.strip("()"),
+        about=turn.regions,
+        options=tuple(letter for letter in LETTERS if f"({letter})" in turn.question),
+    )
+    question = Question(sample=scene.to_sample(()), query=query, text=turn.question, prompts=tuple(prompts))
+    return replace(question, max_new_tokens=ANSWER_TOKENS)
+
+
+def score_choice(question: Question, prediction: Prediction) -> Measures:
+    """The letter, and J and Dice of every object; one that was not found has an empty mask."""
+    letter = score_letter(question.query, prediction.text, rule="bracketed")
+    scores = [volume_scores(found, truth) for found, truth in pair_masks(question, prediction)]
+    options = len(question.query.options)
+    return {**letter, "options": options, "J": [s.J for s in scores], "F": [s.F for s in scores]}
+
+
+def summarize_choices(measures: Sequence[Measures]) -> list[Figure]:
+    """Accuracy over questions, and J&F over objects."""
+    right = [m["letter"] is not None and m["letter"] == m["expected"].lower() for m in measures]
+    quality = [(J + F) / 2 for m in measures for J, F in zip(m["J"], m["F"], strict=True)]
+    return [
+        *compare_with_trivial("PixelQA", right, [1 / m["options"] for m in measures], "a random option"),
+        Figure(name="J&F", value=mean_percent(quality), count=len(quality)),
+    ]
+
+
+def _ask_in_words(scene: Scene, rng: np.random.Generator, task: str) -> Question | None:
+    turns = generate_turns(scene, rng, 1, {task: 1.0})
+    if not turns:
+        return None
+    query = Query(kind="query", text=turns[0].question, answer=turns[0].answer, targets=turns[0].targets)
+    return Question(sample=scene.to_sample(()), query=query, text=query.text, max_new_tokens=ANSWER_TOKENS)
+
+
+def _ask_about_object(scene: Scene, n: int, prompt: Prompt, text: str = "", answer: str = "") -> Question:
+    """A question about one object, which is object 1; without words for its mask."""
+    sample = Sample(
+        media=Media.from_array(scene.frames if scene.is_video else scene.image),
+        objects={1: MaskTrack.from_masks(scene.masks[n])},
+        source=f"stickers {scene.seed}/{scene.index}",
+    )
+    query = Query(kind="caption" if answer else "query", text=text, answer=answer, targets=(1,), about=(1,))
+    prompts = (replace(prompt, object_id=1),)
+    return Question(sample=sample, query=query, text=text, prompts=prompts, max_new_tokens=ANSWER_TOKENS)
+
+
+def score_given_video(question: Question, prediction: Prediction) -> Measures:
+    """See `score_given_mask`."""
+    return score_given_mask(question, prediction, as_volume=True)
+
+
+ABSENT_SEED = 4
+STICKER_TASKS = {
+    "refer": StickerTask(seeds=(0,), ask=ask_expression, score=score_expression, summarize=summarize_expressions),
+    "box": StickerTask(seeds=(1,), ask=ask_box, score=score_box, summarize=summarize_boxes),
+    "point": StickerTask(seeds=(2,), ask=ask_point, score=score_point, summarize=summarize_points),
+    "name": StickerTask(seeds=(3,), ask=ask_name, score=score_name, summarize=summarize_names),
+    "absent": StickerTask(seeds=(ABSENT_SEED, 5), ask=ask_absent, score=score_absent, summarize=summarize_absent),
+    "video": StickerTask(seeds=(6,), ask=ask_expression, score=score_video, summarize=summarize_videos, is_video=True),
+    "video_given": StickerTask(
+        seeds=(8,), ask=ask_given_mask, score=score_given_video, summarize=summarize_given_masks, is_video=True
+    ),
+    "pixelqa": StickerTask(seeds=(7,), ask=ask_choice, score=score_choice, summarize=summarize_choices),
 }
-"""Name of a task -> how it is measured."""
+"""Name of a split -> what is asked in it."""

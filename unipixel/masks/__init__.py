@@ -9,10 +9,12 @@ Malformed masks raise ``ValueError``: whoever reads them from a file or a reques
 
 from unipixel.masks.geometry import (
     find_interior_point,
+    jitter_box,
     mask_to_box,
     mask_to_polygons,
     polygons_to_mask,
     rasterize_polygon,
+    sample_point,
 )
 from unipixel.masks.index_png import build_davis_palette, load_annotated_ids, load_index_png, save_davis_png
 from unipixel.masks.rle import Rle, area_rle, decode_rle, encode_rle, iou_rles, parse_rle, union_rles
@@ -29,11 +31,13 @@ __all__ = [
     "encode_rle",
     "find_interior_point",
     "iou_rles",
+    "jitter_box",
     "load_annotated_ids",
     "load_index_png",
     "mask_to_polygons",
     "parse_rle",
     "polygons_to_mask",
+    "sample_point",
     "save_davis_png",
     "union_rles",
 ]

@@ -1,4 +1,4 @@
-"""Shapes and masks: boxes, interior points, and polygons to and from ``bool`` arrays."""
+"""Shapes and masks: boxes and points, exact or random, and polygons to and from ``bool`` arrays."""
 
 from __future__ import annotations
 
@@ -283,6 +283,38 @@ def find_interior_point(mask: np.ndarray, *, exact: bool = False) -> tuple[float
             return x1 + column * block + block // 2 + 0.5, y1 + row * block + block // 2 + 0.5
     row, column = _find_deepest(crop, first=exact)
     return x1 + column + 0.5, y1 + row + 0.5
+
+
+def sample_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """The centre (x, y) of a random pixel of a bool (H, W) mask, which must not be empty."""
+    pixels = np.flatnonzero(mask)
+    y, x = divmod(int(pixels[int(rng.integers(len(pixels)))]), mask.shape[1])
+    return x + 0.5, y + 0.5
+
+
+def jitter_box(
+    box_xyxy: Sequence[float],
+    size_hw: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    noise: float = 0.1,
+    most: float = np.inf,
+) -> tuple[float, float, float, float]:
+    """A box with edges that are off, kept inside the picture.
+
+    Args:
+        size_hw: of the picture.
+        noise: edges are off by up to this share of the box's side,
+        most: and by no more than this share of the picture's side.
+
+    Source: SAM 2, which its training boxes are drawn like.
+    """
+    x1, y1, x2, y2 = box_xyxy
+    height, width = size_hw
+    sides = np.minimum([x2 - x1, y2 - y1] * 2, np.multiply(most / noise, [width, height] * 2))
+    edges = np.asarray(box_xyxy, float) + rng.uniform(-noise, noise, 4) * sides
+    x1, y1, x2, y2 = np.clip(edges, 0, [width, height, width, height]).tolist()
+    return x1, y1, x2, y2
 
 
 def _find_deepest(mask: np.ndarray, *, first: bool = False) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 
 from unipixel.errors import DatasetError
-from unipixel.masks import MaskTrack, find_interior_point
+from unipixel.masks import MaskTrack, find_interior_point, jitter_box, sample_point
 from unipixel.processing.chat import REF, SEG
 from unipixel.processing.prompts import ANSWERS, format_noun_phrase, format_request
 from unipixel.processing.regions import build_target_masks
@@ -377,17 +377,14 @@ def _draw_point(track: MaskTrack, t: int, rng: np.random.Generator | None, grid:
         if grid is not None:
             x, y = np.floor(x), np.floor(y)
         return Point(float(x) * across, float(y) * down, frame=t)
-    spots = np.flatnonzero(mask)
-    y, x = divmod(int(spots[int(rng.integers(len(spots)))]), mask.shape[1])
-    middle = 0.5 if grid is None else 0.0
-    return Point((x + middle) * across, (y + middle) * down, frame=t)
+    x, y = sample_point(mask, rng)
+    if grid is not None:
+        x, y = x - 0.5, y - 0.5
+    return Point(x * across, y * down, frame=t)
 
 
 def _draw_box(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: int | None) -> Box:
-    """The object's box, with noise if there is a generator.
-
-    Source: SAM 2, which its training boxes are drawn like.
-    """
+    """The object's box, with noise if there is a generator."""
     mask, (across, down) = _resize_to_grid(track, t, grid)
     height, width = mask.shape
     if grid is None:
@@ -398,12 +395,7 @@ def _draw_box(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: i
         x1, y1, x2, y2 = (float(value) for value in (columns[0], rows[0], columns[-1], rows[-1]))
         right, bottom = width - 1.0, height - 1.0
     if rng is not None:
-        most_x, most_y = (
-            min(BOX_NOISE * (x2 - x1), MAX_BOX_NOISE * width),
-            min(BOX_NOISE * (y2 - y1), MAX_BOX_NOISE * height),
-        )
-        x1, x2 = (min(max(x + float(rng.uniform(-most_x, most_x)), 0.0), right) for x in (x1, x2))
-        y1, y2 = (min(max(y + float(rng.uniform(-most_y, most_y)), 0.0), bottom) for y in (y1, y2))
+        x1, y1, x2, y2 = jitter_box((x1, y1, x2, y2), (bottom, right), rng, noise=BOX_NOISE, most=MAX_BOX_NOISE)
     # what lies on a single row or column of the grid still needs a box with an inside
     x2, y2 = x2 if x2 > x1 else x1 + 1, y2 if y2 > y1 else y1 + 1
     return Box(x1 * across, y1 * down, x2 * across, y2 * down, frame=t)

@@ -11,7 +11,7 @@ from unipixel.sample import Turn
 from unipixel.stickers.colours import COLOURS
 from unipixel.stickers.facts import CLEARLY, Facts
 from unipixel.stickers.language import CHOOSE, LOCALIZE, MOTIONS, PLACES, RELATIONS, add_article
-from unipixel.stickers.prompts import sample_prompt
+from unipixel.stickers.scene import sample_prompt
 from unipixel.stickers.segment_tasks import choose_absent_name
 from unipixel.stickers.things import USES, Thing
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unipixel.masks import mask_to_box
 from unipixel.stickers.colours import COLOURS
 from unipixel.stickers.language import MOTIONS, ORDINALS, PLACES, RELATIONS
 from unipixel.stickers.scene import Scene
@@ -38,7 +39,7 @@ class Facts:
         height, width = self.scene.masks.shape[2:]
         boxes = np.full((self.count, 4), np.nan)
         for n in range(self.count):
-            box = tight_box(self.scene.masks[n, 0])
+            box = mask_to_box(self.scene.masks[n, 0])
             if box is not None:
                 boxes[n] = box / np.array([width, height, width, height])
         return boxes
@@ -261,15 +262,6 @@ class Facts:
         return groups + [
             (name, self.find_named(name)) for name in dict.fromkeys(self.names) if self.names.count(name) > 1
         ]
-
-
-def tight_box(mask: np.ndarray) -> np.ndarray | None:
-    """float (4,): x1, y1, x2, y2 around a mask bool (H, W), right and bottom exclusive; None when it is empty."""
-    rows, columns = mask.any(1), mask.any(0)
-    if not rows.any():
-        return None
-    y, x = np.flatnonzero(rows), np.flatnonzero(columns)
-    return np.array([x[0], y[0], x[-1] + 1, y[-1] + 1], float)
 
 
 def _find_third(value: float) -> int | None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unipixel.stickers.render import Placement
 from unipixel.stickers.scene import move_placement
+from unipixel.stickers.sprites import Placement
 
 Size = tuple[int, int]
 Trajectory = list[Placement]

@@ -8,13 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from unipixel.masks import MaskTrack
+from unipixel.masks import MaskTrack, find_interior_point, jitter_box, mask_to_box, sample_point
 from unipixel.media import Media
-from unipixel.sample import Sample, Turn
+from unipixel.sample import Box, Point, Sample, Turn
 from unipixel.stickers.backgrounds import Crop, draw_background
 from unipixel.stickers.colours import PAINTS, choose_colour_name, measure_colour_shares
-from unipixel.stickers.render import Placement, SpritePatch, draw_sprite, paste_patch
-from unipixel.stickers.sprites import TRAINING_FAMILIES, SpriteSet, load_built_in, load_folder
+from unipixel.stickers.sprites import (
+    TRAINING_FAMILIES,
+    Placement,
+    SpritePatch,
+    SpriteSet,
+    draw_sprite,
+    load_built_in,
+    load_folder,
+    paste_patch,
+)
 from unipixel.stickers.things import FAMILIAR, Thing
 
 EVAL_SEED = 1_000_000
@@ -190,7 +198,7 @@ def generate_scene(seed: int, index: int, settings: SceneSettings = DEFAULT_SETT
     else:
         raise ValueError(f"no scene fits these settings; objects are too large or too small for {settings.size_hw}")
     if rng.random() < settings.noise:
-        picture = _add_noise(rng, picture)
+        picture = add_noise(rng, picture)
     shuffle = [int(n) for n in rng.permutation(len(placements))]
     ids = choose_ids(rng, len(placements))
     objects = tuple(
@@ -237,7 +245,7 @@ def choose_ids(rng: np.random.Generator, count: int) -> list[int]:
 def choose_appearance(
     rng: np.random.Generator, settings: SceneSettings, sprites: SpriteSet, name: str, crowd: int
 ) -> Placement:
-    """How an object looks: picture, size, turn, mirroring and paint; its place is still open."""
+    """The appearance of an object: picture, size, turn, mirroring and paint; its place is chosen later."""
     low, high = settings.scale
     high = min(high, max(low, high * (1.15 - 0.11 * crowd)))
     options = sprites.by_name[name]
@@ -335,10 +343,46 @@ def move_placement(
     )
 
 
-def _add_noise(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """The picture with a little noise and another contrast and brightness."""
+def add_noise(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+    """A picture or clip with a little noise and another contrast and brightness."""
     gain, offset = float(rng.uniform(0.8, 1.1)), float(rng.uniform(-12, 12))
     table = np.clip(np.arange(256) * gain + offset, 0, 255).astype(np.int16)
     spread = int(rng.integers(1, 8))
-    noise = rng.integers(-spread, spread + 1, picture.shape, dtype=np.int8)
-    return np.clip(table[picture] + noise, 0, 255).astype(np.uint8)
+    noise = rng.integers(-spread, spread + 1, pixels.shape, dtype=np.int8)
+    return np.clip(table[pixels] + noise, 0, 255).astype(np.uint8)
+
+
+def choose_prompt_frame(scene: Scene, n: int, rng: np.random.Generator) -> int:
+    """A frame on which object ``n`` is well visible: its best one in evaluation, else a random one."""
+    if scene.is_held_out:
+        return int(scene.best_frames[n])
+    areas = scene.areas[n]
+    good = np.flatnonzero(areas >= 0.5 * areas.max())
+    return int(good[int(rng.integers(len(good)))])
+
+
+def point_at_object(scene: Scene, n: int, rng: np.random.Generator) -> Point:
+    """A click on object ``n``: a random visible pixel, in evaluation the most interior one."""
+    t = choose_prompt_frame(scene, n, rng)
+    mask = scene.masks[n, t]
+    return Point(*(find_interior_point(mask) if scene.is_held_out else sample_point(mask, rng)), frame=t)
+
+
+def box_object(scene: Scene, n: int, rng: np.random.Generator) -> Box:
+    """A box around the visible part of object ``n``: exact in evaluation, else with noise, see `jitter_box`.
+
+    Raises:
+        ValueError: the object is seen on no frame.
+    """
+    t = choose_prompt_frame(scene, n, rng)
+    mask = scene.masks[n, t]
+    box = mask_to_box(mask)
+    if box is None:
+        raise ValueError(f"object {n} is not visible on frame {t}; prompts need a frame on which it is")
+    x1, y1, x2, y2 = box if scene.is_held_out else jitter_box(box, mask.shape, rng)
+    return Box(float(x1), float(y1), float(x2), float(y2), frame=t)
+
+
+def sample_prompt(scene: Scene, n: int, rng: np.random.Generator) -> tuple[Point | Box, ...]:
+    """A point or a box on object ``n``, half of the time each."""
+    return (point_at_object(scene, n, rng),) if rng.random() < 0.5 else (box_object(scene, n, rng),)

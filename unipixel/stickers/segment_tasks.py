@@ -18,7 +18,7 @@ from unipixel.stickers.language import (
     choose_wording,
     join_list,
 )
-from unipixel.stickers.prompts import box_object, point_at_object
+from unipixel.stickers.scene import box_object, point_at_object
 from unipixel.stickers.things import KINDS, PLURAL_NAMES, THINGS, Thing
 
 MEASURED_AT_START = frozenset({"position", "order", "size", "relation"})

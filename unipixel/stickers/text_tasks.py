@@ -7,7 +7,7 @@ import numpy as np
 from unipixel.sample import Box, Point, Turn
 from unipixel.stickers.facts import Facts
 from unipixel.stickers.language import NUMBERS, PHOTOGRAPHED, RELATIONS, adapt_to_video, add_article, join_list
-from unipixel.stickers.prompts import sample_prompt
+from unipixel.stickers.scene import sample_prompt
 from unipixel.stickers.segment_tasks import choose_absent_name
 from unipixel.stickers.things import KINDS, THINGS, Thing
 

@@ -6,17 +6,17 @@ import numpy as np
 
 from unipixel.stickers.backgrounds import draw_background
 from unipixel.stickers.motion import describe_motion, plan_path
-from unipixel.stickers.render import Placement, SpritePatch, draw_sprite, paste_patch
 from unipixel.stickers.scene import (
     DEFAULT_SETTINGS,
     Scene,
     SceneObject,
     SceneSettings,
+    add_noise,
     choose_appearance,
     choose_ids,
     choose_names,
 )
-from unipixel.stickers.sprites import SpriteSet
+from unipixel.stickers.sprites import Placement, SpritePatch, SpriteSet, draw_sprite, paste_patch
 
 WALL_SHARE = 0.4
 """Share of the videos with something tall in front that objects pass behind."""
@@ -45,7 +45,7 @@ def generate_video(seed: int, index: int, settings: SceneSettings = DEFAULT_SETT
         raise ValueError(f"no video fits these settings; objects are too large or too small for {settings.size_hw}")
     frames, masks, inside, seen = rendered
     if rng.random() < settings.noise:
-        frames = _add_grain(rng, frames)
+        frames = add_noise(rng, frames)
     shuffle = [int(n) for n in rng.permutation(len(paths))]
     ids = choose_ids(rng, len(paths))
     objects = []
@@ -162,12 +162,3 @@ def _find_visible(masks: np.ndarray, seen: np.ndarray, settings: SceneSettings) 
         if clear * 3 >= num_frames:
             good.append(n)
     return good
-
-
-def _add_grain(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
-    """The frames with another contrast and noise that differs from frame to frame."""
-    gain, offset = float(rng.uniform(0.8, 1.1)), float(rng.uniform(-12, 12))
-    table = np.clip(np.arange(256) * gain + offset, 0, 255).astype(np.int16)
-    spread = int(rng.integers(1, 8))
-    noise = rng.integers(-spread, spread + 1, frames.shape, dtype=np.int8)
-    return np.clip(table[frames] + noise, 0, 255).astype(np.uint8)

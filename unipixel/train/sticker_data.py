@@ -21,7 +21,7 @@ from unipixel.data.cutouts import find_clean_crops, find_cutouts, list_whole_pho
 from unipixel.data.readers import photos
 from unipixel.data.records import Record
 from unipixel.errors import DatasetError
-from unipixel.masks import MaskTrack
+from unipixel.masks import MaskTrack, jitter_box, mask_to_box, sample_point
 from unipixel.media import Media
 from unipixel.model.config import Recall
 from unipixel.processing.chat import END_OF_TEXT, REF, SEG
@@ -30,9 +30,8 @@ from unipixel.processing.processor import Processor
 from unipixel.processing.wording import join_words
 from unipixel.sample import Box, Point, Query, Sample, Turn
 from unipixel.stickers import HARD, THINGS, Scene, SceneSettings, generate_scene, generate_turns, generate_video
-from unipixel.stickers.facts import tight_box
 from unipixel.stickers.language import POINT_AT, SEGMENT, adapt_to_video, choose_wording
-from unipixel.stickers.prompts import box_object, jitter_box, point_at_object, sample_point
+from unipixel.stickers.scene import box_object, point_at_object
 from unipixel.stickers.things import PLURAL_NAMES
 from unipixel.train.recipe import Mix, StickerRecipe
 
@@ -218,10 +217,10 @@ def _augment(sample: Sample, rng: np.random.Generator) -> Sample:
 
 def _draw_prompt(mask: np.ndarray, rng: np.random.Generator, kind: str) -> Point | Box:
     if kind == "point":
-        return sample_point(mask, rng)
-    box = tight_box(mask)
+        return Point(*sample_point(mask, rng))
+    box = mask_to_box(mask)
     assert box is not None
-    return jitter_box(box, mask.shape, rng)
+    return Box(*jitter_box(box, mask.shape, rng))
 
 
 def _draw_turns(

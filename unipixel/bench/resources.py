@@ -1,4 +1,8 @@
-"""Peak memory of tracking through a video, in a process of its own: ``python -m unipixel.bench.memory VIDEO``."""
+"""What something takes: seconds on the wall and of the processor, and memory.
+
+The peak memory of tracking through a video is measured in a process of its own: ``python -m unipixel.bench.resources
+VIDEO``.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,66 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from unipixel.bench.inputs import build_random_engine, draw_moving_discs
-from unipixel.bench.spent import peak_memory_mb
 from unipixel.draw import write_mp4
 from unipixel.model.presets import TINY_SAM
 from unipixel.sample import Box
 
 SIZE_HW = (120, 160)
 NUM_OBJECTS = 2
+
+
+@dataclass
+class TimeSpent:
+    """Time that something took, added up."""
+
+    wall_s: float = 0.0
+    """As on a clock on the wall."""
+    cpu_s: float = 0.0
+    """Of all threads of this process; other programs on the machine do not count."""
+
+
+@contextmanager
+def measure_time(total: TimeSpent, device: torch.device) -> Iterator[None]:
+    """Add the time until the end of the block to ``total``, work waiting on an accelerator included."""
+    _synchronize(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        yield
+    finally:
+        _synchronize(device)
+        total.wall_s += time.perf_counter() - wall
+        total.cpu_s += time.process_time() - cpu
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_mb() -> float | None:
+    """Most memory that this process has ever had resident, in MB; None where the system does not say."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage would also report the peak of the process that started this one
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 / (1024 if sys.platform == "darwin" else 1)
 
 
 @dataclass(frozen=True)
@@ -40,7 +91,7 @@ def measure_memory(video: Path, *, quick: bool, threads: int) -> MemoryUse:
     Raises:
         RuntimeError: the process failed, or the system does not say how much memory it took.
     """
-    command = [sys.executable, "-m", "unipixel.bench.memory", str(video), "--threads", str(threads)]
+    command = [sys.executable, "-m", "unipixel.bench.resources", str(video), "--threads", str(threads)]
     done = subprocess.run(command + ["--quick"] * quick, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"measuring memory failed: {done.stderr.strip().splitlines()[-1:]}")
