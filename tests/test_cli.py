@@ -19,7 +19,7 @@ from unipixel.bench.inputs import build_random_engine, draw_moving_discs
 from unipixel.cli import app
 from unipixel.cli.commands import CommandGroup
 from unipixel.cli.demo import find_clip_scene, find_still_scene, open_example
-from unipixel.cli.prompts import parse_box, parse_mask, parse_point, parse_prompts
+from unipixel.cli.options import parse_box, parse_mask, parse_point, parse_prompts
 from unipixel.draw import write_mp4, write_png
 from unipixel.engine.engine import load
 from unipixel.errors import MediaError, PromptError
@@ -217,6 +217,15 @@ def test_chat_goes_on_after_bad_input_and_saves_every_turn(checkpoint: Path, med
     assert json.loads((tmp_path / "turns" / "turn-01.json").read_text())["objects"][0]["id"] == 1
     assert (tmp_path / "turns" / "turn-01.mp4").exists()
     assert (tmp_path / "talk.session").exists()
+
+
+def test_chat_undoes_and_makes_again(checkpoint: Path, media: Path, tmp_path: Path) -> None:
+    typed = ["/undo", "/box 30,20,50,40", "/segment", "/forget 1", "/undo", "/redo", "/objects", "/quit"]
+    options = ["--model", checkpoint, "--device", "cpu", "-o", tmp_path, "--max-new-tokens", "4"]
+    result = invoke("chat", media / "picture.png", *options, typed="\n".join(typed))
+    assert result.exit_code == 0, result.output
+    assert len(result.stderr.strip().splitlines()) == 1 and "undo" in result.stderr
+    assert result.stdout.count("changed: [1]") == 2
 
 
 def test_chat_ends_with_its_input(checkpoint: Path, media: Path) -> None:

@@ -14,8 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from unipixel.cli import app
-from unipixel.cli.ask import open_source
-from unipixel.cli.prompts import parse_box
+from unipixel.cli.options import open_source, parse_box
 from unipixel.errors import MediaError
 from unipixel.masks import save_davis_png
 from unipixel.sample import Box
@@ -51,7 +50,7 @@ def test_empty_text_is_no_name(
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252"])
 def test_json_and_words_are_written_to_any_stream(encoding: str, tmp_path: Path) -> None:
     code = (
-        "from unipixel.cli.output import print_json, show_written, write_any_sign; write_any_sign();"
+        "from unipixel.cli.output import print_json, show_written, escape_unencodable; escape_unencodable();"
         "print_json({'label': '狗 🐕 é'}); show_written(['图 片.png'])"
     )
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from unipixel.cli.prompts import parse_mask
+from unipixel.cli.options import parse_mask
 from unipixel.errors import MediaError, PromptError
 from unipixel.masks import load_annotated_ids, load_index_png
 

@@ -98,9 +98,9 @@ def test_second_turn_goes_on_where_the_first_ended(client: openai.OpenAI, nano: 
     messages = [picture(), {"role": "assistant", "content": first.text}, user("Please segment [1] and the rocket.")]
     if kept:
         client.chat.completions.create(model="nano", messages=messages[:1])
-        assert len(nano.runtime.kept) > 0
+        assert len(nano.runtime.session_cache) > 0
     else:
-        nano.runtime.kept.pop_expired(-1.0)  # nothing is kept: the history is read anew
+        nano.runtime.session_cache.pop_expired(-1.0)  # nothing is kept: the history is read anew
     reply = client.chat.completions.create(model="nano", messages=messages)
     assert reply.choices[0].message.content == second.text
     same_objects(reply.choices[0].message.unipixel["objects"], second)

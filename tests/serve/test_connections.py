@@ -12,7 +12,7 @@ import pytest
 from live import LONG, Live, running, wait_for
 
 from unipixel.engine.engine import Engine
-from unipixel.serve import connections
+from unipixel.serve import server
 
 BOX = {"type": "box", "box": [20, 10, 50, 40]}
 GET = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
@@ -67,7 +67,7 @@ def said(live: Live, content: bytes) -> tuple[int, dict[str, Any]]:
         (GET + b"Origin: http://127.0.0.1:1\r\n\r\n", 403, "wrong_origin"),
         (GET.replace(b"/v1/models", b"http://evil.example/v1/models") + b"\r\n", 404, "not_found"),
         (GET.replace(b"GET", b"FOO") + b"\r\n", 405, "method_not_allowed"),
-        (GET.replace(b"/v1/models", b"/v1/sessions/x/objects/" + b"9" * 5000) + b"\r\n", 400, "bad_request"),
+        (GET.replace(b"/v1/models", b"/v1/sessions/x/objects/" + b"9" * 5000) + b"\r\n", 404, "no_session"),
         (UPLOAD + b"Connection: close\r\nContent-Length: 5\r\n\r\nabcde", 400, "bad_request"),
         (
             UPLOAD.replace(b"; boundary=x", b"") + b"Connection: close\r\nContent-Length: 5\r\n\r\nabcde",
@@ -83,8 +83,15 @@ def test_what_is_no_proper_request_is_told_so(quick: Live, content: bytes, statu
     assert "\n" not in error["message"] and quick.get("/health")["status"]
 
 
+def test_number_of_an_object_that_is_none_is_told_so(quick: Live, media: Path) -> None:
+    session = quick.upload(media / "picture.png")
+    for number in ("9" * 5000, "one", "1.5"):
+        assert quick.get(f"{session}/objects/{number}", 400)["error"]["code"] == "bad_request"
+    quick.http.delete(session)
+
+
 def test_connection_that_asks_nothing_is_closed(quick_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEADER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(server, "HEADER_TIMEOUT_S", 0.2)
     with running(quick_engine) as live:
         for begun in (b"", b"GET /health HTT", GET.replace(b"close", b"keep-alive") + b"\r\n"):
             with connected(live) as line:
@@ -95,7 +102,7 @@ def test_connection_that_asks_nothing_is_closed(quick_engine: Engine, monkeypatc
 
 
 def test_crowd_of_connections_is_told_to_come_back(quick_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 20)
     with running(quick_engine) as live:
         crowd = [connected(live) for _ in range(20)]
         wait_for(lambda: len(live.server_state.connections) == 20)
@@ -112,12 +119,12 @@ def test_requests_in_memory_are_bounded_together(quick_engine: Engine) -> None:
         waiting = [connected(live) for _ in range(2)]
         for line in waiting:
             line.sendall(POST + b"Content-Length: 9500\r\n\r\n" + b" " * 9000)
-        wait_for(lambda: live.runtime.body_budget.count == 18_000)
+        wait_for(lambda: live.runtime.body_budget.used == 18_000)
         status, body = said(live, POST + b"Content-Length: 9500\r\n\r\n" + b" " * 9500)
         assert status == 429 and body["error"]["code"] == "queue_full" and live.get("/v1/models")["data"]
         for line in waiting:
             line.close()
-        wait_for(lambda: live.runtime.body_budget.count == 0)
+        wait_for(lambda: live.runtime.body_budget.used == 0)
         assert said(live, POST + b"Content-Length: 9500\r\n\r\n" + b" " * 9500)[0] == 400
 
 

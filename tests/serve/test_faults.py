@@ -153,8 +153,8 @@ def lying_png(width: int, height: int) -> bytes:
 
 def test_media_that_lie_or_are_damaged_are_refused(quick: Live, media: Path) -> None:
     before = (
-        {path.name for path in quick.runtime.sessions.entries()[0].folder.parent.iterdir()}
-        if (quick.runtime.sessions.entries())
+        {path.name for path in quick.sessions.entries()[0].folder.parent.iterdir()}
+        if (quick.sessions.entries())
         else set()
     )
     clip = (media / "clip.mp4").read_bytes()
@@ -174,8 +174,8 @@ def test_media_that_lie_or_are_damaged_are_refused(quick: Live, media: Path) -> 
             answer = asked
         message = refused(answer, 400)["message"]
         assert words in message and "sessions" not in message, message
-    after = {path.name for path in Path(quick.runtime.sessions._root).iterdir()}
-    assert before <= after and len(after) == len(quick.runtime.sessions.entries())
+    after = {path.name for path in Path(quick.sessions._root).iterdir()}
+    assert before <= after and len(after) == len(quick.sessions.entries())
 
 
 # addresses
@@ -186,7 +186,7 @@ class Redirecting(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.send_response(302)
-        self.send_header("Location", f"http://127.0.0.2:{self.server.server_port}/secret")  # type: ignore[attr-defined]
+        self.send_header("Location", f"http://127.0.0.2:{self.server.server_port}/secret")
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -267,7 +267,7 @@ def test_work_of_a_client_that_has_left_is_stopped(quick: Live, media: Path, str
     head = f"POST {address}/objects HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", int(quick.url.rsplit(":", 1)[1]))) as line:
         line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        wait_for(lambda: quick.runtime.sessions.find(address.rsplit("/", 1)[1], "").objects)
+        wait_for(lambda: quick.sessions.find(address.rsplit("/", 1)[1], "").objects)
     wait_for(lambda: not quick.get(address)["is_busy"])
     reached = [sum(score > 0 for score in one["frame_scores"]) for one in quick.get(address)["objects"]]
     assert reached and max(reached) < LONG
@@ -284,7 +284,7 @@ def test_thread_that_is_hit_fails_one_request_only(quick: Live, media: Path) -> 
 
     asking = threading.Thread(target=ask)
     asking.start()
-    wait_for(lambda: quick.runtime.sessions.find(address.rsplit("/", 1)[1], "").objects)
+    wait_for(lambda: quick.sessions.find(address.rsplit("/", 1)[1], "").objects)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
     asking.join()
     # between two pieces, where it may also hit, nothing is lost
@@ -314,7 +314,7 @@ def test_session_that_is_closed_under_a_request_is_gone_for_it(quick: Live, medi
             found.add(answer.status_code)
             if answer.status_code != 200:
                 assert refused(answer, 404)["code"] == "no_session"
-        folder = quick.runtime.sessions._root / address.rsplit("/", 1)[1]
+        folder = quick.sessions._root / address.rsplit("/", 1)[1]
         wait_for(lambda folder=folder: not folder.exists())  # the request under way lets go of it last
     assert 404 in found
 
@@ -340,7 +340,7 @@ def test_server_that_ends_lets_answers_finish_or_tells_them(quick_engine: Engine
 
         thread = threading.Thread(target=follow)
         thread.start()
-        wait_for(lambda: live.runtime.sessions.find(address.rsplit("/", 1)[1], "").objects)
+        wait_for(lambda: live.sessions.find(address.rsplit("/", 1)[1], "").objects)
         live.begin_to_stop()
         wait_for(lambda: not live.runtime.worker.is_ready)
         thread.join()
@@ -359,9 +359,9 @@ def test_full_queue_is_told_over_http(quick_engine: Engine, media: Path) -> None
             for _ in range(2)
         ]
         threads[0].start()
-        wait_for(lambda: live.runtime.worker.running == 1)
+        wait_for(lambda: live.runtime.worker.num_running == 1)
         threads[1].start()
-        wait_for(lambda: live.runtime.worker.waiting == 1)
+        wait_for(lambda: live.runtime.worker.num_waiting == 1)
         message = {"role": "user", "content": [{"type": "image_url", "image_url": data_url(media / "picture.png")}]}
         asked = {"model": "nano", "messages": [message], "unipixel": {"prompts": [BOX]}}
         answer = live.http.post(CHAT, json=asked)

@@ -135,7 +135,7 @@ def test_files_that_unpack_to_more_than_allowed_are_refused(bounded: Live, tmp_p
         error = answer.json()["error"]
         assert answer.status_code == 400 and error["code"] == "bad_media" and words in error["message"], error
         assert "\n" not in error["message"] and "sessions" not in error["message"]
-    assert list(bounded.runtime.sessions._root.iterdir()) == []
+    assert list(bounded.sessions._root.iterdir()) == []
     assert bounded.get("/health")["sessions"] == 0
 
 
@@ -146,7 +146,7 @@ def test_names_say_nothing_about_what_a_file_is(quick: Live, media: Path) -> Non
         opened = answer.json()
         assert answer.status_code == 201 and opened["media"]["num_frames"] == 2, opened
         assert len(opened["name"]) <= 80 and not set("/\\<>\"'`") & set(opened["name"]) and opened["name"].isprintable()
-        folder = quick.runtime.sessions.find(opened["id"], "").folder
+        folder = quick.sessions.find(opened["id"], "").folder
         assert [path.name for path in folder.iterdir()] == ["media"]
         quick.http.delete(f"/v1/sessions/{opened['id']}")
 
@@ -223,4 +223,4 @@ def test_packed_answers_are_not_unpacked(quick_engine: Engine, speaking: Any) ->
         ]:
             error = live.post("/v1/sessions", {"url": speaking(said)}, 400)["error"]
             assert words in error["message"] and error["code"] == "bad_media"
-        assert list(live.runtime.sessions._root.iterdir()) == []
+        assert list(live.sessions._root.iterdir()) == []

@@ -128,10 +128,10 @@ def test_clicks_become_the_engines_mask_with_the_label_that_was_chosen(nano: Liv
 
 def test_next_click_on_the_same_picture_uses_its_features(nano: Live) -> None:
     first = predictions(nano, SMART, task(), drawn=[click(30, 30)])
-    kept = len(nano.runtime.kept)
+    kept = len(nano.runtime.session_cache)
     assert kept > 0
     again = predictions(nano, SMART, task(), drawn=[click(30, 30)])
-    assert len(nano.runtime.kept) == kept
+    assert len(nano.runtime.session_cache) == kept
     assert [r["value"] for r in again[0]["result"]] == [r["value"] for r in first[0]["result"]]
 
 

@@ -23,8 +23,8 @@ from unipixel.masks import MaskTrack, mask_to_polygons, polygons_to_mask
 from unipixel.media import open_media
 from unipixel.serve.label_studio.config import read_config
 from unipixel.serve.label_studio.media import get_authorization, resolve_address
+from unipixel.serve.label_studio.prompts import MAX_TRACKED_FRAMES, Timeline, select_clip
 from unipixel.serve.label_studio.regions import build_sequence, simplify_polygons
-from unipixel.serve.label_studio.timeline import MAX_TRACKED_FRAMES, Timeline, select_clip
 
 CONFIG = """<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">
 <Label value="dog" alias="d" hint="the spotted dog"/><Label value="cat"/></BrushLabels></View>"""

@@ -14,8 +14,8 @@ from live import EXAMPLES, Live
 from unipixel.engine.answer import Answer, AnswerObject, Clip
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
-from unipixel.serve.exports import build_yolo_files, get_still_name, quote_yaml
 from unipixel.serve.label_studio.config import read_config
+from unipixel.serve.sessions.exports import build_yolo_files, get_still_name, quote_yaml
 
 CHAT = "/v1/chat/completions"
 TEXT = {"type": "text", "text": "What is this?"}

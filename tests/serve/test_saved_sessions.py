@@ -63,7 +63,7 @@ def test_server_without_a_folder_keeps_nothing(quick_engine: Engine, media: Path
         with open(media / "picture.png", "rb") as file:
             refused = live.http.post("/v1/sessions/upload", files={"file": file})
         assert refused.status_code == 429 and refused.headers["retry-after"]
-        folder = live.runtime.sessions.entries()[0].folder
+        folder = live.sessions.entries()[0].folder
         assert sorted(path.name for path in folder.iterdir()) == ["media"]
     assert not folder.parent.parent.exists()
 

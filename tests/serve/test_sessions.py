@@ -139,7 +139,7 @@ def test_session_that_cooled_down_goes_on_as_if_nothing_was(quick: Live, session
     for question in ("Where is it?", "Here is the ball."):
         quick.post(f"{session}/ask", {"text": question, "max_tokens": 3})
         twin.ask(question, max_new_tokens=3)
-    entry = quick.runtime.sessions.entries()[-1]
+    entry = quick.sessions.entries()[-1]
     entry.release_caches()  # nothing else is going on
     told = quick.post(f"{session}/ask", {"text": "What else?", "max_tokens": 5})
     assert told["text"] == twin.ask("What else?", max_new_tokens=5).text
@@ -169,7 +169,7 @@ def test_exports_are_what_other_programs_read(quick: Live, session: str, tmp_pat
     assert np.array_equal(polygons_to_mask([polygon], (48, 64)), mask)
     film = open_media(str(fetched("overlay")))
     assert (film.num_frames, film.size_hw) == (3, (48, 64))
-    folder = Path(quick.runtime.sessions.entries()[-1].folder)
+    folder = Path(quick.sessions.entries()[-1].folder)
     wait_for(lambda: not list(folder.glob("export-*")))  # cleared away after the answer has been sent
 
 

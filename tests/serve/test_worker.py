@@ -11,15 +11,12 @@ from typing import Any
 import pytest
 
 from unipixel.serve.errors import ApiError, JobCancelled
-from unipixel.serve.worker import Job, JobStats, ModelWorker
+from unipixel.serve.worker import Job, ModelWorker
 
 
 def worker(together: Callable[[list[Any]], list[Any]] = lambda parts: parts, **bounds: int) -> ModelWorker:
-    spent: list[JobStats] = []
     given = {"max_queue": 10, "max_running": 2, "batch_size": 4, **bounds}
-    made = ModelWorker(**given, answer_batch=together, on_finish=spent.append)
-    made.spent = spent  # type: ignore[attr-defined]
-    return made
+    return ModelWorker(**given, answer_batch=together)
 
 
 def counting(log: list[str], name: str, number: int) -> Callable[[], Iterator[str]]:
@@ -199,7 +196,14 @@ def test_short_calls_go_between_two_pieces() -> None:
 
 
 def test_drained_worker_finishes_what_it_can_and_tells_the_rest() -> None:
-    made = worker()
+    outcomes: list[tuple[str, str, int]] = []
+    made = ModelWorker(
+        max_queue=10,
+        max_running=2,
+        batch_size=4,
+        answer_batch=list,
+        on_finish=lambda job, outcome, batch_size: outcomes.append((job.lane, outcome, batch_size)),
+    )
 
     async def test() -> None:
         short = made.submit(Job("a", counting([], "a", 3), kind="t"))
@@ -212,6 +216,7 @@ def test_drained_worker_finishes_what_it_can_and_tells_the_rest() -> None:
             made.submit(Job("c", counting([], "c", 1), kind="t"))
 
     run(made, test)
+    assert outcomes == [("a", "done", 1), ("b", "stopped", 1)]
 
 
 def test_short_call_that_hits_the_thread_fails_alone() -> None:
@@ -229,7 +234,7 @@ def test_short_call_that_hits_the_thread_fails_alone() -> None:
 def test_job_that_is_lost_on_its_way_is_told_so() -> None:
     hits = [SystemExit(3), MemoryError()]
 
-    def observe(_: JobStats) -> None:
+    def observe(*_: Any) -> None:
         if hits:  # between the end of the work and the news of it
             raise hits.pop()
 

@@ -11,15 +11,12 @@ import typer
 from typer.core import TyperGroup
 
 from unipixel import __version__
-from unipixel.cli.ask import ask
-from unipixel.cli.bench import bench
-from unipixel.cli.chatting import chat
+from unipixel.cli.ask import ask, chat
 from unipixel.cli.data import data
-from unipixel.cli.demo import demo
-from unipixel.cli.doctor import doctor
+from unipixel.cli.demo import demo, stickers
+from unipixel.cli.diagnostics import bench, doctor
 from unipixel.cli.evaluate import evaluate, report
 from unipixel.cli.output import escape_unencodable, print_error
-from unipixel.cli.samples import stickers
 from unipixel.cli.serve import serve
 from unipixel.cli.train import train
 from unipixel.errors import CheckpointWarning, UnipixelError
@@ -84,8 +81,8 @@ def _show_trace() -> None:
         traceback.print_exc()
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_set: bool) -> None:
+    if is_set:
         typer.echo(f"unipixel {__version__}")
         raise typer.Exit
 

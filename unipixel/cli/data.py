@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from unipixel.cli.output import check_folder, show_written, stderr, stdout
+from unipixel.cli.output import build_progress, check_folder, show_written, stderr, stdout
 from unipixel.errors import DatasetError, UnipixelError
 
 if TYPE_CHECKING:
     from unipixel.data import Dataset, Record
-    from unipixel.sample import Sample
+    from unipixel.masks import MaskTrack
+    from unipixel.sample import Query, Sample, Turn
 
-data = typer.Typer(no_args_is_help=True, help="List, check and look at datasets.")
+MAX_FRAMES, MAX_TEXTS, MAX_CHARACTERS = 4, 8, 400
+"""Frames of a clip that are drawn on a sheet, texts of a record below it, and characters of each."""
+
+data = typer.Typer(no_args_is_help=True, help="List, check and show datasets.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME[/SPLIT]", help="As in `unipixel data list`, or folder:PATH.")]
 Root = Annotated[
@@ -28,7 +31,7 @@ Root = Annotated[
 
 @data.callback()
 def configure_data() -> None:
-    """List, check and look at datasets."""
+    """List, check and show datasets."""
 
 
 @data.command("list")
@@ -96,10 +99,7 @@ def _read_all(title: str, index: Sequence[Record], processes: int | None) -> dic
     """Reasons by record of those that cannot be read."""
     from unipixel.data.catalogue import check_records
 
-    bar = Progress(
-        TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=stderr(), transient=True, disable=not sys.stderr.isatty(),
-    )  # fmt: skip
+    bar = build_progress(title, remaining=True, transient=True)
     with bar:
         task = bar.add_task("", total=len(index))
         return check_records(index, processes=processes, progress=lambda count: bar.advance(task, count))
@@ -111,15 +111,15 @@ def _show_bad(bad: dict[str, str]) -> None:
 
     kinds: dict[str, list[str]] = {}
     for source, reason in bad.items():
-        told = reason if source in reason else f"{source}: {reason}"
-        kinds.setdefault(classify_reason(reason), []).append(told)
+        message = reason if source in reason else f"{source}: {reason}"
+        kinds.setdefault(classify_reason(reason), []).append(message)
     table = Table("fault", "records", title=f"cannot be read: {len(bad):,}")
     for kind, some in sorted(kinds.items(), key=lambda item: -len(item[1])):
         table.add_row(kind, f"{len(some):,}")
     stdout().print(table)
     for some in kinds.values():
-        for told in some[:MAX_NAMED]:
-            typer.echo(f"wrong: {told}")
+        for message in some[:MAX_NAMED]:
+            typer.echo(f"wrong: {message}")
         if len(some) > MAX_NAMED:
             typer.echo(f"... and {len(some) - MAX_NAMED} more of this kind")
 
@@ -131,7 +131,7 @@ def show(
     count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="Samples per split.")] = 4,
     root: Root = Path("."),
 ) -> None:
-    """Draw samples with their masks and texts on one sheet per split, to look at."""
+    """Draw samples with their masks and texts on one sheet per split."""
     if count < 1:
         raise ValueError(f"--count is {count}; it must be at least 1")
     check_folder(out, "--out")
@@ -205,7 +205,6 @@ def _describe_sample(sample: Sample) -> str:
 
 def _draw_split(name: str, split: str, root: Path, count: int, out: Path) -> Path:
     """Draw a split and return the file."""
-    from unipixel.cli.sheets import draw_sheet
     from unipixel.data import open_index
     from unipixel.draw import write_png
     from unipixel.media import sample_indices
@@ -221,3 +220,64 @@ def _draw_split(name: str, split: str, root: Path, count: int, out: Path) -> Pat
 def _shorten(text: str, length: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def draw_sheet(records: Sequence[Record]) -> np.ndarray:
+    """Pictures of records with captions, uint8 (H, W, 3).
+
+    Raises:
+        DatasetError: a sample cannot be read.
+    """
+    from unipixel.data import read
+    from unipixel.draw import make_contact_sheet
+    from unipixel.media import sample_indices
+
+    pictures, captions, is_video = [], [], False
+    for record in records:
+        # All of the clip where it names no frames: then only the video file knows how many there are.
+        ts = None if record.num_frames is None else sample_indices(record.num_frames, MAX_FRAMES)
+        sample = read(record, ts)
+        pictures.append(_draw_sample(sample))
+        captions.append("\n".join([record.id, *_list_texts(sample)]))
+        is_video |= not sample.is_text_only and sample.media.num_frames > 1
+    if is_video:
+        return make_contact_sheet(pictures, captions, columns=2, cell_width=800)
+    return make_contact_sheet(pictures, captions, cell_width=400)
+
+
+def _draw_sample(sample: Sample) -> np.ndarray:
+    """Up to four frames side by side with the masks of all objects; a grey field for words alone."""
+    from unipixel.draw import mark_prompts, overlay
+    from unipixel.media import sample_indices
+
+    if sample.is_text_only:
+        return np.full((100, 160, 3), 128, dtype=np.uint8)
+    tracks: list[tuple[int, str, MaskTrack]] = []
+    if "ignore" in sample.areas:
+        tracks.append((0, "ignored", sample.areas["ignore"]))
+    tracks += [(number, str(number), one) for number, one in sample.objects.items()]
+    drawn = []
+    for t in sample_indices(sample.media.num_frames, MAX_FRAMES):
+        frame = sample.media.frame(t)
+        if tracks:
+            masks = np.stack([one.mask(t) for _, _, one in tracks])
+            frame = overlay(frame, masks, [label for _, label, _ in tracks], [number for number, _, _ in tracks])
+        drawn.append(mark_prompts(frame, boxes=list(sample.boxes.values())) if sample.boxes else frame)
+    return np.concatenate(drawn, axis=1)
+
+
+def _list_texts(sample: Sample) -> list[str]:
+    texts = [_format_query(query) for query in sample.queries] + [_format_turn(turn) for turn in sample.turns]
+    more = len(texts) - MAX_TEXTS
+    return texts[:MAX_TEXTS] + ([f"... and {more} more"] if more > 0 else [])
+
+
+def _format_query(query: Query) -> str:
+    options = "".join(f" ({letter}) {text}" for letter, text in zip("ABCDEFGHIJ", query.options, strict=False))
+    targets = ", ".join("not there" if target is None else str(target) for target in query.targets)
+    answer = " ".join(filter(None, [query.answer, f"[{targets}]" if targets else ""]))
+    return _shorten(f"{query.kind}: {query.text}{options}" + (f" -> {answer}" if answer else ""), MAX_CHARACTERS)
+
+
+def _format_turn(turn: Turn) -> str:
+    return _shorten(f"{turn.question} -> {turn.answer}", MAX_CHARACTERS)

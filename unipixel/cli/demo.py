@@ -1,4 +1,4 @@
-"""``unipixel demo``: a picture and a clip that the model was never trained on, asked about, scored and drawn.
+"""``unipixel demo`` and ``unipixel stickers``: the model on held-out scenes of the built-in world, and samples of it.
 
 The scenes are the first of two held-out seeds that hold what is to be shown; see `find_still_scene` and
 `find_clip_scene`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from itertools import count
 from pathlib import Path
@@ -18,8 +18,8 @@ import numpy as np
 import typer
 
 from unipixel.cli import options
-from unipixel.cli.ask import load_engine
-from unipixel.cli.output import check_folder, show_written
+from unipixel.cli.options import load_engine
+from unipixel.cli.output import check_folder, show_written, stderr
 
 if TYPE_CHECKING:
     from unipixel.engine.answer import Answer
@@ -202,3 +202,35 @@ def _stack_images(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """Pictures below each other, white where one is narrower."""
     width = max(picture.shape[1] for picture in pictures)
     return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures])
+
+
+def stickers(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write to.")],
+    count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="How many samples.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed, other samples.")] = 0,
+    video: Annotated[bool, typer.Option("--video", help="Clips instead of pictures.")] = False,
+    sprites: Annotated[
+        Path | None,
+        typer.Option("--sprites", metavar="DIR", help="Draw with the PNGs and labels.json of this folder instead."),
+    ] = None,
+    world: Annotated[
+        str, typer.Option("--world", help="'default', or 'hard' for small and crowded pictures of all things.")
+    ] = "default",
+    photos: Annotated[
+        Path | None, typer.Option("--photos", metavar="DIR", help="Photos whose crops serve as backgrounds.")
+    ] = None,
+) -> None:
+    """Write samples of the built-in world: pictures or clips, exact masks, questions and answers, a contact sheet."""
+    from unipixel.cli.evaluate import get_world_settings
+    from unipixel.stickers import write_samples
+
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}; it must be 0 or more")
+    for name, folder in (("--sprites", sprites), ("--photos", photos)):
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"{name} is {folder}, which is not a folder")
+    check_folder(out, "--out")
+    settings = replace(get_world_settings(world, sprites), photos=photos)
+    with stderr().status(f"drawing {count} samples"):
+        files = write_samples(count, out, seed, video=video, settings=settings)
+    typer.echo(f"wrote {len(files)} files to {out}; start with {files[-1]}")

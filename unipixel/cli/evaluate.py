@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
-import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
+from rich.table import Table
 
 from unipixel.cli import options
-from unipixel.cli.ask import load_engine
-from unipixel.cli.output import check_folder, stderr
-from unipixel.cli.reporting import write_report
-from unipixel.cli.sticker_evaluation import measure_stickers
+from unipixel.cli.options import load_engine
+from unipixel.cli.output import build_progress, check_folder, check_out, print_json, show_written, stdout
 
 if TYPE_CHECKING:
     from unipixel.eval.judge import Judge
-    from unipixel.eval.protocols import Predictor
+    from unipixel.eval.predictions import PredictionLine, RunHeader
+    from unipixel.eval.protocols import Figure, Predictor
+    from unipixel.eval.report import ReportSection
     from unipixel.eval.runner import BenchmarkRun
+    from unipixel.stickers import SceneSettings
 
 EXTREMES = ("perfect", "blank")
 """Models that need no checkpoint."""
@@ -195,23 +199,196 @@ def _predict_runs(
     from unipixel.eval.judge import grade_predictions
     from unipixel.eval.runner import predict
 
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=stderr(), disable=not sys.stderr.isatty(),
-    )  # fmt: skip
-    with bar:
+    with build_progress(remaining=True) as bar:
         for run in runs:
             title = f"{BENCHMARKS[run.name].title} {run.split}"
-            predict(run, predictor, out, retry=retry, max_bad=max_bad, progress=_ProgressLine(bar, title))
+            predict(run, predictor, out, retry=retry, max_bad=max_bad, progress=_track_progress(bar, title))
             if judge is not None and isinstance(run.protocol, Captions):
-                grade_predictions(run.get_path(out), judge, _ProgressLine(bar, f"{title}, judge"), retry=retry)
+                grade_predictions(run.get_path(out), judge, _track_progress(bar, f"{title}, judge"), retry=retry)
 
 
-class _ProgressLine:
-    """One line of the progress display."""
+def _track_progress(bar: Progress, title: str) -> Callable[[int, int, int], None]:
+    """One line of a progress display, to be called with the numbers of done, of all, and of failed questions."""
+    task = bar.add_task(title, total=None)
 
-    def __init__(self, bar: Progress, title: str) -> None:
-        self._bar, self._task = bar, bar.add_task(title, total=None, failed="")
+    def update(done: int, total: int, failed: int) -> None:
+        bar.update(task, completed=done, total=total, description=f"{title}, {failed} failed" if failed else title)
 
-    def __call__(self, done: int, total: int, failed: int) -> None:
-        self._bar.update(self._task, completed=done, total=total, failed=f"{failed} failed" if failed else "")
+    return update
+
+
+def write_report(
+    folders: Sequence[Path], out: Path, *, data_root: Path | None, rescored: bool = False, as_json: bool = False
+) -> None:
+    """Merge predictions, show them, and write ``report.json``, ``.md``, ``.html`` and the zips for servers.
+
+    Raises:
+        UnipixelError: there are no predictions, or they are damaged.
+    """
+    from unipixel.eval.pages import render_page, select_examples
+    from unipixel.eval.report import collect_sections, render_markdown
+    from unipixel.eval.runner import rescore
+
+    def reopen_run(header: RunHeader) -> BenchmarkRun:
+        from unipixel.eval.runner import open_run
+
+        return open_run(
+            header.benchmark, header.split, data_root, model=header.model, protocol=header.protocol, limit=header.limit
+        )
+
+    def rescore_lines(header: RunHeader, lines: list[PredictionLine]) -> list[PredictionLine]:
+        return rescore(reopen_run(header), lines, header.num_frames)
+
+    sections = collect_sections(folders, rescore_lines if rescored else None)
+    values = {"sections": [one.to_json() for one in sections]}
+    shown = [select_examples(one, lambda section: reopen_run(section.header)) for one in sections]
+    texts = {
+        "report.json": json.dumps(values, indent=1, ensure_ascii=False) + "\n",
+        "report.md": render_markdown(sections),
+        "report.html": render_page(sections, shown),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+    zips = [path for one in sections if (path := _write_upload(one, out)) is not None]
+    if as_json:
+        print_json(values)
+        return
+    for one in sections:
+        _show_section(one)
+    show_written([*(out / name for name in texts), *zips])
+
+
+def _write_upload(one: ReportSection, out: Path) -> Path | None:
+    """The zip for the server that scores a benchmark, once everything is answered."""
+    from unipixel.eval.benchmarks import BENCHMARKS
+    from unipixel.eval.predictions import write_zip
+    from unipixel.eval.report import is_uploadable
+
+    layout = BENCHMARKS[one.header.benchmark].splits[one.header.split].layout
+    if not layout or not is_uploadable(one.header, one.lines):
+        return None
+    path = out / f"{one.header.benchmark}-{one.header.split}-{one.header.protocol}.zip"
+    write_zip(one.lines, layout, path, original=one.header.protocol == "original")
+    return path
+
+
+def _show_section(one: ReportSection) -> None:
+    from unipixel.eval.report import COLUMNS, FAILURES_NAMED, SECONDARY, format_rows
+
+    console = stdout()
+    counts = f"questions: {one.questions}, failed: {one.failed}"
+    shown = Table(*COLUMNS, title=f"{one.title}: {one.header.model}, protocol {one.header.protocol}; {counts}")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for cells in format_rows(one):
+        shown.add_row(*cells)
+    console.print(shown)
+    if any(row.published and row.published.secondary for row in one.rows):
+        console.print(SECONDARY.replace("\\", ""))
+    for note in one.notes:
+        console.print(f"- {note}")
+    for unit, error in one.failures[:FAILURES_NAMED]:
+        console.print(f"- {unit} failed: {error}")
+    typer.echo()
+
+
+def measure_stickers(
+    *,
+    model: str,
+    load_predictor: Callable[[], Predictor],
+    only: Sequence[str] | None,
+    count: int,
+    videos: int,
+    sprites: Path | None,
+    world: str,
+    style: str | None,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Measure a checkpoint on held-out scenes of the built-in world.
+
+    Raises:
+        ValueError: an option is wrong.
+    """
+    from unipixel.data import read
+    from unipixel.eval.runner import BenchmarkRun, predict
+    from unipixel.eval.stickers import STICKER_TASKS, StickerProtocol
+
+    _check_options(count, videos, sprites, out)
+    unknown = [name for name in only or () if name not in STICKER_TASKS]
+    if unknown:
+        raise ValueError(f"there is no figure {unknown[0]!r}; there are {', '.join(STICKER_TASKS)}")
+    settings = get_world_settings(world, sprites, style)
+    predictor = load_predictor()
+    measured: list[tuple[list[Figure], int]] = []
+    with build_progress() as bar:
+        for name, task in STICKER_TASKS.items():
+            if only and name not in only:
+                continue
+            number = videos if task.is_video else count
+            protocol = StickerProtocol(task=task, settings=settings, count=number)
+            records = protocol.read_records("stickers", None, "val")
+            run = BenchmarkRun(name="stickers", split=name, protocol=protocol, records=records, read=read, model=model)
+            lines = predict(run, predictor, None, progress=_track_progress(bar, name)).values()
+            figures = protocol.summarize([one for line in lines for one in line.measures])
+            measured.append((figures, sum(bool(line.error) for line in lines)))
+    values = [_to_json(*one) for one in measured]
+    report = {"model": model, "world": world, "style": style, "figures": values}
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(report)
+        return
+    _show_figures(measured)
+    if out is not None:
+        typer.echo(f"wrote {out}")
+
+
+def get_world_settings(world: str, sprites: Path | None, style: str | None = None) -> SceneSettings:
+    """The settings called ``world``, drawn with the sprites of a folder or in one built-in style.
+
+    Raises:
+        ValueError: there is no world or style of that name.
+    """
+    from unipixel.stickers import HELD_OUT_FAMILY, TRAINING_FAMILIES, WORLDS
+
+    if world not in WORLDS:
+        raise ValueError(f"--world is {world!r}; there are {', '.join(WORLDS)}")
+    settings = replace(WORLDS[world], sprites=sprites)
+    styles = (*TRAINING_FAMILIES, HELD_OUT_FAMILY)
+    if style is not None and style not in styles:
+        raise ValueError(f"--style is {style!r}; there are {', '.join(styles)}, of which the last is never trained on")
+    return settings if style is None else replace(settings, families=(style,))
+
+
+def _check_options(count: int, videos: int, sprites: Path | None, out: Path | None) -> None:
+    for option, number in (("--count", count), ("--videos", videos)):
+        if number < 1:
+            raise ValueError(f"{option} is {number}; it must be at least 1")
+    if sprites is not None and not sprites.is_dir():
+        raise ValueError(f"--sprites is {sprites}, which is not a folder")
+    check_out(out)
+
+
+def _to_json(figures: Sequence[Figure], failed: int) -> dict[str, object]:
+    first, *others = figures
+    return {
+        "name": first.name,
+        "value": round(first.value / 100, 4),
+        "baseline": round((first.baseline or 0) / 100, 4),
+        "baseline_means": first.baseline_name,
+        "count": first.count,
+        "failed": failed,
+        **{one.name: round(one.value / 100, 4) for one in others},
+    }
+
+
+def _show_figures(measured: Sequence[tuple[Sequence[Figure], int]]) -> None:
+    table = Table("figure", "value", "trivial", "what is trivial", "questions", "failed", "more")
+    for (first, *others), failed in measured:
+        more = ", ".join(f"{one.name} {one.value / 100:.3f}" for one in others)
+        value, baseline = f"{first.value / 100:.3f}", f"{(first.baseline or 0) / 100:.3f}"
+        table.add_row(first.name, value, baseline, first.baseline_name, str(first.count), str(failed), more)
+    stdout().print(table)

@@ -7,12 +7,11 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -33,6 +32,19 @@ def stdout() -> Console:
 def stderr() -> Console:
     """The console for progress."""
     return Console(stderr=True, highlight=False, markup=False)
+
+
+def build_progress(title: str = "{task.description}", *, remaining: bool = False, transient: bool = False) -> Progress:
+    """Progress bars on stderr, which are silent where nobody watches.
+
+    Args:
+        title: in front of each bar.
+        remaining: show an estimate of the time that is left.
+        transient: remove the bars at the end.
+    """
+    columns = [TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    columns += [TimeRemainingColumn()] if remaining else []
+    return Progress(*columns, console=stderr(), transient=transient, disable=not sys.stderr.isatty())
 
 
 def print_error(sentence: str) -> None:
@@ -91,65 +103,37 @@ def save_answer(answer: Answer, out: Path) -> list[Path]:
     return written
 
 
-class AnswerDisplay:
-    """Shows an answer while it comes: its words on stdout, a bar on stderr while objects are tracked."""
-
-    def __init__(self, num_frames: int, *, quiet: bool = False) -> None:
-        self._num_frames, self._quiet = num_frames, quiet
-        self._bar = Progress(
-            TextColumn("tracking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=stderr(),
-            transient=True, disable=not sys.stderr.isatty(),
-        )  # fmt: skip
-        self._task: Any = None
-        self._wrote = False
-
-    def __enter__(self) -> AnswerDisplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-        if self._wrote:
-            typer.echo()
-
-    def show_text(self, text: str) -> None:
-        """More of the answer's text."""
-        self._stop_bar()
-        if not self._quiet:
-            typer.echo(text, nl=False)
-            sys.stdout.flush()
-            self._wrote = True
-
-    def advance(self, t: int) -> None:
-        """Masks of frame ``t``."""
-        if self._num_frames < 2:
-            return
-        if self._task is None:
-            self._task = self._bar.add_task("", total=self._num_frames)
-            self._bar.start()
-        self._bar.advance(self._task)
-
-    def _stop_bar(self) -> None:
-        if self._task is not None:
-            self._bar.stop()
-            self._bar.remove_task(self._task)
-            self._task = None
-
-
 def show_stream(session: Session, text: str | None, *, quiet: bool = False, **options: Any) -> Answer:
-    """Ask, showing the answer as it comes."""
+    """Ask, showing the answer as it comes: its words on stdout, a bar on stderr while objects are tracked.
+
+    Args:
+        quiet: show no words.
+        options: of `Session.stream`.
+    """
     from unipixel.engine.answer import Answer, MaskPiece, TextPiece
 
-    answer = None
-    with AnswerDisplay(session.num_frames, quiet=quiet) as following:
+    bar, answer, has_words = build_progress("tracking", transient=True), None, False
+    try:
         for piece in session.stream(text, **options):
             if isinstance(piece, TextPiece):
-                following.show_text(piece.text)
-            elif isinstance(piece, MaskPiece):
-                following.advance(piece.t)
+                bar.stop()
+                for task in bar.task_ids:
+                    bar.remove_task(task)
+                if not quiet:
+                    typer.echo(piece.text, nl=False)
+                    sys.stdout.flush()
+                    has_words = True
+            elif isinstance(piece, MaskPiece) and session.num_frames > 1:
+                if not bar.task_ids:
+                    bar.add_task("", total=session.num_frames)
+                    bar.start()
+                bar.advance(bar.task_ids[0])
             elif isinstance(piece, Answer):
                 answer = piece
+    finally:
+        bar.stop()
+        if has_words:
+            typer.echo()
     if answer is None:
         raise RuntimeError("the session ended without an answer")
     return answer

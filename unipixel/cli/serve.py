@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from unipixel.cli import options
-from unipixel.cli.ask import load_engine
+from unipixel.cli.options import load_engine
 from unipixel.cli.output import check_folder
 
 KEYS_VARIABLE = "UNIPIXEL_API_KEYS"
@@ -17,7 +17,7 @@ MEGABYTE = 1 << 20
 
 
 def serve(
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; others than loopback need API keys.")] = (
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; any but loopback needs API keys.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8000,
@@ -26,36 +26,45 @@ def serve(
     device: options.Device = "auto",
     dtype: options.DType = None,
     state: Annotated[
-        Path | None, typer.Option("--state", metavar="DIR", help="Keep saved sessions here; they survive a restart.")
+        Path | None,
+        typer.Option("--state", metavar="DIR", help="Folder for saved sessions, which then survive a restart."),
     ] = None,
     api_keys: Annotated[
         Path | None,
         typer.Option(
             "--api-keys",
             metavar="FILE",
-            help=f"Keys of which a request must carry one, one per line; or set {KEYS_VARIABLE}, separated by commas.",
+            help=f"File of API keys, one per line, of which requests must carry one; or set {KEYS_VARIABLE} (commas).",
         ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option("--cors-origin", metavar="URL", help="Let web pages of this origin call. Repeat."),
+        typer.Option("--cors-origin", metavar="URL", help="Allow calls from web pages of this origin. Repeat."),
     ] = None,
     private_urls: Annotated[
-        bool, typer.Option("--private-urls", help="Also fetch media from this machine and private networks.")
+        bool, typer.Option("--private-urls", help="Also fetch media from this machine and from private networks.")
     ] = False,
-    max_upload_mb: Annotated[int, typer.Option("--max-upload-mb", help="Largest uploaded or fetched file.")] = 512,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Largest frame, height times width.")] = 1 << 25,
-    max_frames: Annotated[int, typer.Option("--max-frames", help="Longest clip that is tracked.")] = 1024,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest reply that may be asked for.")] = 4096,
-    max_sessions: Annotated[int, typer.Option("--max-sessions", help="Sessions that may be open.")] = 64,
-    max_queue: Annotated[int, typer.Option("--max-queue", help="Requests that may wait; more are sent away.")] = 64,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="One-shot questions answered together.")] = 8,
-    idle_minutes: Annotated[float, typer.Option("--idle-minutes", help="Close sessions unused for so long.")] = 30.0,
+    max_upload_mb: Annotated[
+        int, typer.Option("--max-upload-mb", help="Largest uploaded or fetched file, in MB.")
+    ] = 512,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Largest frame, in pixels.")] = 1 << 25,
+    max_frames: Annotated[int, typer.Option("--max-frames", help="Longest clip that is tracked, in frames.")] = 1024,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest reply that may be requested.")] = 4096,
+    max_sessions: Annotated[
+        int, typer.Option("--max-sessions", help="Sessions that may be open at the same time.")
+    ] = 64,
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", help="Requests that may wait; further ones are refused.")
+    ] = 64,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="One-shot questions that are answered together.")] = 8,
+    idle_minutes: Annotated[
+        float, typer.Option("--idle-minutes", help="Close sessions that were unused for this long.")
+    ] = 30.0,
     grace_seconds: Annotated[
-        float, typer.Option("--grace-seconds", help="Time for running answers at the end.")
+        float, typer.Option("--grace-seconds", help="Time for running answers to finish at shutdown.")
     ] = 30.0,
 ) -> None:
-    """Serve the web page and the HTTP API: OpenAI's chat, sessions, exports. Ctrl-C lets running answers finish."""
+    """Serve the web page and the HTTP API: OpenAI's chat, sessions, exports. Ctrl-C stops it after running answers."""
     keys = read_keys(api_keys)
     if state is not None:
         check_folder(state, "--state")

@@ -1,14 +1,14 @@
-"""``unipixel train``: run a recipe."""
+"""``unipixel train``: a recipe, or one of the paper's ablations."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from unipixel.cli.ablating import ablate
 from unipixel.cli.output import check_folder, stderr, stdout
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def train(
         bool, typer.Option("--skip-absent", help="Leave out datasets of the mixture whose files are not there.")
     ] = False,
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="Begin with 'nano', a checkpoint folder, or a Hub id.")
+        str, typer.Option("--model", metavar="NAME", help="Start from 'nano', a checkpoint folder, or a Hub id.")
     ] = "",
     start: Annotated[
         list[str] | None,
@@ -55,7 +55,9 @@ def train(
     ] = None,
     max_bad: Annotated[
         float | None,
-        typer.Option("--max-bad", metavar="SHARE", help="Records that may be unreadable and are left out; 0.05."),
+        typer.Option(
+            "--max-bad", metavar="SHARE", help="Share of records that may be unreadable and are left out; 0.05."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", metavar="N", help="Processes that load data.")] = 1,
     parallel: Annotated[
@@ -144,3 +146,48 @@ def _list_recipes() -> None:
         what = (make.__doc__ or "").strip().partition("\n")[0]
         table.add_row(name, what, length, str(recipe.batch_size), f"{recipe.learning_rate:g}")
     stdout().print(table)
+
+
+def ablate(
+    name: str | None,
+    out: Path | None,
+    *,
+    model: str,
+    settings: list[str],
+    data_root: Path | None,
+    skip_absent: bool,
+    workers: int,
+    seeds: str,
+    count: int | None,
+) -> None:
+    """Train and measure every condition of an ablation, and print its table.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
+    from unipixel.ablation.conditions import ABLATIONS
+
+    known = ", ".join(ABLATIONS)
+    if name is None:
+        raise ValueError(f"which ablation? There are {known}: unipixel train ablation NAME -o OUT")
+    if out is None:
+        raise ValueError("no folder was given for the ablation; add -o OUT")
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", seeds):
+        raise ValueError(f"--seeds is {seeds!r}; it must be whole numbers with commas between, such as 0,1")
+    if skip_absent and data_root is None:
+        raise ValueError("--skip-absent is for real data; say where they are with --data-root")
+    check_folder(out, "-o")
+    from unipixel.ablation.run import AblationPlan, run_ablation
+
+    plan = AblationPlan(
+        name=name,
+        out=out,
+        model=model,
+        data_root=data_root,
+        settings=tuple(settings),
+        seeds=tuple(dict.fromkeys(int(seed) for seed in seeds.split(","))),
+        count=count,
+        skip_absent=skip_absent,
+        workers=workers,
+    )
+    typer.echo(run_ablation(plan, lambda text: stderr().print(text)))

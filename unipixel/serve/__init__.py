@@ -1,14 +1,12 @@
-"""Serving: an HTTP API around one engine, OpenAI's chat and sessions for tools in which people click.
+"""Serving: an HTTP API around one engine. A module imports only from lines above its own; rooms not from each other.
 
-app.py              the application put together       running.py          the process: listen, and stop gracefully
-connections.py      one HTTP connection, bounded
-settings.py         what a server is told              guard.py            keys, origins, sizes, before anything else
-worker.py           the model's thread and its queue   runtime.py          the parts of a server and their life
-chat_routes.py      OpenAI's chat                      session_routes.py   sessions; object_routes.py their objects
-conversation.py     messages to a conversation         session_work.py     what a session does on the model's thread
-oneshot.py          chat on the model's thread         sessions.py         sessions by id, saved and woken
-delivery.py         JSON or server-sent events         exports.py          COCO, DAVIS, MP4, YOLO
-faults.py           every error as an HTTP answer      counters.py         Prometheus
+settings.py, schemas.py, errors.py       settings of a server; records of the API; errors as responses
+worker.py, serializers.py, media.py      the model's thread and its queue; engine records to API records; files and URLs
+responses.py, guard.py, metrics.py       JSON and event streams; keys, origins and sizes; counters for Prometheus
+runtime.py                               what all requests share, and how routes get it
+openai/, sessions/, label_studio/        the three APIs
+service.py                               models, health, metrics, the web page
+app.py, server.py                        the application put together; the process
 """
 
 from unipixel.serve.app import create_app

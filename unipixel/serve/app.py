@@ -1,4 +1,4 @@
-"""The application: routes, guards and errors put together around one engine."""
+"""The application: routes, middleware and errors put together around one engine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from starlette.responses import Response
 from unipixel import __version__
 from unipixel.engine.engine import Engine
 from unipixel.errors import UnipixelError
-from unipixel.serve import chat_routes, object_routes, service, session_routes
-from unipixel.serve.errors import ApiError, describe_error
-from unipixel.serve.guard import Guard, MetricsMiddleware, is_guarded
-from unipixel.serve.label_studio import routes as label_studio_routes
-from unipixel.serve.page_files import EXAMPLES, PAGE, PageFiles
-from unipixel.serve.responses import JsonResponse
+from unipixel.serve import service
+from unipixel.serve.errors import ApiError
+from unipixel.serve.guard import Guard, is_guarded
+from unipixel.serve.label_studio.routes import router as label_studio_router
+from unipixel.serve.metrics import MetricsMiddleware
+from unipixel.serve.openai.conversation import answer_batch
+from unipixel.serve.openai.routes import router as openai_router
+from unipixel.serve.responses import JsonResponse, build_error_response
 from unipixel.serve.runtime import Runtime
 from unipixel.serve.schemas import ErrorOut
+from unipixel.serve.sessions.routes import object_router, session_router
+from unipixel.serve.sessions.store import SessionStore
 from unipixel.serve.settings import ServeSettings
 
 DESCRIPTION = """Point, segment, remember and answer: ask about the pixels of an image or a video.
@@ -32,24 +36,24 @@ DESCRIPTION = """Point, segment, remember and answer: ask about the pixels of an
 `/v1/chat/completions` is OpenAI's chat, with objects and their masks under `unipixel`. `/v1/sessions` is for tools in
 which people click: a session keeps a clip, its objects and the conversation about it. Masks are COCO RLE at the size of
 the source, coordinates are its pixels (x, y), frames count from 0 within the clip."""
-REFUSALS = {
-    "400": "The request is not usable: one sentence says what was wrong, its value, and what would be right.",
-    "401": "The API key is missing or wrong.",
-    "403": "The request comes from another origin, or under another host name.",
-    "404": "There is no such thing.",
-    "409": "The state of the session does not allow it, or the work was stopped.",
-    "413": "The request is too large.",
-    "429": "The queue is full, or too many sessions are open; `Retry-After` says when to try again.",
-    "500": "The server failed; the reason is in its log.",
-    "503": "The server is shutting down, or out of memory.",
-    "507": "The server's disk is full.",
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The request is not usable: the message says what was wrong, and what would be right."},
+    401: {"description": "The API key is missing or wrong."},
+    403: {"description": "The request comes from another origin, or under another host name."},
+    404: {"description": "There is no such thing."},
+    409: {"description": "The state of the session does not allow it, or the work was stopped."},
+    413: {"description": "The request is too large."},
+    429: {"description": "The queue is full, or too many sessions are open; `Retry-After` says when to try again."},
+    500: {"description": "The server failed; the reason is in its log."},
+    503: {"description": "The server is shutting down, or out of memory."},
+    507: {"description": "The server's disk is full."},
 }
 
 
 def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI:
-    """An application that serves one engine. Its runtime is ``app.state.runtime``."""
+    """An application that serves one engine; its parts are ``app.state.runtime`` and ``app.state.sessions``."""
     settings = settings or ServeSettings()
-    runtime = Runtime(engine, settings)
+    runtime = Runtime(engine, settings, answer_batch)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -68,10 +72,12 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        default_response_class=JsonResponse,
+        responses={status: {"model": ErrorOut, **error} for status, error in ERRORS.items()},
     )
-    app.state.runtime = runtime
-    for routes in (chat_routes, session_routes, object_routes, label_studio_routes, service):
-        app.include_router(routes.router)
+    app.state.runtime, app.state.sessions = runtime, SessionStore(runtime)
+    for router in (openai_router, session_router, object_router, label_studio_router, service.router):
+        app.include_router(router)
     for kind in (RequestValidationError, HTTPException, ApiError, UnipixelError, OSError, MemoryError):
         app.add_exception_handler(kind, _handle_error)
     app.openapi = lambda: _build_openapi(app)  # type: ignore[method-assign]
@@ -85,34 +91,27 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
         )
     app.add_middleware(MetricsMiddleware, counters=runtime.counters)
-    app.mount("/examples", PageFiles(directory=EXAMPLES), name="examples")
-    app.mount("/", PageFiles(directory=PAGE, html=True), name="page")
+    app.mount("/examples", service.PageFiles(directory=service.EXAMPLES), name="examples")
+    app.mount("/", service.PageFiles(directory=service.PAGE, html=True), name="page")
     return app
 
 
 async def _handle_error(_: Request, error: Exception) -> Response:
-    told = describe_error(error)
-    return JsonResponse(told.body(), told.status, told.headers)
+    return build_error_response(error)
 
 
 def _build_openapi(app: FastAPI) -> dict[str, Any]:
-    """The API's description, with our errors instead of the framework's."""
+    """The API's description, without the framework's own validation errors, which nobody gets."""
     if app.openapi_schema:
         return app.openapi_schema
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    schemas = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    error = ErrorOut.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(error.pop("$defs"))
-    schemas["ErrorOut"] = error
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorOut"}}}
+        schema["components"]["schemas"].pop(name, None)
     schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, operations in schema["paths"].items():
         for operation in operations.values():
-            operation["responses"].pop("422", None)
-            for status, description in REFUSALS.items():
-                operation["responses"].setdefault(status, {"description": description, "content": content})
+            if operation["responses"].get("422", {}).get("description") == "Validation Error":
+                del operation["responses"]["422"]
             if is_guarded(path):
                 operation["security"] = [{"key": []}, {}]
     app.openapi_schema = schema

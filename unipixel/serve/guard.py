@@ -1,25 +1,21 @@
-"""What every request passes first: is it allowed to ask, from where, and how much does it bring."""
+"""What every request passes first: may it ask, from where, and how much does it bring."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import hmac
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
-from unipixel.serve.errors import ApiError, describe_error
-from unipixel.serve.metrics import Counters
-from unipixel.serve.responses import JsonResponse
-from unipixel.serve.runtime import ByteBudget
+from unipixel.serve.errors import ApiError, retry_after
+from unipixel.serve.responses import build_error_response
 from unipixel.serve.settings import ServeSettings, is_loopback
 
-ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 UPLOAD_PATH = "/v1/sessions/upload"
 LABEL_STUDIO_PATHS = ("/predict", "/setup", "/validate", "/versions", "/webhook")
 """What Label Studio calls, besides the health check."""
@@ -27,7 +23,6 @@ MAX_LENGTH_DIGITS = 20
 """Digits of a content length that are read as a number."""
 FORM_BYTES = 1 << 20
 """What the form around an uploaded file may add."""
-SAFE_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 
 
 def is_guarded(path: str) -> bool:
@@ -47,7 +42,6 @@ class Guard:
         self._keys = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -56,16 +50,15 @@ class Guard:
             scope.setdefault("state", {})["owner"] = self._find_owner(scope["path"], headers)
             if not self._keys:
                 self._check_origin(headers)
-            most = self._get_max_bytes(scope["path"])
+            max_bytes = self._get_max_bytes(scope["path"])
             announced = headers.get("content-length", "0")
-            if len(announced) > MAX_LENGTH_DIGITS or not announced.isdecimal() or int(announced) > most:
-                raise self._too_large(most)
-        except ApiError as refusal:
-            told = describe_error(refusal)
-            await JsonResponse(told.body(), told.status, told.headers)(scope, receive, send)
+            if len(announced) > MAX_LENGTH_DIGITS or not announced.isdecimal() or int(announced) > max_bytes:
+                raise ApiError(413, _describe_excess(max_bytes), code="too_large")
+        except ApiError as error:
+            await build_error_response(error)(scope, receive, send)
             return
         # an upload goes to a file as it comes; everything else is held in memory
-        body = RequestBody(receive, most, None if scope["path"].rstrip("/") == UPLOAD_PATH else self._budget)
+        body = RequestBody(receive, max_bytes, None if scope["path"].rstrip("/") == UPLOAD_PATH else self._budget)
         try:
             await self._app(scope, body.receive, send)
         finally:
@@ -80,33 +73,35 @@ class Guard:
         # all are compared, so that the time tells nothing
         matches = [hmac.compare_digest(digest, known) for known in self._keys]
         if not key or not any(matches):
-            refusal = ApiError(
+            raise ApiError(
                 401,
                 "the API key is missing or wrong; send Authorization: Bearer KEY or X-API-Key: KEY",
                 code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
             )
-            refusal.headers["WWW-Authenticate"] = "Bearer"
-            raise refusal
         return digest.hex()
 
     def _check_origin(self, headers: Headers) -> None:
         host = headers.get("host", "")
         if not is_loopback(_split_address(f"//{host}").hostname or ""):
-            sentence = f"the host {host[:80]!r} is not this machine; a server for others needs API keys"
-            raise ApiError(403, sentence, code="wrong_host")
+            message = f"the host {host[:80]!r} is not this machine; a server for others needs API keys"
+            raise ApiError(403, message, code="wrong_host")
         origin = headers.get("origin")
         if origin is not None and origin not in self._settings.cors_origins and _split_address(origin).netloc != host:
-            sentence = f"the origin {origin[:80]!r} may not call this server; allow it with --cors-origin"
-            raise ApiError(403, sentence, code="wrong_origin")
+            message = f"the origin {origin[:80]!r} may not call this server; allow it with --cors-origin"
+            raise ApiError(403, message, code="wrong_origin")
 
     def _get_max_bytes(self, path: str) -> int:
         if path.rstrip("/") == UPLOAD_PATH:
             return self._settings.max_upload_bytes + FORM_BYTES
         return self._settings.max_body_bytes
 
-    @staticmethod
-    def _too_large(max_bytes: int) -> ApiError:
-        return ApiError(413, _too_large(max_bytes), code="too_large")
+
+class ByteBudget:
+    """Bytes of requests that are in memory, those of all clients together."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
 
 
 class RequestBody:
@@ -114,16 +109,16 @@ class RequestBody:
 
     Args:
         receive: of the request.
-        most: its bytes.
-        held: where its bytes are added up for as long as it is answered; None: nowhere.
+        max_bytes: of the request.
+        budget: where its bytes count for as long as it is answered; None: nowhere.
     """
 
     def __init__(self, receive: Any, max_bytes: int, budget: ByteBudget | None) -> None:
-        self._receive, self._max_bytes, self._held = receive, max_bytes, budget
+        self._receive, self._max_bytes, self._budget = receive, max_bytes, budget
         self._count = 0
 
     async def receive(self) -> Any:
-        """The next part of it.
+        """The next message.
 
         Raises:
             HTTPException: it is too large; the one kind of error that body parsers let through.
@@ -132,22 +127,23 @@ class RequestBody:
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
             self._count += size
-            if self._held is not None:
-                self._held.used += size
+            if self._budget is not None:
+                self._budget.used += size
             if self._count > self._max_bytes:
-                raise HTTPException(413, _too_large(self._max_bytes))
-            if self._held is not None and self._held.used > self._held.limit:
-                sentence = f"requests of {self._held.limit} bytes are under way, as many as are allowed; try again soon"
-                raise HTTPException(429, sentence, headers={"Retry-After": "5"})
+                raise HTTPException(413, _describe_excess(self._max_bytes))
+            if self._budget is not None and self._budget.used > self._budget.limit:
+                limit = self._budget.limit
+                error = f"requests of {limit} bytes are under way, as many as are allowed; try again soon"
+                raise HTTPException(429, error, headers=retry_after(5))
         return message
 
     def release(self) -> None:
-        """The request was answered."""
-        if self._held is not None:
-            self._held.used -= self._count
+        """Give the bytes back once the request is answered."""
+        if self._budget is not None:
+            self._budget.used -= self._count
 
 
-def _too_large(max_bytes: int) -> str:
+def _describe_excess(max_bytes: int) -> str:
     return f"the request is larger than the {max_bytes} bytes allowed here"
 
 
@@ -165,43 +161,8 @@ def _read_key(headers: Headers) -> str:
 
 
 def _split_address(address: str) -> SplitResult:
-    """The parts of an address, which are empty where it is none."""
+    """The parts of an address, empty if it is malformed."""
     try:
         return urlsplit(address)
     except ValueError:
         return urlsplit("")
-
-
-class MetricsMiddleware:
-    """Counts requests, puts the headers on that every response should have, and tells what nobody foresaw."""
-
-    def __init__(self, app: ASGIApp, counters: Counters) -> None:
-        self._app, self._counters = app, counters
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass the request on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        since, status, begun = time.monotonic(), 500, False
-
-        async def send_and_note(message: Any) -> None:
-            nonlocal status, begun
-            if message["type"] == "http.response.start":
-                status, begun = message["status"], True
-                message = {**message, "headers": [*message["headers"], *SAFE_HEADERS]}
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_note)
-        except Exception as error:
-            if begun:
-                raise
-            # told here, because the framework would raise it again and close the connection
-            told = describe_error(error)
-            await JsonResponse(told.body(), told.status, told.headers)(scope, receive, send_and_note)
-        finally:
-            # the pattern and not the path, of which there is no end
-            route = getattr(scope.get("route"), "path", None) or "other"
-            method = scope["method"] if scope["method"] in ("GET", "POST", "PATCH", "DELETE", "OPTIONS") else "other"
-            self._counters.count_request(method, route, status, time.monotonic() - since)

@@ -1,38 +1,24 @@
-"""Media from clients: URLs and uploads, checked and opened beside the event loop and the model's thread."""
+"""Media from clients, by URL or upload, and frames for them; for threads, because all of it blocks."""
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
-import anyio
-import anyio.to_thread
+from PIL import Image
 
 from unipixel.errors import MediaError
 from unipixel.media import Limits, Media, open_media
 from unipixel.media import urls as addresses
 
-T = TypeVar("T")
 _URL = re.compile(r"(?:data:|https?://)", re.IGNORECASE)
 MAX_NAME = 80
 MAX_LARGE_IMAGES = 2
 """Pictures of the largest size allowed that one question may carry; as many more as they are smaller."""
-
-
-class ThreadPool:
-    """Threads for what blocks: downloads, decoding, exports."""
-
-    def __init__(self, number: int) -> None:
-        self._limiter = anyio.CapacityLimiter(number)
-
-    async def run(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
-        """Call a function in a thread."""
-        call = partial(function, *arguments, **named)
-        return await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
 
 
 def check_url(url: str) -> str:
@@ -96,3 +82,16 @@ def clean_name(name: str | None) -> str:
     last = re.split(r"[/\\]", name or "")[-1]
     kept = "".join(c for c in last if c.isprintable() and c not in "<>\"'`").strip()
     return kept[:MAX_NAME] or "media"
+
+
+def encode_frame(media: Media, t: int, image_format: str, width: int | None) -> bytes:
+    """Frame ``t`` as JPEG or PNG, scaled down to a width if that is less than its own."""
+    image = Image.fromarray(media.frame(t))
+    if width is not None and width < image.width:
+        image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    if image_format == "png":
+        image.save(buffer, "PNG", compress_level=3)
+    else:
+        image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

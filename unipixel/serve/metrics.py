@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from starlette.types import ASGIApp
 
-from unipixel.serve.worker import JobStats
+from unipixel.serve.responses import build_error_response
+from unipixel.serve.worker import Job
 
-disable_created_metrics()  # a time of birth for every counter doubles the text and is read by nobody
+disable_created_metrics()  # creation times double the text, and nobody reads them
+SAFE_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -42,19 +48,16 @@ class Counters:
         self._sessions = Gauge("unipixel_sessions_open", "Open sessions.", registry=registry)
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request has ended."""
         self._requests.labels(method, route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
-    def count_job(self, spent: JobStats) -> None:
-        """A job has ended."""
-        self._jobs.labels(spent.kind, spent.outcome).inc()
-        self._waits.observe(spent.wait_s)
-        self._runs.labels(spent.kind).observe(spent.run_s)
-        self._batches.observe(spent.batch_size)
+    def count_job(self, job: Job, outcome: str, batch_size: int) -> None:
+        self._jobs.labels(job.kind, outcome).inc()
+        self._waits.observe(job.started_s - job.submitted_s)
+        self._runs.labels(job.kind).observe(job.finished_s - job.started_s)
+        self._batches.observe(batch_size)
 
     def count_answer(self, tokens: int, objects: int) -> None:
-        """An answer was given."""
         self._tokens.inc(tokens)
         self._objects.inc(objects)
 
@@ -64,3 +67,36 @@ class Counters:
         self._running.set(running)
         self._sessions.set(sessions)
         return generate_latest(self._registry)
+
+
+class MetricsMiddleware:
+    """Counts requests, adds the headers that every response should have, and answers for what nobody foresaw."""
+
+    def __init__(self, app: ASGIApp, counters: Counters) -> None:
+        self._app, self._counters = app, counters
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start_s, status, has_begun = time.monotonic(), 500, False
+
+        async def send_and_note(message: Any) -> None:
+            nonlocal status, has_begun
+            if message["type"] == "http.response.start":
+                status, has_begun = message["status"], True
+                message = {**message, "headers": [*message["headers"], *SAFE_HEADERS]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception as error:
+            if has_begun:
+                raise
+            # answered here, because the framework would raise it again and close the connection
+            await build_error_response(error)(scope, receive, send_and_note)
+        finally:
+            # the pattern instead of the path, of which there are endlessly many
+            route = getattr(scope.get("route"), "path", None) or "other"
+            method = scope["method"] if scope["method"] in ("GET", "POST", "PATCH", "DELETE", "OPTIONS") else "other"
+            self._counters.count_request(method, route, status, time.monotonic() - start_s)

@@ -1,18 +1,20 @@
-"""From a job to a response: as JSON when it is done, or as server-sent events while it runs."""
+"""From a job to a response: JSON when it is done, or server-sent events while it runs."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from unipixel.serve.errors import JobCancelled, describe_error
-from unipixel.serve.runtime import dump_json
-from unipixel.serve.worker import Job, JobStarted
+from unipixel.serve.errors import describe_error
+from unipixel.serve.schemas import ErrorOut
+from unipixel.serve.worker import JOB_STARTED, Job
 
 FIRST_PIECE_TIMEOUT_S = 5.0
 """Seconds for which a stream waits for its first piece, so that a refusal still gets its own HTTP status."""
@@ -25,8 +27,13 @@ _EVENT = {
     "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
     "required": ["data"],
 }
-STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
-"""In the API's description: what a route answers besides JSON."""
+EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
+"""In the API's description: what a route returns besides JSON."""
+
+
+def dump_json(value: Any) -> str:
+    """Compact JSON, of schemas too, that every reader accepts: without NaN, in ASCII."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=BaseModel.model_dump)
 
 
 class JsonResponse(Response):
@@ -35,8 +42,13 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The bytes that are sent."""
         return dump_json(content).encode()
+
+
+def build_error_response(error: BaseException) -> JsonResponse:
+    """What a client gets for an error."""
+    found = describe_error(error)
+    return JsonResponse(found.body(), found.status, found.headers)
 
 
 async def wait_for_result(request: Request, job: Job) -> Any:
@@ -46,30 +58,30 @@ async def wait_for_result(request: Request, job: Job) -> Any:
         Exception: what the job raised.
     """
     result = asyncio.create_task(job.result())
-    left = asyncio.create_task(_wait_for_disconnect(request))
+    disconnect = asyncio.create_task(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({result, left}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({result, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not result.done():
             job.cancel()
         return await result
     finally:
-        job.cancel()  # nothing, if it is done
+        job.cancel()  # no effect if it is done
         result.cancel()
-        left.cancel()
+        disconnect.cancel()
 
 
 async def stream_events(
     job: Job,
     build_events: Callable[[Any], Iterable[str]],
-    build_error_event: Callable[[dict[str, Any]], str],
+    build_error_event: Callable[[ErrorOut], str],
     on_end: Callable[[], None],
 ) -> Response:
     """Server-sent events of a job, which is cancelled if the client leaves.
 
     Args:
-        told: events for a piece.
-        failed: the event for an error that comes after the first piece.
-        ended: called when all is over.
+        build_events: the events for a piece.
+        build_error_event: the event for an error that comes after the first piece.
+        on_end: called when all is over.
 
     Raises:
         Exception: what the job raised before its first piece.
@@ -79,38 +91,36 @@ async def stream_events(
     try:
         await asyncio.wait({first}, timeout=FIRST_PIECE_TIMEOUT_S)
         if first.done():
-            first.result()  # raises what is to be a status of its own
+            first.result()  # raises an error that is to have a status of its own
     except BaseException:
         first.cancel()
         job.cancel()
         on_end()
         raise
 
-    async def body() -> AsyncIterator[str]:
-        coming: asyncio.Future[Any] = first
+    async def write_body() -> AsyncIterator[str]:
+        next_piece: asyncio.Future[Any] = first
         try:
             while True:
-                await asyncio.wait({coming}, timeout=HEARTBEAT_S)
-                if not coming.done():
+                await asyncio.wait({next_piece}, timeout=HEARTBEAT_S)
+                if not next_piece.done():
                     yield ": waiting\n\n"
                     continue
-                for text in build_events(coming.result()):
+                for text in build_events(next_piece.result()):
                     yield text
-                coming = asyncio.ensure_future(anext(events))
+                next_piece = asyncio.ensure_future(anext(events))
         except StopAsyncIteration:
             pass
-        except JobCancelled as stopped:
-            yield build_error_event(describe_error(stopped).body())
         except Exception as error:
             yield build_error_event(describe_error(error).body())
         finally:
             job.cancel()
-            coming.cancel()
+            next_piece.cancel()
             on_end()
         yield "data: [DONE]\n\n"
 
     headers = {**NO_CACHE, "X-Accel-Buffering": "no"}
-    return _EventStream(body(), media_type="text/event-stream", headers=headers, on_end=on_end, job=job)
+    return _EventStream(write_body(), media_type="text/event-stream", headers=headers, on_end=on_end, job=job)
 
 
 class _EventStream(StreamingResponse):
@@ -121,7 +131,6 @@ class _EventStream(StreamingResponse):
         self._on_end, self._job = on_end, job
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Send it."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -140,10 +149,10 @@ def format_data(value: Any) -> str:
 
 
 async def _wait_for_first(events: AsyncIterator[Any]) -> Any:
-    """The first piece, behind the news that the job was taken up."""
+    """The first piece; the news that the job was started is skipped."""
     while True:
         piece = await anext(events)
-        if not isinstance(piece, JobStarted):
+        if piece is not JOB_STARTED:
             return piece
 
 

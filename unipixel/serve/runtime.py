@@ -1,50 +1,49 @@
-"""The parts of a running server, and their life: start, tidy up, stop."""
+"""What all requests share while the server runs: the model's thread, threads for what blocks, kept sessions."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from fastapi import Depends
+from starlette.requests import Request
+from starlette.responses import Response
 
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.errors import MediaError
-from unipixel.media import open_media
-from unipixel.serve.errors import LOG, ApiError, JobCancelled
-from unipixel.serve.media import ThreadPool
+from unipixel.serve.errors import ApiError
+from unipixel.serve.guard import ByteBudget
 from unipixel.serve.metrics import Counters
-from unipixel.serve.oneshot import SessionCache, answer_batch
+from unipixel.serve.responses import NO_CACHE
 from unipixel.serve.settings import ServeSettings
-from unipixel.serve.store import MEDIA_FILE, SAVED_FILE, SessionEntry, SessionStore
-from unipixel.serve.worker import Job, ModelWorker
+from unipixel.serve.worker import ModelWorker
 
+T = TypeVar("T")
 THREADS = 8
 """Downloads, uploads and exports at the same time."""
 
 
-class ByteBudget:
-    """Bytes of requests that are in memory, those of all clients together."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used = limit, 0
-
-
 class Runtime:
-    """Everything that requests share."""
+    """Everything that requests share.
 
-    def __init__(self, engine: Engine, settings: ServeSettings) -> None:
+    Args:
+        answer_batch: runs batch items of jobs together, see `ModelWorker`.
+    """
+
+    def __init__(self, engine: Engine, settings: ServeSettings, answer_batch: Callable[[list[Any]], list[Any]]) -> None:
         self.engine, self.settings = engine, settings
         self.created = int(time.time())
         self.counters = Counters()
         self.body_budget = ByteBudget(settings.max_bodies_bytes)
-        self.threads = ThreadPool(THREADS)
-        self.sessions = SessionStore(settings.state, settings.max_sessions)
-        self.session_cache = SessionCache(settings.kept_conversations)
+        self.session_cache = SessionCache(settings.cached_sessions)
         self.worker = ModelWorker(
             max_queue=settings.max_queue,
             max_running=settings.max_running,
@@ -52,11 +51,14 @@ class Runtime:
             answer_batch=answer_batch,
             on_finish=self.counters.count_job,
         )
+        self.on_tidy: list[Callable[[], Awaitable[None]]] = []
+        """Called now and then, to close what nobody uses."""
+        self.on_stop: list[Callable[[], None]] = []
+        """Called once on the model's thread, after its last job."""
+        self._limiter = anyio.CapacityLimiter(THREADS)
         self._tidy_task: asyncio.Task[None] | None = None
         self._background_tasks: set[asyncio.Task[Any]] = set()
         self._is_stopped = False
-
-    # life
 
     def start(self) -> None:
         """Start the model's thread and the tidying; on the event loop."""
@@ -64,7 +66,7 @@ class Runtime:
         self._tidy_task = asyncio.create_task(self._tidy())
 
     async def stop(self) -> None:
-        """Let running answers finish or tell them, put saved sessions to sleep, close the rest."""
+        """Let running answers finish or cancel them, then close all sessions."""
         if self._is_stopped:
             return
         self._is_stopped = True
@@ -73,67 +75,34 @@ class Runtime:
             self._tidy_task.cancel()
 
         def close() -> None:
-            for entry in self.sessions.entries():
-                if entry.is_saved:
-                    self._try_save(entry)
-            self.sessions.close()
+            for function in self.on_stop:
+                function()
 
         with contextlib.suppress(ApiError, TimeoutError):
             await asyncio.wait_for(self.worker.call(close), timeout=30)
         self.worker.stop()
 
     async def _tidy(self) -> None:
-        """Close what nobody uses, and free what is not used at the moment."""
         pause = min(max(self.settings.idle_s / 4, 0.05), 30.0)
         while True:
             await asyncio.sleep(pause)
-            now = time.monotonic()
-            for entry in self.sessions.entries():
-                if not entry.jobs and now - entry.last_used_s > self.settings.idle_s:
-                    await self.suspend_session(entry)
-            await self.close_sessions(self.session_cache.pop_expired(self.settings.idle_s))
+            for function in self.on_tidy:
+                await function()
+            await self._close_sessions(self.session_cache.pop_expired(self.settings.idle_s))
 
-    # sessions
+    async def run_in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call what blocks (downloads, decoding, exports) in a thread."""
+        return await anyio.to_thread.run_sync(
+            partial(function, *arguments), limiter=self._limiter, abandon_on_cancel=True
+        )
 
-    async def get_entry(self, session_id: str, owner: str) -> SessionEntry:
-        """A session of an owner; one that sleeps is woken.
-
-        Raises:
-            Refusal: there is none.
-        """
-        found = self.sessions.find(session_id, owner)
-        if found is not None:
-            return found
-        async with self.sessions.get_wake_lock(session_id):
-            found = self.sessions.find(session_id, owner)
-            if found is None:
-                self.sessions.check_capacity()
-                found = await self.threads.run(self._restore_entry, session_id)
-                self.sessions.add_restored(found)
-            return found
-
-    def _restore_entry(self, session_id: str) -> SessionEntry:
-        record, folder = self.sessions.get_saved(session_id)
-        media = open_media(str(self.sessions.find_media(folder)), limits=self.settings.limits)
-        session = self.engine.open_session(folder / SAVED_FILE, media)
-        name, turns = str(record.get("name", MEDIA_FILE)), list(record.get("turns", []))
-        entry = SessionEntry(session_id, record["owner"], name, folder, session, int(record["created"]), turns=turns)
-        entry.refresh_objects()
-        return entry
-
-    def open_file(self, path: Path, options: dict[str, Any]) -> Session:
-        """A session about a file in its folder; in a thread.
-
-        Raises:
-            MediaError: the file is not usable, or its clip is longer than allowed.
-        """
-        session = self.engine.open(str(path), limits=self.settings.limits, **options)
-        try:
-            self.check_clip(session)
-        except MediaError:
-            session.close()
-            raise
-        return session
+    def run_in_background(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something without waiting for it."""
+        task = asyncio.ensure_future(work)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
+        # a server that shuts down refuses it, which is as good
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def check_clip(self, session: Session) -> None:
         """Refuse a clip with too many frames.
@@ -141,87 +110,79 @@ class Runtime:
         Raises:
             MediaError: says how many.
         """
-        most, seen = self.settings.max_frames, self.settings.max_seen_frames
-        if session.num_frames > most:
-            raise MediaError(f"the clip has {session.num_frames} frames; at most {most} can be tracked, see every")
-        if len(session.seen_frames) > seen:
-            raise MediaError(f"num_frames is {len(session.seen_frames)}; the language model may read at most {seen}")
+        max_frames, max_seen = self.settings.max_frames, self.settings.max_seen_frames
+        if session.num_frames > max_frames:
+            raise MediaError(
+                f"the clip has {session.num_frames} frames; at most {max_frames} can be tracked, see every"
+            )
+        if len(session.seen_frames) > max_seen:
+            raise MediaError(
+                f"num_frames is {len(session.seen_frames)}; the language model may read at most {max_seen}"
+            )
 
-    async def suspend_session(self, entry: SessionEntry) -> None:
-        """Close an idle session; if it was saved, it is saved as it is now and can be woken."""
+    def keep_session(self, key: str, session: Session) -> None:
+        """Keep a session for the next turn of its conversation, or close it if nothing is kept."""
+        if not session.is_closed:
+            self.close_in_background(
+                self.session_cache.add(key, session) if self.settings.cached_sessions else [session]
+            )
 
-        def close() -> None:
-            if entry.is_saved:
-                self._try_save(entry)
-            self.sessions.close_entry(entry, forget=False)
+    def close_in_background(self, sessions: Iterable[Session]) -> None:
+        """Close sessions on the model's thread."""
+        self.run_in_background(self._close_sessions(sessions))
 
-        await self.worker.call(close)
-
-    async def close_session(self, entry: SessionEntry) -> None:
-        """Stop what a session does, close it, and forget what was saved of it."""
-        for job in list(entry.jobs):
-            job.cancel(JobCancelled(409, "the session was closed", code="stopped"))
-        await self.worker.call(lambda: self.sessions.close_entry(entry, forget=True))
-
-    def _try_save(self, entry: SessionEntry) -> None:
-        try:
-            self.sessions.save(entry)
-        except Exception as error:  # the earlier file is still there
-            LOG.warning("the session %s could not be saved again (%s)", entry.id, error)
-
-    # work
-
-    def submit(self, entry: SessionEntry, kind: str, work: Callable[[], Iterator[Any]]) -> Job:
-        """Put work of a session into the queue.
-
-        Raises:
-            Refusal: the queue is full.
-        """
-        job = Job(entry.id, lambda: self._start_work(entry, kind, work), kind=kind)
-        self.worker.submit(job)
-        entry.touch()
-        entry.jobs.add(job)
-        return job
-
-    def finish_job(self, entry: SessionEntry, job: Job) -> None:
-        """Work of a session is over, whatever came of it; features of sessions that are not in use make room."""
-        entry.jobs.discard(job)
-        entry.touch()
-        warm = sorted((e for e in self.sessions.entries() if e.is_warm and not e.jobs), key=lambda e: e.last_used_s)
-        for one in warm[: max(0, len(warm) - self.settings.warm_sessions)]:
-            self._run_in_background(self.worker.call(partial(_release_caches, one)))
-
-    async def close_sessions(self, sessions: list[Session]) -> None:
-        """Close sessions of conversations that are not kept."""
+    async def _close_sessions(self, sessions: Iterable[Session]) -> None:
         for session in sessions:
             with contextlib.suppress(ApiError):
                 await self.worker.call(session.close)
 
-    def close_in_background(self, sessions: list[Session]) -> None:
-        """The same without waiting for it."""
-        if sessions:
-            self._run_in_background(self.close_sessions(sessions))
 
-    def _run_in_background(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._background_tasks.add(task)
-        task.add_done_callback(self._background_tasks.discard)
-        task.add_done_callback(lambda t: t.cancelled() or t.exception())  # a server that ends refuses it; so be it
+class SessionCache:
+    """Sessions that are ready for the next turn of a conversation; the oldest make room.
 
-    def _start_work(self, entry: SessionEntry, kind: str, work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        if entry.is_closed:
-            raise ApiError(404, "the session was closed", code="no_session")
-        known = len(entry.session.objects)
-        if kind in ("ask", "segment") and known >= self.settings.max_objects:
-            raise ApiError(409, f"the session knows {known} objects, as many as are allowed; remove some", code="full")
-        return work()
+    Each is handed out once: two requests that continue the same turn must not meet in one session.
+    """
+
+    def __init__(self, max_sessions: int) -> None:
+        self._max_sessions = max_sessions
+        self._sessions: OrderedDict[str, tuple[Session, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def pop(self, key: str) -> Session | None:
+        """The session that stands where a conversation goes on."""
+        return self._sessions.pop(key, (None, 0.0))[0]
+
+    def add(self, key: str, session: Session) -> list[Session]:
+        """Keep a session; returns those that have to be closed for it."""
+        evicted = [found] if (found := self.pop(key)) is not None else []
+        self._sessions[key] = (session, time.monotonic())
+        while len(self._sessions) > self._max_sessions:
+            evicted.append(self._sessions.popitem(last=False)[1][0])
+        return evicted
+
+    def pop_expired(self, idle_s: float) -> list[Session]:
+        """Take out the sessions that nobody has come back to."""
+        old = [key for key, (_, since) in self._sessions.items() if time.monotonic() - since > idle_s]
+        return [self._sessions.pop(key)[0] for key in old]
 
 
-def _release_caches(entry: SessionEntry) -> None:
-    if not entry.is_closed and not entry.jobs:
-        entry.release_caches()
+def get_runtime(request: Request) -> Runtime:
+    """The server's runtime, for routes."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
 
 
-def dump_json(value: Any) -> str:
-    """Compact JSON that any reader takes."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+def get_owner(request: Request) -> str:
+    """Whose key a request carries, for routes; see `Guard`."""
+    return str(request.state.owner)
+
+
+def forbid_caching(response: Response) -> None:
+    """What a route returns must be kept by no cache; routes that return a response of their own decide themselves."""
+    response.headers.update(NO_CACHE)
+
+
+RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
+OwnerDep = Annotated[str, Depends(get_owner)]

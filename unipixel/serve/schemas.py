@@ -1,6 +1,7 @@
-"""What travels: prompts and options coming in, objects going out. Masks are COCO RLE, coordinates source pixels.
+"""Records of the API that several routes share: prompts and options in, objects and errors out.
 
-Fields are taken as they are, never converted: ``"1"`` is no number and ``true`` is none either.
+Masks are COCO RLE, coordinates source pixels. Fields are taken as they are, never converted: ``"1"`` is no number and
+``true`` is none either. The form of a request is checked here; what it means for a clip, the session checks.
 """
 
 from __future__ import annotations
@@ -8,6 +9,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from unipixel.errors import PromptError
+from unipixel.masks import decode_rle
+from unipixel.sample import Box, Mask, Point
 
 MAX_PROMPTS = 256
 """Prompts of one request."""
@@ -18,17 +23,28 @@ MAX_FRAME = 1_000_000
 MAX_RLE = 8 << 20
 """Characters of one mask's counts."""
 
+LEFT_OUT = Field(exclude_if=lambda value: value is None)
+"""Marks a field that is not sent where it is None."""
+
 Frame = Annotated[int, Field(ge=0, le=MAX_FRAME, description="Frame of the clip, from 0.")]
 ObjectId = Annotated[int, Field(ge=1, le=MAX_OBJECT_ID)]
+PromptedId = Annotated[
+    ObjectId | None,
+    Field(
+        description="Prompts with one id describe one object, and correct it if it is known; without an id, each "
+        "describes a new one."
+    ),
+    LEFT_OUT,
+]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Start = Annotated[
+StartFrame = Annotated[
     Frame | Literal["best"],
     Field(description="Frame on which objects that the model segments start, or `best`: where each is clearest."),
 ]
 
 
 class StrictModel(BaseModel):
-    """A record of ours: unknown fields are refused, values are not converted."""
+    """A record of our own: unknown fields are refused, values are not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -40,36 +56,56 @@ class RleIn(StrictModel):
     counts: Annotated[str, Field(max_length=MAX_RLE)] | Annotated[list[int], Field(max_length=MAX_RLE // 8)]
 
 
-class PromptFields(StrictModel):
-    """What all prompts say."""
-
-    frame: Frame = 0
-    object_id: ObjectId | None = Field(
-        None, description="Prompts with one id describe one object, and correct it if it is known; without, a new one."
-    )
-
-
-class PointPrompt(PromptFields):
+class PointPrompt(StrictModel):
     """A click on an object, or beside it."""
 
     type: Literal["point"]
     x: Number
     y: Number
     positive: bool = Field(True, description="False: the click is beside the object.")
+    frame: Frame = 0
+    object_id: PromptedId = None
+
+    def to_prompt(self, size_hw: tuple[int, int]) -> Point:
+        """The engine's prompt, for media of a height and width."""
+        return Point(self.x, self.y, self.frame, self.positive, self.object_id)
 
 
-class BoxPrompt(PromptFields):
+class BoxPrompt(StrictModel):
     """A box around an object."""
 
     type: Literal["box"]
     box: Annotated[list[Number], Field(min_length=4, max_length=4, description="x1, y1, x2, y2; x1 < x2, y1 < y2.")]
+    frame: Frame = 0
+    object_id: PromptedId = None
+
+    def to_prompt(self, size_hw: tuple[int, int]) -> Box:
+        """The engine's prompt, for media of a height and width."""
+        x1, y1, x2, y2 = self.box
+        return Box(x1, y1, x2, y2, self.frame, self.object_id)
 
 
-class MaskPrompt(PromptFields):
-    """An object's mask on one frame; it is taken as it is."""
+class MaskPrompt(StrictModel):
+    """The mask of an object on one frame, which is taken as it is."""
 
     type: Literal["mask"]
     rle: RleIn
+    frame: Frame = 0
+    object_id: PromptedId = None
+
+    def to_prompt(self, size_hw: tuple[int, int]) -> Mask:
+        """The engine's prompt, for media of a height and width.
+
+        Raises:
+            PromptError: the mask is malformed or has another size, which is refused before it is unpacked.
+        """
+        height, width = size_hw
+        if self.rle.size != [height, width]:
+            raise PromptError(f"the mask's size is {self.rle.size}; it must be the media's, [{height}, {width}]")
+        try:
+            return Mask(decode_rle(self.rle.model_dump()), self.frame, self.object_id)
+        except ValueError as error:
+            raise PromptError(str(error)) from error
 
 
 PromptIn = Annotated[PointPrompt | BoxPrompt | MaskPrompt, Field(discriminator="type")]
@@ -89,14 +125,14 @@ class QuestionOptions(StrictModel):
 
     prompts: Prompts = Field([], examples=PROMPT_EXAMPLES)
     about: Annotated[list[ObjectId], Field(max_length=MAX_PROMPTS)] = Field(
-        [], description="Known objects that the question is about; those named as `[1]` are included by themselves."
+        [], description="Known objects that the question is about; those named as `[1]` are included anyway."
     )
-    start: Start = 0
+    start: StartFrame = 0
     force: bool = Field(False, description="Segment what is pointed at even if the model says that nothing is there.")
     each: bool | None = Field(
         None,
-        description="Ask for each thing of a request by itself ('the dog and two cats'), 'all' and plurals until "
-        "nothing new comes; not with prompts. By default where the checkpoint needs it.",
+        description="Ask for each thing in a request separately ('the dog and two cats'), for 'all' and plurals until "
+        "nothing new is found; not with prompts. By default where the checkpoint needs it.",
     )
 
 
@@ -109,7 +145,7 @@ class ClipOptions(StrictModel):
     track: Literal["sampled", "all"] = Field(
         "sampled", description="`sampled`: the clip is those frames. `all`: it is every frame of the source."
     )
-    every: Annotated[int, Field(ge=1, le=MAX_FRAME)] = Field(1, description="Keep every so many-th frame only.")
+    every: Annotated[int, Field(ge=1, le=MAX_FRAME)] = Field(1, description="Keep only every n-th frame.")
 
 
 class RleOut(BaseModel):
@@ -124,20 +160,35 @@ class ObjectOut(BaseModel):
 
     id: int
     label: str
-    is_there: bool = Field(description="Whether it is visible on any frame.")
-    score: float | None = Field(description="Mean score of the frames it is visible on; null if it is on none.")
+    score: float | None = Field(description="Mean score of the frames it is visible on; null if there are none.")
     frame_scores: list[float]
     visible: list[bool]
     boxes_xyxy: list[list[float] | None]
     size: list[int] = Field(description="Height, width of the masks.")
     rles: list[RleOut | None] = Field(description="One COCO RLE per frame of the clip; null where not visible.")
-    mark_span: list[int] | None = Field(None, description="Where `[id]` stands in the text, in characters.")
-    label_span: list[int] | None = Field(None, description="Where the words for it stand in front of that mark.")
-    prompts: list[dict[str, Any]] = Field([], description="What the user has said about it, in order.")
+    is_there: bool = Field(description="Whether it is visible on any frame.")
+    mark_span: list[int] | None = Field(description="Where `[id]` stands in the text, in characters.")
+    label_span: list[int] | None = Field(description="Where the words for it stand in front of that mark.")
+    prompts: list[PromptIn] = Field(description="The user's prompts for it, in order.")
+
+
+class MaskOut(BaseModel):
+    """The mask of one object on one frame."""
+
+    id: int
+    rle: RleOut | None
+    score: float
+
+
+class MasksOut(BaseModel):
+    """Masks of one frame, as objects are tracked."""
+
+    frame: int
+    objects: list[MaskOut]
 
 
 class MediaOut(BaseModel):
-    """The clip that an answer speaks of."""
+    """The clip that an answer is about."""
 
     name: str
     num_frames: int
@@ -151,7 +202,7 @@ class MediaOut(BaseModel):
 class UsageOut(BaseModel):
     """Tokens, as OpenAI counts them."""
 
-    prompt_tokens: int = Field(description="The visual's tokens and those of all text before the reply.")
+    prompt_tokens: int = Field(description="Tokens of the image or video and of all text before the reply.")
     completion_tokens: int
     total_tokens: int
 
@@ -166,7 +217,7 @@ class ErrorBody(BaseModel):
 
 
 class ErrorOut(BaseModel):
-    """Every refusal, in OpenAI's form."""
+    """Every error, in OpenAI's form."""
 
     error: ErrorBody
 

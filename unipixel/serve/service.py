@@ -1,19 +1,36 @@
-"""What is served, how it is doing, and what it has done: models, health, metrics."""
+"""What is served and how it is doing (models, health, metrics), and the web page."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+from pathlib import Path
+from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from unipixel import __version__
 from unipixel.serve.errors import ApiError
-from unipixel.serve.responses import NO_CACHE, JsonResponse
-from unipixel.serve.runtime import Runtime
+from unipixel.serve.runtime import Runtime, RuntimeDep, forbid_caching
+from unipixel.serve.sessions.routes import StoreDep
 
-router = APIRouter(tags=["service"])
+PAGE = Path(__file__).parent / "page"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+"""An image and a video to try it with."""
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "media-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    # browsers ask each time whether a file has changed: after an update, old and new ones must not mix
+    "Cache-Control": "no-cache",
+}
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+router = APIRouter(tags=["service"], dependencies=[Depends(forbid_caching)])
 
 
 class ModelInfo(BaseModel):
@@ -29,16 +46,16 @@ class ModelOut(BaseModel):
     """A model, as OpenAI lists it."""
 
     id: str
-    object: Literal["model"]
+    object: Literal["model"] = "model"
     created: int
-    owned_by: str
+    owned_by: str = "unipixel"
     unipixel: ModelInfo
 
 
 class ModelsOut(BaseModel):
-    """All models: there is one."""
+    """All models; there is one."""
 
-    object: Literal["list"]
+    object: Literal["list"] = "list"
     data: list[ModelOut]
 
 
@@ -68,60 +85,83 @@ class HealthOut(BaseModel):
     limits: LimitsOut
 
 
-@router.get("/v1/models", response_model=ModelsOut, summary="List the models")
-async def list_models(request: Request) -> Response:
+def build_model(runtime: Runtime) -> ModelOut:
+    """The one model that is served."""
+    model = runtime.engine.model
+    return ModelOut(
+        id=runtime.settings.model_name,
+        created=runtime.created,
+        unipixel=ModelInfo(
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            parameters=sum(p.numel() for p in model.parameters()),
+            default_num_frames=runtime.engine.processor.settings.max_frames,
+        ),
+    )
+
+
+@router.get("/v1/models", response_model=ModelsOut, summary="List models")
+async def list_models(runtime: RuntimeDep) -> ModelsOut:
     """The one model that this server has."""
-    return JsonResponse({"object": "list", "data": [_build_model(request.app.state.runtime)]})
+    return ModelsOut(data=[build_model(runtime)])
 
 
-@router.get("/v1/models/{model:path}", response_model=ModelOut, summary="Look at a model")
-async def get_model(request: Request, model: str) -> Response:
+@router.get("/v1/models/{model:path}", response_model=ModelOut, summary="Return one model")
+async def get_model(runtime: RuntimeDep, model: str) -> ModelOut:
     """A model by its name."""
-    runtime: Runtime = request.app.state.runtime
     if model != runtime.settings.model_name:
         raise ApiError(404, f"there is no model {model[:80]!r} here", code="model_not_found", param="model")
-    return JsonResponse(_build_model(runtime))
+    return build_model(runtime)
 
 
-@router.get("/health", response_model=HealthOut, summary="How the server is doing")
-async def health(request: Request) -> Response:
-    """Status 200 while it takes requests, 503 while it shuts down."""
-    runtime: Runtime = request.app.state.runtime
+@router.get("/health", response_model=HealthOut, summary="Return the state of the server")
+async def health(response: Response, runtime: RuntimeDep, store: StoreDep) -> HealthOut:
+    """Status 200 while the server takes requests, 503 while it shuts down."""
     settings, worker = runtime.settings, runtime.worker
-    told = {
-        "status": "UP" if worker.is_ready else "DOWN",
-        "version": __version__,
-        "model": settings.model_name,
-        "device": str(runtime.engine.device),
-        "waiting": worker.num_waiting,
-        "running": worker.num_running,
-        "sessions": len(runtime.sessions),
-        "can_save": runtime.sessions.can_save,
-        "limits": {name: getattr(settings, name) for name in LimitsOut.model_fields},
-    }
-    return JsonResponse(told, 200 if worker.is_ready else 503, NO_CACHE)
+    response.status_code = 200 if worker.is_ready else 503
+    return HealthOut(
+        status="UP" if worker.is_ready else "DOWN",
+        version=__version__,
+        model=settings.model_name,
+        device=str(runtime.engine.device),
+        waiting=worker.num_waiting,
+        running=worker.num_running,
+        sessions=len(store),
+        can_save=store.can_save,
+        limits=LimitsOut.model_validate(settings, from_attributes=True),
+    )
 
 
-@router.get("/metrics", summary="Counters for Prometheus", response_class=Response)
-async def metrics(request: Request) -> Response:
-    """Requests, jobs, waiting times, tokens, in Prometheus' text form."""
-    runtime: Runtime = request.app.state.runtime
-    worker, sessions = runtime.worker, len(runtime.sessions)
-    text = runtime.counters.render(waiting=worker.num_waiting, running=worker.num_running, sessions=sessions)
+@router.get("/metrics", summary="Return counters for Prometheus", response_class=Response)
+async def metrics(runtime: RuntimeDep, store: StoreDep) -> Response:
+    """Requests, jobs, waiting times and tokens, in Prometheus' text form."""
+    worker = runtime.worker
+    text = runtime.counters.render(waiting=worker.num_waiting, running=worker.num_running, sessions=len(store))
     return Response(text, media_type="text/plain; version=0.0.4")
 
 
-def _build_model(runtime: Runtime) -> dict[str, Any]:
-    model = runtime.engine.model
-    return {
-        "id": runtime.settings.model_name,
-        "object": "model",
-        "created": runtime.created,
-        "owned_by": "unipixel",
-        "unipixel": {
-            "device": str(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "default_num_frames": runtime.engine.processor.settings.max_frames,
-        },
-    }
+class PageFiles(StaticFiles):
+    """Files of the web page, with headers that let it load and reach nothing but this server.
+
+    A script that someone smuggles in does not run, and what it reads cannot be sent elsewhere. They stand behind all
+    other routes, so a request that comes here is for none of them, or uses a method that its route does not take.
+    """
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """A file, or an error: there is none, or the route there takes another method."""
+        routes = [route for route in scope["app"].routes if not isinstance(route, Mount)]
+        scopes = {method: {**scope, "method": method} for method in METHODS}
+        allowed = [m for m, one in scopes.items() if any(route.matches(one)[0] == Match.FULL for route in routes)]
+        if allowed:
+            raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
+        if scope["method"] not in ("GET", "HEAD") and self.lookup_path(path)[1] is None:
+            raise HTTPException(404)
+        return await super().get_response(path, scope)
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """The file, or that it has not changed."""
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers.update(PAGE_HEADERS)
+        return response

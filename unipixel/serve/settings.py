@@ -1,4 +1,4 @@
-"""What a server is told when it starts: where it listens, who may ask, and how much anything may cost."""
+"""Settings of a server: where it listens, who may use it, and how much a request may cost."""
 
 from __future__ import annotations
 
@@ -74,20 +74,20 @@ class ServeSettings:
     """One-shot questions about pictures that are answered together when they wait at the same time."""
     warm_sessions: int = 8
     """Sessions that keep their features and caches; the others compute them again when they are next asked."""
-    kept_conversations: int = 8
-    """Chat conversations that are kept ready for their next turn."""
+    cached_sessions: int = 8
+    """Sessions of chat conversations that are kept ready for their next turn."""
     idle_s: float = 1800.0
     """Seconds after which an unused session is closed."""
     url_timeout_s: float = 30.0
     """Seconds that fetching one URL may take."""
     grace_s: float = 30.0
-    """Seconds that running answers get to finish when the server is told to stop."""
+    """Seconds that running answers get to finish when the server stops."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
             numeric = isinstance(value, int | float) and not isinstance(value, bool)
-            if numeric and not value > 0 and one.name not in ("port", "kept_conversations"):
+            if numeric and not value > 0 and one.name not in ("port", "cached_sessions"):
                 raise ValueError(f"{one.name} is {value!r}; it must be positive")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"the port is {self.port}; it must be from 0 (any free one) to 65535")

@@ -1,8 +1,14 @@
 """The one thread that runs the model: a bounded queue, shared fairly, that survives whatever a request does.
 
-Work comes as generators. The thread goes around among the jobs that are under way and takes one piece of each, so a
-long video keeps nobody else waiting. Lanes (a session, or a one-shot request) take turns, and jobs of one lane run one
-after the other. One-shot jobs that wait together are answered in one batch.
+Work comes as generators, because torch runs best on one thread and a question about a long video takes minutes: the
+thread goes around among the jobs in its slots and takes one piece of each, so nobody waits for another's video. Lanes
+(a session, or a one-shot request) take turns for free slots, and jobs of one lane run one after the other, since a
+session is not safe for two at a time. One-shot jobs that wait together are answered in one batch.
+
+What is hard here is that a job can end in four ways (done, failed, cancelled, or with the thread hit by an error that
+is not its own), from two threads, and whoever awaits it must hear of it exactly once. Hence the rules: `Job.send` hands
+over to the event loop and never blocks; the queue is changed under the condition only; and what is in a slot is touched
+by the model's thread alone, so that a generator is never closed while it runs.
 """
 
 from __future__ import annotations
@@ -14,33 +20,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from unipixel.serve.errors import CLIENT_CLOSED, LOG, ApiError, JobCancelled
+from unipixel.serve.errors import CLIENT_CLOSED, LOG, ApiError, JobCancelled, retry_after
 
 T = TypeVar("T")
 
 
-class JobStarted:
-    """The first thing that a job tells: the model has taken it up."""
-
-
-class _JobEnded:
-    """The last thing, after the pieces."""
-
-
-@dataclass(frozen=True)
-class JobStats:
-    """How a job went, for the counters."""
-
-    kind: str
-    outcome: str
-    """``"done"``, ``"stopped"`` or ``"failed"``."""
-    wait_s: float
-    run_s: float
-    batch_size: int
-    """Jobs that ran in the same batch."""
+JOB_STARTED, _JOB_ENDED = object(), object()
+"""The first and the last thing that a job sends, around its pieces."""
 
 
 class Job:
@@ -50,12 +38,12 @@ class Job:
         lane: jobs of one lane run one after the other.
         work: called on the model's thread; what it yields are the pieces.
         kind: a name for the counters.
-        part: what a batch needs to do the same; only of jobs that may share one.
+        batch_item: what `answer_batch` needs to do the same; None for jobs that cannot share a batch.
     """
 
     def __init__(self, lane: str, work: Callable[[], Iterator[Any]], *, kind: str, batch_item: Any = None) -> None:
         self.lane, self.work, self.kind, self.batch_item = lane, work, kind, batch_item
-        self.submitted_s = self.started_s = time.monotonic()
+        self.submitted_s = self.started_s = self.finished_s = time.monotonic()
         self.stop_reason: JobCancelled | None = None
         """Why it is to be stopped, if it is."""
         self._loop = asyncio.get_running_loop()
@@ -63,25 +51,29 @@ class Job:
         self._on_cancel: Callable[[Job], None] = lambda _: None
 
     def cancel(self, reason: JobCancelled | None = None) -> None:
-        """Stop the work; what it did so far is kept. Safe from any thread, and at any time."""
+        """Stop the work; what it did so far is kept. Safe from any thread, and at any time.
+
+        A job that waits ends at once. One in a slot is only marked: its generator may be running on the model's thread
+        at this very moment and is closed there, before its next piece.
+        """
         if self.stop_reason is None:
             self.stop_reason = reason or JobCancelled(CLIENT_CLOSED, "the client has left", code="client_gone")
             self._on_cancel(self)
 
     def send(self, event: Any) -> None:
         """Hand something to whoever awaits the job."""
-        with suppress(RuntimeError):  # the loop is closed: nobody does any more
+        with suppress(RuntimeError):  # the loop is closed: nobody awaits it any more
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def events(self) -> AsyncIterator[Any]:
-        """`Begun`, then the pieces.
+        """`JOB_STARTED`, then the pieces.
 
         Raises:
             Exception: what the work raised, or `JobCancelled`.
         """
         while True:
             event = await self._events.get()
-            if isinstance(event, _JobEnded):
+            if event is _JOB_ENDED:
                 return
             if isinstance(event, BaseException):
                 raise event
@@ -100,15 +92,16 @@ class Job:
 
 
 class _Slot:
-    """Jobs under way: one as a generator, or a batch that runs in one go."""
+    """Jobs that run: one as a generator, or a batch in one go."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = list(jobs)
         self.pieces: Iterator[Any] | None = None
 
     def close(self) -> None:
-        if self.pieces is not None and hasattr(self.pieces, "close"):
-            self.pieces.close()
+        close = getattr(self.pieces, "close", None)
+        if close is not None:
+            close()
 
 
 class ModelWorker:
@@ -116,10 +109,11 @@ class ModelWorker:
 
     Args:
         max_queue: jobs that may wait.
-        max_running: jobs among which it goes back and forth.
-        batch_size: jobs with a part that are run together.
-        together: runs parts in one batch and returns a result or an error for each.
-        observe: told how every job went.
+        max_running: slots, among which the thread goes back and forth.
+        batch_size: jobs with a batch item that are run together.
+        answer_batch: runs batch items together and returns a result or an error for each.
+        on_finish: called for every job with its outcome (``"done"``, ``"stopped"`` or ``"failed"``) and the number of
+            jobs in its batch.
     """
 
     def __init__(
@@ -129,7 +123,7 @@ class ModelWorker:
         max_running: int,
         batch_size: int,
         answer_batch: Callable[[list[Any]], list[Any]],
-        on_finish: Callable[[JobStats], None] = lambda _: None,
+        on_finish: Callable[[Job, str, int], None] = lambda *_: None,
     ) -> None:
         self._max_queue, self._max_running, self._batch_size = max_queue, max_running, batch_size
         self._answer_batch, self._on_finish = answer_batch, on_finish
@@ -137,11 +131,11 @@ class ModelWorker:
         self._lanes: OrderedDict[str, deque[Job]] = OrderedDict()
         self._slots: deque[_Slot] = deque()
         self._calls: deque[Callable[[], None]] = deque()
-        self._accepting, self._ended = True, False
+        self._is_accepting, self._is_stopped = True, False
         self._mean_s = 1.0
         self._current: _Slot | None = None
         self._unfinished: set[Job] = set()
-        """Jobs that were taken in and have not ended."""
+        """Jobs that were submitted and have not ended: what `_recover` finds in no queue and no slot, it must fail."""
         self._thread = threading.Thread(target=self._run_forever, name="unipixel-model", daemon=True)
 
     # from the event loop
@@ -158,76 +152,80 @@ class ModelWorker:
 
     @property
     def num_running(self) -> int:
-        """Jobs under way."""
+        """Jobs in slots."""
         with self._condition:
-            return sum(len(entry.jobs) for entry in self._slots)
+            return sum(len(slot.jobs) for slot in self._slots)
 
     @property
     def is_ready(self) -> bool:
         """Whether it takes jobs."""
-        return self._accepting and self._thread.is_alive()
+        return self._is_accepting and self._thread.is_alive()
 
     def submit(self, job: Job) -> Job:
         """Put a job into the queue.
 
         Raises:
-            Refusal: the queue is full, or the server ends.
+            ApiError: the queue is full, or the server shuts down.
         """
         with self._condition:
-            if not self._accepting:
-                raise ApiError(503, "the server is shutting down", code="shutting_down", retry_after_s=5)
+            if not self._is_accepting:
+                raise ApiError(503, "the server is shutting down", code="shutting_down", headers=retry_after(5))
             waiting = self._count_waiting()
             if waiting >= self._max_queue:
                 after = min(max(math.ceil(self._mean_s * waiting), 1), 120)
-                sentence = f"{waiting} requests are waiting, as many as are allowed; try again in {after} s"
-                raise ApiError(429, sentence, code="queue_full", retry_after_s=after)
+                message = f"{waiting} requests are waiting, as many as are allowed; try again in {after} s"
+                raise ApiError(429, message, code="queue_full", headers=retry_after(after))
             job._on_cancel = self._dequeue
             self._unfinished.add(job)
             self._lanes.setdefault(job.lane, deque()).append(job)
             self._condition.notify()
         return job
 
-    async def call(self, call: Callable[[], T]) -> T:
-        """Run something short on the model's thread, between two pieces, ahead of everything that waits."""
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run something short on the model's thread, between two pieces, ahead of everything that waits.
+
+        Raises:
+            Exception: what the function raised.
+            ApiError: the thread has stopped.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
-        def send(result: T | None, error: Exception | None) -> None:
+        def finish(result: T | None, error: Exception | None) -> None:
             if not future.done():
                 future.set_exception(error) if error is not None else future.set_result(result)  # type: ignore[arg-type]
 
         def run() -> None:
             result, error = None, None
             try:
-                result = call()
+                result = function()
             except Exception as caught:
                 error = caught
-            except BaseException:  # it hits the thread, which goes on; nobody may wait for ever
+            except BaseException:  # meant for the thread, which goes on; but whoever awaits this must hear of it too
                 error = RuntimeError("the model's thread was interrupted")
                 raise
             finally:
                 with suppress(RuntimeError):
-                    loop.call_soon_threadsafe(send, result, error)
+                    loop.call_soon_threadsafe(finish, result, error)
 
         with self._condition:
-            if self._ended:
-                raise ApiError(503, "the server is shutting down", code="shutting_down", retry_after_s=5)
+            if self._is_stopped:
+                raise ApiError(503, "the server is shutting down", code="shutting_down", headers=retry_after(5))
             self._calls.append(run)
             self._condition.notify()
         return await future
 
     async def drain(self, grace_s: float) -> None:
-        """Take no more jobs, let those there are finish, and stop those that do not in time."""
+        """Take no more jobs, let the present ones finish, and stop those that do not finish in time."""
         with self._condition:
-            self._accepting = False
+            self._is_accepting = False
         end = time.monotonic() + grace_s
         while self.num_waiting + self.num_running and time.monotonic() < end:
             await asyncio.sleep(0.02)
         reason = JobCancelled(503, "the server is shutting down and stopped this answer", code="shutting_down")
         with self._condition:
-            left = [job for lane in self._lanes.values() for job in lane]
-            left += [job for entry in self._slots for job in entry.jobs]
-        for job in left:
+            jobs = self._list_jobs()
+        for job in jobs:
             job.cancel(reason)
         for _ in range(100):
             if not self.num_running:
@@ -235,9 +233,9 @@ class ModelWorker:
             await asyncio.sleep(0.02)
 
     def stop(self, wait_s: float = 5.0) -> None:
-        """End the thread."""
+        """Stop the thread."""
         with self._condition:
-            self._accepting, self._ended = False, True
+            self._is_accepting, self._is_stopped = False, True
             self._condition.notify()
         if self._thread.is_alive():
             self._thread.join(wait_s)
@@ -245,26 +243,28 @@ class ModelWorker:
     # on the model's thread
 
     def _run_forever(self) -> None:
-        is_hit = False
-        while not self._ended:
+        must_recover = False
+        while not self._is_stopped:
             try:
-                if is_hit:
+                if must_recover:
                     self._recover()
-                    is_hit = False
+                    must_recover = False
                 self._loop()
-            except BaseException as error:  # the thread is what everybody waits for: it must not die
-                is_hit = True
+            except BaseException as error:  # everybody waits for this thread: it must not die
+                must_recover = True
                 LOG.critical("the model's thread was hit by %s and goes on", type(error).__name__, exc_info=error)
 
     def _recover(self) -> None:
-        """Fail what was being worked at, and what was on its way between two places, so that nobody waits for ever."""
-        entry, self._current = self._current, None
-        if entry is not None:
-            self._discard(entry)
+        """Fail what ran when the thread was hit, so that nobody waits for ever.
+
+        The error may have struck between any two lines, for instance when a job had left its queue and was in no slot
+        yet. So this does not ask what the thread was doing: a job that is neither queued nor in a slot is lost.
+        """
+        slot, self._current = self._current, None
+        if slot is not None:
+            self._discard(slot)
         with self._condition:
-            kept = {job for lane in self._lanes.values() for job in lane}
-            kept |= {job for entry in self._slots for job in entry.jobs}
-            lost = self._unfinished - kept
+            lost = self._unfinished - set(self._list_jobs())
         for job in lost:
             self._finish(job, RuntimeError("the model's thread was interrupted"))
 
@@ -272,32 +272,37 @@ class ModelWorker:
         while True:
             with self._condition:
                 while not (self._calls or self._slots or self._next_lane() is not None):
-                    if self._ended:
+                    if self._is_stopped:
                         return
                     self._condition.wait()
-            self._close_cancelled()
+            self._close_cancelled()  # first, so that no piece is computed for someone who has left
             for _ in range(len(self._calls)):
                 self._calls.popleft()()
             with self._condition:
                 self._admit()
-                entry = self._slots[0] if self._slots else None
+                slot = self._slots[0] if self._slots else None
                 self._slots.rotate(-1)
-            self._current = entry
-            if entry is not None:
-                self._step(entry)
+            self._current = slot
+            if slot is not None:
+                self._step(slot)
             self._current = None
+
+    def _list_jobs(self) -> list[Job]:
+        """All jobs, those that wait first; under the condition."""
+        waiting = [job for lane in self._lanes.values() for job in lane]
+        return waiting + [job for slot in self._slots for job in slot.jobs]
 
     def _count_waiting(self) -> int:
         return sum(len(lane) for lane in self._lanes.values())
 
     def _next_lane(self) -> str | None:
-        """The lane whose turn it is: the first that is not under way already."""
+        """The lane whose turn it is: the first without a job in a slot."""
         if len(self._slots) >= self._max_running:
             return None
-        busy = {job.lane for entry in self._slots for job in entry.jobs}
-        in_batch = any(job.batch_item is not None for entry in self._slots for job in entry.jobs)
+        busy = {job.lane for slot in self._slots for job in slot.jobs}
+        in_batch = any(job.batch_item is not None for slot in self._slots for job in slot.jobs)
         for lane, jobs in self._lanes.items():
-            # while one batch runs, the next one gathers
+            # one batch at a time: while it runs, jobs gather for the next, which is then as full as can be
             if lane not in busy and not (in_batch and jobs[0].batch_item is not None):
                 return lane
         return None
@@ -321,7 +326,7 @@ class ModelWorker:
         return job
 
     def _dequeue(self, job: Job) -> None:
-        """Take a job that was cancelled out of the queue; one that is under way is swept by the thread."""
+        """Take a cancelled job out of the queue; one in a slot is left to the model's thread, which this wakes."""
         with self._condition:
             jobs = self._lanes.get(job.lane)
             if jobs is not None and job in jobs:
@@ -334,56 +339,57 @@ class ModelWorker:
             self._condition.notify()
 
     def _close_cancelled(self) -> None:
-        """Close what was cancelled."""
-        for entry in [entry for entry in self._slots if any(job.stop_reason for job in entry.jobs)]:
-            gone = [job for job in entry.jobs if job.stop_reason is not None]
-            if len(gone) == len(entry.jobs):
-                self._discard(entry)
-                entry.close()
+        """End what was cancelled. A batch goes on as long as anyone still wants its answer."""
+        for slot in [slot for slot in self._slots if any(job.stop_reason for job in slot.jobs)]:
+            cancelled = [job for job in slot.jobs if job.stop_reason is not None]
+            if len(cancelled) == len(slot.jobs):
+                self._discard(slot)
+                slot.close()
             else:
-                entry.jobs = [job for job in entry.jobs if job.stop_reason is None]
-            for job in gone:
+                slot.jobs = [job for job in slot.jobs if job.stop_reason is None]
+            for job in cancelled:
                 self._finish(job, job.stop_reason)
 
-    def _discard(self, entry: _Slot) -> None:
+    def _discard(self, slot: _Slot) -> None:
         with self._condition, suppress(ValueError):
-            self._slots.remove(entry)
+            self._slots.remove(slot)
 
-    def _step(self, entry: _Slot) -> None:
-        if len(entry.jobs) > 1:
-            self._run_batch(entry)
+    def _step(self, slot: _Slot) -> None:
+        """Compute the next piece of a slot; a batch is done in one step."""
+        if len(slot.jobs) > 1:
+            self._run_batch(slot)
             return
-        (job,) = entry.jobs
+        (job,) = slot.jobs
         try:
-            if entry.pieces is None:
-                entry.pieces = job.work()
-                job.send(JobStarted())
-            job.send(next(entry.pieces))
+            if slot.pieces is None:
+                slot.pieces = job.work()
+                job.send(JOB_STARTED)
+            job.send(next(slot.pieces))
         except StopIteration:
-            self._discard(entry)
+            self._discard(slot)
             self._finish(job, None)
         except Exception as error:
-            self._discard(entry)
+            self._discard(slot)
             self._finish(job, error)
 
-    def _run_batch(self, entry: _Slot) -> None:
-        jobs = entry.jobs
+    def _run_batch(self, slot: _Slot) -> None:
+        jobs = slot.jobs
         for job in jobs:
-            job.send(JobStarted())
+            job.send(JOB_STARTED)
         try:
             results = self._answer_batch([job.batch_item for job in jobs])
         except Exception as error:
             results = [error] * len(jobs)
-        self._discard(entry)
+        self._discard(slot)
         for job, result in zip(jobs, results, strict=True):
             if not isinstance(result, Exception):
                 job.send(result)
-            self._finish(job, result if isinstance(result, Exception) else None, answer_batch=len(jobs))
+            self._finish(job, result if isinstance(result, Exception) else None, batch_size=len(jobs))
 
-    def _finish(self, job: Job, error: Exception | None, answer_batch: int = 1) -> None:
-        now = time.monotonic()
-        self._mean_s += 0.2 * ((now - job.started_s) / answer_batch - self._mean_s)
+    def _finish(self, job: Job, error: Exception | None, batch_size: int = 1) -> None:
+        job.finished_s = time.monotonic()
+        self._mean_s += 0.2 * ((job.finished_s - job.started_s) / batch_size - self._mean_s)
         outcome = "done" if error is None else "stopped" if isinstance(error, JobCancelled) else "failed"
-        self._on_finish(JobStats(job.kind, outcome, job.started_s - job.submitted_s, now - job.started_s, answer_batch))
-        job.send(_JobEnded() if error is None else error)
+        self._on_finish(job, outcome, batch_size)
+        job.send(_JOB_ENDED if error is None else error)
         self._unfinished.discard(job)

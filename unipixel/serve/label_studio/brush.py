@@ -98,8 +98,8 @@ def _read_values(data: bytes, number: int, size: str) -> np.ndarray:
         return (window >> (64 - (at & 7) - width)) & ((1 << width) - 1)
 
     if total < _HEADER_BITS or read(0, 32) != number:
-        told = read(0, 32) if total >= _HEADER_BITS else 0
-        raise ValueError(f"a brush mask holds {told} values; a picture of {size} has {number}")
+        found = read(0, 32) if total >= _HEADER_BITS else 0
+        raise ValueError(f"a brush mask holds {found} values; a picture of {size} has {number}")
     if read(32, 5) + 1 != _VALUE_BITS:
         raise ValueError(f"a brush mask has values of {read(32, 5) + 1} bits; they must have {_VALUE_BITS}")
     widths = [read(37 + 4 * kind, 4) + 1 for kind in range(4)]

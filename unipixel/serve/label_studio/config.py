@@ -18,7 +18,7 @@ DRAWING: dict[str, tuple[Kind, ...]] = {
 DEFAULT_FRAME_RATE = 24.0
 """Frames per second that Label Studio counts where ``<Video>`` does not say."""
 MAX_LABELS = 64
-"""Labels that are asked for one by one."""
+"""Labels that the model is asked for one by one."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class LabelConfig:
         """The rate at which Label Studio counts a video's frames, which need not be the video's own.
 
         Raises:
-            Refusal: it is no positive number.
+            ApiError: it is no positive number.
         """
         given: Any = data.get(self.frame_rate[1:]) if self.frame_rate.startswith("$") else self.frame_rate
         if given in ("", None):
@@ -69,16 +69,16 @@ class LabelConfig:
         return rate
 
 
-def build_config_error(sentence: str) -> ApiError:
+def build_config_error(message: str) -> ApiError:
     """A configuration that is refused."""
-    return ApiError(400, sentence, code="bad_label_config", param="label_config")
+    return ApiError(400, message, code="bad_label_config", param="label_config")
 
 
 def is_blank(xml: str) -> bool:
     """Whether a configuration has no tag yet that does anything, as that of a new project.
 
     Raises:
-        Refusal: it is no XML.
+        ApiError: it is no XML.
     """
     return not xml.strip() or not any(tag.get("name") for tag in _parse_xml(xml).iter())
 
@@ -87,7 +87,7 @@ def read_config(xml: str) -> LabelConfig:
     """What the model needs of a labelling configuration.
 
     Raises:
-        Refusal: it is no XML, or has nothing that the model can draw on, or draw with.
+        ApiError: it is no XML, or has nothing that the model can draw on, or draw with.
     """
     root = _parse_xml(xml)
     found = [tag for tag in root.iter() if tag.tag in ("Image", "Video") and tag.get("name")]
@@ -105,12 +105,12 @@ def read_config(xml: str) -> LabelConfig:
     words = {label: said for tag in labels for label, said in _read_labels(tag)}
     controls = _read_controls(labels, medium)
     if not controls:
-        wanted = (
+        controls_text = (
             "<VideoRectangle> and <Labels>"
             if medium == "video"
             else "<BrushLabels>, <PolygonLabels> or <RectangleLabels>"
         )
-        raise build_config_error(f"no control draws on <{shown.tag}> {name[:40]!r} with labels; add {wanted}")
+        raise build_config_error(f"no control draws on <{shown.tag}> {name[:40]!r} with labels; add {controls_text}")
     if len(words) > MAX_LABELS:
         raise build_config_error(
             f"the labelling configuration has {len(words)} labels; at most {MAX_LABELS} can be asked for"

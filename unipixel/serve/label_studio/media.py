@@ -39,8 +39,8 @@ def open_task_media(value: Any, settings: ServeSettings, medium: str) -> Media:
     media = open_media(check_url(url), limits=_get_limits(url, settings))
     if media.is_video != (medium == "video"):
         media.close()
-        wanted, found = ("a video", "a still picture") if medium == "video" else ("a still picture", "a video")
-        raise MediaError(f"{shorten_url(url)} is {found}; the labelling configuration shows {wanted}")
+        expected, found = ("a video", "a still picture") if medium == "video" else ("a still picture", "a video")
+        raise MediaError(f"{shorten_url(url)} is {found}; the labelling configuration shows {expected}")
     return media
 
 

@@ -1,16 +1,18 @@
-"""What an annotator drew with a smart tool, as prompts for the model. Percent become pixels."""
+"""What an annotator drew with a smart tool, as prompts for the model: percent become pixels, times become frames."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
 
+from unipixel.errors import MediaError
 from unipixel.masks import find_interior_point, mask_to_box
+from unipixel.media import Media
 from unipixel.sample import Box, Point, Prompt
 from unipixel.serve.errors import ApiError
 from unipixel.serve.label_studio.brush import decode_brush
@@ -24,9 +26,67 @@ from unipixel.serve.label_studio.schemas import (
     TextValue,
     VideoRectangleValue,
 )
-from unipixel.serve.label_studio.timeline import Timeline
 
 Value = TypeVar("Value", bound=LabelStudioModel)
+MAX_TRACKED_FRAMES = 200
+"""Frames of one video on which objects are tracked; between them Label Studio interpolates."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a clip in time."""
+
+    times_s: tuple[float, ...]
+    """Seconds from the video's beginning to each frame of the clip."""
+    duration_s: float
+    """Of the whole video."""
+    rate: float
+    """Frames per second that Label Studio counts."""
+    own_counts: tuple[int, float] | None = None
+    """Frames and seconds of the video as Label Studio itself has said."""
+
+    @property
+    def frames_count(self) -> int:
+        """Frames of the whole video, as Label Studio counts."""
+        return self.own_counts[0] if self.own_counts else max(1, round(self.duration_s * self.rate))
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the whole video, as Label Studio says."""
+        return self.own_counts[1] if self.own_counts else self.duration_s
+
+    def apply_counts(self, frames_count: float, duration: float) -> Timeline:
+        """The same with the numbers that a region of Label Studio's carries, if it carries any."""
+        if not (1 <= frames_count <= 1e8 and 0 < duration < 1e8):
+            return self
+        return replace(self, rate=frames_count / duration, own_counts=(round(frames_count), float(duration)))
+
+    def to_number(self, t: int) -> int:
+        """Label Studio's number of frame ``t`` of the clip."""
+        return min(max(round(self.times_s[t] * self.rate) + 1, 1), self.frames_count)
+
+    def find_nearest(self, number: int) -> int:
+        """The frame of the clip that is nearest to a frame by Label Studio's number."""
+        return int(np.argmin(np.abs(np.array(self.times_s) - (number - 1) / self.rate)))
+
+
+def select_clip(media: Media, max_frames: int) -> Media:
+    """The clip in which objects are tracked: all frames of a video, or every n-th."""
+    step = -(-media.num_frames // min(max_frames, MAX_TRACKED_FRAMES))
+    return media if step == 1 else media.select(range(0, media.num_frames, step))
+
+
+def build_timeline(video: Media, clip: Media, rate: float) -> Timeline:
+    """The timeline of a clip of a video.
+
+    Raises:
+        MediaError: the video does not say when its frames are shown.
+    """
+    every, chosen, fps = video.timestamps_s, clip.timestamps_s, video.fps
+    if every is None or chosen is None:
+        raise MediaError(f"{video.source} does not say when its frames are shown; Label Studio counts frames by time")
+    gap = 1 / fps if fps else (every[-1] / (len(every) - 1) if len(every) > 1 else 0.0)
+    return Timeline(chosen, every[-1] + gap, rate)
 
 
 @dataclass(frozen=True)
@@ -54,7 +114,7 @@ def read_requests(
         timeline: of the clip, if it is a video.
 
     Raises:
-        Refusal: a region cannot be used.
+        ApiError: a region cannot be used.
     """
     groups: dict[str, list[RegionIn]] = {}
     words: list[RegionRequest] = []
@@ -110,9 +170,9 @@ def _read_brush(region: RegionIn, size_hw: tuple[int, int], number: int, positiv
     """A rough mask: the box around it and the point deepest inside."""
     height, width = size_hw
     if (region.original_height, region.original_width) != size_hw:
-        told = f"{region.original_width} x {region.original_height}"
+        size = f"{region.original_width} x {region.original_height}"
         raise _build_prompt_error(
-            f"the painted mask is of a picture of {told} pixels; the task's is {width} x {height}"
+            f"the painted mask is of a picture of {size} pixels; the task's is {width} x {height}"
         )
     try:
         mask = decode_brush(_parse_value(BrushValue, region).rle, size_hw)
@@ -209,5 +269,5 @@ def _parse_value(kind: type[Value], region: RegionIn) -> Value:
         ) from error
 
 
-def _build_prompt_error(sentence: str) -> ApiError:
-    return ApiError(400, sentence, code="bad_prompt", param="params.context.result")
+def _build_prompt_error(message: str) -> ApiError:
+    return ApiError(400, message, code="bad_prompt", param="params.context.result")

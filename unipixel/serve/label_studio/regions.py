@@ -1,4 +1,4 @@
-"""Objects that the model found, as regions that Label Studio draws. Pixels become percent."""
+"""Objects that the model found, as regions that Label Studio draws: pixels become percent."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from unipixel.engine.answer import AnswerObject
 from unipixel.serve.label_studio.brush import encode_brush
 from unipixel.serve.label_studio.config import Control, LabelConfig
-from unipixel.serve.label_studio.prompts import RegionRequest, match_label
-from unipixel.serve.label_studio.timeline import Timeline
+from unipixel.serve.label_studio.prompts import RegionRequest, Timeline, match_label
+from unipixel.serve.label_studio.schemas import RegionOut
 
 TOLERANCE = 1.0
 """Pixels by which a polygon's outline may leave the mask's: the stairs of slanted edges go, and little else."""
@@ -20,41 +20,31 @@ MIN_AREA = 4.0
 """Pixels of a part that becomes a polygon."""
 
 
-def build_regions(found: Sequence[tuple[RegionRequest, AnswerObject]], config: LabelConfig) -> list[dict[str, Any]]:
+def build_regions(found: Sequence[tuple[RegionRequest, AnswerObject]], config: LabelConfig) -> list[RegionOut]:
     """Regions for objects, one per object and control, for polygons one per part."""
-    result = []
-    for what, one in found:
+    regions = []
+    for request, one in found:
         if not one.is_there:
             continue
-        label = what.label or _choose_label(one, config)
+        # the label that the model's own words are, or else the first
+        label = request.label or match_label(one.label, config) or next(iter(config.queries))
         for control in config.controls:
             if label not in control.labels:
                 continue
-            for value in _build_values(control, one, label, what.timeline):
-                result.append(_build_region(control, value, what, one, config))
-    return result
-
-
-def _choose_label(one: AnswerObject, config: LabelConfig) -> str:
-    """The label that the model's own words are, or else the first."""
-    return match_label(one.label, config) or next(iter(config.queries))
-
-
-def _build_region(
-    control: Control, value: dict[str, Any], what: RegionRequest, one: AnswerObject, config: LabelConfig
-) -> dict[str, Any]:
-    region = {
-        "id": what.region_id or secrets.token_hex(5),
-        "from_name": control.name,
-        "to_name": config.object_name,
-        "type": control.kind,
-        "value": value,
-        "score": round(float(one.score), 6),
-    }
-    if config.medium == "image":
-        height, width = one.track.size_hw
-        region.update(original_width=width, original_height=height, image_rotation=what.rotation)
-    return region
+            for value in _build_values(control, one, label, request.timeline):
+                region = RegionOut(
+                    id=request.region_id or secrets.token_hex(5),
+                    from_name=control.name,
+                    to_name=config.object_name,
+                    type=control.kind,
+                    value=value,
+                    score=round(float(one.score), 6),
+                )
+                if config.medium == "image":
+                    region.original_height, region.original_width = one.track.size_hw
+                    region.image_rotation = request.rotation
+                regions.append(region)
+    return regions
 
 
 def _build_values(

@@ -1,4 +1,4 @@
-"""What Label Studio sends and what it reads. Fields that are not used here are let pass: versions differ in them."""
+"""Requests and responses of Label Studio. Fields that are not used here are ignored, since versions differ in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from unipixel.serve.schemas import MAX_PROMPTS
+from unipixel.serve.schemas import LEFT_OUT, MAX_PROMPTS
 
 MAX_TASKS = 1000
 """Tasks of one request; they are worked at one after the other."""
@@ -23,7 +23,7 @@ Names = Annotated[list[Name], Field(max_length=MAX_PROMPTS)]
 class LabelStudioModel(BaseModel):
     """A record of Label Studio's."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore")
 
 
 class KeyPointValue(LabelStudioModel):
@@ -126,40 +126,20 @@ class PredictIn(LabelStudioModel):
     model_config = ConfigDict(extra="ignore", json_schema_extra={"example": EXAMPLE})
 
 
-class SetupIn(LabelStudioModel):
-    """`POST /setup`. A host name and an access token that come along are not used: the server has its own."""
-
-    label_config: Annotated[str, Field(max_length=MAX_CONFIG, alias="schema")] = ""
-
-
-class ValidateIn(LabelStudioModel):
-    """`POST /validate`."""
-
-    config: Annotated[str, Field(max_length=MAX_CONFIG)]
-
-
-class WebhookIn(LabelStudioModel):
-    """`POST /webhook`: something happened in Label Studio."""
-
-    action: Name
-
-
 class SetupOut(BaseModel):
     """Which model answers."""
 
     model_version: str
 
-    model_config = ConfigDict(protected_namespaces=())
-
 
 class VersionsOut(BaseModel):
-    """Which models there are: one."""
+    """The versions of the model; there is one."""
 
     versions: list[str]
 
 
 class StatusOut(BaseModel):
-    """What came of it."""
+    """The outcome of a request."""
 
     status: Literal["ok", "ignored"]
 
@@ -173,9 +153,9 @@ class RegionOut(BaseModel):
     type: str
     value: dict[str, Any]
     score: float
-    original_width: int | None = None
-    original_height: int | None = None
-    image_rotation: float | None = None
+    original_width: Annotated[int | None, LEFT_OUT] = None
+    original_height: Annotated[int | None, LEFT_OUT] = None
+    image_rotation: Annotated[float | None, LEFT_OUT] = None
 
 
 class PredictionOut(BaseModel):
@@ -184,8 +164,6 @@ class PredictionOut(BaseModel):
     result: list[RegionOut]
     score: float = Field(description="Mean score of the regions; 0 where there is none.")
     model_version: str
-
-    model_config = ConfigDict(protected_namespaces=())
 
 
 class TaskError(BaseModel):
@@ -202,5 +180,3 @@ class PredictOut(BaseModel):
     results: list[PredictionOut | list[PredictionOut]]
     model_version: str
     errors: list[TaskError] = []
-
-    model_config = ConfigDict(protected_namespaces=())

@@ -1,4 +1,4 @@
-"""What a session knows, as files that other programs read."""
+"""A session's objects as files that other programs read."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def write_export(
         name: what the media are called.
 
     Raises:
-        Refusal: an object id does not fit the format.
+        ApiError: an object id does not fit the format.
         OSError: the disk is full.
     """
-    clip = replace(session.workspace.clip, source=name)
+    clip = replace(session.clip, source=name)
     answer = Answer(text="", raw_text="", objects=tuple(objects), clip=clip)
     if kind == "coco":
         path = folder / "coco.json"
@@ -47,8 +47,8 @@ def write_export(
     if kind == "davis":
         highest = max((one.id for one in objects), default=0)
         if highest > MAX_DAVIS_ID:
-            sentence = f"object id {highest} does not fit a palette PNG, which holds ids up to {MAX_DAVIS_ID}"
-            raise ApiError(400, sentence, code="bad_export", param="format")
+            message = f"object id {highest} does not fit a palette PNG, which holds ids up to {MAX_DAVIS_ID}"
+            raise ApiError(400, message, code="bad_export", param="format")
         return _write_zip(folder / "davis.zip", ((p.name, p.read_bytes()) for p in answer.to_davis(folder / "masks")))
     return _write_zip(folder / "yolo.zip", build_yolo_files(answer))
 

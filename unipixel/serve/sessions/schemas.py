@@ -1,4 +1,4 @@
-"""What the sessions API takes and gives."""
+"""Requests and responses of the sessions API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unipixel.serve.schemas import (
     ObjectOut,
     Prompts,
     QuestionOptions,
-    Start,
+    StartFrame,
     StrictModel,
     UsageOut,
 )
@@ -26,13 +26,13 @@ CLIP_EXAMPLE: list[Any] = [{"url": "https://example.org/clip.mp4", "num_frames":
 
 
 class OpenRequest(ClipOptions):
-    """A session to be opened about what is behind a URL."""
+    """A session to be opened about the media at a URL."""
 
     model_config = ConfigDict(json_schema_extra={"examples": CLIP_EXAMPLE})
 
     url: str = Field(description="A `data:` URL with base64, or an http(s) URL.")
-    name: Annotated[str, Field(max_length=200)] | None = Field(None, description="What to call it.")
-    fps: FPS | None = Field(None, description="Frames per second of a source that does not say it.")
+    name: Annotated[str, Field(max_length=200)] | None = Field(None, description="What to call the session.")
+    fps: FPS | None = Field(None, description="Frames per second of a source that does not state it.")
 
 
 class AskRequest(QuestionOptions):
@@ -48,7 +48,7 @@ class AskRequest(QuestionOptions):
         }
     )
 
-    text: str | None = Field(None, description="Without one, what the prompts show is segmented and nothing else.")
+    text: str | None = Field(None, description="Without a text, only what the prompts show is segmented.")
     max_tokens: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Longest reply; 256 by default, or as many as the server allows if that is less."
     )
@@ -59,19 +59,19 @@ class AskRequest(QuestionOptions):
 
 
 class SegmentRequest(StrictModel):
-    """Prompts that become objects."""
+    """Prompts that become objects, all called by the label if there is one."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompts": PROMPT_EXAMPLES[1], "label": "left wing"}]})
 
     prompts: Annotated[Prompts, Field(min_length=1)]
     label: Label | None = None
-    start: Start = 0
+    start: StartFrame = 0
     force: bool = Field(True, description="Give a mask even if the model says that nothing is there.")
     stream: bool = Field(False, description="Send events: `masks` frame by frame, and at the end `objects`.")
 
 
 class CorrectRequest(StrictModel):
-    """Prompts that correct an object; their ``object_id`` may be left out."""
+    """Prompts that correct an object; their `object_id` may be left out."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"prompts": [{"type": "point", "x": 60, "y": 50, "positive": False}]}]}
@@ -86,15 +86,16 @@ class TrackRequest(StrictModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"objects": [1], "start": 3, "stream": True}, {}]})
 
-    objects: Annotated[list[ObjectId], Field(max_length=1000)] | None = Field(None, description="By default all.")
-    start: Start | None = Field(
-        None, description="The frame that counts, and is carried over the whole clip; by default all that is known."
+    objects: Annotated[list[ObjectId], Field(max_length=1000)] | None = Field(None, description="Ids; by default all.")
+    start: StartFrame | None = Field(
+        None,
+        description="The frame whose masks are carried over the whole clip; by default all that is known is used.",
     )
     stream: bool = False
 
 
 class RenameRequest(StrictModel):
-    """Another label."""
+    """A new label."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"label": "left wing"}]})
 
@@ -116,7 +117,7 @@ class SessionOut(BaseModel):
     name: str
     created: int = Field(description="Unix time.")
     is_saved: bool
-    is_busy: bool = Field(description="Whether work of it waits or is under way.")
+    is_busy: bool = Field(description="Whether work for it is queued or running.")
     media: MediaOut
     objects: list[ObjectOut]
     turns: list[TurnOut]
@@ -129,11 +130,11 @@ class SessionSummary(BaseModel):
     name: str
     created: int
     is_saved: bool
-    is_open: bool = Field(description="False: it is saved and asleep; the next request wakes it.")
+    is_open: bool = Field(description="False: it is saved but not open; the next request opens it.")
 
 
 class SessionsOut(BaseModel):
-    """The sessions that belong to a key."""
+    """The sessions that belong to an API key."""
 
     sessions: list[SessionSummary]
 
@@ -142,7 +143,7 @@ class AnswerOut(BaseModel):
     """An answer."""
 
     question: str
-    text: str = Field(description="With `[id]` where the model points at an object.")
+    text: str = Field(description="With `[id]` where the model mentions an object.")
     raw_text: str
     finish_reason: Literal["stop", "length"]
     objects: list[ObjectOut] = Field(description="Objects that were prompted, then those that the reply segments.")
@@ -151,12 +152,12 @@ class AnswerOut(BaseModel):
 
 
 class ObjectsOut(BaseModel):
-    """Objects."""
+    """Objects with their masks."""
 
     objects: list[ObjectOut]
 
 
 class StoppedOut(BaseModel):
-    """How much was stopped."""
+    """How many pieces of work were stopped."""
 
     stopped: int

@@ -1,4 +1,4 @@
-"""OpenAI's chat format as far as it makes sense here, with our extension under ``unipixel``."""
+"""OpenAI's chat format, as far as it applies here, with our extension under ``unipixel``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from unipixel.serve.schemas import ClipOptions, MediaOut, Number, ObjectOut, QuestionOptions, UsageOut
+from unipixel.serve.schemas import (
+    LEFT_OUT,
+    ClipOptions,
+    MasksOut,
+    MediaOut,
+    Number,
+    ObjectOut,
+    QuestionOptions,
+    UsageOut,
+)
 
 MAX_MESSAGES = 128
 MAX_IMAGES = 64
 
 
 class OpenAIModel(BaseModel):
-    """A record of OpenAI's: fields that we do not know are theirs to add."""
+    """A record of OpenAI's: unknown fields are ignored, since more may be added to it."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -25,14 +34,14 @@ class MediaUrl(OpenAIModel):
 
 
 class TextPart(OpenAIModel):
-    """Words."""
+    """Text."""
 
     type: Literal["text"]
     text: str
 
 
 class ImagePart(OpenAIModel):
-    """A picture; several of one size are the frames of a clip."""
+    """An image; several of one size are the frames of a clip."""
 
     type: Literal["image_url"]
     image_url: MediaUrl | str
@@ -57,11 +66,11 @@ class SystemMessage(OpenAIModel):
 
 
 class UserMessage(OpenAIModel):
-    """A question; the first one carries the picture or video."""
+    """A question; the first one carries the image or video."""
 
     role: Literal["user"]
     content: str | Annotated[list[Part], Field(max_length=2 * MAX_IMAGES)]
-    unipixel: QuestionOptions | None = Field(None, description="Prompts of this question.")
+    unipixel: QuestionOptions | None = Field(None, description="Prompts for this question.")
 
 
 class AssistantMessage(OpenAIModel):
@@ -75,19 +84,19 @@ Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discri
 
 
 class UnipixelOptions(QuestionOptions, ClipOptions):
-    """Prompts of the last question, and how its clip is chosen."""
+    """Prompts for the last question, and how the clip is chosen."""
 
     stream_masks: bool = Field(False, description="With `stream`: send masks frame by frame, as they are tracked.")
 
 
 class StreamOptions(OpenAIModel):
-    """What a stream carries besides the words."""
+    """What a stream carries besides the answer."""
 
     include_usage: bool | None = None
 
 
 class ResponseFormat(OpenAIModel):
-    """Only text."""
+    """The form of the answer, which can only be text."""
 
     type: Literal["text"] = "text"
 
@@ -124,7 +133,7 @@ EXAMPLES: list[Any] = [
 
 
 class ChatRequest(OpenAIModel):
-    """One question with everything that was said before."""
+    """One question with the conversation before it."""
 
     model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra={"examples": EXAMPLES})
 
@@ -149,17 +158,10 @@ class ChatRequest(OpenAIModel):
     @field_validator("frequency_penalty", "presence_penalty")
     @classmethod
     def refuse_penalties(cls, value: float | None) -> float | None:
-        """Only what changes nothing is taken."""
+        """Refuse penalties other than 0."""
         if value:
             raise ValueError("penalties are not supported; it must be 0")
         return value
-
-
-class ChatMasks(BaseModel):
-    """Masks of one frame."""
-
-    frame: int
-    objects: list[dict[str, Any]]
 
 
 class ChatObjects(BaseModel):
@@ -190,11 +192,45 @@ class ChatChoice(BaseModel):
 
 
 class ChatResponse(BaseModel):
-    """An answer that is complete."""
+    """A complete answer."""
 
     id: str
-    object: Literal["chat.completion"]
     created: int
     model: str
+    object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoice]
     usage: UsageOut
+
+
+class ChatMasks(BaseModel):
+    """Masks of one frame, as they are tracked."""
+
+    masks: MasksOut
+
+
+class ChatDelta(BaseModel):
+    """What a chunk adds to the answer."""
+
+    role: Annotated[Literal["assistant"] | None, LEFT_OUT] = None
+    content: Annotated[str | None, LEFT_OUT] = None
+    unipixel: Annotated[ChatObjects | ChatMasks | None, LEFT_OUT] = None
+
+
+class ChunkChoice(BaseModel):
+    """The only choice of a chunk."""
+
+    index: int = 0
+    delta: ChatDelta
+    finish_reason: Literal["stop", "length"] | None = None
+    logprobs: None = None
+
+
+class ChatChunk(BaseModel):
+    """One event of an answer that is streamed."""
+
+    id: str
+    created: int
+    model: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    choices: list[ChunkChoice]
+    usage: UsageOut | None = None

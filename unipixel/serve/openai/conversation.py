@@ -1,0 +1,297 @@
+"""A chat request as a conversation about one clip, and how it is answered on the model's thread."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from unipixel.engine.answer import Answer
+from unipixel.engine.engine import Engine
+from unipixel.engine.session import Request, Session
+from unipixel.media import Media
+from unipixel.serve.errors import LOG, ApiError
+from unipixel.serve.openai.schemas import (
+    AssistantMessage,
+    ChatRequest,
+    ImagePart,
+    SystemMessage,
+    TextPart,
+    UnipixelOptions,
+    UserMessage,
+    VideoPart,
+)
+from unipixel.serve.schemas import QuestionOptions
+
+OBJECT_MARK = re.compile(r"\[\d{1,6}\]")
+"""How an answer mentions an object."""
+
+
+@dataclass(frozen=True)
+class ChatTurn:
+    """One question, and the reply to it, if it is an earlier one."""
+
+    text: str
+    options: QuestionOptions = field(default_factory=QuestionOptions)  # type: ignore[arg-type]
+    reply: str | None = None
+
+    def to_json(self) -> list[Any]:
+        """For the key of a conversation."""
+        return [self.text, self.options.model_dump(include=set(QuestionOptions.model_fields)), self.reply]
+
+
+@dataclass(frozen=True)
+class ChatConversation:
+    """A conversation about one clip."""
+
+    urls: tuple[str, ...]
+    """The image or video; several are the frames of a clip."""
+    history: tuple[ChatTurn, ...]
+    current: ChatTurn
+    options: UnipixelOptions
+
+    def key(self, owner: str, reply: str | None = None) -> str:
+        """What identifies the conversation before its last question, or, with the reply to that, after it."""
+        turns = [turn.to_json() for turn in self.history]
+        if reply is not None:
+            turns.append(replace(self.current, reply=reply).to_json())
+        options = [self.options.num_frames, self.options.track, self.options.every]
+        digest = hashlib.sha256(json.dumps([owner, options, turns], sort_keys=True).encode())
+        for url in self.urls:
+            digest.update(hashlib.sha256(url.encode("utf-8", "surrogatepass")).digest())
+        return digest.hexdigest()
+
+
+# from messages to a conversation
+
+
+def read_conversation(request: ChatRequest, max_text: int) -> ChatConversation:
+    """The conversation of a request.
+
+    Raises:
+        ApiError: it has no image or video, more than one, or messages in an order that is no conversation.
+    """
+    system, turns = _split_turns(request)
+    urls = _find_media(turns)
+    options = request.unipixel or UnipixelOptions()  # type: ignore[call-arg]
+    read: list[ChatTurn] = []
+    for place, (messages, reply) in enumerate(turns):
+        text = "\n".join(words for message in messages for words in _get_texts(message) if words)
+        if place == 0 and system:
+            text = f"{system}\n\n{text}"
+        if len(text) > max_text:
+            raise _bad_request(f"a question is {len(text)} characters long; it must be at most {max_text}")
+        read.append(ChatTurn(text, _get_options(messages), reply))
+    *history, current = read
+    if _is_set(options):
+        if _is_set(current.options):
+            message = "the last message and the request both carry prompts; give them in one place"
+            raise _bad_request(message, "unipixel")
+        current = replace(current, options=options)
+    return ChatConversation(urls, tuple(history), current, options)
+
+
+def _split_turns(request: ChatRequest) -> tuple[str, list[tuple[list[UserMessage], str | None]]]:
+    """System text, and for each turn its questions and its reply."""
+    system: list[str] = []
+    turns: list[tuple[list[UserMessage], str | None]] = []
+    for message in request.messages:
+        if isinstance(message, SystemMessage):
+            if turns:
+                raise _bad_request("a system message comes after a question; it must come first")
+            system += _get_texts(message)
+        elif isinstance(message, UserMessage):
+            if turns and turns[-1][1] is None:
+                turns[-1][0].append(message)
+            else:
+                turns.append(([message], None))
+        elif not turns or turns[-1][1] is not None:
+            raise _bad_request("an assistant message has no question in front of it")
+        else:
+            turns[-1] = (turns[-1][0], "\n".join(_get_texts(message)))
+    if not turns or turns[-1][1] is not None:
+        raise _bad_request("the last message must be the user's")
+    return "\n".join(system), turns
+
+
+def _find_media(turns: list[tuple[list[UserMessage], str | None]]) -> tuple[str, ...]:
+    """The addresses of the conversation's one clip. Later turns may repeat them, as some clients do."""
+    given = [tuple(url for message in messages for url in _get_urls(message)) for messages, _ in turns]
+    if not given[0]:
+        where = "the first question carries none" if any(given) else "there is none"
+        raise _bad_request(
+            f"a conversation is about one picture or video, and {where}; give an image_url or video_url part"
+        )
+    if any(urls and urls != given[0] for urls in given[1:]):
+        raise _bad_request("a later question carries other media; a conversation is about one picture or video")
+    if len(given[0]) > 1 and any(isinstance(part, VideoPart) for m in turns[0][0] for part in _get_parts(m)):
+        message = "a question carries a video and more besides; give one video, or pictures of one size as frames"
+        raise _bad_request(message)
+    return given[0]
+
+
+def _get_parts(message: UserMessage) -> list[TextPart | ImagePart | VideoPart]:
+    return [] if isinstance(message.content, str) else message.content
+
+
+def _get_urls(message: UserMessage) -> list[str]:
+    urls = []
+    for part in _get_parts(message):
+        if isinstance(part, TextPart):
+            continue
+        address = part.image_url if isinstance(part, ImagePart) else part.video_url
+        urls.append(address if isinstance(address, str) else address.url)
+    return urls
+
+
+def _get_texts(message: SystemMessage | UserMessage | AssistantMessage) -> list[str]:
+    if message.content is None:
+        return [""]
+    if isinstance(message.content, str):
+        return [message.content]
+    return [part.text for part in message.content if isinstance(part, TextPart)]
+
+
+def _get_options(messages: list[UserMessage]) -> QuestionOptions:
+    carried = [message.unipixel for message in messages if message.unipixel is not None]
+    if len(carried) > 1:
+        raise _bad_request("two user messages in a row carry prompts; give them in one")
+    return carried[0] if carried else QuestionOptions()  # type: ignore[call-arg]
+
+
+def _is_set(options: QuestionOptions) -> bool:
+    return bool(options.prompts or options.about or options.start or options.force or options.each is not None)
+
+
+def _bad_request(message: str, param: str = "messages") -> ApiError:
+    return ApiError(400, message, code="bad_request", param=param)
+
+
+# from a conversation to an answer
+
+
+@dataclass(frozen=True, eq=False)
+class ChatTask:
+    """A conversation with the session in which its question will be asked."""
+
+    engine: Engine
+    conversation: ChatConversation
+    sampling: dict[str, Any]
+    """How tokens are chosen: arguments of `Session.stream`."""
+    session: Session
+    is_fresh: bool
+    """Whether nothing was asked in the session yet."""
+    media: Media = field(init=False)
+    """The session's clip, to open it again."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "media", self.session.media)
+
+    @property
+    def is_batchable(self) -> bool:
+        """Whether a batch is any good: no history, and no video, whose masks take longer than its words."""
+        return not self.conversation.history and self.session.num_frames == 1
+
+    def prepare(self) -> Request:
+        """The checked question, for a batch.
+
+        Raises:
+            PromptError: it is not usable.
+        """
+        turn = self.conversation.current
+        return self.session.prepare(_get_text(turn), **self._build_options(turn))
+
+    def stream(self) -> Iterator[Any]:
+        """The answer, piece by piece; the history is read first, unless the session remembers it.
+
+        Raises:
+            UnipixelError: the question is not usable; raised at once if there is no history to be read.
+        """
+        if not self.is_fresh or not self.conversation.history:
+            return self._stream_question()
+        return self._stream_after_history()
+
+    def _stream_question(self) -> Iterator[Any]:
+        turn = self.conversation.current
+        return self.session.stream(_get_text(turn), **self._build_options(turn))
+
+    def _stream_after_history(self) -> Iterator[Any]:
+        for number, turn in enumerate(self.conversation.history, start=1):
+            yield from self._replay_turn(turn, number)
+        yield from self._stream_question()
+
+    def _replay_turn(self, turn: ChatTurn, number: int) -> Iterator[None]:
+        """Ask an earlier question again. Words are read as they were; objects are segmented anew, and must be the same.
+
+        Raises:
+            ApiError: the model does not say again what the client says that it did.
+        """
+        session, reply, text = self.session, turn.reply or "", _get_text(turn)
+        options = self._build_options(turn)
+        if reply and text is not None and not OBJECT_MARK.search(reply):
+            known = set(session.objects)
+            # the reply is read, not written: one token, which ends the turn where the reply was complete
+            options |= {"answer_prefix": reply, "max_new_tokens": 1, "each": False}
+            for _ in session.stream(text, **options):
+                yield None
+            prompted = {prompt.object_id for prompt in turn.options.prompts}
+            for object_id in set(session.objects) - known - prompted:
+                if not session.objects[object_id].prompts:
+                    session.remove(object_id)
+            return
+        said = ""
+        for piece in session.stream(text, **options):
+            said = piece.text if isinstance(piece, Answer) else said
+            yield None
+        if said.strip() != reply.strip():
+            raise ApiError(
+                400,
+                f"answer {number} of the conversation is {reply[:80]!r}, but this model says {said[:80]!r} there; send "
+                "answers that mention objects unchanged, with the same seed and temperature, or use a session",
+                code="history_changed",
+                param="messages",
+            )
+
+    def _build_options(self, turn: ChatTurn) -> dict[str, Any]:
+        """Arguments of `Session.stream` for one question."""
+        options = turn.options
+        return {
+            "prompts": [prompt.to_prompt(self.session.media.size_hw) for prompt in options.prompts],
+            "about": options.about,
+            "start": options.start,
+            "force": options.force,
+            "each": options.each,
+            **self.sampling,
+        }
+
+    def reopen(self) -> ChatTask:
+        """The same task in a session of its own, after a batch has closed the first."""
+        if not self.session.is_closed:
+            return self
+        options = self.conversation.options
+        session = self.engine.open(self.media, num_frames=options.num_frames, track=options.track)
+        return replace(self, session=session)
+
+
+def _get_text(turn: ChatTurn) -> str | None:
+    """The question as the engine takes it: None where there are only prompts."""
+    return turn.text if turn.text.strip() else None
+
+
+def answer_batch(tasks: list[ChatTask]) -> list[Any]:
+    """Answers of tasks in one batch, or an error in the place of an answer."""
+    engine = tasks[0].engine
+    try:
+        return list(engine.answer_batch([task.prepare for task in tasks], on_error="return"))
+    except Exception as error:
+        LOG.warning("a batch of %d failed with %s and is answered one by one", len(tasks), type(error).__name__)
+    results: list[Any] = []
+    for task in tasks:
+        try:
+            results += engine.answer_batch([task.reopen().prepare], on_error="return")
+        except Exception as error:  # the task that made the batch fail
+            results.append(error)
+    return results
