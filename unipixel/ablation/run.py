@@ -63,7 +63,6 @@ class AblationPlan:
 
     @property
     def ablation(self) -> Ablation:
-        """What is compared."""
         return ABLATIONS[self.name]
 
     @property
