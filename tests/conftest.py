@@ -1,124 +1,101 @@
-"""Fixtures that several parts of the test suite use: where golden numbers and shared media lie."""
+"""Fixtures that several parts of the test suite use: golden numbers, miniatures of datasets, shared media.
+
+Golden numbers come packed with the tests (``tests/fixtures``, see its README) and miniatures are drawn, so that a clone
+alone runs them all. Environment variables name other folders; values, sizes and records there may be others.
+"""
 
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from miniatures import write_miniatures
+
+from tools.trim_fixtures import unpack
 
 ROOT = Path(__file__).resolve().parent.parent
+Find = Callable[[str], Path]
 
 
-@pytest.fixture(scope="session")
-def parity_dir() -> Path:
-    """The folder of golden numbers: ``UNIPIXEL_PARITY_DIR``, else ``../shared/parity``, else ``tests/parity_data``.
-
-    Its values, sizes and widths may be others than those of the folder that is usually there.
-    """
-    named = os.environ.get("UNIPIXEL_PARITY_DIR")
-    if named:
-        folder = Path(named).expanduser()
-        if not folder.is_dir():
-            pytest.fail(f"UNIPIXEL_PARITY_DIR is {named}, which is not a folder")
-        return folder
-    for folder in (ROOT.parent / "shared" / "parity", ROOT / "tests" / "parity_data"):
-        if folder.is_dir():
-            return folder
-    pytest.skip("there is no parity folder: neither UNIPIXEL_PARITY_DIR, ../shared/parity nor tests/parity_data")
+def get_named_folder(variable: str, holds: str = ".") -> Path | None:
+    """The folder in an environment variable, None where it is not set; the test fails if ``holds`` is not in it."""
+    named = os.environ.get(variable)
+    if not named:
+        return None
+    folder = Path(named).expanduser()
+    if not (folder / holds).is_dir():
+        pytest.fail(
+            f"{variable} is {named}, which is not a folder" + (f" that holds '{holds}'" if holds != "." else "")
+        )
+    return folder
 
 
-@pytest.fixture(scope="session")
-def parity_file(parity_dir: Path) -> Callable[[str], Path]:
-    """Path of a file or folder of the parity folder by name; the test is skipped, by that name, where it is absent."""
+def find_golden_folder(variable: str, name: str, factory: pytest.TempPathFactory) -> Path:
+    """The folder in an environment variable, else what the tests bring along under that name."""
+    return get_named_folder(variable) or unpack(ROOT / f"tests/fixtures/{name}.tar.xz", factory.mktemp(name))
+
+
+def make_finder(folder: Path, variable: str) -> Find:
+    """Paths of files or folders by name; a test is skipped, by that name, where one is absent."""
 
     def find(name: str) -> Path:
-        path = parity_dir / name
+        path = folder / name
         if not path.exists():
-            pytest.skip(f"{name} is absent from the parity folder")
+            pytest.skip(f"{name} is absent; set {variable} to a folder that has it")
         return path
 
     return find
 
 
 @pytest.fixture(scope="session")
-def protocols_dir() -> Path:
-    """The folder of what the original asks and scores: ``UNIPIXEL_PROTOCOLS_DIR``, else ``parity/protocols`` in shared.
+def parity_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of golden numbers of the original, or the one in ``UNIPIXEL_PARITY_DIR``."""
+    return find_golden_folder("UNIPIXEL_PARITY_DIR", "parity", tmp_path_factory)
 
-    Its records, seeds and files may be others than those of the folder that is usually there.
-    """
-    named = os.environ.get("UNIPIXEL_PROTOCOLS_DIR")
-    if named:
-        folder = Path(named).expanduser()
-        if not folder.is_dir():
-            pytest.fail(f"UNIPIXEL_PROTOCOLS_DIR is {named}, which is not a folder")
-        return folder
-    folder = ROOT.parent / "shared" / "parity" / "protocols"
-    if not folder.is_dir():
-        pytest.skip("there is no folder of protocols: neither UNIPIXEL_PROTOCOLS_DIR nor ../shared/parity/protocols")
-    return folder
+
+@pytest.fixture(scope="session")
+def released_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of checkpoints in the form of the original, or the one in ``UNIPIXEL_RELEASED_DIR``."""
+    return find_golden_folder("UNIPIXEL_RELEASED_DIR", "released", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def protocols_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what the original asks and scores, or the one in ``UNIPIXEL_PROTOCOLS_DIR``."""
+    return find_golden_folder("UNIPIXEL_PROTOCOLS_DIR", "protocols", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def parity_file(parity_dir: Path) -> Find:
+    """Finds files of the golden numbers."""
+    return make_finder(parity_dir, "UNIPIXEL_PARITY_DIR")
+
+
+@pytest.fixture(scope="session")
+def released_file(released_dir: Path) -> Find:
+    """Finds files and folders of the released checkpoints."""
+    return make_finder(released_dir, "UNIPIXEL_RELEASED_DIR")
+
+
+@pytest.fixture(scope="session")
+def real_miniatures() -> Path | None:
+    """The ``data`` folder on which protocols were recorded: in ``UNIPIXEL_BENCHMARKS_DIR``, else None."""
+    folder = get_named_folder("UNIPIXEL_BENCHMARKS_DIR", "data")
+    return None if folder is None else folder / "data"
+
+
+@pytest.fixture(scope="session")
+def miniatures(real_miniatures: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``data`` folder with a miniature of each dataset: in ``UNIPIXEL_BENCHMARKS_DIR``, else drawn once a session."""
+    return real_miniatures or write_miniatures(tmp_path_factory.mktemp("drawn") / "data")
 
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder ``../shared`` with media and training photos; tests that need it are skipped where it is absent."""
-    folder = ROOT.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip("../shared is absent")
+    """The folder with real photos, clips and masks in ``UNIPIXEL_MEDIA_DIR``."""
+    folder = get_named_folder("UNIPIXEL_MEDIA_DIR")
+    if folder is None:
+        pytest.skip("needs real media: set UNIPIXEL_MEDIA_DIR to a folder with `media` and `cases`")
     return folder
-
-
-@pytest.fixture(scope="session")
-def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ``data`` folder of the miniature benchmarks.
-
-    ``UNIPIXEL_BENCHMARKS_DIR`` names an unpacked one (the folder that holds ``data``); else it is unpacked from
-    ``../shared/benchmarks`` once per session.
-    """
-    named = os.environ.get("UNIPIXEL_BENCHMARKS_DIR")
-    if named:
-        folder = Path(named).expanduser()
-        if not (folder / "data").is_dir():
-            pytest.fail(f"UNIPIXEL_BENCHMARKS_DIR is {named}, which holds no folder 'data'")
-        return folder / "data"
-    unpack = ROOT.parent / "shared" / "benchmarks" / "unpack"
-    if not unpack.is_file():
-        pytest.skip(
-            "there are no miniature benchmarks: neither UNIPIXEL_BENCHMARKS_DIR nor ../shared/benchmarks/unpack"
-        )
-    folder = tmp_path_factory.mktemp("benchmarks")
-    subprocess.run(["bash", str(unpack), str(folder)], check=True, capture_output=True)
-    return folder / "data"
-
-
-@pytest.fixture(scope="session")
-def released_dir() -> Path:
-    """The folder of checkpoints in the form of the original: ``UNIPIXEL_RELEASED_DIR``, else ``../shared/released``.
-
-    Its seeds, sizes and number of shards may be others than those of the folder that is usually there.
-    """
-    named = os.environ.get("UNIPIXEL_RELEASED_DIR")
-    if named:
-        folder = Path(named).expanduser()
-        if not folder.is_dir():
-            pytest.fail(f"UNIPIXEL_RELEASED_DIR is {named}, which is not a folder")
-        return folder
-    folder = ROOT.parent / "shared" / "released"
-    if not folder.is_dir():
-        pytest.skip("there are no released checkpoints: neither UNIPIXEL_RELEASED_DIR nor ../shared/released")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def released_file(released_dir: Path) -> Callable[[str], Path]:
-    """Path of a file or folder of the released checkpoints; the test is skipped, by that name, where it is absent."""
-
-    def find(name: str) -> Path:
-        path = released_dir / name
-        if not path.exists():
-            pytest.skip(f"{name} is absent from the released checkpoints")
-        return path
-
-    return find

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unipixel.bench import BenchReport, BenchSettings, run_bench
-from unipixel.bench.inputs import QUICK_SAM, build_random_engine, draw_moving_discs, draw_random_queries
+from unipixel.bench.inputs import build_random_engine, draw_moving_discs, draw_random_queries
 from unipixel.bench.ratios import Ratio, compare_objects, compare_questions, track_together
 from unipixel.bench.reencoding import attend_by_layers, track_separately
 from unipixel.bench.resources import TimeSpent, measure_time, peak_memory_mb, track_video, write_video
@@ -18,13 +18,14 @@ from unipixel.engine.answer import STAGES
 from unipixel.engine.engine import Engine
 from unipixel.masks import iou_rles
 from unipixel.media import Media
+from unipixel.model.presets import TINY_SAM
 
 SIZE_HW = (48, 64)
 
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return build_random_engine(QUICK_SAM)
+    return build_random_engine(TINY_SAM)
 
 
 @torch.no_grad()
@@ -111,8 +112,8 @@ def test_moving_blobs_are_the_same_every_time_and_move() -> None:
 
 def test_random_engine_is_the_same_every_time_in_the_dtype_asked_for() -> None:
     one, other = (
-        build_random_engine(QUICK_SAM, dtype=torch.bfloat16),
-        build_random_engine(QUICK_SAM, dtype=torch.bfloat16),
+        build_random_engine(TINY_SAM, dtype=torch.bfloat16),
+        build_random_engine(TINY_SAM, dtype=torch.bfloat16),
     )
     assert one.model.dtype == torch.bfloat16
     for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):

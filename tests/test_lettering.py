@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.draw import lettering, make_contact_sheet, overlay
-from unipixel.draw.lettering import Lettering, is_writable
+from unipixel import draw
+from unipixel.draw import Lettering, is_writable, make_contact_sheet, overlay
 
 WORDS = {
     "Chinese": "狗",
@@ -33,8 +33,8 @@ WORDS = {
 @pytest.fixture(autouse=True)
 def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is bundled must do, whatever the machine has."""
-    lettering._find_font.cache_clear()
-    monkeypatch.setattr(lettering, "_list_system_fonts", lambda: ())
+    draw._find_font.cache_clear()
+    monkeypatch.setattr(draw, "_list_system_fonts", lambda: ())
 
 
 def written(text: str, size: int = 24) -> np.ndarray:
@@ -81,6 +81,6 @@ def test_lines_are_broken_by_the_width_of_their_own_signs() -> None:
 
 
 def test_a_system_font_helps_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lettering, "_find_system_font", lambda sign: "sans" if sign == "𒀀" else None)
+    monkeypatch.setattr(draw, "_find_system_font", lambda sign: "sans" if sign == "𒀀" else None)
     assert is_writable("𒀀") and not is_writable("𒀁")
-    lettering._find_font.cache_clear()
+    draw._find_font.cache_clear()

@@ -20,12 +20,14 @@ from unipixel.masks import (
     encode_rle,
     find_interior_point,
     iou_rles,
+    jitter_box,
     load_index_png,
     mask_to_box,
     mask_to_polygons,
     parse_rle,
     polygons_to_mask,
     rasterize_polygon,
+    sample_point,
     save_davis_png,
     union_rles,
 )
@@ -324,7 +326,7 @@ def test_boxes_areas_and_unions_agree_with_pycocotools(masks: np.ndarray) -> Non
 def test_real_index_masks_are_read_and_come_back_from_polygons(shared_dir: Path) -> None:
     paths = sorted((shared_dir / "media").rglob("blackswan_masks/*.png"))
     if not paths:
-        pytest.skip("../shared/media holds no blackswan_masks")
+        pytest.skip("the folder of UNIPIXEL_MEDIA_DIR holds no media/**/blackswan_masks")
     mask = load_index_png(paths[0]) > 0
     assert mask.any()
     np.testing.assert_array_equal(polygons_to_mask(mask_to_polygons(mask), mask.shape), mask)
@@ -392,3 +394,21 @@ def test_an_exact_interior_point_is_the_first_of_the_deepest_pixels() -> None:
     mask[10:31, 20:820] = True  # wider than what is searched in blocks
     assert find_interior_point(mask, exact=True) == (30.5, 20.5)
     assert find_interior_point(mask) != (30.5, 20.5)
+
+
+def test_a_random_point_is_the_centre_of_a_pixel_of_the_mask_and_any_pixel_can_be_it() -> None:
+    mask = np.zeros((9, 7), dtype=bool)
+    mask[2, 3:6] = mask[7, 1] = True
+    points = {sample_point(mask, np.random.default_rng(seed)) for seed in range(60)}
+    assert points == {(x + 0.5, y + 0.5) for y, x in zip(*np.nonzero(mask), strict=True)}
+
+
+def test_a_jittered_box_is_off_by_a_share_of_its_side_and_stays_inside() -> None:
+    boxes = np.array([jitter_box((10, 20, 50, 40), (60, 80), np.random.default_rng(seed)) for seed in range(200)])
+    off = np.abs(boxes - [10, 20, 50, 40])
+    assert (off <= [4, 2, 4, 2]).all() and (off.max(0) > [3.5, 1.5, 3.5, 1.5]).all()
+    assert jitter_box((10, 20, 50, 40), (60, 80), np.random.default_rng(7), noise=0.1) == tuple(boxes[7])
+    edge = np.array([jitter_box((0, 0, 80, 60), (60, 80), np.random.default_rng(seed)) for seed in range(50)])
+    assert (edge >= 0).all() and (edge <= [80, 60, 80, 60]).all()
+    few = np.array([jitter_box((10, 20, 50, 40), (60, 80), np.random.default_rng(n), most=0.01) for n in range(50)])
+    assert (np.abs(few - [10, 20, 50, 40]) <= [0.8, 0.6, 0.8, 0.6]).all()

@@ -252,6 +252,6 @@ def test_media_say_what_they_are() -> None:
 def test_folders_of_real_frames_are_read(shared_dir: Path) -> None:
     folder = shared_dir / "media" / "cutie_examples" / "images" / "judo"
     if not folder.is_dir():
-        pytest.skip("../shared/media/cutie_examples is absent")
+        pytest.skip("the folder of UNIPIXEL_MEDIA_DIR holds no media/cutie_examples")
     media = open_media(folder, num_frames=3)
     assert media.frames().shape == (3, *media.size_hw, 3) and media.frame_indices[0] == 0

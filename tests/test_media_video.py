@@ -281,7 +281,7 @@ def test_videos_are_read_from_bytes_and_files_alike(mp4: Path) -> None:
 def test_real_videos_are_read_whole(shared_dir: Path) -> None:
     paths = sorted((shared_dir / "media").rglob("*.mp4"))
     if not paths:
-        pytest.skip("../shared/media holds no video")
+        pytest.skip("the folder of UNIPIXEL_MEDIA_DIR holds no video")
     for path in paths[:2]:
         media = open_media(path)
         assert media.fps and 5 < media.fps < 121 and media.num_frames > 10

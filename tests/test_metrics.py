@@ -13,7 +13,6 @@ from pycocotools import mask as coco_mask
 from unipixel import metrics
 from unipixel.metrics import Overlap, bits
 
-GOLDEN = Path(__file__).resolve().parent.parent.parent / "shared" / "media" / "golden"
 PAIRS = ["blackswan_00024", "bmx-trees_00040", "dog_00030", "paragliding-launch_00050"]
 
 
@@ -217,23 +216,25 @@ def test_f_is_symmetric_and_masks_of_the_whole_frame_have_no_boundary() -> None:
 # --- official values -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_j_and_f_equal_the_official_values(name: str) -> None:
-    if not GOLDEN.is_dir():
-        pytest.skip("the golden masks of ../shared/media/golden are absent")
-    expected = json.loads((GOLDEN / "davis16_osvos_jf.json").read_text(encoding="utf-8"))["pairs"][name]
-    prediction, target = (np.asarray(Image.open(GOLDEN / f"{name}_{kind}.png")) > 0 for kind in ("pred", "gt"))
-    scores = metrics.frame_scores([prediction], [target]).means()
-    assert scores["J"] == pytest.approx(expected["J"], abs=1e-6)
-    assert scores["F"] == pytest.approx(expected["F"], abs=1e-6)
-    assert metrics.iou(prediction, target) == scores["J"]
-    assert metrics.boundary_f(prediction, target) == scores["F"]
+@pytest.fixture
+def golden(shared_dir: Path) -> Path:
+    """The folder of DAVIS masks with the official scores."""
+    return shared_dir / "media" / "golden"
 
 
-def test_dataset_means_of_the_official_table_are_means_over_its_sequences() -> None:
-    if not GOLDEN.is_dir():
-        pytest.skip("the golden values of ../shared/media/golden are absent")
-    table = json.loads((GOLDEN / "davis16_osvos_jf.json").read_text(encoding="utf-8"))
+def test_j_and_f_equal_the_official_values(golden: Path) -> None:
+    for name in PAIRS:
+        expected = json.loads((golden / "davis16_osvos_jf.json").read_text(encoding="utf-8"))["pairs"][name]
+        prediction, target = (np.asarray(Image.open(golden / f"{name}_{kind}.png")) > 0 for kind in ("pred", "gt"))
+        scores = metrics.frame_scores([prediction], [target]).means()
+        assert scores["J"] == pytest.approx(expected["J"], abs=1e-6), name
+        assert scores["F"] == pytest.approx(expected["F"], abs=1e-6), name
+        assert metrics.iou(prediction, target) == scores["J"]
+        assert metrics.boundary_f(prediction, target) == scores["F"]
+
+
+def test_dataset_means_of_the_official_table_are_means_over_its_sequences(golden: Path) -> None:
+    table = json.loads((golden / "davis16_osvos_jf.json").read_text(encoding="utf-8"))
     objects = [
         metrics.FrameScores(np.full(row["frames"], row["J"]), np.full(row["frames"], row["F"]))
         for row in table["per_sequence"].values()

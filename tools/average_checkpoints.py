@@ -14,7 +14,7 @@ import torch
 
 from unipixel.model.weights import load_model, save_model
 from unipixel.processing import Processor
-from unipixel.train.setup import copy_weights
+from unipixel.train.checkpoints import copy_weights
 
 
 def main() -> None:

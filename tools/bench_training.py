@@ -15,18 +15,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from unipixel.train.attention import PlainAttention
-from unipixel.train.data import Collator, StickerDataset
+from unipixel.train.losses import TrainingStep
 from unipixel.train.nano_recipes import NANO_RECIPES
-from unipixel.train.objective import TrainingStep
-from unipixel.train.optimizer import MuonAdamW
 from unipixel.train.recipe import StickerRecipe
 from unipixel.train.run import set_trainable
 from unipixel.train.setup import prepare_training
+from unipixel.train.sticker_data import StickerDataset
+from unipixel.train.trainer import MuonAdamW, PlainAttention
 
 PARTS = {"vision": "encode_vision", "decoder": "decode", "segmenter": "segment"}
 """Column -> method of the model whose forward time it shows."""
@@ -70,7 +70,7 @@ def measure(name: str, count: int) -> str:
     model = begun.model.train()
     set_trainable(model, recipe)
     made, making = batches(
-        recipe, StickerDataset(begun.processor, recipe), Collator(begun.processor, model.config), count
+        recipe, StickerDataset(begun.processor, recipe), partial(begun.processor.collate, config=model.config), count
     )
     step, clock = TrainingStep(model, recipe), Clock()
     learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]

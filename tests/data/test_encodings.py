@@ -15,10 +15,8 @@ from unipixel.data.encodings import (
     build_track,
     draw_lisa_masks,
     read_id_mask,
-    read_object_mask,
     read_vicas_track,
     regions_to_mask,
-    resize_mask,
     rle_to_mask,
     rles_to_track,
     sav_to_track,
@@ -77,12 +75,6 @@ def test_polygons_are_drawn_as_pycocotools_draws_them() -> None:
     np.testing.assert_array_equal(regions_to_mask(polygons, (32, 40), "x"), expected)
 
 
-def test_regions_drawn_at_another_size_are_scaled_to_the_picture() -> None:
-    big = regions_to_mask([[1, 1, 3, 1, 3, 3, 1, 3]], (6, 8), "x", drawn_hw=(3, 4))
-    np.testing.assert_array_equal(big, np.repeat(np.repeat(BAR, 2, axis=0), 2, axis=1))
-    np.testing.assert_array_equal(resize_mask(big, (3, 4)), BAR)
-
-
 @pytest.mark.parametrize("regions", ["polygon", [[1, 2, 3]], [[0, 0, 1, float("nan"), 2, 2]], [{"counts": "x"}], 3.5])
 def test_malformed_regions_are_a_dataset_error(regions: Any) -> None:
     with pytest.raises(DatasetError, match="paco"):
@@ -103,17 +95,12 @@ def test_id_pngs_give_the_pixels_of_the_ids_asked_for(tmp_path: Path) -> None:
     assert not read_id_mask(tmp_path / "grey.png", [], "x").any()
 
 
-def test_object_pngs_count_only_255(tmp_path: Path) -> None:
-    Image.fromarray(np.where(BAR, 255, 254).astype(np.uint8)).save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_object_mask(tmp_path / "mask.png", "x"), BAR)
-
-
 def test_missing_damaged_and_coloured_pngs_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"groundmore/test.*gone\.png does not exist"):
         read_id_mask(tmp_path / "gone.png", [1], "groundmore/test")
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n1234")
     with pytest.raises(DatasetError, match=r"cut\.png.*fetch it again"):
-        read_object_mask(tmp_path / "cut.png", "x")
+        read_id_mask(tmp_path / "cut.png", [1], "x")
     Image.fromarray(np.zeros((2, 2, 3), dtype=np.uint8)).save(tmp_path / "rgb.png")
     with pytest.raises(DatasetError, match=r"rgb\.png.*RGB"):
         read_id_mask(tmp_path / "rgb.png", [1], "x")

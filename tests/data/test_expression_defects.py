@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unipixel.data import expressions
+from unipixel.data.readers import expressions
 from unipixel.errors import DatasetError
 from unipixel.masks import encode_rle
 

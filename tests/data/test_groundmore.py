@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.data import groundmore
+from unipixel.data.readers import groundmore
 from unipixel.errors import DatasetError
 
 SIZE = (12, 16)
@@ -23,39 +23,52 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_test_clips_are_twenty_even_frames_with_masks_while_the_action_lasts(miniatures: Path) -> None:
     records = groundmore.read_records(miniatures, "groundmore", "test")
-    assert [record.id for record in records] == [
-        "horsejumphigh_0005_0014/0",
-        "horsejumphigh_0005_0014/1",
-        "dancetwirl_0002_0018/0",
-    ]
-    folder = miniatures / "groundmore/annotations/horsejumphigh_0005_0014"
-    numbers = [int(place) for place in np.linspace(0, 49, 20)]
+    videos = json.loads((miniatures / "groundmore/test_v2.json").read_bytes())["videos"]
+    told = {f"{video}/{key}": value for video, one in videos.items() for key, value in one["questions"].items()}
+    assert [record.id for record in records] == list(told)
+    video, question = records[0].id.split("/")[0], told[records[0].id]
+    folder = miniatures / "groundmore/annotations" / video
+    count = len(list((folder / "images").iterdir()))
+    numbers = [int(place) for place in np.linspace(0, count - 1, 20)]
     sample = groundmore.read_sample(records[0])
     assert records[0].frame_names == tuple(
-        f"groundmore/annotations/horsejumphigh_0005_0014/images/frame_{number:06d}.jpg" for number in numbers
+        f"groundmore/annotations/{video}/images/frame_{number:06d}.jpg" for number in numbers
     )
-    # The clip begins at 0:05 and the action lasts from 0:05 to 0:13: frames 0 to 6 * 8 - 1 = 47.
-    assert records[0].raw.action == (0, 47) and numbers[-2:] == [46, 49]
+    # six pictures a second from the clip's start, which its name tells
+    start = int(video[-9:-7]) * 60 + int(video[-7:-5])
+    first, end = (
+        6 * (groundmore.parse_seconds(question[key], "x") - start) for key in ("action_start", "action_end")
+    )  # fmt: skip
+    assert records[0].raw.action == (first, end - 1) and first < end - 1 < numbers[-1]
     for t, number in enumerate(numbers):
-        there = pixels(folder / f"masks/frame_{number:06d}.png") == 1
-        np.testing.assert_array_equal(sample.objects[1].mask(t), there & (number <= 47))
+        there = np.isin(
+            pixels(folder / f"masks/frame_{number:06d}.png"), [int(k) for k in question["obj_id"].split(",")]
+        )
+        np.testing.assert_array_equal(sample.objects[1].mask(t), there & (first <= number < end))
         np.testing.assert_array_equal(sample.media.frame(t), pixels(folder / f"images/frame_{number:06d}.jpg"))
 
 
 def test_questions_answers_and_types_are_as_annotated(miniatures: Path) -> None:
-    (query,) = groundmore.read_sample(groundmore.read_records(miniatures, "groundmore", "test")[2], [0]).queries
-    assert (query.kind, query.category, query.targets) == ("question", "Sequential", (1,))
-    assert (query.text, query.answer) == ("Who turns around after raising the arms?", "The dancer")
-    # This one lacks its question mark in the file.
-    assert groundmore.read_records(miniatures, "groundmore", "train")[0].raw.text == "Who jumps over the obstacles?"
+    lacking = 0
+    for split, file in (("test", "test_v2"), ("train", "trainval_v2")):
+        videos = json.loads((miniatures / f"groundmore/{file}.json").read_bytes())["videos"]
+        for record in groundmore.read_records(miniatures, "groundmore", split):
+            video, _, key = record.id.rpartition("/")
+            told = videos[video]["questions"][key]
+            (query,) = groundmore.read_sample(record, [0]).queries
+            assert (query.kind, query.category, query.targets) == ("question", told["q_type"], (1,))
+            assert (query.text, query.answer) == (told["question"].removesuffix("?") + "?", told["answer"])
+            lacking += not told["question"].endswith("?")
+    assert lacking, "no question lacks its mark"
 
 
 def test_chosen_frames_have_their_own_masks(miniatures: Path) -> None:
     record = groundmore.read_records(miniatures, "groundmore", "train")[0]
-    whole, part = groundmore.read_sample(record), groundmore.read_sample(record, [40, 2])
-    assert whole.media.num_frames == 100 and whole.objects[1].visible.all()
-    np.testing.assert_array_equal(part.media.frames(), whole.media.frames([40, 2]))
-    np.testing.assert_array_equal(part.objects[1].masks, whole.objects[1].masks[[40, 2]])
+    whole, last = groundmore.read_sample(record), record.num_frames - 1
+    part = groundmore.read_sample(record, [last, 2])
+    assert whole.media.num_frames == record.num_frames > 3 and whole.objects[1].visible.all()
+    np.testing.assert_array_equal(part.media.frames(), whole.media.frames([last, 2]))
+    np.testing.assert_array_equal(part.objects[1].masks, whole.objects[1].masks[[last, 2]])
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unipixel.data import choices, general, inst_it, osprey
+from unipixel.data.readers import inst_it, llava, multiple_choice, osprey
 from unipixel.errors import DatasetError
 from unipixel.masks import decode_rle, encode_rle
 from unipixel.sample import Query
@@ -233,33 +233,33 @@ def test_instructions_about_pictures_videos_and_neither(
         {"id": "b", "conversations": [{"from": "gpt", "value": "Hi"}, *dialogue("Write.", "Done.", "", "x")]},
         {"id": "c", "conversations": [*dialogue("x"), *dialogue("x")]},
     ]
-    write_json(general.FILE, rows)
-    records = general.read_records(tmp_path, "llava_instruct_665k_videogpt_plus_576k", "train")
+    write_json(llava.FILE, rows)
+    records = llava.read_records(tmp_path, "llava_instruct_665k_videogpt_plus_576k", "train")
     assert [(record.id, record.data_type) for record in records] == [("0", "image"), ("1", "video"), ("2", "text")]
-    image, video = (general.read_sample(record) for record in records[:2])
+    image, video = (llava.read_sample(record) for record in records[:2])
     assert [(query.text, query.answer) for query in image.queries] == [("What is it?", "A dog."), ("Sure?", "Yes.")]
     assert video.queries == (Query(kind="conversation", text="What happens?", answer="Much."),)
-    assert general.read_sample(records[1], [0, 2]).media.frame_indices == (0, 2)
-    alone = general.read_sample(records[2])
+    assert llava.read_sample(records[1], [0, 2]).media.frame_indices == (0, 2)
+    alone = llava.read_sample(records[2])
     assert alone.is_text_only and not image.is_text_only
     assert [(query.text, query.answer) for query in alone.queries] == [("Write.", "Done.")]
 
 
 def test_words_are_those_of_the_first_answer_between_single_blanks(tmp_path: Path, write_json: Json) -> None:
     talk = [dialogue("a b c", "one two", "d", "e f g"), dialogue("a", "one  two\nthree four ")]
-    write_json(general.FILE, [{"id": k, "conversations": one} for k, one in enumerate(talk)])
-    records = general.read_records(tmp_path, "llava_instruct_665k_videogpt_plus_576k", "train")
+    write_json(llava.FILE, [{"id": k, "conversations": one} for k, one in enumerate(talk)])
+    records = llava.read_records(tmp_path, "llava_instruct_665k_videogpt_plus_576k", "train")
     assert [record.words for record in records] == [2, 5]
 
 
 def test_damaged_instructions_are_refused(tmp_path: Path, write_json: Json) -> None:
-    write_json(general.FILE, [{"image": "x", "video": "y", "conversations": dialogue("a", "b")}])
+    write_json(llava.FILE, [{"image": "x", "video": "y", "conversations": dialogue("a", "b")}])
     with pytest.raises(DatasetError, match=r"row 0 .*both an image and a video"):
-        general.read_records(tmp_path, "llava_instruct_665k_videogpt_plus_576k", "train")
-    write_json(general.FILE, [{"image": "x.jpg", "conversations": dialogue("a", "b")}])
-    (record,) = general.read_records(tmp_path, "llava_instruct_665k_videogpt_plus_576k", "train")
+        llava.read_records(tmp_path, "llava_instruct_665k_videogpt_plus_576k", "train")
+    write_json(llava.FILE, [{"image": "x.jpg", "conversations": dialogue("a", "b")}])
+    (record,) = llava.read_records(tmp_path, "llava_instruct_665k_videogpt_plus_576k", "train")
     with pytest.raises(DatasetError, match=r"x\.jpg"):
-        general.read_sample(record)
+        llava.read_sample(record)
 
 
 # MVBench
@@ -268,16 +268,16 @@ def test_damaged_instructions_are_refused(tmp_path: Path, write_json: Json) -> N
 @pytest.fixture
 def mvbench(tmp_path: Path, write_json: Json) -> Path:
     """One question for each of the twenty tasks."""
-    for name, _ in choices.TASKS.values():
+    for name, _ in multiple_choice.TASKS.values():
         asked = {"video": "v", "question": "What  is\n it? ", "candidates": ["a dog", "a cat"], "answer": "a cat"}
         write_json(f"mvbench/json/{name}.json", [asked])
     return tmp_path
 
 
 def test_mvbench_has_twenty_tasks_with_their_folders(mvbench: Path, write_picture: Picture) -> None:
-    records = choices.read_records(mvbench, "mvbench", "test")
+    records = multiple_choice.read_records(mvbench, "mvbench", "test")
     assert len(records) == 20
-    for record, (task, (name, folder)) in zip(records, choices.TASKS.items(), strict=True):
+    for record, (task, (name, folder)) in zip(records, multiple_choice.TASKS.items(), strict=True):
         path, query = record.raw
         assert (record.id, path) == (f"{name}/0", f"mvbench/video/{folder}/v")
         expected = Query(kind="choice", text="What is it?", answer="B", options=("a dog", "a cat"), category=task)
@@ -285,26 +285,26 @@ def test_mvbench_has_twenty_tasks_with_their_folders(mvbench: Path, write_pictur
 
 
 def test_a_folder_of_frames_is_thinned_out_to_32(mvbench: Path, write_picture: Picture) -> None:
-    record = choices.read_records(mvbench, "mvbench", "test")[0]
+    record = multiple_choice.read_records(mvbench, "mvbench", "test")[0]
     for k in range(1, 66):
         write_picture(f"mvbench/video/tvqa/frames_fps3_hq/v/{k:05}.jpg", (4, 4))
-    assert choices.read_sample(record).media.frame_indices == tuple(range(0, 64, 2))  # 65 // 31 = 2
+    assert multiple_choice.read_sample(record).media.frame_indices == tuple(range(0, 64, 2))  # 65 // 31 = 2
     for k in range(31, 66):
         (mvbench / f"mvbench/video/tvqa/frames_fps3_hq/v/{k:05}.jpg").unlink()
-    assert choices.read_sample(record).media.frame_indices == tuple(range(30))
-    assert choices.read_sample(record, [0, 29]).media.num_frames == 2
+    assert multiple_choice.read_sample(record).media.frame_indices == tuple(range(30))
+    assert multiple_choice.read_sample(record, [0, 29]).media.num_frames == 2
 
 
 def test_damaged_mvbench_files_are_refused(mvbench: Path, write_json: Json) -> None:
     with pytest.raises(DatasetError, match=r"mvbench/test episodic_reasoning/0: .* does not exist"):
-        choices.read_sample(choices.read_records(mvbench, "mvbench", "test")[0])
+        multiple_choice.read_sample(multiple_choice.read_records(mvbench, "mvbench", "test")[0])
     row = {"video": "v", "question": "?", "candidates": ["a"], "answer": "b"}
     write_json("mvbench/json/state_change.json", [row])
     with pytest.raises(DatasetError, match=r"row 0 of state_change\.json: the answer 'b' is not one of"):
-        choices.read_records(mvbench, "mvbench", "test")
+        multiple_choice.read_records(mvbench, "mvbench", "test")
     (mvbench / "mvbench/json/state_change.json").unlink()
     with pytest.raises(DatasetError, match=r"state_change\.json does not exist"):
-        choices.read_records(mvbench, "mvbench", "test")
+        multiple_choice.read_records(mvbench, "mvbench", "test")
 
 
 # Video-MME
@@ -324,12 +324,12 @@ def videomme(root: Path, **changes: Any) -> None:
         **changes,
     }
     (root / "videomme").mkdir(exist_ok=True)
-    parquet.write_table(pyarrow.Table.from_pylist([row]), root / choices.VIDEOMME_FILE)
+    parquet.write_table(pyarrow.Table.from_pylist([row]), root / multiple_choice.VIDEOMME_FILE)
 
 
 def test_videomme_questions_are_grouped_by_duration(tmp_path: Path) -> None:
     videomme(tmp_path)
-    (record,) = choices.read_records(tmp_path, "videomme", "test")
+    (record,) = multiple_choice.read_records(tmp_path, "videomme", "test")
     path, query = record.raw
     assert (record.id, path) == ("001-1", "videomme/videos_3fps_480_noaudio/abc.mp4")
     assert query == Query(
@@ -340,15 +340,15 @@ def test_videomme_questions_are_grouped_by_duration(tmp_path: Path) -> None:
 def test_damaged_videomme_files_are_refused(tmp_path: Path) -> None:
     videomme(tmp_path, options=["A. One.", "C. Two."])
     with pytest.raises(DatasetError, match=r"row 0 .*'A\. \.\.\.' to 'D\. \.\.\.'"):
-        choices.read_records(tmp_path, "videomme", "test")
-    (tmp_path / choices.VIDEOMME_FILE).write_bytes(b"PAR1 cut off")
+        multiple_choice.read_records(tmp_path, "videomme", "test")
+    (tmp_path / multiple_choice.VIDEOMME_FILE).write_bytes(b"PAR1 cut off")
     with pytest.raises(DatasetError, match=r"not a readable parquet file"):
-        choices.read_records(tmp_path, "videomme", "test")
+        multiple_choice.read_records(tmp_path, "videomme", "test")
 
 
 def test_videomme_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "videomme").mkdir()
-    (tmp_path / choices.VIDEOMME_FILE).write_bytes(b"PAR1")
+    (tmp_path / multiple_choice.VIDEOMME_FILE).write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DatasetError, match=r"needs the package pyarrow; run `pip install 'unipixel\[parquet\]'`"):
-        choices.read_records(tmp_path, "videomme", "test")
+        multiple_choice.read_records(tmp_path, "videomme", "test")

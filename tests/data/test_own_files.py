@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from unipixel import data
-from unipixel.data.bad_records import BadRecords, classify_reason
-from unipixel.data.checking import check_records
-from unipixel.data.records import Records
+from unipixel.data.catalogue import check_records
+from unipixel.data.records import BadRecords, Records, classify_reason
 from unipixel.errors import DatasetError
 from unipixel.masks import encode_rle, save_davis_png
 

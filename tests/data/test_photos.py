@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.data import photos
 from unipixel.data.cutouts import LEVELS, VARIANTS, find_clean_crops, find_cutouts, list_whole_photos
+from unipixel.data.readers import photos
 from unipixel.errors import DatasetError
 from unipixel.masks import encode_rle
 from unipixel.stickers import SceneSettings, generate_scene, generate_turns, generate_video
-from unipixel.train.photos import PhotoSampler
+from unipixel.train.sticker_data import PhotoSampler
 
 SIZE_HW = (200, 260)
 BEHIND, OBJECT = (10, 200, 30), (220, 20, 160)
@@ -143,7 +143,7 @@ def test_whole_large_objects_of_training_photos_are_cut_out(collection: Path) ->
     made = find_cutouts(collection)
     assert {name: len(where) for name, where in made.by_name.items()} == {"car": 3 * VARIANTS, "owl": 3 * VARIANTS}
     held_out = {record.id for record in photos.read_records(collection, "photos", "val")}
-    assert held_out and not held_out & {one.record.id for one in made.sprites}  # type: ignore[attr-defined]
+    assert held_out and not held_out & {one.record.id for one in made.sprites}
     assert made.weights is not None and abs(made.weights.sum() - 1) < 1e-9
 
 
@@ -231,10 +231,10 @@ def test_only_what_a_photo_is_known_not_to_show_is_asked_for_in_vain(tmp_path: P
         f"lvis_val100_subset/{stem(False, 300)}": ["shower head"],
         f"duts_objects/{stem(False, 400)}": [],
     }
-    training = PhotoSampler(tmp_path)
+    training = PhotoSampler("photos", str(tmp_path))
     asked = set()
     for seed in range(60):
-        sample = training.draw(np.random.default_rng(seed), 2, {"absent": 1.0, "box": 1.0})
+        sample = training.draw(np.random.default_rng(seed), 1, 2, {"absent": 1.0, "box": 1.0})
         for turn in sample.turns:
             if turn.task == "absent":
                 assert turn.targets == () and turn.answer.startswith("There is no ")

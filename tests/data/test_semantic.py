@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.data import semantic
-from unipixel.data.class_names import ADE20K, COCO_STUFF, MAPILLARY
+from unipixel.data.readers import semantic
+from unipixel.data.readers.semantic import ADE20K, COCO_STUFF, MAPILLARY
 from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Sample
@@ -30,10 +30,10 @@ def test_class_lists_have_their_official_lengths_and_places() -> None:
     assert all(name and name == name.strip() for name in ADE20K + COCO_STUFF + MAPILLARY)
 
 
-@pytest.mark.parametrize(("split", "count"), [("train", 26), ("val", 27)])
-def test_every_class_of_a_coco_stuff_photo_is_one_object(miniatures: Path, split: str, count: int) -> None:
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_every_class_of_a_coco_stuff_photo_is_one_object(miniatures: Path, split: str) -> None:
     records = semantic.read_records(miniatures, "cocostuff", split)
-    assert len(records) == count
+    assert len(records) == len(list((miniatures / f"lisa/cocostuff/{split}2017").glob("*.png"))) > 0
     for record in records[:8]:
         sample = semantic.read_sample(record)
         values = np.asarray(Image.open(miniatures / record.raw.labels))

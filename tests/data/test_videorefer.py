@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unipixel.data import videorefer, videorefer_bench
+from unipixel.data.readers import videorefer, videorefer_bench
 from unipixel.errors import DatasetError
 from unipixel.masks import decode_rle, encode_rle
 from unipixel.sample import Query
@@ -44,7 +44,7 @@ def video(write_picture: Picture) -> None:
 def test_every_question_of_bench_q_has_its_text_options_object_and_frames(miniatures: Path) -> None:
     raw = json.loads((miniatures / BENCH / "VideoRefer-Bench-Q.json").read_text())
     records = videorefer_bench.read_records(miniatures, "videorefer_bench_q", "test")
-    assert [record.id for record in records] == [str(k) for k in range(8)]
+    assert [record.id for record in records] == [str(row["id"]) for row in raw]
     assert {record.raw[-1]["category"] for record in records} == {
         "Basic Questions",
         "Relationship Questions",
@@ -57,28 +57,36 @@ def test_every_question_of_bench_q_has_its_text_options_object_and_frames(miniat
         (query,) = sample.queries
         assert query.text == annotated["Question"].replace("<object0><region>", "[0]")
         assert annotated["Answer"] == f"({query.answer}) {query.options['ABCD'.index(query.answer)]}"
-        assert (query.kind, query.about, query.frame) == ("choice", (0,), 0)
-        assert list(sample.media.frame_indices) == [int(name) for name in annotated["annotation"][0]]
+        names = [int(name) for name in annotated["annotation"][0]]
+        assert (query.kind, query.about) == ("choice", (0,))
+        assert query.frame == names.index(int(annotated["frame_idx"]))
+        assert list(sample.media.frame_indices) == names
         for name, mask in zip(annotated["annotation"][0].values(), sample.objects[0].masks, strict=True):
             assert np.array_equal(mask, decode_rle(name["segmentation"]))
 
 
 def test_every_description_of_bench_d_is_of_object_0_in_a_video_file(miniatures: Path) -> None:
+    raw = {row["id"]: row for row in json.loads((miniatures / BENCH / "VideoRefer-Bench-D.json").read_text())}
     for record in videorefer_bench.read_records(miniatures, "videorefer_bench_d", "test"):
         sample = videorefer_bench.read_sample(record)
         (query,) = sample.queries
         assert (query.kind, query.about, query.text, query.category) == ("caption", (0,), "", "detailed")
         assert len(query.answer) > 50
-        assert sample.media.num_frames == 32 and sample.objects[0].visible.all()
+        annotated = raw[int(record.id)]["annotation"][0]
+        shown = [one["segmentation"] is not None for one in annotated.values()]
+        assert list(sample.media.frame_indices) == [int(name) for name in annotated] and any(shown)
+        assert sample.objects[0].visible.tolist() == shown
 
 
 def test_the_frame_that_is_pointed_at_takes_the_place_of_the_nearest_chosen_one(miniatures: Path) -> None:
     record = videorefer_bench.read_records(miniatures, "videorefer_bench_q", "test")[0]
     whole = videorefer_bench.read_sample(record)
-    some = videorefer_bench.read_sample(record, [4, 9, 20])
+    pointed = whole.queries[0].frame
+    assert pointed == 0  # so the first of the chosen frames gives way
+    some = videorefer_bench.read_sample(record, [4, 9, 12])
     assert some.queries[0].frame == 0
-    assert some.media.frame_indices == tuple(whole.media.frame_indices[t] for t in (0, 9, 20))
-    assert some.objects[0].rles == tuple(whole.objects[0].rles[t] for t in (0, 9, 20))
+    assert some.media.frame_indices == tuple(whole.media.frame_indices[t] for t in (0, 9, 12))
+    assert some.objects[0].rles == tuple(whole.objects[0].rles[t] for t in (0, 9, 12))
 
 
 def bench_row(**changes: Any) -> dict[str, Any]:

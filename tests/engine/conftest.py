@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from unipixel.engine.engine import Engine
 from unipixel.media import Media
-from unipixel.model.config import PixelConfig, SamConfig, UniPixelConfig
+from unipixel.model.config import PixelConfig, UniPixelConfig
+from unipixel.model.presets import TINY_SAM, build_config
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import ImageSettings, Processor, build_tokenizer
 
@@ -25,57 +26,17 @@ SIDE = 64
 
 def tiny_config(tokenizer: object, vocab_size: int) -> UniPixelConfig:
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.get_added_vocab()}  # type: ignore[attr-defined]
-    language = Qwen2_5_VLTextConfig(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    vision = Qwen2_5_VLVisionConfig(
-        depth=2,
-        hidden_size=16,
-        intermediate_size=32,
-        num_heads=2,
-        out_hidden_size=32,
-        window_size=112,
-        fullatt_block_indexes=[1],
-    )
-    language._attn_implementation = vision._attn_implementation = "sdpa"
-    return UniPixelConfig(
-        language=language,
-        vision=vision,
-        sam=SamConfig(
-            image_size=SIDE,
-            hidden_size=32,
-            memory_size=8,
-            embed_dim=8,
-            num_heads=1,
-            stages=(1, 1, 2, 1),
-            global_blocks=(3,),
-            window_sizes=(4, 4, 4, 2),
-            background_size=(4, 4),
-            memory_attention_layers=2,
-            memory_attention_ffn=32,
-            fuser_layers=1,
-            decoder_ffn=32,
-            decoder_heads=2,
-            iou_head_hidden=16,
-            dropout=0.0,
-        ),
+    language = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2}
+    return build_config(
+        vocab_size,
+        ids,
+        replace(TINY_SAM, image_size=SIDE, fuser_layers=1, iou_head_hidden=16, dropout=0.0),
+        language=language | {"num_key_value_heads": 1, "max_position_embeddings": 2048},
+        vision=vision | {"window_size": 112, "fullatt_block_indexes": [1]},
         pixel=PixelConfig(),
-        tie_word_embeddings=False,
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        ref_token_id=ids["<|ref|>"],
-        seg_token_id=ids["<|seg|>"],
-        mem_token_id=ids["<|mem|>"],
-        eos_token_ids=(ids["<|im_end|>"],),
+        tied=False,
+        mrope_section=(2, 3, 3),
     )
 
 

@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 import unipixel
-from unipixel.bench.inputs import QUICK_SAM, build_random_engine
+from unipixel.bench.inputs import build_random_engine
 from unipixel.cli import app
 from unipixel.engine.doctor import examine
 from unipixel.errors import CheckpointError
+from unipixel.model.presets import TINY_SAM
 from unipixel.model.weights import load_model, save_model
 
 Find = Callable[[str], Path]
@@ -31,7 +32,7 @@ WIDTH = {"BF16": 2, "F32": 4}
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of our own in several shards."""
     folder = tmp_path_factory.mktemp("sound") / "model"
-    engine = build_random_engine(QUICK_SAM)
+    engine = build_random_engine(TINY_SAM)
     save_model(engine.model, folder, max_shard_size="6MB")
     engine.processor.save(folder)
     return folder

@@ -16,7 +16,7 @@ from PIL import Image
 from worlds import media, read, record, square
 
 from unipixel.data import DATASETS
-from unipixel.data.choices import TASKS
+from unipixel.data.readers.multiple_choice import TASKS
 from unipixel.eval.benchmarks import BENCHMARKS, get_protocol, select_splits
 from unipixel.eval.predictors import BlankPredictor, PerfectPredictor
 from unipixel.eval.protocols import Predictor

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from worlds import choices, expressions, read
 
-from unipixel.bench.inputs import QUICK_SAM, build_random_engine
+from unipixel.bench.inputs import build_random_engine
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.errors import PromptError
@@ -20,13 +20,14 @@ from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.predictors import RELEASED, EnginePredictor, PerfectPredictor
 from unipixel.eval.protocols import BenchmarkProtocol, ClipView, Prediction, Question
 from unipixel.masks import MaskTrack
+from unipixel.model.presets import TINY_SAM
 from unipixel.processing import Processor
 from unipixel.sample import Turn
 
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return build_random_engine(QUICK_SAM)
+    return build_random_engine(TINY_SAM)
 
 
 @pytest.fixture

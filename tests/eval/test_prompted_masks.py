@@ -15,7 +15,7 @@ from worlds import expressions, read
 
 from unipixel.data import open_index
 from unipixel.data import read as read_record
-from unipixel.data.photos import SETS
+from unipixel.data.readers.photos import SETS
 from unipixel.eval.benchmarks import BENCHMARKS
 from unipixel.eval.predictors import BlankPredictor, PerfectPredictor
 from unipixel.eval.protocols import BenchmarkProtocol, Prediction, Predictor, Question

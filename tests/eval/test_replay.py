@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import qwen_tokenizer
+from recorded import REAL_MEDIA, list_recorded
 from replay import Recorder, ask, by_rule, differing, fingerprint, matching, media_of, middle, pieces, root_of
 
 from unipixel.data import read
+from unipixel.data.catalogue import find_dataset
 from unipixel.data.encodings import build_track, read_id_mask
-from unipixel.data.reading import find_dataset
 from unipixel.eval import pixelqa
 from unipixel.eval.benchmarks import BENCHMARKS
 from unipixel.eval.captions import DIMENSIONS, average_grades
@@ -38,9 +39,10 @@ from unipixel.processing import ImageSettings, Processor, build_tokenizer, forma
 from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.sample import Query
 
-BENCHMARKED = (
-    "revos", "mevis", "ref_youtube_vos", "ref_davis17", "ref_sav", "groundmore", "refcoco", "refcoco+", "refcocog",
-    "reason_seg", "videorefer_bench_q", "videorefer_bench_d", "pixelqa", "mvbench", "videomme",
+BENCHMARKED = list_recorded(
+    ("videorefer_bench_q", "videorefer_bench_d", "pixelqa", "mvbench", "videomme"),
+    ("revos", "mevis", "ref_youtube_vos", "ref_davis17", "ref_sav", "groundmore", "refcoco", "refcoco+", "refcocog",
+     "reason_seg"),
 )  # fmt: skip
 STYLES = ("mvbench_style_options", "mvbench_style_direct", "mvbench_style_short")
 """Parts of other ways to ask that the original's tool has and its evaluation never uses; they are not offered here."""
@@ -79,24 +81,26 @@ def load(protocols_dir: Path) -> Callable[[str], dict[str, Any]]:
 
 
 @pytest.fixture
-def find_data(protocols_dir: Path, request: pytest.FixtureRequest) -> Callable[[Mapping[str, Any]], Path]:
+def find_data(protocols_dir: Path, real_miniatures: Path | None) -> Callable[[Mapping[str, Any]], Path]:
     """The ``data`` folder of a part of a JSON; it need not exist."""
 
     def find(part: Mapping[str, Any]) -> Path:
-        return root_of(protocols_dir, part, lambda: request.getfixturevalue("miniatures"))
+        return root_of(protocols_dir, part, lambda: real_miniatures or protocols_dir / "absent" / "data")
 
     return find
 
 
 @pytest.fixture
-def miniature(miniatures: Path) -> Callable[[str, str], list[tuple[BenchmarkProtocol, Unit]]]:
+def miniature(real_miniatures: Path | None) -> Callable[[str, str], list[tuple[BenchmarkProtocol, Unit]]]:
     """The units of a benchmark of the miniatures; the test is skipped, by name, where its files are absent."""
 
     def open_it(benchmark: str, split: str) -> list[tuple[BenchmarkProtocol, Unit]]:
-        missing = absent(benchmark, split, miniatures)
+        if real_miniatures is None:
+            pytest.skip(REAL_MEDIA)
+        missing = absent(benchmark, split, real_miniatures)
         if missing:
             pytest.skip(f"{missing[0]} is absent from the miniatures")
-        run = open_run(benchmark, split, miniatures, model="recorder", protocol="original")
+        run = open_run(benchmark, split, real_miniatures, model="recorder", protocol="original")
         return [(run.protocol, unit) for unit in run.list_units()]
 
     return open_it
@@ -255,7 +259,7 @@ class Draws:
 # scores
 
 
-SCORED = ("revos", "mevis", "ref_davis17", "ref_sav", "groundmore")
+SCORED = list_recorded((), ("revos", "mevis", "ref_davis17", "ref_sav", "groundmore"))
 PARTS = {"revos": "valid", "mevis": "valid_u", "ref_davis17": "valid", "ref_sav": "valid", "groundmore": "test"}
 
 

@@ -24,13 +24,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import unipixel
-from unipixel.bench.inputs import QUICK_SAM, build_random_engine
+from unipixel.bench.inputs import build_random_engine
 from unipixel.engine.engine import Engine
 from unipixel.model.config import RELEASED_PIXEL
-from unipixel.model.fresh_modules import FRESH_PREFIXES
+from unipixel.model.presets import TINY_SAM
 from unipixel.model.tensor_names import to_official_name
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import load_model, save_model
+from unipixel.model.weights import FRESH_PREFIXES, load_model, save_model
 from unipixel.processing.images import patchify, resize_frame
 from unipixel.train.checkpoints import add_lora, save_adapter
 from unipixel.train.recipe import Lora, Start
@@ -139,7 +139,7 @@ def check_whole(old_python: Path, engine: Engine, folder: Path, work: Path) -> d
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_of_our_own_is_read(old_python: Path, tmp_path: Path, tied: bool, dtype: torch.dtype) -> None:
-    engine = build_random_engine(QUICK_SAM)
+    engine = build_random_engine(TINY_SAM)
     config = replace(engine.model.config, pixel=RELEASED_PIXEL, tie_word_embeddings=tied)
     torch.manual_seed(0)
     model = UniPixel(config).eval()

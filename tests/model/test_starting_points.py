@@ -13,11 +13,10 @@ from tiny_models import disk_tensors, tiny_config, tiny_model, write_qwen, write
 
 from unipixel.errors import CheckpointError
 from unipixel.model.config import PixelConfig, UniPixelConfig, read_json
-from unipixel.model.fresh_modules import FRESH_PREFIXES, init_fresh_modules
 from unipixel.model.starting_points import build_starting_config, load_starting_point
 from unipixel.model.tensor_files import StoredTensor
 from unipixel.model.tensor_names import to_official_name
-from unipixel.model.weights import build_empty_model, list_expected_shapes
+from unipixel.model.weights import FRESH_PREFIXES, build_empty_model, init_fresh_modules, list_expected_shapes
 
 MATRICES = ("ref_encoder.pe_layer.positional_encoding_gaussian_matrix", "tem_pe.positional_encoding_gaussian_matrix")
 

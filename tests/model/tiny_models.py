@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unipixel.model.config import SamConfig, UniPixelConfig
+from unipixel.model.config import UniPixelConfig
+from unipixel.model.presets import TINY_SAM
 from unipixel.model.tensor_names import build_disk_layout
 from unipixel.model.unipixel import UniPixel
 
@@ -41,27 +42,11 @@ QWEN: dict[str, Any] = {
     "video_token_id": 51,
     "eos_token_id": 52,
 }
-SAM = SamConfig(
-    image_size=64,
-    hidden_size=32,
-    memory_size=8,
-    embed_dim=8,
-    num_heads=1,
-    stages=(1, 1, 2, 1),
-    global_blocks=(3,),
-    window_sizes=(4, 4, 4, 2),
-    background_size=(4, 4),
-    memory_attention_layers=2,
-    memory_attention_ffn=32,
-    decoder_ffn=32,
-    decoder_heads=2,
-    iou_head_hidden=32,
-)
 
 
 def tiny_config(*, tied: bool = True, **changes: Any) -> UniPixelConfig:
     tree = {**QWEN, "ref_token_id": 53, "seg_token_id": 54, "mem_token_id": 55, "tie_word_embeddings": tied, **changes}
-    return UniPixelConfig.from_dict({**tree, "sam2_image_size": SAM.image_size, "pixel": {}}, SAM.to_hydra())
+    return UniPixelConfig.from_dict({**tree, "sam2_image_size": TINY_SAM.image_size, "pixel": {}}, TINY_SAM.to_hydra())
 
 
 def tiny_model(*, tied: bool = True, seed: int = 0) -> UniPixel:

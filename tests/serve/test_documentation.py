@@ -212,6 +212,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, nano_engine: Engine) -> Pat
         "categories": [{"id": 1, "name": "skirt"}],
     }
     (folder / "garments-coco" / "instances.json").write_text(json.dumps(coco))
+    splits = {"train": ["0001.jpg", "0002.jpg", "0003.jpg"], "val": ["0004.jpg"]}
+    (folder / "garments-coco" / "splits.json").write_text(json.dumps(splits))
     save_model(nano_engine.model, folder / "UniPixel-base")
     nano_engine.processor.save(folder / "UniPixel-base")
     # a part of a model, as a stage leaves it: what was trained, without the rest

@@ -26,12 +26,11 @@ from unipixel.model.weights import load_model
 from unipixel.processing import Processor
 from unipixel.sample import Point
 from unipixel.stickers import generate_turns, generate_video
-from unipixel.train.data import StickerDataset
-from unipixel.train.recall import apply_recall
 from unipixel.train.recipe import MixtureRecipe, Recipe, Start
 from unipixel.train.recipes import RECIPES
 from unipixel.train.run import check_recipe, train
 from unipixel.train.setup import prepare_training
+from unipixel.train.sticker_data import StickerDataset, apply_recall
 
 FEW = ("steps=2", "batch_size=2", "turns=2", "video_turns=2", "log_steps=1", "muon=0", "bf16=false")
 

@@ -15,8 +15,7 @@ from unipixel import stickers
 from unipixel.processing.chat import NAMED_SEG
 from unipixel.processing.processor import Processor
 from unipixel.sample import Query, Sample
-from unipixel.train.clicks import add_prompt_turns
-from unipixel.train.mixture import add_turns
+from unipixel.train.mixture import add_prompt_turns, add_turns
 from unipixel.train.recipe import MixtureRecipe, Source
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unipixel.train.attention import PlainAttention
+from unipixel.train.trainer import PlainAttention
 
 
 def tensors(groups: int = 4) -> list[torch.Tensor]:

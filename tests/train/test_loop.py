@@ -15,12 +15,13 @@ from torch.utils.data import Dataset
 
 from unipixel.errors import DatasetError
 from unipixel.model.weights import load_model
-from unipixel.train.data import Collator, StickerDataset
+from unipixel.train.checkpoints import list_checkpoints
 from unipixel.train.recipe import Lora, Start, StickerRecipe, ValidationSettings
 from unipixel.train.recipes import RECIPES
 from unipixel.train.run import check_recipe, run, train
 from unipixel.train.setup import prepare_training
-from unipixel.train.trainer import WRITING, list_checkpoints
+from unipixel.train.sticker_data import StickerDataset
+from unipixel.train.trainer import WRITING
 
 QUIET: dict[str, Any] = {"workers": 0, "report": ("none",)}
 
@@ -118,8 +119,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
 def test_a_merged_model_says_what_the_unmerged_one_says(trained: tuple[Path, Any]) -> None:
     folder, begun = trained
     dataset = StickerDataset(begun.processor, debug())
-    batch = Collator(begun.processor, begun.model.config)([dataset[0], dataset[1]])
-    batch.pop("seg_tasks")
+    batch = begun.processor.collate([dataset[0], dataset[1]], begun.model.config)
     with torch.no_grad():
         unmerged, merged = begun.model.eval()(**batch), load_model(folder / "final")(**batch)
     torch.testing.assert_close(merged.logits, unmerged.logits, rtol=1e-4, atol=1e-4)

@@ -18,18 +18,13 @@ from unipixel.draw import write_mp4
 from unipixel.errors import DatasetError
 from unipixel.processing.processor import Processor
 from unipixel.train.mixture import MixtureDataset, assign_pointing, collect_entries
-from unipixel.train.plan import EpochPlan
 from unipixel.train.recipe import MixtureRecipe, RecordLimits, Source, SourceForm
-from unipixel.train.stage_recipes import joint
+from unipixel.train.recipes import joint
 
 
 @pytest.fixture(scope="module")
 def processor(tiny: Path) -> Processor:
     return Processor.from_folder(tiny)
-
-
-def eight(plan: EpochPlan) -> int:
-    return 8
 
 
 @pytest.fixture
@@ -50,13 +45,15 @@ def own(tmp_path: Path) -> Path:
 
 
 def recipe_of(own: Path, **changes: object) -> MixtureRecipe:
-    recipe = MixtureRecipe(name="test", sources=(Source(dataset=f"folder:{own}"),), batch_size=2, turns=6, objects=3)
-    return replace(recipe, **changes)  # type: ignore[arg-type]
+    recipe = MixtureRecipe(
+        name="test", steps=4, sources=(Source(dataset=f"folder:{own}"),), batch_size=2, turns=6, objects=3
+    )
+    return replace(recipe, **changes)
 
 
 def test_a_sample_depends_on_its_number_alone(processor: Processor, own: Path) -> None:
-    one = MixtureDataset(processor, recipe_of(own), None, eight)
-    other = MixtureDataset(processor, recipe_of(own), None, eight)
+    one = MixtureDataset(processor, recipe_of(own), None)
+    other = MixtureDataset(processor, recipe_of(own), None)
     other[4]
     first, second = one[5], other[5]
     assert torch.equal(first["input_ids"], second["input_ids"])
@@ -64,20 +61,18 @@ def test_a_sample_depends_on_its_number_alone(processor: Processor, own: Path) -
 
 
 def test_some_of_many_objects_are_segmented_each_in_its_own_place(processor: Processor, own: Path) -> None:
-    every = MixtureDataset(processor, recipe_of(own, objects=0), None, eight)[0]
-    some = MixtureDataset(processor, recipe_of(own), None, eight)[0]
+    every = MixtureDataset(processor, recipe_of(own, objects=0), None)[0]
+    some = MixtureDataset(processor, recipe_of(own), None)[0]
     assert torch.equal(every["input_ids"], some["input_ids"])
-    chosen = some["chosen_objects"]  # type: ignore[typeddict-item]
+    chosen = some["chosen_objects"]
     assert every["target_masks"] is not None and some["target_masks"] is not None
     assert every["target_masks"].shape[1] == 6 and len(chosen) == 3
     assert torch.equal(every["target_masks"][:, chosen], some["target_masks"])
-    assert len(some["seg_tasks"]) == 3  # type: ignore[typeddict-item]
+    assert len(some["seg_tasks"]) == 3
 
 
 def test_clicks_teach_every_object_under_ids_from_one_on(processor: Processor, own: Path) -> None:
-    made = MixtureDataset(
-        processor, recipe_of(own, sources=(Source(dataset=f"folder:{own}", form="prompts"),)), None, eight
-    )
+    made = MixtureDataset(processor, recipe_of(own, sources=(Source(dataset=f"folder:{own}", form="prompts"),)), None)
     sample = made[0]
     text = processor.tokenizer.decode(sample["input_ids"])
     assert text.count("<|ref|>") == text.count("<|seg|>") == 6 and "[6]<|seg|>" in text
@@ -86,11 +81,11 @@ def test_clicks_teach_every_object_under_ids_from_one_on(processor: Processor, o
 
 def test_records_over_a_limit_are_replaced_and_none_left_is_an_error(processor: Processor, own: Path) -> None:
     with pytest.raises(DatasetError, match=r"tokens, at most 3"):
-        MixtureDataset(processor, recipe_of(own, limits=RecordLimits(tokens=3)), None, eight)[0]
+        MixtureDataset(processor, recipe_of(own, limits=RecordLimits(tokens=3)), None)[0]
     labels = json.loads((own / "labels.json").read_text())
     labels["b"] = {"1": " ".join(["long"] * 200)}
     (own / "labels.json").write_text(json.dumps(labels))
-    made = MixtureDataset(processor, recipe_of(own, limits=RecordLimits(tokens=400)), None, eight)
+    made = MixtureDataset(processor, recipe_of(own, limits=RecordLimits(tokens=400)), None)
     texts = [processor.tokenizer.decode(made[k]["input_ids"]) for k in range(4)]
     assert all("long" not in text and "square" in text for text in texts)
 
@@ -154,7 +149,7 @@ def test_words_alone_pictures_and_timed_videos_are_learnt_side_by_side(
         MixtureRecipe(name="test", batch_size=1),
         sources=tuple(source for source in joint().sources if source.dataset.startswith("llava")),
     )
-    made = MixtureDataset(processor, recipe, root, len)
+    made = MixtureDataset(processor, recipe, root)
     pads = {name: processor.chat.ids[f"<|{name}_pad|>"] for name in ("image", "video")}
     picture, words, video = (made.build_inputs(number, np.random.default_rng(0)) for number in range(3))
     assert not isinstance(picture, str) and not isinstance(words, str) and not isinstance(video, str)
@@ -177,8 +172,8 @@ def test_one_bad_record_is_left_out_and_named(
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     else:
         Image.new("L", (9, 9)).save(path)
-    made = MixtureDataset(processor, recipe_of(own), None, eight, bad_file=tmp_path / "bad.jsonl")
-    again = MixtureDataset(processor, recipe_of(own), None, eight, bad_file=tmp_path / "bad.jsonl")
+    made = MixtureDataset(processor, recipe_of(own), None, bad_file=tmp_path / "bad.jsonl")
+    again = MixtureDataset(processor, recipe_of(own), None, bad_file=tmp_path / "bad.jsonl")
     assert [len(made[k]["input_ids"]) for k in range(8)]
     assert list(again.bad.collect_reasons()) == ["folder/train b"]  # as another process finds it
     assert (
@@ -190,7 +185,7 @@ def test_one_bad_record_is_left_out_and_named(
 def test_more_bad_records_than_are_allowed_end_a_run(processor: Processor, own: Path) -> None:
     for name in ("a", "b"):
         (own / "images" / f"{name}.png").write_bytes(b"no picture")
-    made = MixtureDataset(processor, recipe_of(own), None, eight)
+    made = MixtureDataset(processor, recipe_of(own), None)
     with pytest.raises(DatasetError, match=r"2 of 2 records cannot be read, .*folder/train a: .*--max-bad"):
         for k in range(8):
             made[k]
@@ -202,7 +197,7 @@ def test_pictures_without_objects_teach_words(processor: Processor, own: Path, f
         Image.fromarray(np.zeros((40, 60), dtype=np.uint8)).save(own / "masks" / f"{name}.png")
     (own / "labels.json").unlink()
     sources = (Source(dataset=f"folder:{own}", form=form),)
-    made = MixtureDataset(processor, recipe_of(own, sources=sources), None, eight)
+    made = MixtureDataset(processor, recipe_of(own, sources=sources), None)
     sample = made[0]
     assert "object" in processor.tokenizer.decode(sample["input_ids"])
     assert sample["target_masks"] is not None and not sample["target_masks"].any() and not made.bad.collect_reasons()
@@ -210,13 +205,13 @@ def test_pictures_without_objects_teach_words(processor: Processor, own: Path, f
 
 def test_a_mixture_without_data_says_how_to_name_some(processor: Processor, own: Path) -> None:
     with pytest.raises(DatasetError, match="--data"):
-        MixtureDataset(processor, recipe_of(own, sources=()), None, eight)
+        MixtureDataset(processor, recipe_of(own, sources=()), None)
 
 
 def test_frames_are_drawn_and_clips_keep_their_objects_in_sight(processor: Processor, stage_data: Path) -> None:
     recipe = MixtureRecipe(
         name="test", sources=(Source(dataset="videorefer_detailed_caption"),), batch_size=1, num_frames=3
     )
-    made = MixtureDataset(processor, recipe, stage_data, eight)
+    made = MixtureDataset(processor, recipe, stage_data)
     seen = {processor.tokenizer.decode(made[k]["input_ids"]).count("<|mem|>") for k in range(3)}
     assert seen == {2}  # three frames are two temporal steps

@@ -14,19 +14,19 @@ from PIL import Image
 
 from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
+from unipixel.model.presets import build_nano_config, initialise
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
 from unipixel.processing import Processor, build_tokenizer
 from unipixel.sample import Query, Sample, Turn
 from unipixel.stickers import THINGS, generate_scene
-from unipixel.train.data import Collator, StickerDataset, label_cells
-from unipixel.train.loss_weights import LossWeights
-from unipixel.train.losses import frame_loss, word_loss
-from unipixel.train.nano import initialise, nano_config
+from unipixel.train.checkpoints import copy_rows_by_token, copy_weights
+from unipixel.train.losses import TrainingStep, draw_correction_clicks, frame_loss, word_loss
 from unipixel.train.nano_recipes import NANO_RECIPES
-from unipixel.train.objective import TrainingStep, draw_correction_clicks
+from unipixel.train.recipe import LossWeights
 from unipixel.train.run import train
-from unipixel.train.setup import TrainingSetup, copy_rows_by_token, copy_weights, prepare_training
+from unipixel.train.setup import TrainingSetup, prepare_training
+from unipixel.train.sticker_data import StickerDataset, label_cells
 
 QUIET: dict[str, Any] = {"workers": 0, "report": ("none",)}
 
@@ -37,7 +37,7 @@ def processor() -> Processor:
 
 
 def fresh(processor: Processor, seed: int = 0) -> UniPixel:
-    model = UniPixel(nano_config(len(processor.tokenizer), processor.chat.ids))
+    model = UniPixel(build_nano_config(len(processor.tokenizer), processor.chat.ids))
     initialise(model, torch.Generator().manual_seed(seed))
     return model
 
@@ -90,7 +90,7 @@ def test_clips_train_the_memory(processor: Processor, tmp_path: Path) -> None:
 def test_clips_are_followed_from_given_masks_where_the_recipe_says_so(processor: Processor) -> None:
     recipe = replace(NANO_RECIPES["nano_track"](), batch_size=2, video_share=1.0, photo_share=0.0, given_masks=1.0)
     model, dataset = fresh(processor), StickerDataset(processor, recipe)
-    batch = Collator(processor, model.config)([dataset[k] for k in range(2)])
+    batch = processor.collate([dataset[k] for k in range(2)], model.config)
     queries = [torch.zeros(t.shape[1], 2, model.config.sam.hidden_size) for t in batch["target_masks"]]
     given = [t[0] for t in batch["target_masks"]]
     with torch.inference_mode():
@@ -105,7 +105,7 @@ def test_clips_are_followed_from_given_masks_where_the_recipe_says_so(processor:
 def test_talking_leaves_the_segmenter_out(processor: Processor) -> None:
     recipe = replace(NANO_RECIPES["nano_talk"](), batch_size=2, video_share=0.0, photo_share=0.0)
     model, dataset = fresh(processor), StickerDataset(processor, recipe)
-    batch = Collator(processor, model.config)([dataset[k] for k in range(2)])
+    batch = processor.collate([dataset[k] for k in range(2)], model.config)
     assert all(frames is None for frames in batch["sam_frames"]) and batch["target_masks"][0] is not None
     terms = TrainingStep(model, recipe)(**batch)
     assert terms["segment"] == 0 and terms["pointing"] > 0
@@ -122,7 +122,7 @@ def test_a_sample_depends_on_its_number_alone(processor: Processor) -> None:
 def test_a_fresh_segmenter_hears_the_prompt_as_loudly_as_the_picture(processor: Processor) -> None:
     recipe = NANO_RECIPES["nano_prompt"]()
     model, dataset = fresh(processor).eval(), StickerDataset(processor, recipe)
-    batch = Collator(processor, model.config)([dataset[0]])
+    batch = processor.collate([dataset[0]], model.config)
     sam = model.segmenter
     with torch.inference_mode():
         features = sam.encode(batch["sam_frames"][0])
@@ -165,7 +165,7 @@ def test_a_correcting_click_lies_where_the_mask_is_wrong() -> None:
 def test_the_selection_term_counts_only_pixels_of_asked_objects(processor: Processor) -> None:
     recipe = NANO_RECIPES["nano_prompt"]()
     model, dataset = fresh(processor), StickerDataset(processor, recipe)
-    batch = Collator(processor, model.config)([dataset[0]])
+    batch = processor.collate([dataset[0]], model.config)
     decoded = model.segment(list(torch.randn(1, batch["target_masks"][0].shape[1], 2, 128)), batch["sam_frames"])[0]
     assert decoded is not None
     goal = batch["target_masks"][0][0]
@@ -212,7 +212,7 @@ def test_cells_of_photos_are_named_after_the_smallest_region_on_them(processor: 
         ),
         turns=(Turn(question="What is [1]?", answer="the hat", regions=(1,)),),
     )
-    labels = StickerDataset(processor, recipe)._build_photo(sample, False)["cell_words"].view(8, 8)  # type: ignore[typeddict-item]
+    labels = StickerDataset(processor, recipe)._build_photo(sample, False)["cell_words"].view(8, 8)
     hats, persons = (processor.chat.encode(f" {name}")[-1] for name in ("hat", "person"))
     assert (labels[:, :2] == -100).all()
     assert (labels[2:4, 2:4] == hats).all()
@@ -242,12 +242,12 @@ def test_scenes_of_cut_outs_are_drawn_as_often_as_the_recipe_says(processor: Pro
     recipe = replace(NANO_RECIPES["nano_names"](), photo_share=0.0, cutout_share=0.5)
     with pytest.raises(ValueError, match="--set photos=DIR"):
         StickerDataset(processor, recipe)
-    data = StickerDataset(processor, recipe, tmp_path)
+    data = StickerDataset(processor, replace(recipe, photos=str(tmp_path)))
     known, unknown = processor.chat.encode(" deer")[0], data._find_word("zyxogram")
     assert unknown == -100
     drawn: list[bool] = []
     for index in range(24):
-        labels = data[index]["cell_words"]  # type: ignore[typeddict-item]
+        labels = data[index]["cell_words"]
         drawn.append(bool((labels == known).any() or not (labels > 0).any()))
     assert 6 <= sum(drawn) <= 18
     assert not any(
@@ -278,5 +278,5 @@ def test_real_clips_train_the_segmenter_and_language(processor: Processor, tmp_p
         assert made["target_masks"][0].any()
     world = replace(NANO_RECIPES["nano_talk"]().world, num_frames=(2, 2))
     talk = replace(NANO_RECIPES["nano_talk"](), photo_share=0.0, video_share=1.0, clip_share=1.0, world=world)
-    labels = StickerDataset(processor, replace(talk, clips=str(tmp_path), dense_words=1.0))[0]["cell_words"]  # type: ignore[typeddict-item]
+    labels = StickerDataset(processor, replace(talk, clips=str(tmp_path), dense_words=1.0))[0]["cell_words"]
     assert set(labels.tolist()) <= {-100, processor.chat.encode(" duck")[0]}

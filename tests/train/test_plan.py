@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from unipixel.train.plan import EpochPlan
+from unipixel.train.mixture import EpochPlan
 
 TYPES = ["seg_image"] * 7 + ["seg_video"] * 5 + ["region_image"] * 2
 LENGTHS = [1] * 7 + [2, 8, 8, 3, 5] + [1, 1]

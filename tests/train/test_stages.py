@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from unipixel.model.weights import load_model
-from unipixel.train.choices import set_start
-from unipixel.train.recipe import MixtureRecipe, ValidationSettings
+from unipixel.train.recipe import MixtureRecipe, ValidationSettings, set_start
 from unipixel.train.recipes import RECIPES
 from unipixel.train.run import run
 

@@ -10,9 +10,8 @@ from unipixel.ablation.conditions import PIXELQA_CHOICES, PIXELQA_MASKS, REFERRI
 from unipixel.engine.engine import load
 from unipixel.eval.predictors import EnginePredictor
 from unipixel.eval.runner import BenchmarkRun, open_run, predict
-from unipixel.train.overrides import override
-from unipixel.train.recipe import MixtureRecipe, Source, Start
-from unipixel.train.stage_recipes import joint, refer, segment
+from unipixel.train.recipe import MixtureRecipe, Source, Start, override
+from unipixel.train.recipes import joint, refer, segment
 
 ABOUT_OBJECTS = ("videorefer", "inst_it", "osprey")
 """Beginnings of the names of datasets that ask about given objects."""

@@ -22,8 +22,7 @@ from unipixel.ablation.conditions import ABLATIONS, Ablation, Condition
 from unipixel.errors import DatasetError
 from unipixel.model.weights import load_model
 from unipixel.processing import Processor
-from unipixel.train.choices import keep_present_sources
-from unipixel.train.recipe import Start
+from unipixel.train.recipe import Start, keep_present_sources
 from unipixel.train.run import build_dataset, run, train
 from unipixel.train.setup import prepare_training
 

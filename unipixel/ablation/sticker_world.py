@@ -19,19 +19,19 @@ import torch
 from unipixel.ablation.conditions import Condition
 from unipixel.masks import MaskTrack
 from unipixel.model.config import UniPixelConfig
+from unipixel.model.presets import initialise
 from unipixel.model.unipixel import TrainingOutput, UniPixel
 from unipixel.model.weights import resolve_checkpoint
 from unipixel.processing import Processor
 from unipixel.sample import Sample, Turn
 from unipixel.stickers import EVAL_SEED, Scene, generate_scene, generate_turns, generate_video
 from unipixel.stickers.choice_tasks import LETTERS
-from unipixel.train.nano import initialise
+from unipixel.train.checkpoints import copy_weights
 from unipixel.train.nano_recipes import FIRST_WORLD, nano_bind
-from unipixel.train.overrides import override
-from unipixel.train.recall import apply_recall, build_segment_turn, draw_prompt
-from unipixel.train.recipe import StickerRecipe
-from unipixel.train.setup import TrainingSetup, apply_variants, copy_weights
-from unipixel.train.stage_recipes import PROMPT_PROJECTIONS
+from unipixel.train.recipe import StickerRecipe, override
+from unipixel.train.recipes import PROMPT_PROJECTIONS
+from unipixel.train.setup import TrainingSetup, apply_variants
+from unipixel.train.sticker_data import apply_recall, build_segment_turn, draw_prompt
 from unipixel.train.validation import compute_ious, extract_masks
 
 WORLD = replace(FIRST_WORLD, num_frames=(4, 4), scale=(0.2, 0.45))

@@ -9,31 +9,14 @@ import torch
 
 from unipixel.engine.engine import Engine
 from unipixel.model.config import SamConfig
+from unipixel.model.presets import IMAGE_SIZE, build_nano_config, initialise
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import ImageSettings, Processor
 from unipixel.processing.chat import SYSTEM
 from unipixel.processing.tokenizer import build_tokenizer
-from unipixel.train.nano import IMAGE_SIZE, initialise, nano_config
 
 REAL_SAM = SamConfig()
 """Hiera-B+ at 768 px, the segmenter of the released checkpoints."""
-QUICK_SAM = SamConfig(
-    image_size=64,
-    hidden_size=32,
-    memory_size=8,
-    embed_dim=8,
-    num_heads=1,
-    stages=(1, 1, 2, 1),
-    global_blocks=(3,),
-    window_sizes=(4, 4, 4, 2),
-    background_size=(4, 4),
-    memory_attention_layers=2,
-    memory_attention_ffn=32,
-    decoder_ffn=32,
-    decoder_heads=2,
-    iou_head_hidden=32,
-)
-"""A segmenter that runs in milliseconds, to see that the measuring works."""
 QUESTION = "What is this?"
 
 
@@ -53,7 +36,7 @@ def build_random_engine(
     tokenizer = build_tokenizer(
         [SYSTEM, "system user assistant", QUESTION, "Please segment and tell about the region."]
     )
-    nano = nano_config(len(tokenizer), Processor(tokenizer).chat.ids)
+    nano = build_nano_config(len(tokenizer), Processor(tokenizer).chat.ids)
     config = nano if sam is None else replace(nano, sam=sam)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -26,7 +26,7 @@ class Ratio:
 
     name: str
     required: float | None
-    """Least speed-up that is asked for; None where it is only told."""
+    """Least speed-up that is required; None where the ratio is only reported."""
     ours: TimeSpent
     other: TimeSpent
     agreement: float | None = None
@@ -44,7 +44,7 @@ class Ratio:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether both ratios reach what is asked for: a busy machine can flatter the one on the wall."""
+        """Whether both ratios reach the required one: on a busy machine wall time alone can mislead."""
         if self.required is None:
             return None
         return min(self.speedup, self.cpu_speedup) >= self.required

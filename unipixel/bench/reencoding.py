@@ -1,4 +1,4 @@
-"""The way we do not go: every object alone, with all frames encoded again for it.
+"""The baseline: every object by itself, with all frames encoded again for it.
 
 This is the loop of the original implementation, written with the same layers: for each `<|seg|>` all frames are
 encoded, the object is prompted on the first one and tracked alone, and every frame is remembered, the last one too. It

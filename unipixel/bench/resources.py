@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from unipixel.bench.inputs import QUICK_SAM, build_random_engine, draw_moving_discs
+from unipixel.bench.inputs import build_random_engine, draw_moving_discs
 from unipixel.draw import write_mp4
+from unipixel.model.presets import TINY_SAM
 from unipixel.sample import Box
 
 SIZE_HW = (120, 160)
@@ -105,7 +106,7 @@ def write_video(path: Path, num_frames: int) -> Path:
 
 def track_video(video: Path, *, quick: bool) -> MemoryUse:
     """Track two boxed objects through all frames of a video in this process."""
-    engine = build_random_engine(QUICK_SAM if quick else None)
+    engine = build_random_engine(TINY_SAM if quick else None)
     before = peak_memory_mb()
     started = time.perf_counter()
     height, width = SIZE_HW

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from unipixel.bench.inputs import QUICK_SAM, REAL_SAM, build_random_engine
+from unipixel.bench.inputs import REAL_SAM, build_random_engine
 from unipixel.bench.ratios import Ratio, compare_objects, compare_questions
 from unipixel.bench.resources import MemoryUse, measure_memory, peak_memory_mb, write_video
 from unipixel.engine.answer import STAGES, Answer
 from unipixel.engine.engine import Engine, choose_device, choose_dtype
+from unipixel.model.presets import TINY_SAM
 
 PARTS = ("memory", "image", "clip", "session")
 """What can be measured on its own."""
@@ -132,7 +133,7 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     if set(parts) == {"memory"}:
         return report
     progress("building the model with random weights")
-    engine = build_random_engine(QUICK_SAM if settings.quick else REAL_SAM, dtype=dtype, device=device)
+    engine = build_random_engine(TINY_SAM if settings.quick else REAL_SAM, dtype=dtype, device=device)
     _measure_speed(engine, parts, settings.quick, report, progress)
     report.peak_memory_mb = peak_memory_mb()
     return report

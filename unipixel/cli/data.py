@@ -38,12 +38,11 @@ def configure_data() -> None:
 def list_datasets() -> None:
     """Name every dataset that can be read, with its splits, paper, licence and what it trains."""
     from unipixel.data import DATASETS
-    from unipixel.data.catalogue import TRAINS
 
     table = Table("name", "splits", "trains", "paper", "licence")
     table.columns[0].no_wrap = True  # a name is there to be copied
     for name, dataset in DATASETS.items():
-        table.add_row(name, ", ".join(dataset.splits), TRAINS.get(name, ""), dataset.paper, dataset.licence)
+        table.add_row(name, ", ".join(dataset.splits), dataset.teaches, dataset.paper, dataset.licence)
     stdout().print(table)
 
 
@@ -63,8 +62,7 @@ def check(
     if processes is not None and processes < 1:
         raise ValueError(f"--processes is {processes}; it must be at least 1")
     from unipixel.data import find_dataset, parse_name
-    from unipixel.data.bad_records import describe_left_out
-    from unipixel.data.catalogue import WITHOUT_ROOT
+    from unipixel.data.records import describe_left_out
 
     name, only = parse_name(name)
     dataset = find_dataset(name)
@@ -81,7 +79,7 @@ def check(
         left_out += [one for one in getattr(index, "left_out", ()) if one not in left_out]
         # of people's own data, "all" is what the other splits are parts of
         # the built-in world is drawn anew each time
-        if not quick and name not in WITHOUT_ROOT and (split == "all" or "all" not in splits):
+        if not quick and dataset.location != "none" and (split == "all" or "all" not in splits):
             bad |= _read_all(f"{name}/{split}", index, processes)
     stdout().print(table)
     for note in describe_left_out(left_out):
@@ -99,7 +97,7 @@ def check(
 
 def _read_all(title: str, index: Sequence[Record], processes: int | None) -> dict[str, str]:
     """Reasons by record of those that cannot be read."""
-    from unipixel.data.checking import check_records
+    from unipixel.data.catalogue import check_records
 
     bar = build_progress(title, remaining=True, transient=True)
     with bar:
@@ -109,7 +107,7 @@ def _read_all(title: str, index: Sequence[Record], processes: int | None) -> dic
 
 def _show_bad(bad: dict[str, str]) -> None:
     """Bad records by the kind of their fault, and the first of each."""
-    from unipixel.data.bad_records import MAX_NAMED, classify_reason
+    from unipixel.data.records import MAX_NAMED, classify_reason
 
     kinds: dict[str, list[str]] = {}
     for source, reason in bad.items():

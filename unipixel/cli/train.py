@@ -109,8 +109,7 @@ def train(
     if out is None:
         raise ValueError("no folder was given for the run; add -o RUN")
     check_folder(out, "-o")
-    from unipixel.train.choices import keep_present_sources, set_data, set_start
-    from unipixel.train.overrides import override
+    from unipixel.train.recipe import keep_present_sources, override, set_data, set_start
     from unipixel.train.run import run
 
     settings = [*(settings or []), *([] if max_bad is None else [f"max_bad={max_bad}"])]

@@ -5,12 +5,11 @@
     records = data.open_index("refcoco", "path/to/root", "val")        # reads annotation files only
     sample = data.read(records[0])                                     # media, masks, queries
 
-`DATASETS` is the catalogue. Each family of datasets has a module with two functions, ``index`` and ``sample``; its
-docstring says what is read, from where, under which licence, and which defects of the dataset are handled how.
+`DATASETS` is the catalogue. Each family of datasets is one module of `unipixel.data.readers`: its docstring says what
+is read and which defects are handled how, ``read_records`` and ``read_sample`` read it, and ``DATASETS`` are its rows.
 """
 
-from unipixel.data.catalogue import DATASETS
-from unipixel.data.reading import find_dataset, open_index, parse_name, read
+from unipixel.data.catalogue import DATASETS, find_dataset, open_index, parse_name, read
 from unipixel.data.records import Dataset, Record
 
-__all__ = ["DATASETS", "Dataset", "Record", "find_dataset", "open_index", "read", "parse_name"]
+__all__ = ["DATASETS", "Dataset", "Record", "find_dataset", "open_index", "parse_name", "read"]

@@ -1,53 +1,187 @@
-"""Every dataset that can be read: what it is, whose it is, where it comes from and which files it needs."""
+"""Every dataset that can be read, by name: its records, and the samples behind them."""
 
 from __future__ import annotations
 
-from unipixel.data.catalogue_pictures import PICTURES
-from unipixel.data.catalogue_videos import VIDEOS
-from unipixel.data.catalogue_words import WORDS
-from unipixel.data.records import Dataset
+import difflib
+import multiprocessing
+import os
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib import import_module
+from pathlib import Path
 
-DATASETS: dict[str, Dataset] = {**VIDEOS, **PICTURES, **WORDS}
+from unipixel.data import readers
+from unipixel.data.files import find_data_folder
+from unipixel.data.records import Dataset, Record
+from unipixel.errors import DatasetError, UnipixelError
+from unipixel.sample import Sample
+
+CHUNK = 32
+"""Records that a process reads at a time; neighbours often show one picture, which is then decoded once."""
+MAX_PROCESSES = 8
+
+
+def collect_datasets() -> dict[str, Dataset]:
+    """The rows of all modules in `unipixel.data.readers`, by name, in the order of the alphabet.
+
+    Raises:
+        ValueError: two readers have a dataset of one name.
+    """
+    rows: dict[str, Dataset] = {}
+    for module in pkgutil.iter_modules(readers.__path__, f"{readers.__name__}."):
+        own: dict[str, Dataset] = import_module(module.name).DATASETS
+        twice = sorted(rows.keys() & own)
+        if twice:
+            raise ValueError(f"{module.name} declares the dataset {twice[0]!r}, which another reader has already")
+        rows |= own
+    return dict(sorted(rows.items()))
+
+
+DATASETS = collect_datasets()
 """By name."""
 
-WITHOUT_ROOT = ("stickers",)
-"""Datasets that need no files."""
 
-TRAINS = {
-    "revos": "expressions and implicit questions -> masks in video",
-    "mevis": "expressions of motion -> masks in video",
-    "lvvis": "class names -> masks in video",
-    "ref_youtube_vos": "expressions -> mask in video",
-    "ref_davis17": "expressions -> mask in video",
-    "ref_sav": "long descriptions -> mask in video",
-    "groundmore": "questions -> words and masks in video",
-    "vicas": "sentences -> masks in video",
-    "reason_seg": "implicit questions -> mask, with reasons",
-    "ade20k": "class names -> masks",
-    "cocostuff": "class names -> masks",
-    "mapillary": "class names -> masks",
-    "paco_lvis": "names of objects and parts -> masks",
-    "pascal_part": "names of parts -> masks",
-    "refcoco": "expressions -> mask",
-    "refcoco+": "expressions without places -> mask",
-    "refcocog": "long expressions -> mask",
-    "refclef": "expressions -> mask",
-    "stickers": "everything, in small",
-    "folder": "your names and expressions -> masks",
-    "coco": "your names and expressions -> masks",
-    "videorefer_short_caption": "an object in video -> short caption",
-    "videorefer_detailed_caption": "an object in video -> long caption",
-    "videorefer_qa": "questions about objects in video; memory",
-    "videorefer_bench_q": "nothing, evaluation: choices about objects",
-    "videorefer_bench_d": "nothing, evaluation: descriptions of objects",
-    "inst_it_image_short_caption_raw": "an object in an image -> short caption",
-    "inst_it_image_long_caption_raw": "an object in an image -> long caption",
-    "inst_it_video_qa_raw": "questions about objects in video; memory",
-    "osprey_conversation": "conversations about regions",
-    "osprey_detail_description": "a region -> long description",
-    "osprey_pos_neg": "is a region this thing?",
-    "llava_instruct_665k_videogpt_plus_576k": "general instructions",
-    "mvbench": "nothing, evaluation: choices about video",
-    "videomme": "nothing, evaluation: choices about video",
-}
-"""What each dataset teaches, in a few words."""
+def find_dataset(name: str) -> Dataset:
+    """A dataset of the catalogue, by its name or, for own data, ``folder:PATH`` or ``coco:PATH``.
+
+    Raises:
+        DatasetError: there is none of this name, or the path is missing.
+    """
+    key, _, path = name.partition(":")
+    if key not in DATASETS or (path and DATASETS[key].location != "path"):
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; `unipixel data list` names them all"
+        raise DatasetError(f"there is no dataset {name!r}{hint}")
+    if DATASETS[key].location == "path" and not path:
+        raise DatasetError(f"the dataset {key!r} needs to know where your data are; write {key}:PATH")
+    return DATASETS[key]
+
+
+def parse_name(text: str) -> tuple[str, str | None]:
+    """Dataset and split of ``NAME[/SPLIT]``; without a split, None.
+
+    A path of own data is taken as it is if it exists, even if it ends like a split.
+
+    Raises:
+        DatasetError: there is no such dataset or split.
+    """
+    name, _, split = text.rpartition("/")
+    key, _, path = text.partition(":")
+    is_own = path and key in DATASETS and DATASETS[key].location == "path"
+    if not name or (is_own and (Path(path).expanduser().exists() or split not in DATASETS[key].splits)):
+        find_dataset(text)
+        return text, None
+    _check_split(name, find_dataset(name), split)
+    return name, split
+
+
+def open_index(name: str, root: str | Path | None, split: str, *, protocol: str = "correct") -> list[Record]:
+    """Every record of a split of a dataset.
+
+    Args:
+        name: as in `DATASETS`, or ``folder:PATH`` or ``coco:PATH``.
+        root: the folder with the datasets, or the one above its ``data``; not looked at for own data and stickers.
+        split: one of the dataset's splits.
+        protocol: ``"original"`` for the records as the released training code makes them, see `Dataset.original`.
+
+    Raises:
+        DatasetError: there is no such dataset or split, or its files are missing or damaged.
+    """
+    dataset = find_dataset(name)
+    _check_split(name, dataset, split)
+    key, _, path = name.partition(":")
+    index = dataset.original if protocol == "original" and dataset.original is not None else dataset.index
+    return index(_find_root(name, dataset, path, root), key, split)
+
+
+def read(record: Record, frames: Sequence[int] | None = None) -> Sample:
+    """The sample of a record.
+
+    Args:
+        frames: frames t of the record's clip that are wanted; by default all.
+
+    Raises:
+        DatasetError: a file is missing or damaged.
+        ValueError: a frame is not in the clip.
+    """
+    return DATASETS[record.dataset].sample(record, frames)
+
+
+def _find_root(name: str, dataset: Dataset, path: str, root: str | Path | None) -> Path:
+    """What the reader takes as its root."""
+    if path:
+        place = Path(path).expanduser()
+        if not place.exists():
+            raise DatasetError(f"{name}: there is nothing at {path!r}; give the folder or file that holds your data")
+        return place
+    if dataset.location == "none":
+        return Path()
+    if root is None:
+        raise DatasetError(f"{name}: no data root was given; give the folder that holds the datasets")
+    return find_data_folder(root)
+
+
+def _check_split(name: str, dataset: Dataset, split: str) -> None:
+    if split not in dataset.splits:
+        raise DatasetError(f"{name} has no split {split!r}; there are {', '.join(dataset.splits)}")
+
+
+def check_records(
+    records: Sequence[Record], *, processes: int | None = None, progress: Callable[[int], None] | None = None
+) -> dict[str, str]:
+    """Read all records.
+
+    Args:
+        processes: by default one per CPU, and only this one for few records.
+        progress: called with the number of records that were read since the last call.
+
+    Returns:
+        The reason by record (`Record.source`) of each that cannot be read, in the order of the records.
+    """
+    chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
+    if processes is None:
+        processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    found: dict[str, str] = {}
+    for size, faults in _check_chunks(chunks, min(processes, len(chunks) // 4)):
+        found |= faults
+        if progress is not None:
+            progress(size)
+    return {record.source: found[record.source] for record in records if record.source in found}
+
+
+def _check_chunks(chunks: Sequence[Sequence[Record]], processes: int) -> Iterator[tuple[int, dict[str, str]]]:
+    if processes < 2:
+        yield from ((len(chunk), find_faults(chunk)) for chunk in chunks)
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(find_faults, chunk): len(chunk) for chunk in chunks}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def find_faults(records: Sequence[Record]) -> dict[str, str]:
+    """What is wrong with some records, by `Record.source`; those that are right are not in it."""
+    faults: dict[str, str] = {}
+    decoded: dict[object, str] = {}
+    for record in records:
+        try:
+            sample = read(record)
+            shown = (record.root, record.frame_names or sample.media.source)
+            if shown not in decoded:
+                decoded[shown] = ""
+                try:
+                    for _ in sample.media:
+                        pass
+                except UnipixelError as error:
+                    decoded[shown] = str(error)
+                finally:
+                    sample.media.close()
+            if decoded[shown]:
+                faults[record.source] = decoded[shown]
+        except UnipixelError as error:
+            faults[record.source] = str(error)
+    return faults

@@ -4,7 +4,7 @@ masks and names, as many as are wanted.
     settings = SceneSettings(sprites=cutouts(PHOTOS), photos=clean_crops(PHOTOS), photo_share=0.9, repaint=0.0)
     picture = stickers.scene(0, 0, settings)
 
-Source: Simple Copy-Paste (Ghiasi et al., arXiv 2012.07177). PHOTOS is a folder as `unipixel.data.photos` reads it; its
+Source: Simple Copy-Paste (Ghiasi et al., arXiv 2012.07177). PHOTOS is a folder as `data.readers.photos` reads it; its
 split ``train`` alone is used.
 """
 
@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from unipixel.data import photos
 from unipixel.data.encodings import rle_to_mask
+from unipixel.data.readers import photos
 from unipixel.data.records import Record
 from unipixel.errors import DatasetError
 from unipixel.stickers import THINGS, Thing

@@ -5,7 +5,6 @@
 | COCO run lengths: text, bytes or a list of counts, or nothing | ReVOS, MeViS, ... | `rle_to_mask`, `rles_to_track` |
 | COCO polygons, or lists of polygons and run lengths | RefCOCO, PACO, Osprey, ... | `regions_to_mask` |
 | PNG whose pixels are object or class ids | GroundMoRe, ADE20K, COCO-Stuff, Mapillary | `read_id_mask` |
-| PNG per object, 255 on the object | folders of prepared masks | `read_object_mask` |
 | labelled outlines with regions to ignore | ReasonSeg | `draw_lisa_masks` |
 | SA-V masklets: frame by frame, every 4th frame of the video | Ref-SAV | `sav_to_track` |
 | ViCaS lists: frame by frame, the regions of several tracks | ViCaS | `read_vicas_track` |
@@ -13,8 +12,7 @@
 Argument ``where`` names dataset and record (or file) in messages. Masks must have the size of their frames: a mask of
 another size is refused and not stretched over a picture that it was not drawn on.
 
-Differs: the released reader stretches every mask to its frame. Where coordinates are known to refer to another size,
-as in the COCO style annotations that state ``height`` and ``width``, `regions_to_mask` takes that size as ``drawn_hw``.
+Differs: the released reader stretches every mask to its frame.
 """
 
 from __future__ import annotations
@@ -64,8 +62,6 @@ def regions_to_mask(
     regions: Sequence[Any] | Mapping[str, Any] | None,
     size_hw: tuple[int, int],
     where: str,
-    *,
-    drawn_hw: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """The union of COCO regions, bool (H, W).
 
@@ -74,25 +70,23 @@ def regions_to_mask(
             and None; or None.
         size_hw: size of the picture.
         where: what messages call it.
-        drawn_hw: size that the regions were drawn at, where it is another: the mask is then scaled to ``size_hw``.
 
     Raises:
         DatasetError: a region is malformed, or an RLE of another size.
     """
-    height, width = drawn_hw or size_hw
     polygons: list[Any] = []
-    mask = np.zeros((height, width), dtype=bool)
+    mask = np.zeros(size_hw, dtype=bool)
     for region in _flatten_regions(regions, where):
         if isinstance(region, Mapping):
-            mask |= rle_to_mask(region, (height, width), where)
+            mask |= rle_to_mask(region, size_hw, where)
         else:
             polygons.append(region)
     if polygons:
         try:
-            mask |= polygons_to_mask(polygons, (height, width))
+            mask |= polygons_to_mask(polygons, size_hw)
         except ValueError as error:
             raise DatasetError(f"{where}: {error}") from error
-    return mask if (height, width) == size_hw else resize_mask(mask, size_hw)
+    return mask
 
 
 def read_id_mask(path: Path, ids: Collection[int], where: str) -> np.ndarray:
@@ -101,18 +95,21 @@ def read_id_mask(path: Path, ids: Collection[int], where: str) -> np.ndarray:
     Raises:
         DatasetError: the file is missing, damaged, or a picture in colours.
     """
-    return np.isin(_read_png(path, where), list(ids))
+    return np.isin(read_index_png(path, where), list(ids))
 
 
-def read_object_mask(path: Path, where: str) -> np.ndarray:
-    """The pixels of a one-object PNG that are 255, bool (H, W).
+def read_index_png(path: Path, where: str) -> np.ndarray:
+    """A PNG of object or class numbers, uint8 or uint16 (H, W).
 
     Raises:
         DatasetError: the file is missing, damaged, or a picture in colours.
     """
-    values = _read_png(path, where)
-    mask: np.ndarray = values == 255
-    return mask
+    if not path.is_file():
+        raise DatasetError(f"{where}: the mask file {path} does not exist; fetch the dataset's masks again")
+    try:
+        return load_index_png(path)
+    except MediaError as error:
+        raise DatasetError(f"{where}: {error}; fetch it again") from error
 
 
 def draw_lisa_masks(shapes: Sequence[Any], size_hw: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -241,15 +238,6 @@ def read_vicas_track(
     return rles_to_track(rles, size_hw, where)
 
 
-def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """The mask at another size: every pixel takes the value of the nearest one, bool (H, W)."""
-    height, width = size_hw
-    # The centre of pixel i of n lies at (i + 0.5) / n; integers keep it exact.
-    rows = (2 * np.arange(height) + 1) * mask.shape[0] // (2 * height)
-    columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
-    return mask[rows[:, None], columns]
-
-
 def _check_rle(value: Any, size_hw: tuple[int, int] | None, where: str) -> Rle:
     try:
         rle = parse_rle(value)
@@ -278,15 +266,6 @@ def _flatten_regions(regions: Any, where: str) -> Iterable[Any]:
     if regions and all(isinstance(number, (int, float)) for number in regions):
         return [regions]
     return chain.from_iterable(_flatten_regions(region, where) for region in regions)
-
-
-def _read_png(path: Path, where: str) -> np.ndarray:
-    if not path.is_file():
-        raise DatasetError(f"{where}: the mask file {path} does not exist; fetch the dataset's masks again")
-    try:
-        return load_index_png(path)
-    except MediaError as error:
-        raise DatasetError(f"{where}: {error}; fetch it again") from error
 
 
 def _fill_outline(points: list[Any], size_hw: tuple[int, int], where: str) -> np.ndarray:

@@ -1,12 +1,16 @@
-"""What an index is made of, and what is known of a dataset before any of its files is read."""
+"""What an index is made of, what is known of a dataset before its files are read, and records that cannot be read."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from unipixel.errors import DatasetError
 from unipixel.sample import Sample
 
 DataType = Literal["seg_image", "seg_video", "region_image", "region_video", "image", "video", "text"]
@@ -79,10 +83,114 @@ class Dataset:
     licence: str
     home: str
     """Where its files come from: a project name or address a user can look up."""
+    teaches: str
+    """What is learnt from it, in a few words."""
     splits: tuple[str, ...]
+    location: Literal["root", "path", "none"] = "root"
+    """Where its files lie: under the data root, at the path in ``NAME:PATH``, or nowhere, since it is made up."""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Split -> files and folders that must exist, relative to the ``data`` folder."""
     index: ReadRecords
     sample: ReadSample
     original: ReadRecords | None = None
     """The index as the released training code has it, mistakes included, where that is another one."""
+
+
+MAX_BAD = 0.05
+"""Share of the records that may be bad, by default; a single one never ends a run."""
+MAX_NAMED = 10
+"""How many are named."""
+
+_KINDS = (
+    ("another size", r"is for \d+ x \d+ pixels|the mask is \d+ x \d+|must all have the size|must have one size"),
+    ("a mask that is neither ids nor black and white", r"grey values|object ids need|shades of grey|a mask needs"),
+    ("a malformed mask", r"polygon|\bRLE\b|run length|corner|mask image"),
+    ("labels that do not fit", r"labels\.json|label"),
+    ("a file that is missing", r"does not exist|no such file|is in none of|missing"),
+    (
+        "a damaged picture or video",
+        r"damaged|cut off|not a picture|cannot be decoded|neither an image|is empty|cannot be",
+    ),
+    ("nothing to ask or to point at", r"no query|no object is seen|is seen on none"),
+)
+
+
+def classify_reason(reason: str) -> str:
+    """What sort of fault a sentence about a bad record tells of."""
+    return next((kind for kind, pattern in _KINDS if re.search(pattern, reason)), "something else")
+
+
+class BadRecords:
+    """Bad records of one run, which several processes find.
+
+    Args:
+        total: records there are.
+        most: share of them that may be bad; a single one always may.
+        path: file in which all processes write them down; None: there is only this one.
+    """
+
+    def __init__(self, total: int, most: float = MAX_BAD, path: Path | None = None) -> None:
+        if not 0 <= most <= 1:
+            raise ValueError(f"the share of bad records is {most}; it must be from 0 (none but one) to 1 (any)")
+        self.total, self._most, self._path = total, most, path
+        self._known: dict[str, str] = {}
+
+    def __contains__(self, source: str) -> bool:
+        return source in self._known
+
+    def add(self, source: str, reason: str) -> bool:
+        """Count a record, once; whether it is a new one.
+
+        Raises:
+            DatasetError: there are too many now.
+        """
+        if source in self._known:
+            return False
+        before = self.collect_reasons()
+        self._known[source] = reason
+        if source not in before and self._path is not None:
+            with open(self._path, "a", encoding="utf-8") as file:  # short lines are appended whole
+                file.write(json.dumps({"record": source, "reason": reason}) + "\n")
+        bad = {**before, source: reason}
+        if len(bad) > max(1.0, self._most * self.total):
+            raise DatasetError(
+                f"{len(bad)} of {self.total} records cannot be read, more than the share of {self._most:g} that is "
+                f"allowed: {format_reasons(bad)}; `unipixel data check` tells all, --max-bad allows more"
+            )
+        return source not in before
+
+    def collect_reasons(self) -> dict[str, str]:
+        """Reasons by record, of all processes."""
+        if self._path is None or not self._path.is_file():
+            return dict(self._known)
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        return {row["record"]: row["reason"] for row in rows} | self._known
+
+    def describe(self) -> str:
+        """A sentence about them; empty if there is none."""
+        bad = self.collect_reasons()
+        return (
+            f"left out: {len(bad)} of {self.total} records, which cannot be read: {format_reasons(bad)}" if bad else ""
+        )
+
+
+def format_reasons(bad: dict[str, str]) -> str:
+    """The first of some bad records with their reasons."""
+    some = [reason if source in reason else f"{source}: {reason}" for source, reason in list(bad.items())[:MAX_NAMED]]
+    return "; ".join(some) + (f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else "")
+
+
+def describe_left_out(left_out: Iterable[tuple[str, str]]) -> list[str]:
+    """Sentences about annotations that became no record, one per reason; see `Records.left_out`."""
+    reasons: dict[str, list[str]] = {}
+    for reason, place in left_out:
+        reasons.setdefault(reason, []).append(place)
+    counts = Counter({reason: len(places) for reason, places in reasons.items()})
+    told = []
+    for reason, count in counts.most_common():
+        places = reasons[reason]
+        some = ", ".join([places[0], *(place.rpartition(", ")[2] for place in places[1:MAX_NAMED])])
+        more = f", and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
+        told.append(f"left out: {count} annotation{'s' if count > 1 else ''} {reason}: {some}{more}")
+    return told

@@ -40,7 +40,6 @@ class Timings(dict[str, float]):
 
     @property
     def total(self) -> float:
-        """Seconds of all stages together."""
         return sum(self.values())
 
     def seconds_per_item(self, stage: str) -> float:
@@ -138,7 +137,6 @@ class Clip:
 
     @classmethod
     def from_media(cls, media: Media) -> Clip:
-        """The clip of opened media."""
         return cls(media, media.source, tuple(media.frame_indices), media.fps)
 
 

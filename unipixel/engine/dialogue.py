@@ -121,12 +121,12 @@ class Dialogue:
         return self._transcript
 
     def restore(self, transcript: Transcript) -> None:
-        """Take up a conversation that was saved; its cache is made again when the next question is asked."""
+        """Go on with a saved conversation; its cache is built again when the next question is asked."""
         self._main, self._last = None, None
         self._transcript = transcript
 
     def release(self) -> None:
-        """Free the features and caches; they are made again when the next question is asked."""
+        """Free features and caches; they are built again when the next question is asked."""
         self._record_reply()
         self._vision = self._opening = self._main = self._last = None
 

@@ -19,7 +19,6 @@ from unipixel.engine.engine import computes_in_bf16, find_suitable_dtype, read_a
 from unipixel.engine.tracking import CACHED_FRAMES
 from unipixel.errors import CheckpointError
 from unipixel.model.config import MODEL_TYPE, RELEASED_PIXEL, WRITTEN_FOR, UniPixelConfig, read_tying
-from unipixel.model.fresh_modules import FRESH_PREFIXES
 from unipixel.model.lora_weights import ADAPTER_CONFIG, ADAPTER_FILES, LORA, PARTIAL_FILES, read_base_name
 from unipixel.model.tensor_files import (
     HEAD,
@@ -32,6 +31,7 @@ from unipixel.model.tensor_files import (
 )
 from unipixel.model.tensor_names import canonicalize, to_official_name
 from unipixel.model.weights import (
+    FRESH_PREFIXES,
     build_empty_model,
     find_base,
     find_sam_file,

@@ -190,7 +190,7 @@ class Engine:
         return Session(self.model, self.processor, clip, num_frames=count, feature_frames=feature_frames)
 
     def open_session(self, path: str | Path, media: MediaLike | None = None) -> Session:
-        """Take up a session that was saved.
+        """Open a session that was saved.
 
         Args:
             media: where the source is now, if the file names one that has moved.

@@ -181,7 +181,6 @@ class Reply:
         self.steps = None
 
     def finish(self) -> None:
-        """Write the rest of it."""
         for _ in self:
             pass
 

@@ -146,7 +146,6 @@ class ObjectMemory(Mapping[int, KnownObject]):
         return self._objects[object_id]
 
     def find_tracks(self, object_ids: Sequence[int]) -> dict[int, MaskTrack]:
-        """Masks of these objects."""
         return {i: self.find(i).track for i in object_ids}
 
     def clear(self) -> None:
@@ -173,16 +172,14 @@ class ObjectMemory(Mapping[int, KnownObject]):
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is a change to be undone."""
         return bool(self._past)
 
     @property
     def can_redo(self) -> bool:
-        """Whether a change was undone, and nothing has changed since."""
         return bool(self._future)
 
     def undo(self) -> tuple[int, ...]:
-        """Take the last change back; ids of the objects that it was about.
+        """Undo the last change; returns the ids of the objects that it was about.
 
         Raises:
             PromptError: there is none.
@@ -190,7 +187,7 @@ class ObjectMemory(Mapping[int, KnownObject]):
         return self._exchange(self._past, self._future, "undo")
 
     def redo(self) -> tuple[int, ...]:
-        """Make the last change again that was undone; ids of the objects that it is about.
+        """Redo the change that was undone last; returns the ids of the objects that it is about.
 
         Raises:
             PromptError: there is none.

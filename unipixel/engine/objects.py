@@ -37,7 +37,6 @@ class Workspace:
 
     @property
     def num_frames(self) -> int:
-        """T: frames of the clip that are tracked."""
         return len(self.clip.frame_indices)
 
     def new_object(self, object_id: int, **fields: Any) -> KnownObject:

@@ -110,7 +110,7 @@ class Session:
 
     @classmethod
     def load(cls, model: UniPixel, processor: Processor, path: str | Path, media: MediaLike | None = None) -> Session:
-        """Take up a session that was saved; see `Engine.open_session`.
+        """Open a session that was saved; see `Engine.open_session`.
 
         Raises:
             MediaError: the file is no session, or its media are gone or changed.
@@ -133,7 +133,6 @@ class Session:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was closed."""
         return self._open_space is None
 
     @property
@@ -288,7 +287,7 @@ class Session:
             text: the question. None: segment what the prompts show and nothing else.
             prompts: points, boxes and masks; those with one ``object_id`` describe one object, those with a known
                 object's id correct it. A mask enters the memory as it is. A new object's box or first positive point is
-                shown to the model, which segments it in a first round beside the conversation; its further clicks go to
+                shown to the model, which segments it in a first round outside the conversation; further clicks go to
                 SAM. In the question, objects are named by their ids; those not named are added to its wording.
             about: known objects that the question is about. Those it names as ``[id]`` are included by themselves.
             start: frame on which objects that the model segments start; they are tracked from there both ways.
@@ -298,8 +297,7 @@ class Session:
             temperature, top_p, seed: see `DecodingOptions`; 0 is greedy.
             force: where the model does not segment a point or box, take the masks that it would give if it did.
                 Otherwise such an object is "not there". ``"always"``: take these masks without asking the model.
-            answer_prefix: words put into the model's mouth, from which its reply goes on; not part of the answer's
-                text.
+            answer_prefix: words with which the reply begins; not part of the answer's text.
             prompt_question: words of the first round's question, which may name the prompted objects by their ids; by
                 default the engine's own.
             each: ask for each thing of a request by itself ("the dog and the two cats"), for "all" and plurals until
@@ -352,15 +350,15 @@ class Session:
         answer_prefix: str = "",
         max_new_tokens: int = 256,
     ) -> Answer:
-        """Put a turn to the model exactly as it is written, as the first of a conversation and forgotten afterwards.
+        """Ask a turn exactly as it is written, right after the visual and outside the conversation.
 
-        No mention is added, and regions stand in the order of the turn: what evaluation needs that must not depend on
-        the conveniences of `ask`.
+        Nothing is added to it, and regions stand in the order of the turn: what evaluation needs must not depend on the
+        conveniences of `ask`.
 
         Args:
             turn: with an answer, that is read and not written; its ``<|seg|>`` become the objects in ``turn.targets``.
             objects: masks of the objects in ``turn.regions``, which need not be in the memory.
-            answer_prefix: words that the reply goes on from.
+            answer_prefix: words with which the reply begins.
             max_new_tokens: longest reply.
 
         Raises:
@@ -428,7 +426,7 @@ class Session:
         return [self.get_object(one.id) for one in known]
 
     def propagate(self, objects: About | None = None, *, start: Start | None = None) -> Iterator[MaskPiece]:
-        """Track objects again, both ways, and give the masks of each frame as it is tracked.
+        """Track objects again, both ways, and yield the masks of each frame as it is tracked.
 
         An object that is removed meanwhile is dropped. Closing the stream early keeps what was tracked.
 
@@ -449,13 +447,13 @@ class Session:
         return self._stream(self._drive(track_objects(space, known)))
 
     def remove_prompt(self, object_id: ObjectRef, number: int) -> KnownObject | None:
-        """Take a prompt of an object back; see `stream_remove_prompt`. Returns the object, None if it is gone."""
+        """Undo one prompt of an object; see `stream_remove_prompt`. Returns the object, None if it is gone."""
         known = self.get_object(object_id)
         _exhaust(self.stream_remove_prompt(known, number))
         return self._space.memory.get(known.id)
 
     def stream_remove_prompt(self, object_id: ObjectRef, number: int) -> Iterator[MaskPiece]:
-        """Take a prompt of an object back, and give the masks of each frame as it is tracked.
+        """Undo one prompt of an object, and yield the masks of each frame as it is tracked.
 
         The object becomes what it would be without it: what came before that prompt is restored, and prompts that came
         later are applied again. An object that only this prompt made is removed. A stream that is closed early, or
@@ -517,7 +515,7 @@ class Session:
         return known
 
     def add_object(self, object_id: int, track: MaskTrack, label: str = "") -> KnownObject:
-        """Put an object whose masks are known on every frame into the memory, where nothing changes them.
+        """Add an object whose masks are known on every frame; tracking does not change them.
 
         Raises:
             PromptError: the masks are not those of the clip's frames.
@@ -550,11 +548,11 @@ class Session:
         return self._space.memory.can_redo
 
     def undo(self) -> tuple[int, ...]:
-        """Take the last change of the objects back; the ids of those that it was about.
+        """Undo the last change of the objects; returns the ids of those that it was about.
 
         A change is whatever one call or stream did: objects that a question or prompts made, a correction, a prompt
-        taken back, tracking, a rename, a removal. What was said in the conversation stays said, and no id is given
-        twice. The last 64 changes are kept; a saved session does not have them.
+        undone, tracking, a rename, a removal. The conversation does not change, and ids are never reused. The last 64
+        changes are kept; a saved session does not have them.
 
         Raises:
             PromptError: there is nothing to be undone.
@@ -563,7 +561,7 @@ class Session:
         return self._space.memory.undo()
 
     def redo(self) -> tuple[int, ...]:
-        """Make the change again that was undone last; the ids of the objects that it is about.
+        """Redo the change that was undone last; returns the ids of the objects that it is about.
 
         Raises:
             PromptError: nothing was undone, or the objects have changed since.
@@ -574,9 +572,9 @@ class Session:
     # end
 
     def reset(self) -> None:
-        """Begin anew about the same clip: what was said and every object are gone, what was encoded stays.
+        """Start over with the same clip: the conversation and all objects are dropped, encoded features are kept.
 
-        The next answer is the one that a session opened anew would give.
+        The next answer is that of a newly opened session.
         """
         self._end_stream()
         self._space.dialogue.restore(Transcript())
@@ -588,7 +586,7 @@ class Session:
         self._space.features.clear()
 
     def save(self, path: str | Path, *, frames: bool | None = None) -> None:
-        """Write the session to a file, from which `Engine.open_session` takes it up again.
+        """Write the session to a file that `Engine.open_session` reads.
 
         Args:
             frames: put the clip's frames into the file; else it names the source. None: frames of short clips, and of

@@ -82,7 +82,6 @@ class FrameFeatureCache:
         return self._kept[t]
 
     def clear(self) -> None:
-        """Forget all features."""
         self._kept.clear()
 
     @torch.no_grad()

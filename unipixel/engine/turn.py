@@ -74,7 +74,7 @@ def answer_request(space: Workspace, request: Request) -> Steps[None]:
 def answer_turn(
     space: Workspace, turn: Turn, objects: Mapping[int, MaskTrack], options: DecodingOptions, prefix: str
 ) -> Steps[None]:
-    """One turn exactly as it is written, beside the conversation; see `Session.ask_turn`."""
+    """One turn exactly as it is written, outside the conversation; see `Session.ask_turn`."""
     space.clock.take()
     reply = Reply(turn, objects, options, turn.answer, prefix, is_separate=True)
     yield reply
@@ -201,7 +201,7 @@ def _keep_frame(track: MaskTrack, frame: int) -> MaskTrack:
 
 
 def _answer_parts(space: Workspace, request: Request) -> Steps[Answer]:
-    """Every part of a request by a question of its own, beside the conversation; in it, all of them as one answer.
+    """Ask for every part of a request separately, outside the conversation, which gets all of them as one answer.
 
     Differs: the original asks once, whatever the question, and a released checkpoint then gives one mask.
     """

@@ -1,4 +1,4 @@
-"""Every benchmark that can be run: its data, how it is asked and scored, and what UniPixel published.
+"""Every benchmark that can be run: its data, its protocol, and what UniPixel published.
 
 Published figures are of two kinds, and every report says which: those of the released checkpoints, from their
 repository (the 7B is the one released in October 2025), and those of the paper's tables (arXiv 2509.18094), whose
@@ -333,7 +333,7 @@ def select_splits(name: str) -> list[tuple[str, str]]:
 
 
 def get_protocol(name: str, split: str, protocol: str) -> BenchmarkProtocol:
-    """How a split is asked and scored.
+    """The protocol of a split.
 
     Args:
         protocol: ``"correct"`` or ``"original"``.

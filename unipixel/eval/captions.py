@@ -114,7 +114,7 @@ def _build_grade_figure(name: str, value: float, count: int) -> Figure:
 def _measure_word_overlap(measures: Sequence[Measures]) -> list[Figure]:
     predictions, captions = [m["prediction"] for m in measures], [[m["caption"]] for m in measures]
     overlaps = [token_f1(text, given) for text, given in zip(predictions, captions, strict=True)]
-    consensus = cider_d(predictions, captions).mean
+    consensus = float(cider_d(predictions, captions).mean())
     return [
         Figure(name="token F1 (no judge)", value=mean_percent(overlaps), count=len(measures)),
         Figure(name="CIDEr-D (no judge)", value=10 * consensus, count=len(measures)),

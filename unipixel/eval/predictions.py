@@ -157,13 +157,13 @@ def read_lines(path: Path, kind: type[L]) -> tuple[RunHeader | None, list[L], in
 
 
 class LineFile(Generic[L]):
-    """A file of lines that is being written.
+    """A file of lines, open for writing.
 
     Args:
-        path: made where it does not exist, else taken up; None keeps the lines in memory only.
+        path: created where it does not exist, else continued; None keeps the lines in memory only.
         header: what the run is about.
         kind: of the lines.
-        retry: forget the units that failed or were left out, so that they are asked again.
+        retry: drop the lines of units that failed or were left out, so that they are run again.
 
     Raises:
         ValueError: the file belongs to another run.

@@ -25,7 +25,7 @@ FEATURE_FRAMES = 128
 
 
 class EnginePredictor(Predictor):
-    """A model. Questions that follow each other about one clip share what is encoded of it, and nothing else."""
+    """A model. Consecutive questions about one clip share its encoded frames, and nothing else."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -34,7 +34,7 @@ class EnginePredictor(Predictor):
         self._clip: Hashable = None
 
     def answer(self, question: Question) -> Prediction:
-        """The reply of a session that knows nothing but the question.
+        """The reply of a session without history.
 
         Raises:
             UnipixelError: the clip cannot be read, or the question does not fit it.
@@ -69,7 +69,7 @@ class EnginePredictor(Predictor):
         return [one if isinstance(one, UnipixelError) else _convert_answer(one) for one in answers]
 
     def close(self) -> None:
-        """Give up the clip that was asked about last."""
+        """Release the clip of the last question."""
         if self._session is not None:
             self._session.close()
         self._session, self._clip = None, None
@@ -80,7 +80,7 @@ class EnginePredictor(Predictor):
             self._session.reset()
             return self._session
         self.close()
-        # all frames of the sample are asked about; the model sees as many of them as it can
+        # objects are tracked through all frames of the sample; the language model sees as many as it can
         media, view = question.sample.media, question.view
         engine = self._get_engine(view)
         seen = media.num_frames if view is not None and view.all_frames and engine is not self.engine else None
@@ -150,7 +150,7 @@ class PerfectPredictor(Predictor):
 
 
 class BlankPredictor(Predictor):
-    """Answers nothing and segments nothing; its figures are the floors of a benchmark."""
+    """Answers nothing and segments nothing; its figures are the lower bounds of a benchmark."""
 
     def answer(self, question: Question) -> Prediction:
         """No words, no objects."""

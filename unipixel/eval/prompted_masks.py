@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from unipixel.data.photos import read_regions
+from unipixel.data.readers.photos import read_regions
 from unipixel.data.records import Record
 from unipixel.eval.expression_masks import ImageMasks, VideoMasks
 from unipixel.eval.protocols import (

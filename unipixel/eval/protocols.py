@@ -28,7 +28,7 @@ SEGMENT_TOKENS = 512
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """The records that are asked and scored together: for most protocols a single one."""
+    """Records whose questions are answered and scored together: for most protocols a single one."""
 
     id: str
     records: tuple[Record, ...]
@@ -137,7 +137,7 @@ class Predictor(ABC):
         """
 
     def answer_batch(self, questions: Sequence[Question]) -> list[Prediction | UnipixelError]:
-        """Replies to questions that are asked together; errors stand in the place of replies."""
+        """Replies to a batch of questions; an error stands in the place of its reply."""
         replies: list[Prediction | UnipixelError] = []
         for question in questions:
             try:
@@ -170,7 +170,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkProtocol(ABC):
-    """How a benchmark is asked and scored."""
+    """How the questions of a benchmark are built and scored."""
 
     original: bool = False
     """Do it as the published evaluation of UniPixel does, where that differs (see `data.differences.EVALUATION`)."""
@@ -178,7 +178,7 @@ class BenchmarkProtocol(ABC):
     failure_rule: ClassVar[str] = "a failed question counts as 0"
     """What becomes of questions that raised an error; the report states it."""
     batch_size: ClassVar[int] = 1
-    """Units whose questions are asked together."""
+    """Units whose questions the model answers together."""
 
     def read_records(
         self, dataset: str, root: str | Path | None, split: str, limit: int | None = None
@@ -186,7 +186,7 @@ class BenchmarkProtocol(ABC):
         """The records of a split.
 
         Args:
-            limit: units that are asked for at most; where records cost time, others need not be made.
+            limit: most units that the run needs; protocols whose records cost time make no more.
 
         Raises:
             DatasetError: the data are missing or damaged.
@@ -194,7 +194,7 @@ class BenchmarkProtocol(ABC):
         return open_index(dataset, root, split)
 
     def group_records(self, records: Sequence[Record]) -> list[Unit]:
-        """The records as they are asked and scored together, in order."""
+        """The units of the records, in order."""
         return [Unit(record.id, (record,)) for record in records]
 
     @abstractmethod

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unipixel.data.bad_records import format_reasons
 from unipixel.data.differences import describe_differences
+from unipixel.data.records import format_reasons
 from unipixel.errors import DatasetError
 from unipixel.eval.benchmarks import BENCHMARKS, PublishedFigure, get_protocol
 from unipixel.eval.judge import merge_grades
@@ -181,7 +181,7 @@ def build_section(header: RunHeader, lines: Sequence[PredictionLine], remarks: S
 
 
 def is_uploadable(header: RunHeader, lines: Sequence[PredictionLine]) -> bool:
-    """Whether there is everything that a server wants: no limit, nothing missing, nothing failed or left out.
+    """Whether there is everything that a server needs: no limit, nothing missing, nothing failed or left out.
 
     As the original does it, a failed question whose frames are known is an empty mask.
     """

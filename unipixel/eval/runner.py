@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from unipixel.data import Record, read
-from unipixel.data.bad_records import MAX_BAD, BadRecords
+from unipixel.data.records import MAX_BAD, BadRecords
 from unipixel.errors import DatasetError, MediaError
 from unipixel.eval.benchmarks import BENCHMARKS, get_protocol
 from unipixel.eval.predictions import LineFile, PredictionLine, RunHeader
@@ -23,7 +23,7 @@ Progress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRun:
-    """One benchmark split, as it is asked."""
+    """A benchmark split with its records, and which of them are run."""
 
     name: str
     split: str
@@ -166,9 +166,9 @@ def predict(
 def predict_units(
     protocol: BenchmarkProtocol, units: Sequence[tuple[int, Unit]], read: ReadRecord, predictor: Predictor
 ) -> list[PredictionLine]:
-    """Ask units together; whatever goes wrong becomes a failure that is written down, and the run goes on.
+    """Answer and score a batch of units; an error becomes a failed line, and the run goes on.
 
-    Data that cannot be read are nobody's failure: the unit is left out. The original scores it as any other error.
+    A unit whose data cannot be read is left out of the figures; the original scores it as any other error.
 
     Args:
         units: with their places among all units of the run.
@@ -217,7 +217,7 @@ def _fail(
     reason = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
     if isinstance(failure, DatasetError | MediaError) and not protocol.original:
         return replace(line, predictions=None, left_out=reason)
-    # a model's own faults count as its failures; where they come from is for the log
+    # errors of the model count as failed questions; their tracebacks go to the log
     log.info("%s failed", unit.id, exc_info=failure)
     measures = tuple(_score_failure(protocol, unit, read, num_frames))
     return replace(line, predictions=None, error=reason, measures=measures)

@@ -7,9 +7,16 @@ of the top-left pixel, so the centre of the first pixel is (0.5, 0.5) and boxes 
 Malformed masks raise ``ValueError``: whoever reads them from a file or a request knows which error class to tell.
 """
 
+from unipixel.masks.geometry import (
+    find_interior_point,
+    jitter_box,
+    mask_to_box,
+    mask_to_polygons,
+    polygons_to_mask,
+    rasterize_polygon,
+    sample_point,
+)
 from unipixel.masks.index_png import build_davis_palette, load_annotated_ids, load_index_png, save_davis_png
-from unipixel.masks.interior import find_interior_point, jitter_box, mask_to_box, sample_point
-from unipixel.masks.polygons import mask_to_polygons, polygons_to_mask, rasterize_polygon
 from unipixel.masks.rle import Rle, area_rle, decode_rle, encode_rle, iou_rles, parse_rle, union_rles
 from unipixel.masks.track import MaskTrack
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from unipixel.masks.polygons import mask_to_polygons
+from unipixel.masks.geometry import mask_to_polygons
 from unipixel.masks.rle import (
     Rle,
     area_rle,
@@ -110,11 +110,9 @@ class MaskTrack:
         return scores
 
     def polygons(self, t: int) -> list[list[float]]:
-        """The outlines on frame ``t``, see :func:`mask_to_polygons`."""
         return mask_to_polygons(self.mask(t))
 
     def to_json(self) -> dict[str, Any]:
-        """The track as plain JSON values."""
         return {"size": list(self.size_hw), "rles": [None if rle is None else dict(rle) for rle in self.rles]}
 
     @classmethod

@@ -19,7 +19,6 @@ from unipixel.errors import MediaError
 from unipixel.media.animations import compose_frames, read_gif, read_png
 from unipixel.media.containers import find_still_brand
 from unipixel.media.limits import Limits, check_equal_size
-from unipixel.media.orientation import UPRIGHT, turn_size, turn_upright
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 """Formats that are opened; Pillow's rarer ones, some of which start other programs, are not."""
@@ -205,7 +204,6 @@ class StillSource:
             self.size_hw = find_size_hw(image)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the picture once per index."""
         for _ in indices:
             with open_image(self._data, self._name, self._limits) as image:
                 yield image_to_rgb(image, self._name)
@@ -235,7 +233,6 @@ class AnimationSource:
         self.timestamps_s: Sequence[float] | None = None if is_still else np.cumsum([0.0, *durations_s[:-1]]).tolist()
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the frames of ascending ``indices``, in one pass."""
         try:
             with self._file() as file:
                 for canvas in compose_frames(self._animation, file, indices, self._decode):
@@ -278,7 +275,6 @@ class PagedSource:
         self.fps: float | None = self.num_frames / sum(durations_s) if is_timed else None
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the frames of ascending ``indices``, in one pass."""
         with open_image(self._data, self._name, self._limits) as image:
             for index in indices:
                 image.seek(self._pages[index])
@@ -339,3 +335,39 @@ def _flatten_on_white(image: Image.Image) -> Image.Image:
 def _describe_error(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text[:120] or type(error).__name__
+
+
+UPRIGHT = 1
+"""EXIF's number for pixels that lie as they are shown."""
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels (H, W, ...) as they are shown; contiguous, and a copy only where something moves.
+
+    Args:
+        pixels: as they lie in the file.
+        orientation: EXIF's number, 1 to 8; from 5 on height and width change places.
+    """
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def turn_size(size_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Height and width of pixels once they are turned."""
+    return (size_hw[1], size_hw[0]) if orientation >= 5 else size_hw
+
+
+def read_matrix_orientation(matrix: Sequence[int]) -> int:
+    """EXIF's number for a display matrix of a video: a, b, u, c, d, v, x, y, w, as ISO base media files have it.
+
+    A pixel at (x, y) is shown at (a x + c y, b x + d y). What is no quarter turn counts as the nearest one.
+    """
+    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return {(False, False): 1, (True, False): 2, (True, True): 3, (False, True): 4}[a < 0, d < 0]
+    return {(False, False): 5, (False, True): 6, (True, True): 7, (True, False): 8}[b < 0, c < 0]

@@ -64,7 +64,6 @@ class ArraySource:
         self.timestamps_s = _build_timestamps(self.num_frames, fps)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield copies of the frames of ``indices``."""
         for index in indices:
             yield array_to_rgb(self._array[index], f"frame {index} of {self._name}")
 
@@ -90,7 +89,6 @@ class ListSource:
                 )
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the frames of ``indices``."""
         for index in indices:
             item, name = self._items[index], self._name_item(index)
             if isinstance(item, Path):
@@ -145,7 +143,6 @@ class IteratorSource:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the last frame has arrived."""
         return self._ended
 
     @property
@@ -185,7 +182,6 @@ class IteratorSource:
             index += 1
 
     def close(self) -> None:
-        """Give up the temporary file."""
         self._spool.close()
 
     def _receive(self) -> bool:

@@ -153,15 +153,15 @@ def _fetch(url: str, file: IO[bytes], limits: Limits) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "unipixel", "Accept": "image/*, video/*, */*;q=0.5"})
     _authorize(request, limits.trusted)
     slow = limits.build_error(f"{name} took longer than {limits.url_timeout_s:g} s", "url_timeout_s")
-    with _Deadline(limits.url_timeout_s) as patience:
+    with _Deadline(limits.url_timeout_s) as timer:
         try:
-            response = _build_opener(limits, patience).open(request, timeout=limits.url_timeout_s)
+            response = _build_opener(limits, timer).open(request, timeout=limits.url_timeout_s)
         except (OSError, http.client.HTTPException) as error:
-            if patience.is_over:
+            if timer.is_over:
                 raise slow from error
             raise
     with response:
-        if patience.is_over:  # broken off between two headers, which ends them as well
+        if timer.is_over:  # broken off between two headers, which ends them as well
             raise slow
         announced = response.headers.get("Content-Length", "")
         if announced.isdecimal():
@@ -302,17 +302,16 @@ class _PublicSecureConnection(http.client.HTTPSConnection, _PublicConnection):
 class _Connections:
     """Chooses how to connect: to public addresses only, but for a trusted server, or where private ones are allowed."""
 
-    def __init__(self, limits: Limits, patience: _Deadline) -> None:
-        self._limits, self._patience = limits, patience
+    def __init__(self, limits: Limits, timer: _Deadline) -> None:
+        self._limits, self._timer = limits, timer
 
     def choose_connection(
         self, request: urllib.request.Request, usual: type[http.client.HTTPConnection]
     ) -> Callable[..., http.client.HTTPConnection]:
-        """What makes the connection for a request."""
         if self._limits.private_addresses or _is_trusted(request.full_url, self._limits.trusted):
-            return self._patience.wrap_connection(usual)
+            return self._timer.wrap_connection(usual)
         is_secure = issubclass(usual, http.client.HTTPSConnection)
-        return self._patience.wrap_connection(_PublicSecureConnection if is_secure else _PublicConnection)
+        return self._timer.wrap_connection(_PublicSecureConnection if is_secure else _PublicConnection)
 
 
 class _HTTPHandler(urllib.request.HTTPHandler):
@@ -333,9 +332,9 @@ class _HTTPSHandler(urllib.request.HTTPSHandler):
         return self.do_open(self._connections.choose_connection(req, http.client.HTTPSConnection), req)
 
 
-def _build_opener(limits: Limits, patience: _Deadline) -> urllib.request.OpenerDirector:
+def _build_opener(limits: Limits, timer: _Deadline) -> urllib.request.OpenerDirector:
     """An opener for http and https only; urllib's own also reads local files and FTP."""
-    opener, connections = urllib.request.OpenerDirector(), _Connections(limits, patience)
+    opener, connections = urllib.request.OpenerDirector(), _Connections(limits, timer)
     if limits.private_addresses:  # else no proxy, which would look names up by itself
         opener.add_handler(urllib.request.ProxyHandler())
     for handler in (

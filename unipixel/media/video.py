@@ -18,9 +18,8 @@ import av.error
 import numpy as np
 
 from unipixel.errors import MediaError
-from unipixel.media.images import array_to_rgb
+from unipixel.media.images import UPRIGHT, array_to_rgb, read_matrix_orientation, turn_upright
 from unipixel.media.limits import Limits
-from unipixel.media.orientation import UPRIGHT, read_matrix_orientation, turn_upright
 
 # In these, one packet is one frame and carries its presentation time, so that counting needs no decoding.
 _TRUSTED_CONTAINERS = ("mov", "matroska")
@@ -61,7 +60,7 @@ class _FrameLayout:
     coded_hw: tuple[int, int]
     """Size before turning; a stream may change it half-way, and is then scaled to that of its first frame."""
     orientation: int
-    """EXIF's number, see `unipixel.media.orientation`."""
+    """EXIF's number, see `unipixel.media.images`."""
 
     @classmethod
     def from_frame(cls, frame: av.VideoFrame) -> _FrameLayout:

@@ -13,7 +13,7 @@ figures. A prediction and its target have the same size: predictions are brought
 
 from unipixel.metrics.boundary import boundary_f, boundary_map, boundary_radius
 from unipixel.metrics.boxes import box_from_mask, box_iou, rec_hit
-from unipixel.metrics.captions import CiderScores, cider_d, token_f1
+from unipixel.metrics.captions import cider_d, token_f1
 from unipixel.metrics.choices import ChoiceScores, choice_accuracy, parse_choice
 from unipixel.metrics.regions import (
     Overlap,
@@ -27,7 +27,6 @@ from unipixel.metrics.regions import (
 from unipixel.metrics.sequences import (
     DavisScores,
     FrameScores,
-    RevosFrameScores,
     Statistics,
     davis_scores,
     frame_scores,
@@ -38,12 +37,10 @@ from unipixel.metrics.sequences import (
 
 __all__ = [
     "ChoiceScores",
-    "CiderScores",
     "DavisScores",
     "FrameScores",
     "Overlap",
     "OverlapScores",
-    "RevosFrameScores",
     "Statistics",
     "VolumeScores",
     "boundary_f",

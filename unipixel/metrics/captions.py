@@ -10,7 +10,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,21 +25,12 @@ _Grams = list[dict[tuple[str, ...], float]]
 """Per length of run, its weights."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CiderScores:
-    """CIDEr-D of a set of captions."""
-
-    mean: float
-    """0 to 10; published tables give it times 10."""
-    per_caption: tuple[float, ...]
-
-
 def caption_words(text: str) -> list[str]:
     """The words of a caption in small letters, without punctuation."""
     return _WORD.findall(text.lower().replace("’", "'"))
 
 
-def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CiderScores:
+def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     """How much captions share with their references, rare runs of words counting most.
 
     How rare a run of words is, is taken from the references themselves: captions of one picture alone score 0, and
@@ -49,6 +39,9 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> C
     Args:
         candidates: one caption per picture.
         references: per picture at least one.
+
+    Returns:
+        float (captions,), each 0 to 10; published tables give their mean times 10.
 
     Raises:
         ValueError: no caption, different numbers of captions and references, or a picture without a reference.
@@ -70,7 +63,7 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> C
     for candidate, texts in zip(candidates, counts, strict=True):
         found = _count_ngrams(candidate)
         scores.append(float(np.mean([_compute_similarity(found, one, seen_in, pictures) for one in texts])))
-    return CiderScores(mean=float(np.mean(scores)), per_caption=tuple(scores))
+    return np.array(scores)
 
 
 def token_f1(candidate: str, references: Sequence[str]) -> float:

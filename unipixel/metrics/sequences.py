@@ -24,11 +24,17 @@ class FrameScores:
     """float (T,)."""
     F: np.ndarray
     """float (T,)."""
+    A: np.ndarray | None = None
+    """ReVOS' pixel accuracy: share of the pixels on which prediction and target agree."""
+    R: np.ndarray | None = None
+    """ReVOS' robustness: 1 minus the predicted area outside of the target, relative to the video's annotated
+    foreground."""
 
     def means(self) -> dict[str, float]:
-        """Means over the frames, keyed ``J``, ``F`` and ``J&F``."""
+        """Means over the frames, keyed ``J``, ``F``, ``J&F``, and ``A`` and ``R`` where there are any."""
         J, F = float(self.J.mean()), float(self.F.mean())
-        return {"J": J, "F": F, "J&F": (J + F) / 2}
+        others = {"A": self.A, "R": self.R}
+        return {"J": J, "F": F, "J&F": (J + F) / 2} | {k: float(v.mean()) for k, v in others.items() if v is not None}
 
 
 def frame_scores(
@@ -145,26 +151,9 @@ def _average_statistics(parts: Sequence[Statistics]) -> Statistics:
     return Statistics(float(mean), float(recall), float(decay))
 
 
-@dataclass(frozen=True)
-class RevosFrameScores:
-    """The four measures of ReVOS for one expression, each float (T,)."""
-
-    J: np.ndarray
-    F: np.ndarray
-    A: np.ndarray
-    """Pixel accuracy: share of the pixels on which prediction and target agree."""
-    R: np.ndarray
-    """Robustness: 1 minus the predicted area outside of the target, relative to the video's annotated foreground."""
-
-    def means(self) -> dict[str, float]:
-        """Means over the frames, keyed ``J``, ``F``, ``J&F``, ``A`` and ``R``."""
-        averages = FrameScores(self.J, self.F).means()
-        return {**averages, "A": float(self.A.mean()), "R": float(self.R.mean())}
-
-
 def revos_frame_scores(
     predictions: np.ndarray, targets: np.ndarray, foregrounds: np.ndarray, *, original: bool = False
-) -> RevosFrameScores:
+) -> FrameScores:
     """J, F, A and R of one expression.
 
     Where a frame has no foreground, R is 1 if nothing is predicted outside of the target and else 0.
@@ -186,7 +175,7 @@ def revos_frame_scores(
     outside = np.count_nonzero(predictions & ~targets, axis=(1, 2)) * (255.0 if original else 1.0)
     foreground = np.count_nonzero(foregrounds, axis=(1, 2))
     spill = np.where(foreground > 0, outside / np.maximum(foreground, 1), outside > 0)
-    return RevosFrameScores(scores.J, scores.F, agree.mean(axis=(1, 2)), np.maximum(0.0, 1.0 - spill))
+    return FrameScores(scores.J, scores.F, agree.mean(axis=(1, 2)), np.maximum(0.0, 1.0 - spill))
 
 
 REVOS_GROUPS = {0: "referring", 1: "reasoning"}
@@ -199,7 +188,7 @@ def revos_scores(expressions: Iterable[tuple[int, Mapping[str, float]]]) -> dict
     Every expression's value is rounded to two decimals of a percent before averaging, as published.
 
     Args:
-        expressions: (type id, ``RevosFrameScores.means()``) per expression. Type 2 is skipped.
+        expressions: (type id, ``FrameScores.means()``) per expression. Type 2 is skipped.
 
     Returns:
         Group name -> measure -> percent. A group without expressions is left out, also of ``overall``.

@@ -75,60 +75,32 @@ class SamConfig:
         key = name.rsplit("/", 1)[-1].removesuffix(".yaml").removeprefix("sam2.1_hiera_")
         if key not in SAM_SIZES:
             raise CheckpointError(f"SAM config {name!r} is unknown; known are {', '.join(SAM_SIZES)} (sam2.1_hiera_*)")
-        return cls(image_size=image_size, **SAM_SIZES[key])
+        return cls(image_size=image_size, **{"background_size": (7, 7), **SAM_SIZES[key]})
 
     @classmethod
     def from_hydra(cls, tree: dict[str, Any], image_size: int) -> SamConfig:
         """Sizes from a resolved official ``sam2_config.json``; our own folders add ``mask_decoder``."""
-        trunk, neck = tree["image_encoder"]["trunk"], tree["image_encoder"]["neck"]
-        attention, decoder = tree["memory_attention"], tree.get("mask_decoder", {})
-        return cls(
-            image_size=image_size,
-            hidden_size=neck["d_model"],
-            memory_size=tree["memory_encoder"]["out_dim"],
-            embed_dim=trunk["embed_dim"],
-            num_heads=trunk["num_heads"],
-            stages=tuple(trunk["stages"]),
-            global_blocks=tuple(trunk["global_att_blocks"]),
-            window_sizes=tuple(trunk["window_spec"]),
-            background_size=tuple(trunk["window_pos_embed_bkg_spatial_size"]),
-            memory_attention_layers=attention["num_layers"],
-            memory_attention_ffn=attention["layer"]["dim_feedforward"],
-            fuser_layers=tree["memory_encoder"]["fuser"]["num_layers"],
-            num_memories=tree["num_maskmem"],
-            decoder_ffn=decoder.get("mlp_dim", 2048),
-            decoder_heads=decoder.get("num_heads", 8),
-            iou_head_hidden=decoder.get("iou_head_hidden_dim", 256),
-            dropout=attention["layer"].get("dropout", 0.1),
-        )
+        sizes: dict[str, Any] = {"image_size": image_size}
+        for name, path in _HYDRA_PATHS.items():
+            node: Any = tree
+            try:
+                for key in path:
+                    node = node[key]
+            except KeyError:
+                if name not in _OWN_SIZES:
+                    raise
+                continue
+            sizes[name] = tuple(node) if isinstance(node, list) else node
+        return cls(**sizes)
 
     def to_hydra(self) -> dict[str, Any]:
-        """The inverse of `from_hydra`."""
-        return {
-            "image_encoder": {
-                "trunk": {
-                    "embed_dim": self.embed_dim,
-                    "num_heads": self.num_heads,
-                    "stages": list(self.stages),
-                    "global_att_blocks": list(self.global_blocks),
-                    "window_spec": list(self.window_sizes),
-                    "window_pos_embed_bkg_spatial_size": list(self.background_size),
-                },
-                "neck": {"d_model": self.hidden_size},
-            },
-            "memory_attention": {
-                "num_layers": self.memory_attention_layers,
-                "layer": {"dim_feedforward": self.memory_attention_ffn, "dropout": self.dropout},
-            },
-            "memory_encoder": {"out_dim": self.memory_size, "fuser": {"num_layers": self.fuser_layers}},
-            "mask_decoder": {
-                "mlp_dim": self.decoder_ffn,
-                "num_heads": self.decoder_heads,
-                "iou_head_hidden_dim": self.iou_head_hidden,
-            },
-            "num_maskmem": self.num_memories,
-            "image_size": self.image_size,
-        }
+        tree: dict[str, Any] = {}
+        for name, (*above, last) in _HYDRA_PATHS.items():
+            node, value = tree, getattr(self, name)
+            for key in above:
+                node = node.setdefault(key, {})
+            node[last] = list(value) if isinstance(value, tuple) else value
+        return tree | {"image_size": self.image_size}
 
     def to_transformers(self) -> Sam2VideoConfig:
         """The transformers configs from which the leaf modules are built."""
@@ -178,33 +150,35 @@ class SamConfig:
         )
 
 
-SAM_SIZES: dict[str, dict[str, Any]] = {
-    "t": {
-        "embed_dim": 96,
-        "num_heads": 1,
-        "stages": (1, 2, 7, 2),
-        "global_blocks": (5, 7, 9),
-        "window_sizes": (8, 4, 14, 7),
-        "background_size": (7, 7),
-    },
-    "s": {
-        "embed_dim": 96,
-        "num_heads": 1,
-        "stages": (1, 2, 11, 2),
-        "global_blocks": (7, 10, 13),
-        "window_sizes": (8, 4, 14, 7),
-        "background_size": (7, 7),
-    },
-    "b+": {},
-    "l": {
-        "embed_dim": 144,
-        "stages": (2, 6, 36, 4),
-        "global_blocks": (23, 33, 43),
-        "window_sizes": (8, 4, 16, 8),
-        "background_size": (7, 7),
-    },
+_HYDRA_PATHS = {
+    "embed_dim": ("image_encoder", "trunk", "embed_dim"),
+    "num_heads": ("image_encoder", "trunk", "num_heads"),
+    "stages": ("image_encoder", "trunk", "stages"),
+    "global_blocks": ("image_encoder", "trunk", "global_att_blocks"),
+    "window_sizes": ("image_encoder", "trunk", "window_spec"),
+    "background_size": ("image_encoder", "trunk", "window_pos_embed_bkg_spatial_size"),
+    "hidden_size": ("image_encoder", "neck", "d_model"),
+    "memory_attention_layers": ("memory_attention", "num_layers"),
+    "memory_attention_ffn": ("memory_attention", "layer", "dim_feedforward"),
+    "dropout": ("memory_attention", "layer", "dropout"),
+    "memory_size": ("memory_encoder", "out_dim"),
+    "fuser_layers": ("memory_encoder", "fuser", "num_layers"),
+    "decoder_ffn": ("mask_decoder", "mlp_dim"),
+    "decoder_heads": ("mask_decoder", "num_heads"),
+    "iou_head_hidden": ("mask_decoder", "iou_head_hidden_dim"),
+    "num_memories": ("num_maskmem",),
 }
-"""Official SAM 2.1 sizes as differences from Hiera-B+."""
+"""Where ``sam2_config.json`` has each size."""
+_OWN_SIZES = {"dropout", "decoder_ffn", "decoder_heads", "iou_head_hidden"}
+"""Those that the original's file may lack; they then have their defaults."""
+
+SAM_SIZES: dict[str, dict[str, Any]] = {
+    "t": {"embed_dim": 96, "num_heads": 1, "stages": (1, 2, 7, 2), "global_blocks": (5, 7, 9)},
+    "s": {"embed_dim": 96, "num_heads": 1, "stages": (1, 2, 11, 2), "global_blocks": (7, 10, 13)},
+    "b+": {"background_size": (14, 14)},
+    "l": {"embed_dim": 144, "stages": (2, 6, 36, 4), "global_blocks": (23, 33, 43), "window_sizes": (8, 4, 16, 8)},
+}
+"""Official SAM 2.1 sizes as differences from Hiera-B+; the others have a background of 7 x 7."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,7 +381,6 @@ class UniPixelConfig:
 
     @property
     def _is_sam_named(self) -> bool:
-        """Whether the name alone gives the sizes."""
         try:
             return self.sam == SamConfig.from_name(self.sam_name, self.sam.image_size)
         except CheckpointError:
@@ -447,34 +420,15 @@ _KEPT_FIELDS: dict[str, Any] = {
 }
 """Fields that only the original code uses, with what stage 3 of its training writes."""
 _TEXT_FIELDS = [
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
     "attention_dropout",
-]
+]  # fmt: skip
 _VISION_FIELDS = [
-    "depth",
-    "hidden_size",
-    "hidden_act",
-    "intermediate_size",
-    "num_heads",
-    "in_channels",
-    "patch_size",
-    "spatial_merge_size",
-    "temporal_patch_size",
-    "tokens_per_second",
-    "window_size",
-    "out_hidden_size",
-    "fullatt_block_indexes",
-    "initializer_range",
-]
+    "depth", "hidden_size", "hidden_act", "intermediate_size", "num_heads", "in_channels", "patch_size",
+    "spatial_merge_size", "temporal_patch_size", "tokens_per_second", "window_size", "out_hidden_size",
+    "fullatt_block_indexes", "initializer_range",
+]  # fmt: skip
 
 
 def _read_language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:

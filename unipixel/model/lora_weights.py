@@ -137,29 +137,31 @@ def _rename_tensors(tensors: Mapping[str, StoredTensor], path: Path) -> dict[str
 def _merge(
     tensors: dict[str, StoredTensor], pairs: Mapping[str, dict[str, StoredTensor]], settings: dict[str, Any], path: Path
 ) -> dict[str, StoredTensor]:
-    faults = []
+    problems = []
     for module, pair in pairs.items():
         try:
             name = to_official_name(f"{module}.weight")
             weight = tensors[name]
         except KeyError:
-            faults.append(f"{module} (not in the base model)")
+            problems.append(f"{module} (not in the base model)")
             continue
         if set(pair) != {"A", "B"}:
-            faults.append(f"{module} (only lora_{''.join(pair)})")
+            problems.append(f"{module} (only lora_{''.join(pair)})")
             continue
         down, up = pair["A"], pair["B"]
         rank = int(_match_pattern(settings.get("rank_pattern"), module, settings["r"]))
         ones = (1,) * (len(weight.shape) - 2)  # a convolution's B is 1 wide
         if down.shape != (rank, *weight.shape[1:]) or up.shape != (weight.shape[0], rank, *ones):
             shapes = f"A {list(down.shape)}, B {list(up.shape)}, weight {list(weight.shape)}, rank {rank}"
-            faults.append(f"{module} ({shapes})")
+            problems.append(f"{module} ({shapes})")
             continue
         alpha = float(_match_pattern(settings.get("alpha_pattern"), module, settings["lora_alpha"]))
         scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
         tensors[name] = StoredTensor(weight.shape, _MergedWeight(weight, down, up, scale), weight.dtype)
-    if faults:
-        raise CheckpointError(f"{path}: {len(faults)} LoRA modules do not fit the base model: {format_names(faults)}")
+    if problems:
+        raise CheckpointError(
+            f"{path}: {len(problems)} LoRA modules do not fit the base model: {format_names(problems)}"
+        )
     return tensors
 
 

@@ -1,4 +1,4 @@
-"""Points and boxes, with their time in the clip, as `<|ref|>` embeddings."""
+"""Objects in the language model's input: points and boxes as `<|ref|>`, known masks as `<|mem|>` embeddings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers.models.sam2_video.configuration_sam2_video import Sam2VideoPro
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoPromptEncoder
 
 from unipixel.model.config import UniPixelConfig
+from unipixel.model.language import VisionFeatures
 
 
 class PointEncoder(nn.Module):
@@ -69,3 +70,42 @@ class PointEncoder(nn.Module):
                 space = space.index_copy(0, torch.tensor(rows, device=device), embedded)
         moment = self.time_project(self.encode_time(frames.to(device), num_frames.to(device)).to(dtype))
         return self.project(torch.cat([space, moment], -1))
+
+
+class RegionPool(nn.Module):
+    """Mean of the pre-merge features under a mask, per object and temporal step.
+
+    Source: UniPixel, section 3.3 (object memory bank).
+    """
+
+    def __init__(self, config: UniPixelConfig) -> None:
+        super().__init__()
+        v, d = 4 * config.vision.hidden_size, config.language.hidden_size
+        self.project = nn.Sequential(nn.Linear(v, v), nn.GELU(), nn.Linear(v, d))
+
+    @staticmethod
+    def pool(features: VisionFeatures, masks: Sequence[Tensor | None]) -> Tensor:
+        """Average features, object by object and step by step; steps where an object has no cell are left out.
+
+        Args:
+            features: of a batch of visuals.
+            masks: per visual bool (t, N, h/2, w/2) on the token grid, or None where it has no regions.
+
+        Returns:
+            (rows, 4 * vision width).
+        """
+        rows, base = [], 0
+        for (t, h, w), mask in zip(features.grid_thw, masks, strict=True):
+            cells = h * w // 4
+            if mask is not None and mask.numel():
+                steps = features.pre_merge[base : base + t * cells].unflatten(0, (t, cells))
+                weight = mask.to(steps).flatten(2).transpose(0, 1)  # (N, t, cells)
+                count = weight.sum(-1)  # (N, t)
+                mean = torch.einsum("ntc,tcv->ntv", weight, steps) / count.clamp(min=1)[..., None]
+                rows.append(mean[count > 0])
+            base += t * cells
+        return torch.cat(rows) if rows else features.pre_merge.new_zeros(0, features.pre_merge.shape[-1])
+
+    def forward(self, features: VisionFeatures, masks: Sequence[Tensor | None]) -> Tensor:
+        """(rows, D) memory embeddings; arguments as in `pool`."""
+        return self.project(self.pool(features, masks))

@@ -152,7 +152,6 @@ class Segmenter(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the weights."""
         return self.no_memory_embedding.dtype
 
     def encode(self, frames: Tensor) -> FrameFeatures:

@@ -10,7 +10,6 @@ import torch
 
 from unipixel.errors import CheckpointError
 from unipixel.model.config import PixelConfig, UniPixelConfig, read_json, read_tying
-from unipixel.model.fresh_modules import FRESH_PREFIXES, init_fresh_modules
 from unipixel.model.lora_weights import overlay
 from unipixel.model.tensor_files import (
     StoredTensor,
@@ -23,7 +22,14 @@ from unipixel.model.tensor_files import (
 )
 from unipixel.model.tensor_names import build_disk_layout
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import build_empty_model, fill_model, list_expected_shapes, resolve_checkpoint
+from unipixel.model.weights import (
+    FRESH_PREFIXES,
+    build_empty_model,
+    fill_model,
+    init_fresh_modules,
+    list_expected_shapes,
+    resolve_checkpoint,
+)
 
 QWEN_PREFIXES = ("visual.", "model.", "lm_head.")
 SAM_PREFIXES = ("sam2.",)
@@ -92,7 +98,7 @@ def load_starting_point(
     """Fill a new model with released parts; what they do not cover is freshly initialised and reported by name.
 
     Fresh modules between the released parts are what the original's training begins with; see
-    `fresh_modules.draw_joints`. Where a released part itself is not given, it has the first values of its layers.
+    `weights.init_fresh_modules`. Where a released part itself is not given, it has the first values of its layers.
 
     Args:
         config: of the new model; `build_starting_config` makes one.

@@ -215,7 +215,7 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, S
         CheckpointError: lists what is missing, misshapen or no floating-point tensor.
     """
     needed = {name: found[name] for name in expected if name in found}
-    faults = {
+    problems = {
         "missing": [name for name in expected if name not in found],
         "of another shape": [
             f"{name} is {list(tensor.shape)}, expected {list(expected[name])}"
@@ -225,9 +225,9 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, S
         "not floating-point": [f"{name} ({tensor.dtype})" for name, tensor in needed.items() if not tensor.is_float],
     }
     unexpected = [name for name in found if name not in expected]
-    if any(faults.values()):
-        faults["unexpected"] = unexpected  # perhaps the missing ones, misspelt
-        parts = [f"{len(names)} {kind} ({format_names(names)})" for kind, names in faults.items() if names]
+    if any(problems.values()):
+        problems["unexpected"] = unexpected  # perhaps the missing ones, misspelt
+        parts = [f"{len(names)} {kind} ({format_names(names)})" for kind, names in problems.items() if names]
         raise CheckpointError(f"{source}: the tensors do not fit the model: {'; '.join(parts)}")
     warn_unexpected(unexpected, source)
 

@@ -1,4 +1,4 @@
-"""Objects followed through frames, in one batch and with a memory of fixed size."""
+"""Objects tracked through frames, in one batch and with a memory of fixed size."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Cohort:
         return self._segmenter.attend(features.embed, memories, slots, pointers, [age / self._longest for age in ages])
 
     def step(self, features: FrameFeatures, *, mark_absent: bool = True) -> MaskPrediction:
-        """Follow all objects into the next frame."""
+        """Track all objects into the next frame."""
         embed = self.condition(features)
         decoded = self._segmenter.decode(embed, features, mark_absent=mark_absent)
         memory, pointer = self._encode_memory(features, decoded)
@@ -71,7 +71,7 @@ class Cohort:
 
 
 class Tracker:
-    """Any number of objects, prompted on any frames, followed frame by frame in one direction.
+    """Any number of objects, prompted on any frames, tracked frame by frame in one direction.
 
     Objects are named by the ids given in `prompt` and `adopt`. To track backwards, feed frames in reverse order to a
     second tracker.
@@ -87,7 +87,7 @@ class Tracker:
 
     @property
     def object_ids(self) -> list[int]:
-        """Ids of the objects being followed, in the order of `step`'s result."""
+        """Ids of the objects being tracked, in the order of `step`'s result."""
         return [i for ids, _ in self._cohorts for i in ids]
 
     def add_prompts(
@@ -99,7 +99,7 @@ class Tracker:
     ) -> MaskPrediction:
         """Start objects on a frame from `<|seg|>` queries and / or clicks; arguments as in `Segmenter.decode`.
 
-        Call before `step` is called for the following frame. An id that is already followed starts anew.
+        Call before `step` is called for the following frame. An id that is already tracked starts anew.
         """
         decoded = self._segmenter.decode(self._segmenter.add_no_memory(features), features, hidden, points)
         self._start_cohort(features, object_ids, decoded)
@@ -112,7 +112,7 @@ class Tracker:
         return decoded
 
     def step(self, features: FrameFeatures) -> MaskPrediction | None:
-        """Follow every object into the next frame; None when there are none. Rows follow `object_ids`."""
+        """Track every object into the next frame; None when there are none. Rows follow `object_ids`."""
         outputs = [cohort.step(features) for _, cohort in self._cohorts]
         if len(outputs) < 2:
             return outputs[0] if outputs else None
@@ -121,7 +121,7 @@ class Tracker:
         )
 
     def remove(self, object_ids: list[int]) -> None:
-        """Stop following these objects and free their memory."""
+        """Stop tracking these objects and free their memory."""
         remaining = []
         for ids, cohort in self._cohorts:
             rows = [row for row, i in enumerate(ids) if i not in object_ids]

@@ -14,8 +14,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 from unipixel.model import language
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.language import Grid, VisionFeatures
-from unipixel.model.prompt_encoder import PointEncoder
-from unipixel.model.region_pool import RegionPool
+from unipixel.model.prompt_encoder import PointEncoder, RegionPool
 from unipixel.model.segmenter import FrameFeatures, MaskPrediction, Segmenter
 from unipixel.model.tracker import Cohort
 
@@ -63,7 +62,6 @@ class UniPixel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the weights."""
         return self.lm_head.weight.dtype
 
     def encode_vision(self, pixel_values: Tensor, grid_thw: Tensor) -> VisionFeatures:
@@ -208,7 +206,7 @@ class UniPixel(nn.Module):
             queries: per sample (O, Q, C).
             frames: per sample (T, 3, S, S), or None for a sample without masks.
             propagate: prompt the first frame and track; otherwise prompt every frame on its own.
-            given: per sample (O, S, S) bool, masks of the first frame that are followed instead of the model's own.
+            given: per sample (O, S, S) bool, masks of the first frame that are tracked instead of the model's own.
         """
         results: list[list[MaskPrediction] | None] = [None] * len(queries)
         if frames is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -49,6 +49,48 @@ class TrainingInputs(TypedDict):
     """int64 (L,): 0 for what independent turns share, then 1, 2, ..."""
     as_image: NotRequired[bool]
     """The visual is a picture written as ``<|image_pad|>``."""
+    seg_tasks: NotRequired[list[str]]
+    """Task of each ``<|seg|>`` whose mask is learnt, for the log."""
+    chosen_objects: NotRequired[Tensor]
+    """int64 (K,): numbers of the ``<|seg|>`` whose masks are learnt; all of them without it."""
+    cell_words: NotRequired[Tensor]
+    """int64 (R,): token of the name of what each visual token shows, -100 where that is not clear."""
+
+
+class TrainingBatch(TypedDict):
+    """`TrainingInputs` side by side, as the training forward takes them."""
+
+    input_ids: Tensor
+    """int64 (B, L)."""
+    labels: Tensor
+    """int64 (B, L)."""
+    attention_mask: Tensor
+    """bool (B, L), or (B, 1, L, L) for independent turns."""
+    position_ids: NotRequired[Tensor]
+    """int64 (3, B, L), for independent turns."""
+    pixel_values: Tensor | None
+    """Patches of all videos, stills among them; with their ``grid_thw`` and ``second_per_grid``."""
+    grid_thw: Tensor | None
+    second_per_grid: Tensor | None
+    image_pixel_values: Tensor | None
+    """Patches of all pictures that are written as images; with their ``image_grid_thw``."""
+    image_grid_thw: Tensor | None
+    point_coords: list[Tensor]
+    """Over all ``<|ref|>``, with ``point_labels``."""
+    point_labels: list[Tensor]
+    point_frames: Tensor
+    """int64 (R,), with ``point_num_frames``."""
+    point_num_frames: Tensor
+    region_masks: list[Tensor | None]
+    """Over videos."""
+    sam_frames: list[Tensor | None]
+    """Over samples, as ``target_masks`` and ``chosen_objects``."""
+    target_masks: list[Tensor | None]
+    chosen_objects: NotRequired[list[Tensor | None]]
+    seg_tasks: NotRequired[list[str]]
+    """Over all ``<|seg|>`` whose masks are learnt."""
+    cell_words: NotRequired[Tensor]
+    """int64 (R,) over all visual tokens."""
 
 
 def build_text_inputs(input_ids: Tensor, labels: Tensor) -> TrainingInputs:
@@ -72,20 +114,12 @@ def build_text_inputs(input_ids: Tensor, labels: Tensor) -> TrainingInputs:
 
 def collate(
     samples: Sequence[TrainingInputs], *, pad_token_id: int, config: UniPixelConfig | None = None
-) -> dict[str, Any]:
+) -> TrainingBatch:
     """A batch of the model's training forward.
 
     Args:
         pad_token_id: fills `input_ids` on the right; masked out everywhere.
         config: of the model; needed only for samples with `turn_ids`, whose positions depend on it.
-
-    Returns:
-        ``input_ids``, ``labels`` (B, L); ``attention_mask`` bool (B, L), or (B, 1, L, L) with ``position_ids``
-        (3, B, L) for independent turns; ``pixel_values``, ``grid_thw``, ``second_per_grid`` of all videos, and
-        ``image_pixel_values``, ``image_grid_thw`` of all pictures written as images (None where there are none);
-        ``point_coords``, ``point_labels`` lists over all ``<|ref|>`` with ``point_frames``, ``point_num_frames`` (R,);
-        ``region_masks`` a list over videos, ``sam_frames``, ``target_masks`` lists over samples (None where there are
-        none).
 
     Raises:
         ValueError: no sample, independent turns without a config, or mixed with samples that are not.
@@ -97,7 +131,7 @@ def collate(
     seen = [s for s in samples if len(s["grid_thw"])]
     pictures = [s for s in seen if s.get("as_image", False)]
     videos = [s for s in seen if not s.get("as_image", False)]
-    out: dict[str, Any] = {
+    out: TrainingBatch = {
         "input_ids": ids,
         "labels": pad_sequence([s["labels"] for s in samples], batch_first=True, padding_value=IGNORE_INDEX),
         "attention_mask": torch.arange(ids.shape[1]) < lengths[:, None],
@@ -114,6 +148,12 @@ def collate(
         "sam_frames": [s["sam_frames"] for s in samples],
         "target_masks": [s["target_masks"] for s in samples],
     }
+    if any("seg_tasks" in s for s in samples):
+        out["seg_tasks"] = [task for s in samples for task in s.get("seg_tasks", ())]
+    if any("chosen_objects" in s for s in samples):
+        out["chosen_objects"] = [s.get("chosen_objects") for s in samples]
+    if any("cell_words" in s for s in samples):
+        out["cell_words"] = torch.cat([s["cell_words"] for s in samples if "cell_words" in s])
     independent = ["turn_ids" in s for s in samples]
     if any(independent):
         if config is None or not all(independent) or len(videos) < len(samples):
@@ -123,9 +163,9 @@ def collate(
             )
         turn_ids = pad_sequence([s["turn_ids"] for s in samples], batch_first=True, padding_value=PADDED)
         out["attention_mask"] = build_turn_mask(turn_ids)
-        out["position_ids"] = build_turn_positions(
-            ids, turn_ids, out["grid_thw"].tolist(), out["second_per_grid"].tolist(), config
-        )
+        grids = [grid for s in samples for grid in s["grid_thw"].tolist()]
+        seconds = [second for s in samples for second in s["second_per_grid"].tolist()]
+        out["position_ids"] = build_turn_positions(ids, turn_ids, grids, seconds, config)
     return out
 
 

@@ -18,7 +18,7 @@ from unipixel.media import Media
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.processing import collation, images
 from unipixel.processing.chat import END_OF_TEXT, IMAGE_PAD, MEM, REF, SEG, TURN_END, VIDEO_PAD, ChatTemplate
-from unipixel.processing.collation import IGNORE_INDEX, TrainingInputs, build_text_inputs
+from unipixel.processing.collation import IGNORE_INDEX, TrainingBatch, TrainingInputs, build_text_inputs
 from unipixel.processing.images import ImageSettings, VisualInput
 from unipixel.processing.prompts import PointReference, build_reference
 from unipixel.processing.regions import build_region_masks, build_target_masks, check_track, format_region_lines
@@ -57,17 +57,17 @@ def find_vocabulary_errors(ids: Mapping[str, int], entries: int, config: UniPixe
         VIDEO_PAD: config.video_token_id,
         IMAGE_PAD: config.image_token_id,
     }
-    faults = [
+    problems = [
         f"{token} is number {ids.get(token, 'none')} in the tokenizer and {number} in config.json"
         for token, number in wanted.items()
         if ids.get(token) != number
     ]
     if TURN_END in ids and ids[TURN_END] not in config.eos_token_ids:
         ends = ", ".join(map(str, config.eos_token_ids))
-        faults.append(f"{TURN_END} is number {ids[TURN_END]}, and replies end at {ends} only")
+        problems.append(f"{TURN_END} is number {ids[TURN_END]}, and replies end at {ends} only")
     if entries > config.language.vocab_size:
-        faults.append(f"the tokenizer has {entries} entries, the model's vocabulary {config.language.vocab_size}")
-    return faults
+        problems.append(f"the tokenizer has {entries} entries, the model's vocabulary {config.language.vocab_size}")
+    return problems
 
 
 class Processor:
@@ -102,8 +102,8 @@ class Processor:
         Raises:
             CheckpointError: lists what does not fit.
         """
-        if faults := find_vocabulary_errors(self.chat.ids, len(self.tokenizer), config):
-            raise CheckpointError(f"the tokenizer does not fit config.json: {'; '.join(faults)}")
+        if problems := find_vocabulary_errors(self.chat.ids, len(self.tokenizer), config):
+            raise CheckpointError(f"the tokenizer does not fit config.json: {'; '.join(problems)}")
 
     def save(self, folder: str | Path) -> None:
         """Write the files that `from_folder` reads, in the form of the released checkpoints."""
@@ -114,7 +114,6 @@ class Processor:
             (folder / name).write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def build_visual(self, media: Media, include: Sequence[int] = ()) -> VisualInput:
-        """What the language model sees of a clip, lazily; see `Visual.of`."""
         return VisualInput.from_media(media, self.settings, include)
 
     def prepare_sam_frames(self, frames: np.ndarray) -> Tensor:
@@ -174,7 +173,7 @@ class Processor:
         except PromptError as error:
             raise DatasetError(f"{sample.source or 'sample'}: {error}") from error
 
-    def collate(self, samples: Sequence[TrainingInputs], config: UniPixelConfig | None = None) -> dict[str, Any]:
+    def collate(self, samples: Sequence[TrainingInputs], config: UniPixelConfig | None = None) -> TrainingBatch:
         """A batch for the model's training forward; see `collation.collate`."""
         return collation.collate(samples, pad_token_id=self.chat.ids[END_OF_TEXT], config=config)
 

@@ -15,13 +15,12 @@ from unipixel.stickers.records import describe_scene, generate_sample, generate_
 from unipixel.stickers.scene import EVAL_SEED, HARD, WORLDS, Scene, SceneObject, SceneSettings, generate_scene
 from unipixel.stickers.sprites import HELD_OUT_FAMILY, TRAINING_FAMILIES
 from unipixel.stickers.things import FAMILIAR, THINGS, Thing
-from unipixel.stickers.turns import FIRST_MIX, FULL_MIX, TASKS, generate_turns
+from unipixel.stickers.turns import FULL_MIX, TASKS, generate_turns
 from unipixel.stickers.video import generate_video
 
 __all__ = [
     "EVAL_SEED",
     "FAMILIAR",
-    "FIRST_MIX",
     "FULL_MIX",
     "HARD",
     "HELD_OUT_FAMILY",

@@ -245,7 +245,7 @@ def choose_ids(rng: np.random.Generator, count: int) -> list[int]:
 def choose_appearance(
     rng: np.random.Generator, settings: SceneSettings, sprites: SpriteSet, name: str, crowd: int
 ) -> Placement:
-    """How an object looks: picture, size, turn, mirroring and paint; its place is still open."""
+    """The appearance of an object: picture, size, turn, mirroring and paint; its place is chosen later."""
     low, high = settings.scale
     high = min(high, max(low, high * (1.15 - 0.11 * crowd)))
     options = sprites.by_name[name]

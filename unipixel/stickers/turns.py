@@ -43,9 +43,6 @@ TASKS: dict[str, Task] = {
 }
 """Task name -> how a question of it is made. "choice_mem" makes two turns: localise, then answer."""
 
-FIRST_MIX: dict[str, float] = {"refer": 6, "point": 2, "box": 2, "name": 3, "absent": 1}
-"""What is learnt first: words bound to masks, prompts to masks, and masks to words."""
-
 FULL_MIX: dict[str, float] = {
     "refer": 5,
     "refer_many": 1.5,

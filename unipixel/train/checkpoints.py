@@ -9,26 +9,66 @@ reads them back, and so does `unipixel.load`.
 from __future__ import annotations
 
 import copy
+import json
+import platform
 import re
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unipixel import __version__
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.tensor_names import PEFT_PREFIX, build_disk_layout, to_disk_name, to_memory_name, to_official_name
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import build_empty_model, save_model
-from unipixel.train.recipe import Lora
+from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint, resolve_checkpoint, save_model
+from unipixel.processing.tokenizer import load_tokenizer
+from unipixel.train.recipe import Lora, Recipe
+
+FILE = "recipe.json"
+_PACKAGES = ("torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "numpy", "pillow", "deepspeed")
+
+
+def write_run_record(folder: Path, recipe: Recipe, **more: Any) -> None:
+    """Write ``recipe.json``; what an earlier start of the same run was given is kept under ``earlier``."""
+    path = folder / FILE
+    earlier = []
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        earlier = [*before.pop("earlier", []), before]
+    record = {
+        "recipe": asdict(recipe),
+        "seed": recipe.seed,
+        "command": sys.argv,
+        "versions": _collect_versions(),
+        **more,
+        "earlier": earlier,
+    }
+    path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def _collect_versions() -> dict[str, str]:
+    found = {"unipixel": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+WORD_TABLES = ("language.embed_tokens.weight", "lm_head.weight")
+"""Tensors with one row per token."""
 _SIDE = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.default\.weight")
 _SIDE_ON_DISK = re.compile(r"\.lora_[AB]\.weight$")
 
@@ -151,3 +191,65 @@ def restore(model: UniPixel, folder: Path) -> None:
         for name, value in stored.items():
             for _, target in places[name]:
                 target.copy_(value)
+
+
+def copy_weights(
+    model: UniPixel, folder: str | Path, parts: tuple[str, ...] = ("",), tokenizer: Any = None
+) -> set[str]:
+    """Copy the weights of a checkpoint folder into a model of the same sizes; only names under ``parts``.
+
+    Args:
+        model: what they are copied into.
+        folder: a checkpoint.
+        parts: prefixes of parameter names.
+        tokenizer: of the model. With it, the folder may have another vocabulary: rows of the word tables are then
+            copied by token, and tokens that the folder does not know keep what they have.
+
+    Returns:
+        The names copied.
+
+    Raises:
+        CheckpointError: the folder lacks one of them, or has it in another shape.
+    """
+    config, tensors = read_checkpoint(folder)
+    other = UniPixel(config)
+    fill_model(other, tensors, folder)
+    wanted = {k: v for k, v in other.state_dict().items() if k.startswith(parts)}
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(parts)}
+    missing = [k for k in own if k not in wanted]
+    if missing or not own:
+        which = f"{len(missing)} tensors under {parts}, such as {missing[0]}" if own else f"any part {parts}"
+        raise CheckpointError(f"{folder} lacks {which}")
+    with torch.no_grad():
+        for name, value in own.items():
+            given = wanted[name]
+            if name in WORD_TABLES and tokenizer is not None and len(given) != len(value):
+                given = copy_rows_by_token(value, tokenizer, given, load_tokenizer(resolve_checkpoint(folder)))
+            if value.shape != given.shape:
+                sizes = f"{list(given.shape)}, the model needs {list(value.shape)}"
+                raise CheckpointError(f"{folder} has {name} with the shape {sizes}")
+            value.copy_(given)
+    return set(own)
+
+
+def copy_rows_by_token(own: Tensor, tokenizer: Any, given: Tensor, source: Any) -> Tensor:
+    """The rows (V, D) of a word table, those of known tokens taken from another vocabulary's table."""
+    rows, numbers = own.clone(), source.get_vocab()
+    for token, number in tokenizer.get_vocab().items():
+        if token in numbers:
+            rows[number] = given[numbers[token]]
+    return rows
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [p for p in run.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
+
+
+def resume_weights(model: UniPixel, checkpoint: Path, recipe: Recipe) -> None:
+    """Read the weights of a checkpoint of this run into its model."""
+    if recipe.lora is not None or recipe.save == "adapter":
+        restore(model, checkpoint)
+    else:
+        copy_weights(model, checkpoint)

@@ -1,21 +1,26 @@
-"""What training minimises: next-token loss plus, per object and frame, mask, IoU and presence losses.
+"""What training minimises: the recipe's objective as a module, and the terms that it is made of.
 
-Source: UniPixel, section 3.4; SAM 2, appendix D.2 for the mask losses and their weights.
+Next-token loss plus, per object and frame, mask, IoU and presence losses; and helpers for models that start from
+nothing. Source: UniPixel, section 3.4; SAM 2, appendix D.2 for the mask losses and their weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
+from unipixel.model import language
 from unipixel.model.segmenter import MaskPrediction
 from unipixel.model.unipixel import TrainingOutput, UniPixel
-from unipixel.train.loss_weights import LossWeights
+from unipixel.processing.collation import TrainingBatch
+from unipixel.train.recipe import LossWeights, Recipe, StickerRecipe
 
 
 @dataclass(frozen=True)
@@ -116,19 +121,12 @@ def dice_loss(logits: Tensor, goal: Tensor) -> Tensor:
     return 1 - (2 * joint + 1) / (prob.sum((-1, -2)) + goal.sum((-1, -2)) + 1)
 
 
-def segment_loss(
-    decoded: Sequence[MaskPrediction], targets: Tensor, weights: LossWeights, *, propagate: bool = True
-) -> Tensor:
-    """Loss of one sample, averaged over its frames.
+def segment_loss(decoded: Sequence[MaskPrediction], targets: Tensor, weights: LossWeights) -> Tensor:
+    """Loss of one sample, averaged over its frames: one entry of ``decoded`` for each, targets (T, O, S, S).
 
-    Args:
-        decoded: one entry per frame.
-        targets: (T, O, S, S).
-        propagate: False for frames that were prompted one by one: they then count as objects of one frame, so that
-            the loss is their sum over T divided by T * O.
+    Frames that were prompted one by one count as objects of one frame, which comes to the same mean.
     """
     frames = [frame_loss(d, t, weights).sum_weighted(weights) for d, t in zip(decoded, targets, strict=True)]
-    # one by one: O becomes T * O in every frame's mean and nothing is divided by T; both ways give the mean over T
     return torch.stack(frames).sum() / len(frames)
 
 
@@ -153,15 +151,281 @@ def word_loss(model: UniPixel, visual: Tensor, cell_words: Tensor) -> dict[str, 
     return {"words": loss + entropy[named].mean(), "word_accuracy": right}
 
 
-def total_loss(output: TrainingOutput, batch: dict[str, Any], weights: LossWeights) -> dict[str, Tensor]:
+def total_loss(output: TrainingOutput, batch: TrainingBatch, weights: LossWeights) -> dict[str, Tensor]:
     """Next-token loss plus the mean over samples of their segmentation losses; all terms for the log."""
     terms = {"language": language_loss(output.logits, batch["labels"])}
-    masks = batch.get("target_masks") or []
     parts = [
         segment_loss(decoded, target, weights)
-        for decoded, target in zip(output.decoded, masks, strict=False)
-        if decoded is not None
+        for decoded, target in zip(output.decoded, batch["target_masks"], strict=True)
+        if decoded is not None and target is not None
     ]
     terms["segment"] = torch.stack(parts).mean() if parts else output.logits.new_zeros(())
     terms["loss"] = terms["language"] + terms["segment"]
     return terms
+
+
+@contextmanager
+def record_layer_input(model: UniPixel, layer: int) -> Iterator[dict[str, Any]]:
+    """Keep what a decoder layer is given during a forward pass: ``hidden`` (B, L, D) and ``rotary``."""
+    kept: dict[str, Any] = {}
+
+    def keep(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        kept.update(hidden=args[0], rotary=named["position_embeddings"])
+
+    handle = model.language.layers[layer].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+def binding_loss(
+    model: UniPixel, layer: int, kept: dict[str, Any], batch: TrainingBatch, counts: list[int]
+) -> dict[str, Tensor]:
+    """Negative log share of attention on the object's cells, and that share itself.
+
+    Args:
+        layer: number of the decoder layer whose input was kept.
+        kept: from `record_layer_input`.
+        batch: of the training forward, one visual per sample.
+        counts: number of `<|seg|>` in each sample.
+    """
+    config, attention = model.config, model.language.layers[layer].self_attn
+    ids, (cos, sin) = batch["input_ids"], kept["rotary"]
+    x = model.language.layers[layer].input_layernorm(kept["hidden"])
+    head = attention.head_dim
+    query = attention.q_proj(x).unflatten(-1, (-1, head)).transpose(1, 2)
+    key = attention.k_proj(x).unflatten(-1, (-1, head)).transpose(1, 2)
+    query, key = apply_rotary_pos_emb(query, key, cos, sin)
+    query = query[:, ::2]  # the heads whose keys began as copies of them; one per group
+    visible = language.build_attention_bias(batch["attention_mask"], len(ids), ids.shape[1], 0, ids.device)
+    assert visible is not None  # only a single token has no mask
+    merge = config.vision.spatial_merge_size
+    losses, shares = [], []
+    assert batch["grid_thw"] is not None
+    for b, (t, h, w) in enumerate(batch["grid_thw"].tolist()):
+        target = batch["target_masks"][b]
+        if not counts[b] or target is None:
+            continue
+        asking = torch.nonzero(ids[b, 1:] == config.seg_token_id)[:, 0]
+        seen = torch.nonzero(ids[b] == config.video_token_id)[:, 0]
+        steps = target[torch.linspace(0, len(target) - 1, t).round().long()].float()  # (t, O, S, S)
+        cover = F.adaptive_avg_pool2d(steps, (h // merge, w // merge)).transpose(0, 1).flatten(1)  # (O, t * cells)
+        there = cover.amax(1) > 0.1
+        if not there.any():
+            continue
+        wanted = (cover / cover.amax(1, keepdim=True).clamp(min=1e-6))[there]
+        logits = query[b][:, asking[there]].float() @ key[b].float().transpose(1, 2) / head**0.5
+        logits = logits.masked_fill(~visible[b, 0, asking[there]], float("-inf"))
+        share = (logits.softmax(-1)[..., seen] * wanted).sum(-1).clamp(min=1e-6)  # (heads, O)
+        losses.append(-share.log().mean(0))
+        shares.append(share.mean(0))
+    if not losses:
+        zero = kept["hidden"].new_zeros(())
+        return {"binding": zero, "binding_share": zero}
+    return {"binding": torch.cat(losses).mean(), "binding_share": torch.cat(shares).mean().detach()}
+
+
+BINDING_LAYER = 1
+"""Decoder layer of the "binding" helper: the words are read, and two layers are left to work with what was found."""
+
+
+def prompt_loss(
+    model: UniPixel, batch: TrainingBatch, weights: LossWeights, corrections: float = 0.0, given_masks: float = 0.0
+) -> dict[str, Tensor]:
+    """Mask loss of queries made without language, on stills and clips.
+
+    Half of the objects are asked for with SAM's own tokens of their point or box, half with the mask queries that the
+    `<|ref|>` embedding gives, and these are also drawn towards those tokens: the segmenter learns to look where it is
+    pointed at, and the queries learn to point. Every `<|ref|>` has its `<|seg|>` in the same order.
+
+    Args:
+        corrections: share of the batches that are decoded a second time with a click where the first mask was wrong.
+        given_masks: share of the clip batches that are followed from the true masks of the first frame.
+    """
+    embeds = model.encode_points(
+        batch["point_coords"], batch["point_labels"], batch["point_frames"], batch["point_num_frames"]
+    )
+    queries, sam = model.compute_seg_tokens(embeds).float(), model.segmenter
+    native = torch.stack(
+        [
+            sam.prompt_encoder(xy[None, None], kind[None, None], None, None)[0][0, 0, :2]  # a point is padded to two
+            for xy, kind in zip(batch["point_coords"], batch["point_labels"], strict=True)
+        ]
+    )
+    asked = torch.where(torch.rand(len(queries), 1, 1, device=queries.device) < 0.5, native, queries)
+    pointing = (queries - native.detach()).pow(2).mean()
+    # every sample of this objective segments something
+    targets = [t for t in batch["target_masks"] if t is not None]
+    frames = [f for f in batch["sam_frames"] if f is not None]
+    counts = [t.shape[1] for t in targets]
+    if any(len(clip) > 1 for clip in frames):
+        given = [t[0] for t in targets] if torch.rand(()) < given_masks else None
+        steps = model.segment(list(asked.split(counts)), batch["sam_frames"], given=given)
+        parts = [segment_loss(d, t, weights) for d, t in zip(steps, targets, strict=True) if d is not None]
+        segment = torch.stack(parts).mean()
+        tracked = measure_ious([d and d[-1:] for d in steps], [t[-1:] for t in targets])
+        how = "given" if given is not None else "own"
+        return {"loss": segment + pointing, f"tracking_{how}": segment, f"last_iou_{how}": tracked["mask_iou"]}
+    goal = torch.cat([t[0] for t in targets])  # (O, S, S)
+    repeats = torch.tensor(counts, device=goal.device)
+    contested = torch.stack([t[0].any(0) for t in targets]).repeat_interleave(repeats, 0)
+    features = sam.encode(torch.cat(frames))
+    own = features[torch.arange(len(counts), device=goal.device).repeat_interleave(repeats)]
+    decoded = sam.decode(sam.add_no_memory(own), own, asked, mark_absent=False)
+    segment = frame_loss(decoded, goal, weights, contested).sum_weighted(weights)
+    loss = segment + pointing
+    terms = {"segment": segment, "pointing": pointing, **measure_ious([[decoded]], [goal[None]])}
+    if corrections and torch.rand(()) < corrections:
+        points = draw_correction_clicks(decoded.low_res_masks[:, 0], goal, sam.config.image_size)
+        again = sam.decode(sam.add_no_memory(own), own, queries, points, mark_absent=False)
+        loss = loss + frame_loss(again, goal, weights, contested).sum_weighted(weights)
+        terms["corrected_iou"] = measure_ious([[again]], [goal[None]])["mask_iou"]
+    return {"loss": loss, **terms}
+
+
+@torch.no_grad()
+def draw_correction_clicks(low_res_masks: Tensor, goal: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """One click per object inside the region where its mask is wrong: (O, 1, 2) SAM pixels and (O, 1) labels.
+
+    Args:
+        low_res_masks: (O, h, w) logits.
+        goal: (O, S, S) bool.
+    """
+    wanted = torch.nn.functional.interpolate(goal[:, None].float(), size=low_res_masks.shape[-2:], mode="area")[:, 0]
+    missed, extra = (wanted > 0.5) & (low_res_masks <= 0), (wanted < 0.5) & (low_res_masks > 0)
+    wrong = (missed | extra).flatten(1).float()
+    # a perfect mask gets a click on itself
+    chance = torch.where(wrong.any(-1, keepdim=True), wrong, (wanted > 0.5).flatten(1).float()) + 1e-9
+    cell = torch.multinomial(chance, 1)[:, 0]
+    width = low_res_masks.shape[-1]
+    scale = size / width
+    coords = (torch.stack([cell % width, cell // width], -1) + 0.5) * scale
+    labels = (wanted.flatten(1).gather(1, cell[:, None]) > 0.5).long()
+    return coords[:, None], labels
+
+
+@torch.no_grad()
+def measure_ious(
+    decoded: Sequence[Any], targets: Sequence[Tensor | None], kinds: list[str] | None = None
+) -> dict[str, Tensor]:
+    """Mean IoU of the chosen masks with their targets on the first frame, for the log; also by kind of question."""
+    ious = []
+    for steps, target in zip(decoded, targets, strict=False):
+        if steps is None or target is None:
+            continue
+        logits = steps[0].low_res_masks[:, 0].float()
+        goal = torch.nn.functional.interpolate(target[:1].float(), size=logits.shape[-2:], mode="area")[0] > 0.5
+        mask = logits > 0
+        ious.append((mask & goal).sum((-1, -2)) / (mask | goal).sum((-1, -2)).clamp(min=1))
+    if not ious:
+        return {}
+    every = torch.cat(ious)
+    by_kind = {}
+    for kind in sorted(set(kinds or [])):
+        by_kind[f"iou_{kind}"] = every[torch.tensor([k == kind for k in kinds or []], device=every.device)].mean()
+    return {"mask_iou": every.mean(), **by_kind}
+
+
+def pointing_loss(model: UniPixel, queries: list[Tensor], targets: list[Tensor | None]) -> Tensor:
+    """Squared distance of mask queries to SAM's own tokens of the box around the object on the first frame."""
+    sam, losses = model.segmenter, []
+    for query, target in zip(queries, targets, strict=True):
+        if target is None or not len(query):
+            continue
+        first = target[0]
+        there = first.flatten(1).any(-1)
+        if not there.any():
+            continue
+        rows, columns = first[there].any(2).float(), first[there].any(1).float()
+        size = first.shape[-1]
+        low = torch.stack([columns.argmax(-1), rows.argmax(-1)], -1)
+        high = size - torch.stack([columns.flip(-1).argmax(-1), rows.flip(-1).argmax(-1)], -1)
+        corners = torch.stack([low, high], 1).float()
+        labels = torch.tensor([2, 3], device=corners.device).expand(len(corners), 2)
+        with torch.no_grad():
+            native = sam.prompt_encoder(corners[:, None], labels[:, None], None, None)[0][:, 0, :2]
+        count = min(query.shape[1], native.shape[1])  # models with another number of queries match what they have
+        losses.append((query[there, :count].float() - native[:, :count].float()).pow(2).mean((1, 2)))
+    return torch.cat(losses).mean() if losses else model.lm_head.weight.new_zeros(())
+
+
+class TrainingStep(nn.Module):
+    """A model with its objective: batches in, loss terms out."""
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, model: UniPixel, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+
+    def forward(self, totals: Tensor | None = None, with_output: bool = False, **batch: Unpack[TrainingBatch]) -> Any:
+        """Loss terms of a batch, ``loss`` among them.
+
+        Args:
+            totals: (4,) learnt tokens and segmented samples of the whole optimiser step over all processes, batches
+                that each process accumulates, and processes. With it the losses of all of them add up (and average
+                over processes) to that of one large batch.
+            with_output: also give what the losses were computed from.
+            batch: from `Processor.collate`.
+        """
+        kinds, words = batch.pop("seg_tasks", None), batch.pop("cell_words", None)
+        recipe = self.recipe
+        if isinstance(recipe, StickerRecipe) and recipe.objective != "conversation":
+            terms = self._run_without_decoder(recipe, batch, words)
+            terms["loss"] = terms["loss"] / (1.0 if totals is None else totals[2])
+            return terms
+        kept: dict[str, Any] = {}
+        if isinstance(recipe, StickerRecipe) and recipe.binding:
+            with record_layer_input(self.model, BINDING_LAYER) as kept:
+                output = self.model(**batch)
+        else:
+            output = self.model(**batch)
+        terms = total_loss(output, batch, recipe.losses)
+        if totals is not None:
+            tokens, samples, _, processes = totals
+            own_tokens = (batch["labels"][:, 1:] != -100).sum()
+            own_samples = sum(t is not None for t in batch["target_masks"])
+            language = terms["language"] * (own_tokens * processes / tokens)
+            terms["loss"] = language + terms["segment"] * (own_samples * processes / samples.clamp(min=1))
+        terms |= measure_ious(output.decoded, batch["target_masks"], kinds)
+        if isinstance(recipe, StickerRecipe):
+            added = self._add_helper_losses(recipe, batch, output, kept, words, terms)
+            terms["loss"] = terms["loss"] + added / (1.0 if totals is None else totals[2])
+        return (terms, output) if with_output else terms
+
+    def _run_without_decoder(
+        self, recipe: StickerRecipe, batch: TrainingBatch, words: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Objectives that leave the decoder out."""
+        if recipe.objective == "prompt":
+            return prompt_loss(self.model, batch, recipe.losses, recipe.corrections, recipe.given_masks)
+        # `StickerDataset` gives them where the recipe has `dense_words`, and all its samples are videos or stills
+        assert words is not None and batch["pixel_values"] is not None and batch["grid_thw"] is not None
+        vision = self.model.encode_vision(batch["pixel_values"], batch["grid_thw"])
+        terms = word_loss(self.model, vision.merged, words)
+        return terms | {"loss": terms["words"]}
+
+    def _add_helper_losses(
+        self,
+        recipe: StickerRecipe,
+        batch: TrainingBatch,
+        output: TrainingOutput,
+        kept: dict[str, Any],
+        words: Tensor | None,
+        terms: dict[str, Tensor],
+    ) -> Tensor:
+        """Sum of the weighted helper losses; each is also put into ``terms``."""
+        added = output.logits.new_zeros(())
+        if words is not None and output.vision is not None:
+            terms |= word_loss(self.model, output.vision.merged, words)
+            added = added + recipe.dense_words * terms["words"]
+        if recipe.binding:
+            counts = [len(q) for q in output.seg_tokens]
+            terms |= binding_loss(self.model, BINDING_LAYER, kept, batch, counts)
+            added = added + recipe.binding * terms["binding"]
+        if recipe.pointing:
+            terms["pointing"] = pointing_loss(self.model, output.seg_tokens, batch["target_masks"])
+            added = added + recipe.pointing * terms["pointing"]
+        return added

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,112 @@ from torch.utils.data import Dataset
 
 from unipixel import data
 from unipixel.data import Record
-from unipixel.data.bad_records import BadRecords, describe_left_out
+from unipixel.data.records import BadRecords, describe_left_out
+from unipixel.engine.turn import write_prompt_answer, write_prompt_question
 from unipixel.errors import DatasetError, UnipixelError
 from unipixel.media import sample_at_rate, sample_random_indices
 from unipixel.processing.collation import TrainingInputs
 from unipixel.processing.processor import Processor
 from unipixel.processing.wording import PointingForm, write_turns
-from unipixel.sample import Sample
-from unipixel.train.clicks import add_prompt_turns
-from unipixel.train.plan import EpochPlan
+from unipixel.sample import Query, Sample
 from unipixel.train.recipe import MixtureRecipe, Source
+
+CHUNK = 50
+"""Batches whose records are sorted by length together; the order stays random at a larger scale."""
+
+
+class EpochPlan:
+    """The order of a mixture.
+
+    An epoch has every record as often as it is repeated; a fraction of a repeat is a random choice of the records.
+    Consecutive runs of ``batch_size`` entries are of one type and of similar length. What a type lacks to a whole batch
+    is filled with others of its records, so an epoch has a few entries more than records.
+    """
+
+    def __init__(
+        self, types: Sequence[str], lengths: Sequence[int], repeats: Sequence[float], batch_size: int, seed: int
+    ) -> None:
+        """Take one entry per record.
+
+        Args:
+            types: data type.
+            lengths: anything that grows with the time a record takes.
+            repeats: times it is seen in an epoch.
+        """
+        names, self._types = np.unique(np.array(types), return_inverse=True)
+        self._lengths, self._repeats = np.asarray(lengths), np.asarray(repeats, dtype=float)
+        self._batch, self._seed, self._count = batch_size, seed, len(names)
+        if not len(self._lengths):
+            raise ValueError("a plan needs at least one record")
+        self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    def __len__(self) -> int:
+        """Entries of an epoch, a multiple of the batch size; the same for all epochs."""
+        totals = (self._count_entries(kind) for kind in range(self._count))
+        return sum(math.ceil(total / self._batch) * self._batch for total in totals)
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        """(epoch, number of the record) of an entry; indices go on over epochs without end."""
+        epoch, place = divmod(index, len(self))
+        return epoch, int(self._order(epoch)[place])
+
+    def _count_entries(self, kind: int) -> int:
+        return max(1, int(self._repeats[self._types == kind].sum() + 1e-9))
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self._seed, 10, epoch))
+        batches = []
+        for kind in range(self._count):
+            numbers = self._draw_records(kind, rng)
+            missing = -len(numbers) % self._batch
+            numbers = np.concatenate([numbers, np.resize(numbers, missing)])
+            for chunk in np.array_split(numbers, math.ceil(len(numbers) / (CHUNK * self._batch))):
+                batches.append(chunk[np.argsort(self._lengths[chunk], kind="stable")])
+        rows = np.concatenate(batches).reshape(-1, self._batch)
+        return rows[rng.permutation(len(rows))].ravel()
+
+    def _draw_records(self, kind: int, rng: np.random.Generator) -> np.ndarray:
+        """The records of a type, each as often as it is repeated, in random order."""
+        members = np.flatnonzero(self._types == kind)
+        whole = np.floor(self._repeats[members]).astype(int)
+        numbers = np.repeat(members, whole)
+        left = self._count_entries(kind) - len(numbers)
+        if left > 0:
+            rest = self._repeats[members] - whole
+            share = rest / rest.sum() if rest.sum() else None
+            numbers = np.concatenate([numbers, rng.choice(members, left, replace=left > len(members), p=share)])
+        return rng.permutation(numbers)
+
+
+def add_prompt_turns(sample: Sample, rng: np.random.Generator | None, most: int, *, named: bool = False) -> Sample:
+    """The sample with a turn for each of at most ``most`` objects, pointed at or boxed, under ids from 1 on.
+
+    Args:
+        rng: chooses objects, prompts and frames; None: the first objects, prompted as in evaluation.
+        named: the form of the question, see `wording.prefilling`; to be taken from the checkpoint.
+
+    Raises:
+        DatasetError: the sample shows no object.
+    """
+    shown = [number for number, track in sample.objects.items() if track.visible.any()]
+    if not shown:
+        raise DatasetError(f"{sample.source or 'sample'}: no object is seen on it, and points need one")
+    order = shown if rng is None else [shown[int(k)] for k in rng.permutation(len(shown))]
+    number = {old: new for new, old in enumerate(order[:most], 1)}
+    queries = tuple(Query(kind="query", text=f"[{n}]", about=(n,), targets=(n,)) for n in number.values())
+    objects = {new: sample.objects[old] for old, new in number.items()}
+    made = write_turns(replace(sample, objects=objects, queries=queries, turns=()), rng, form="mixed")
+    turns = [
+        replace(
+            turn,
+            question=write_prompt_question(query.about, named=named),
+            answer=write_prompt_answer(query.about),
+            task="prompt",
+        )
+        for turn, query in zip(made.turns, made.queries, strict=True)
+    ]
+    return replace(made, turns=tuple(turns))
+
 
 LOG = logging.getLogger(__name__)
 MAX_DRAWS = 10
@@ -45,16 +143,14 @@ class MixtureDataset(Dataset[TrainingInputs]):
         processor: Processor,
         recipe: MixtureRecipe,
         root: Path | None,
-        count: Callable[[EpochPlan], int],
         generator: Callable[[tuple[int, ...]], np.random.Generator] = np.random.default_rng,
         bad_file: Path | None = None,
     ) -> None:
         """Read the annotation files of all sources.
 
         Args:
-            processor: with the pixel budget of training, see `starting.training_processor`.
+            processor: with the pixel budget of training, see `setup.build_training_processor`.
             root: the folder with the datasets.
-            count: samples of the run, given the plan.
             generator: makes the generator of a seed; it decides all that varies within a sample.
             bad_file: where loader processes write down records that cannot be read; they are left out of the run.
 
@@ -77,10 +173,11 @@ class MixtureDataset(Dataset[TrainingInputs]):
             recipe.batch_size,
             recipe.seed,
         )
-        self._count = count(self.plan)
 
     def __len__(self) -> int:
-        return self._count
+        recipe = self._recipe  # an epoch of the plan is whole batches
+        steps = recipe.steps or max(1, round(recipe.epochs * len(self.plan) / recipe.batch_size))
+        return steps * recipe.batch_size
 
     def __getitem__(self, index: int) -> TrainingInputs:
         epoch, number = self.plan[index]
@@ -276,7 +373,7 @@ def _limit_objects(out: TrainingInputs, tasks: list[str], most: int, rng: np.ran
     if targets is not None and most and count > most:
         chosen = np.sort(rng.choice(count, most, replace=False))
         out["target_masks"] = targets[:, chosen]
-        out["chosen_objects"] = torch.from_numpy(chosen)  # type: ignore[typeddict-unknown-key]
+        out["chosen_objects"] = torch.from_numpy(chosen)
         tasks = [tasks[int(k)] for k in chosen]
-    out["seg_tasks"] = tasks if targets is not None else []  # type: ignore[typeddict-unknown-key]
+    out["seg_tasks"] = tasks if targets is not None else []
     return out

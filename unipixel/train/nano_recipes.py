@@ -1,4 +1,4 @@
-"""How `nano` is trained: its legs, in the order in which they were run."""
+"""How `nano` is trained: its stages, in the order in which they were run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from unipixel.stickers import SceneSettings
-from unipixel.train.loss_weights import LossWeights
-from unipixel.train.recipe import Mix, StickerRecipe
+from unipixel.train.recipe import LossWeights, Mix, StickerRecipe
 
 EASY = LossWeights(
     focal=0.0, entropy=5.0, dice=1.0, iou=1.0, presence=0.2, selection=1.0, every_candidate=0.1, full_resolution=False
@@ -44,7 +43,7 @@ FIRST_WORLD = replace(EASY_WORLD, names=FIRST_NAMES, families=("noto", "twemoji"
 
 
 def nano_prompt() -> StickerRecipe:
-    """First leg of `nano`: points and boxes to masks, without language.
+    """First stage of `nano`: points and boxes to masks, without language.
 
     Small batches leave the plateau soonest; higher rates let the image features outgrow the code of place, and the
     segmenter then paints everything for every prompt.
@@ -66,7 +65,7 @@ def nano_prompt() -> StickerRecipe:
 
 
 def nano_words() -> StickerRecipe:
-    """Beside the first leg: the vision tower learns the names of things, without decoder or masks."""
+    """Beside the first stage: the vision tower learns the names of things, without decoder or masks."""
     return StickerRecipe(
         name="nano_words",
         objective="words",
@@ -100,7 +99,7 @@ def nano_names() -> StickerRecipe:
 
 
 def nano_bind() -> StickerRecipe:
-    """Second leg: the decoder joins, and the first words find their pixels. The segmenter rests."""
+    """Second stage: the decoder joins, and the first words find their pixels. The segmenter rests."""
     return StickerRecipe(
         name="nano_bind",
         trainable=("visual", "language", "lm_head", "prompt_encoder", "seg_head", "region_pool"),
@@ -187,7 +186,7 @@ TALK_MIX: Mix = {
 
 
 def nano_finish() -> StickerRecipe:
-    """Last leg: everything learns together on the whole world, and the rate falls to nothing."""
+    """Last stage: everything learns together on the whole world, and the rate falls to nothing."""
     return replace(
         nano_talk(),
         name="nano_finish",

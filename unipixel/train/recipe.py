@@ -1,14 +1,41 @@
-"""What decides a training run, as frozen records: where it begins, what learns, from which data, at which rates."""
+"""What decides a training run, as frozen records: where it begins, what learns, from which data, at which rates.
+
+`override`, `set_start` and `set_data` are what the command line may change of a recipe.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import difflib
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from unipixel.data.bad_records import MAX_BAD
+from unipixel.data import DATASETS, find_dataset, parse_name
+from unipixel.data.files import find_data_folder
+from unipixel.data.records import MAX_BAD
 from unipixel.model.config import Recall
 from unipixel.stickers import SceneSettings
-from unipixel.train.loss_weights import LossWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the terms; defaults are the paper's."""
+
+    focal: float = 100.0
+    dice: float = 5.0
+    iou: float = 5.0
+    presence: float = 5.0
+    entropy: float = 0.0
+    """Plain pixel-wise cross-entropy; easier than the focal loss for a segmenter that starts from nothing."""
+    selection: float = 0.0
+    """Cross-entropy on the pixels of all asked objects alone, where telling one from another is all that counts."""
+    every_candidate: float = 0.0
+    """Share of the mask loss that all three candidates get, not only the best, so that none dies early."""
+    full_resolution: bool = True
+    """Compare masks at SAM size (the paper's way) or, faster, on the decoder's quarter-size grid."""
+
 
 Mix = dict[str, float]
 """Task of a turn -> how often it is drawn."""
@@ -141,7 +168,7 @@ class StickerRecipe(Recipe):
     """Share of the batches that are clips."""
     video_turns: int = 4
     photos: str = ""
-    """Folder of photos as `unipixel.data.photos` reads it."""
+    """Folder of photos as `data.readers.photos` reads it."""
     photo_share: float = 0.0
     """Share of the stills that are photos, and of the sticker scenes that lie on one."""
     world: SceneSettings = field(default_factory=SceneSettings)
@@ -151,7 +178,7 @@ class StickerRecipe(Recipe):
     cutout_share: float = 0.0
     """Share of the scenes, still or moving, whose things are cut out of ``photos`` and lie on pieces of others."""
     clips: str = ""
-    """Folder of real clips as `unipixel.data.davis_clips` reads it."""
+    """Folder of real clips as `data.readers.davis_clips` reads it."""
     clip_share: float = 0.0
     """Share of the moving samples that are real clips, with as many frames as sticker clips."""
     distinct: int = 0
@@ -225,3 +252,154 @@ class MixtureRecipe(Recipe):
     limits: RecordLimits = field(default_factory=RecordLimits)
     max_bad: float = MAX_BAD
     """Share of the records that may turn out not to be readable; they are left out. More end the run."""
+
+
+R = TypeVar("R")
+_YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
+
+
+def override(record: R, settings: Sequence[str]) -> R:
+    """The record with fields replaced.
+
+    Args:
+        settings: texts such as ``"steps=300"``, ``"losses.dice=2"``, ``"rates.segmenter=1e-5"`` (an entry of a
+            mapping), ``"trainable=seg_head,segmenter"`` (entries of a tuple) or ``"lora=none"``.
+
+    Raises:
+        ValueError: there is no such field, or the value does not fit it; the message says what would.
+    """
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ValueError(f"the setting {setting!r} has no value; write it as field=value, such as steps=300")
+        record = _replace_field(record, path.split("."), text, path)
+    return record
+
+
+def _replace_field(record: Any, names: Sequence[str], text: str, path: str) -> Any:
+    name, rest = names[0], names[1:]
+    known = {field.name for field in fields(record)}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+        raise ValueError(f"{path} is no setting of {type(record).__name__}; {hint}")
+    kind, value = get_type_hints(type(record))[name], getattr(record, name)
+    if not rest:
+        return replace(record, **{name: _parse_value(kind, text, path)})
+    if get_origin(kind) is dict:
+        key_kind, value_kind = get_args(kind)
+        key = _parse_value(key_kind, ".".join(rest), path)
+        return replace(record, **{name: {**value, key: _parse_value(value_kind, text, path)}})
+    if value is None and (inner := _find_record_type(kind)):
+        value = inner()
+    if not is_dataclass(value):
+        raise ValueError(f"{path}: {name} has no settings of its own; give it a value as {name}=...")
+    return replace(record, **{name: _replace_field(value, rest, text, path)})
+
+
+def _find_record_type(kind: Any) -> Any:
+    return next((one for one in get_args(kind) if is_dataclass(one)), None)
+
+
+def _parse_value(kind: Any, text: str, path: str) -> Any:
+    """A value of a type, from text."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if type(None) in inner and text.lower() == "none":
+            return None
+        kind = next(one for one in inner if one is not type(None))
+        return _parse_value(kind, text, path)
+    if origin is Literal:
+        if text not in inner:
+            raise ValueError(f"{path} is {text!r}; it should be one of {', '.join(map(repr, inner))}")
+        return text
+    if origin is tuple:
+        return _parse_tuple(inner, text, path)
+    if kind is bool:
+        if text.lower() not in (*_YES, *_NO):
+            raise ValueError(f"{path} is {text!r}; it should be true or false")
+        return text.lower() in _YES
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(f"{path} is {text!r}; it should be {what}") from None
+    if kind is str:
+        return text
+    what = "one of its own settings, as" if is_dataclass(kind) or origin is dict else "not set by text; see"
+    raise ValueError(f"{path} cannot be {text!r}; give {what} {path}.NAME=VALUE")
+
+
+def _parse_tuple(kinds: tuple[Any, ...], text: str, path: str) -> tuple[Any, ...]:
+    parts = text.split(",") if text else []
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(_parse_value(kinds[0], part, path) for part in parts)
+    if len(parts) != len(kinds):
+        raise ValueError(f"{path} is {text!r}; it should be {len(kinds)} values with commas between")
+    return tuple(_parse_value(kind, part, path) for kind, part in zip(kinds, parts, strict=True))
+
+
+def set_start(recipe: Recipe, model: str, parts: Sequence[str]) -> Recipe:
+    """The recipe from another checkpoint, or with parts of others.
+
+    Args:
+        model: "nano", a checkpoint folder or a Hub id; empty to keep the recipe's own start.
+        parts: each FOLDER=PART,PART.
+    """
+    start = Start(model=model) if model else recipe.start
+    return replace(recipe, start=replace(start, parts=(*start.parts, *parts)))
+
+
+def set_data(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe on these data alone.
+
+    Args:
+        names: a dataset of the recipe's own mixture, which keeps its repeats and form; any other of the catalogue, or
+            ``folder:PATH`` or ``coco:PATH``. Each may be followed by ``/SPLIT``.
+
+    Raises:
+        DatasetError: there is no such dataset or split.
+        ValueError: the recipe draws its own scenes.
+    """
+    if not names:
+        return recipe
+    if not isinstance(recipe, MixtureRecipe):
+        raise ValueError(f"the recipe {recipe.name} draws stickers and takes no --data; 'finetune' does")
+    sources: list[Source] = []
+    for text in names:
+        name, split = parse_name(text)
+        own = [source for source in recipe.sources if source.dataset == name]
+        sources += [replace(source, split=split or source.split) for source in own or _build_sources(name)]
+    return replace(recipe, sources=tuple(sources))
+
+
+def _build_sources(name: str) -> list[Source]:
+    """Sources for a dataset that the recipe does not have: its questions, and clicks on its objects."""
+    dataset = find_dataset(name)
+    split = "train" if "train" in dataset.splits else dataset.splits[0]
+    asks = Source(dataset=name, split=split)
+    return [asks, replace(asks, form="prompts")] if dataset.location == "path" else [asks]
+
+
+def keep_present_sources(recipe: Recipe, root: Path | None) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe without the sources whose files are not there, and the names of those.
+
+    Raises:
+        ValueError: the recipe has no mixture, or none of it is there.
+    """
+    if not isinstance(recipe, MixtureRecipe):
+        raise ValueError(f"the recipe {recipe.name} draws stickers, so nothing of it can be absent")
+    folder = None if root is None else find_data_folder(root)
+    there: list[Source] = []
+    absent: list[Source] = []
+    for source in recipe.sources:
+        key, _, path = source.dataset.partition(":")
+        files = DATASETS[key].files.get(source.split, ()) if key in DATASETS else ("?",)
+        found = bool(path) or (folder is not None and all((folder / file).exists() for file in files))
+        (there if found else absent).append(source)
+    if not there:
+        raise ValueError(
+            f"no dataset of {recipe.name} is under {root}; `unipixel data check NAME` says what belongs there"
+        )
+    return replace(recipe, sources=tuple(there)), tuple(dict.fromkeys(source.dataset for source in absent))

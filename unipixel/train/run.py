@@ -10,23 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
-from transformers import TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from unipixel.errors import DatasetError
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing.processor import Processor
 from unipixel.train.arguments import build_arguments, is_first_process
-from unipixel.train.checkpoints import add_lora
-from unipixel.train.data import StickerDataset
-from unipixel.train.logs import ConsoleCallback, JsonLinesCallback
+from unipixel.train.checkpoints import add_lora, list_checkpoints, resume_weights, write_run_record
 from unipixel.train.mixture import MixtureDataset
-from unipixel.train.plan import EpochPlan
 from unipixel.train.recipe import MixtureRecipe, Recipe, StickerRecipe
-from unipixel.train.run_record import write_run_record
 from unipixel.train.setup import TrainingSetup, build_training_processor, prepare_training
-from unipixel.train.trainer import WRITING, UniPixelTrainer, list_checkpoints, resume_weights
+from unipixel.train.sticker_data import StickerDataset
+from unipixel.train.trainer import WRITING, UniPixelTrainer
 from unipixel.train.validation import Validation
 
 BAD_FILE = "bad_records.jsonl"
@@ -49,7 +44,7 @@ def run(
         folder: of the run; made if it is not there.
         data_root: folder with the datasets of a mixture.
         workers: processes that load data, beside this one.
-        parallel: how several processes share the run, a key of `parallel.PARALLEL`.
+        parallel: how several processes share the run, a key of `arguments.PARALLEL`.
         report: trackers besides TensorBoard.
 
     Returns:
@@ -65,19 +60,21 @@ def run(
     if is_first_process():
         shutil.rmtree(folder / WRITING, ignore_errors=True)
     torch.manual_seed(recipe.seed)
-    begun = prepare_training(recipe)
+    setup = prepare_training(recipe)
     if is_first_process():
         (folder / BAD_FILE).unlink(missing_ok=True)
-    dataset, recipe = build_dataset(begun.processor, recipe, data_root, folder / BAD_FILE)
-    for note in dataset.notes if isinstance(dataset, MixtureDataset) and is_first_process() else ():
-        print(note, file=sys.stderr)
+    dataset, recipe = build_dataset(setup.processor, recipe, data_root, folder / BAD_FILE)
     if is_first_process():
-        left_out = dict(dataset.left_out) if isinstance(dataset, MixtureDataset) else {}
-        write_run_record(folder, recipe, data_root=data_root, samples=len(dataset), left_out=left_out, workers=workers)  # type: ignore[arg-type]
-    look = None
+        left_out = {}
+        if isinstance(dataset, MixtureDataset):
+            left_out = dict(dataset.left_out)
+            for note in dataset.notes:
+                print(note, file=sys.stderr)
+        write_run_record(folder, recipe, data_root=data_root, samples=len(dataset), left_out=left_out, workers=workers)
+    validation = None
     if recipe.evaluation.samples:
-        look = Validation(_adapt_processor(begun.processor, recipe), recipe, data_root, folder)
-    return train(begun, recipe, dataset, folder, look, workers=workers, parallel=parallel, report=report)
+        validation = Validation(_adapt_processor(setup.processor, recipe), recipe, data_root, folder)
+    return train(setup, recipe, dataset, folder, validation, workers=workers, parallel=parallel, report=report)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -100,24 +97,16 @@ def check_recipe(recipe: Recipe) -> None:
 
 def build_dataset(
     processor: Processor, recipe: Recipe, root: Path | None, bad_file: Path | None = None
-) -> tuple[Dataset[Any], Recipe]:
+) -> tuple[StickerDataset | MixtureDataset, Recipe]:
     """The run's samples, and the recipe with its number of steps; ``bad_file`` as in `MixtureDataset`.
 
     Raises:
         DatasetError: a source is missing or damaged.
     """
     if isinstance(recipe, StickerRecipe):
-        return StickerDataset(processor, recipe, Path(recipe.photos) if recipe.photos else None), recipe
+        return StickerDataset(processor, recipe), recipe
     assert isinstance(recipe, MixtureRecipe)
-
-    def count_samples(plan: EpochPlan) -> int:
-        # the plan comes in whole batches
-        return (
-            recipe.steps * recipe.batch_size
-            or max(1, round(recipe.epochs * len(plan) / recipe.batch_size)) * recipe.batch_size
-        )
-
-    dataset = MixtureDataset(_adapt_processor(processor, recipe), recipe, root, count_samples, bad_file=bad_file)
+    dataset = MixtureDataset(_adapt_processor(processor, recipe), recipe, root, bad_file=bad_file)
     return dataset, replace(recipe, steps=len(dataset) // recipe.batch_size)
 
 
@@ -126,12 +115,22 @@ def _adapt_processor(processor: Processor, recipe: Recipe) -> Processor:
 
 
 def train(
-    begun: TrainingSetup, recipe: Recipe, dataset: Any, folder: Path, look: Validation | None = None, **options: Any
+    setup: TrainingSetup,
+    recipe: Recipe,
+    dataset: Any,
+    folder: Path,
+    validation: Validation | None = None,
+    **options: Any,
 ) -> Path:
-    """Run the loop on a model and data that are at hand; see `run`."""
-    model = begun.model.train()
+    """Run the loop on a model and data that are at hand.
+
+    Args:
+        validation: samples that are set aside; None: there are none.
+        options: ``workers``, ``parallel`` and ``report`` as in `run`.
+    """
+    model = setup.model.train()
     torch.manual_seed(recipe.seed)  # what is drawn now is the same in every process and every time
-    settings = add_lora(model, recipe.lora) if recipe.lora else None
+    lora = add_lora(model, recipe.lora) if recipe.lora else None
     set_trainable(model, recipe)
     if recipe.checkpointing:
         enable_checkpointing(model)
@@ -139,15 +138,8 @@ def train(
     if found:
         resume_weights(model, found[-1], recipe)
     trainer = UniPixelTrainer(
-        begun,
-        recipe,
-        settings,
-        look,
-        args=build_arguments(recipe, folder, **options),
-        train_dataset=dataset,
-        callbacks=[JsonLinesCallback(folder), ConsoleCallback()],
+        setup, recipe, lora, validation, args=build_arguments(recipe, folder, **options), train_dataset=dataset
     )
-    trainer.add_callback(FirstValidation(trainer))
     began = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
@@ -172,25 +164,10 @@ def set_trainable(model: UniPixel, recipe: Recipe) -> None:
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     unknown = [part for part in recipe.trainable if not any(name.startswith(part) for name in names)]
     if unknown:
-        raise ValueError(f"trainable names {unknown[0]!r}, which fits no parameter; parts are {_list_parts(model)}")
+        parts = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"trainable names {unknown[0]!r}, which fits no parameter; parts are {parts}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name or name.startswith(recipe.trainable))
-
-
-def _list_parts(model: UniPixel) -> str:
-    return ", ".join(name for name, _ in model.named_children())
-
-
-class FirstValidation(TrainerCallback):
-    """Looks at the samples before the first step, once the model is where it is trained."""
-
-    def __init__(self, trainer: UniPixelTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Look, unless the run is taken up."""
-        if not state.global_step:
-            self._trainer.validate()
 
 
 def enable_checkpointing(model: UniPixel) -> None:

@@ -5,29 +5,47 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import AddedToken
-from torch import Tensor
 
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.lora_weights import list_partial_names
+from unipixel.model.presets import IMAGE_SIZE, SAM_SIZE, build_debug_config, build_nano_config, initialise
 from unipixel.model.starting_points import build_starting_config, load_starting_point
 from unipixel.model.tensor_names import to_module_name
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import fill_model, load_model, read_checkpoint, resolve_checkpoint
+from unipixel.model.weights import load_model, resolve_checkpoint
 from unipixel.processing import ImageSettings, Processor, build_tokenizer
 from unipixel.processing.chat import MEM, REF, SEG, SYSTEM
 from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.stickers import list_vocabulary_texts
-from unipixel.train.nano import IMAGE_SIZE, SAM_SIZE, debug_config, initialise, nano_config
-from unipixel.train.photos import PHOTO_WORDS
+from unipixel.train.checkpoints import copy_weights
 from unipixel.train.recipe import Recipe, Start
 
-WORD_TABLES = ("language.embed_tokens.weight", "lm_head.weight")
-"""Tensors with one row per token."""
+PHOTO_WORDS = """
+person people man woman child boy girl baby face hand arm leg head hair skin eye player rider animal bird wild shoes
+boots bag pants purse coat blouse skirt sweater blazer suit stockings jacket belt sandals vest accessories shorts
+leggings sweatshirt romper cape tie loafers jumper cardigan wallet gloves bodysuit tights flats pumps glove jean
+trousers jersey hoodie necklace spectacles sunglasses bracelet wedges necktie helmet apron parka uniform swimsuit
+clothes clothing table bowl cup dining bottle sink potted plant glass oven tv refrigerator spoon fork microwave
+toaster bench vase plate floor rug cabinet window curtain lampshade lamp blanket towel pillow napkin shelf stool sofa
+monitor computer remote board counter drawer mat tray furniture food meal salad sandwich lettuce bun vegetable fruit
+wall sky grass road pavement street sidewalk ground sand sea river water snow dirt mountain hill rock stone wood tile
+ceiling fence pole bridge building roof stairs tower field net railing paper cardboard boat vehicle van minivan cab
+suitcase traffic light stop sign parking meter hydrant fireplug tennis skis ski snowboard surfboard frisbee sports
+tripod trailer wheel tire seat gray beige tan dark bright striped plain leftmost rightmost topmost lowest upper lower
+front behind next near beside background foreground standing sitting holding wearing riding walking running looking
+bumper trunk tailgate rear date fig hazelnut deer statue lizard motorcyclist cyclist unicyclist golf cart mug pepper
+canoe cucumber pan frying limousine perfume pitcher plastic pretzel race daffodil lily fritillary daisy snowdrop
+coltsfoot dandelion buttercup windflower pansy crocus iris bluebell artichoke cabbage fan harmonica hippo rhino pencil
+sharpener pomegranate soap dispenser waffle iron punching cradle crib filing polar ruler snowplow stove strainer washing
+radio bagel burrito dumbbell hamster case stingray goose swan dryer puck spatula starfish tape salt shaker hut otter
+pigeon lemur leopard lobster jar pot dragonfly antelope soldier flamingo dancer hiker hockey skater surfer kite
+paraglider windsurfer stroller parachute
+"""
+"""Everyday words of photos that stickers have no name for; each is a token of `nano`'s vocabulary."""
 
 
 @dataclass(eq=False)
@@ -58,28 +76,28 @@ def prepare_training(recipe: Recipe) -> TrainingSetup:
     if start.model:
         folder = resolve_checkpoint(start.model)
         named = str(Path(start.model).resolve()) if Path(start.model).is_dir() else start.model
-        begun = TrainingSetup(load_model(start.model), Processor.from_folder(folder), {"base_model_path": named})
+        setup = TrainingSetup(load_model(start.model), Processor.from_folder(folder), {"base_model_path": named})
     elif start.fresh:
-        begun = _start_fresh(start, recipe.seed)
+        setup = _start_fresh(start, recipe.seed)
     else:
-        begun = _start_from_released(start, recipe.seed)
-    apply_variants(begun, recipe)
+        setup = _start_from_released(start, recipe.seed)
+    apply_variants(setup, recipe)
     for text in start.parts:
         place, _, parts = text.partition("=")
         if not parts:
             raise ValueError(f"the start {text!r} names no part; write FOLDER=PART,PART, such as run/final=segmenter")
-        begun.changed |= copy_weights(begun.model, place, tuple(parts.split(",")), begun.processor.tokenizer)
-    return begun
+        setup.changed |= copy_weights(setup.model, place, tuple(parts.split(",")), setup.processor.tokenizer)
+    return setup
 
 
 @torch.no_grad()
-def apply_variants(begun: TrainingSetup, recipe: Recipe) -> None:
+def apply_variants(setup: TrainingSetup, recipe: Recipe) -> None:
     """Make the model what a recipe of an ablation says that it is.
 
     Raises:
         ValueError: ``hidden_tokens`` is negative.
     """
-    model, config = begun.model, begun.model.config
+    model, config = setup.model, setup.model.config
     if recipe.hidden_tokens < 0:
         raise ValueError(f"hidden_tokens is {recipe.hidden_tokens}; it must be at least 1, or 0 to keep what there is")
     if recipe.hidden_tokens not in (0, config.hidden_tokens):
@@ -88,10 +106,10 @@ def apply_variants(begun: TrainingSetup, recipe: Recipe) -> None:
         torch.nn.init.xavier_uniform_(last.weight)
         last.bias.zero_()
         model.seg_head[-1] = last.to(model.device, model.dtype)
-        begun.changed |= {"seg_head.3.weight", "seg_head.3.bias"}
+        setup.changed |= {"seg_head.3.weight", "seg_head.3.bias"}
     if not recipe.time_code:
         model.prompt_encoder.time_matrix.zero_()
-        begun.changed.add("prompt_encoder.time_matrix")
+        setup.changed.add("prompt_encoder.time_matrix")
     config.pixel = replace(
         config.pixel,
         propagate=config.pixel.propagate and recipe.propagate,
@@ -114,7 +132,7 @@ def _start_fresh(start: Start, seed: int) -> TrainingSetup:
         target_rule="nearest",
     )
     processor = Processor(tokenizer, settings)
-    model = UniPixel((debug_config if debug else nano_config)(len(tokenizer), processor.chat.ids))
+    model = UniPixel((build_debug_config if debug else build_nano_config)(len(tokenizer), processor.chat.ids))
     initialise(model, torch.Generator().manual_seed(seed))
     return TrainingSetup(model, processor)
 
@@ -167,54 +185,6 @@ def _list_taught(stage: str) -> set[str]:
     if not names:
         raise CheckpointError(f"{stage} is no result of an earlier stage; it should hold pytorch_model.safetensors")
     return names
-
-
-def copy_weights(
-    model: UniPixel, folder: str | Path, parts: tuple[str, ...] = ("",), tokenizer: Any = None
-) -> set[str]:
-    """Copy the weights of a checkpoint folder into a model of the same sizes; only names under ``parts``.
-
-    Args:
-        model: what they are copied into.
-        folder: a checkpoint.
-        parts: prefixes of parameter names.
-        tokenizer: of the model. With it, the folder may have another vocabulary: rows of the word tables are then
-            copied by token, and tokens that the folder does not know keep what they have.
-
-    Returns:
-        The names copied.
-
-    Raises:
-        CheckpointError: the folder lacks one of them, or has it in another shape.
-    """
-    config, tensors = read_checkpoint(folder)
-    other = UniPixel(config)
-    fill_model(other, tensors, folder)
-    wanted = {k: v for k, v in other.state_dict().items() if k.startswith(parts)}
-    own = {k: v for k, v in model.state_dict().items() if k.startswith(parts)}
-    missing = [k for k in own if k not in wanted]
-    if missing or not own:
-        which = f"{len(missing)} tensors under {parts}, such as {missing[0]}" if own else f"any part {parts}"
-        raise CheckpointError(f"{folder} lacks {which}")
-    with torch.no_grad():
-        for name, value in own.items():
-            given = wanted[name]
-            if name in WORD_TABLES and tokenizer is not None and len(given) != len(value):
-                given = copy_rows_by_token(value, tokenizer, given, load_tokenizer(resolve_checkpoint(folder)))
-            if value.shape != given.shape:
-                sizes = f"{list(given.shape)}, the model needs {list(value.shape)}"
-                raise CheckpointError(f"{folder} has {name} with the shape {sizes}")
-            value.copy_(given)
-    return set(own)
-
-
-def copy_rows_by_token(own: Tensor, tokenizer: Any, given: Tensor, source: Any) -> Tensor:
-    """The rows (V, D) of a word table, those of known tokens taken from another vocabulary's table."""
-    rows, numbers = own.clone(), source.get_vocab()
-    for token, number in tokenizer.get_vocab().items():
-        if token in numbers:
-            rows[number] = given[numbers[token]]
-    return rows
 
 
 def build_training_processor(processor: Processor, num_frames: int) -> Processor:

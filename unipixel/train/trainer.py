@@ -1,38 +1,203 @@
-"""The training loop: `transformers.Trainer` with our objective, parameter groups and checkpoint layout."""
+"""The training loop: `transformers.Trainer` with our objective, optimiser, attention, log and checkpoint layout."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
+import time
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback
 
-from unipixel.model.unipixel import UniPixel
-from unipixel.train.attention import PlainAttention
-from unipixel.train.checkpoints import restore, save_adapter, save_whole
-from unipixel.train.data import Collator
-from unipixel.train.objective import TrainingStep
-from unipixel.train.optimizer import MuonAdamW
-from unipixel.train.parallel import forget_call_order, gather_outside_layers, touch_all_parameters
+from unipixel.processing.collation import TrainingInputs
+from unipixel.train.arguments import forget_call_order, gather_outside_layers, touch_all_parameters
+from unipixel.train.checkpoints import list_checkpoints, save_adapter, save_whole
+from unipixel.train.losses import TrainingStep
 from unipixel.train.recipe import Recipe
-from unipixel.train.setup import TrainingSetup, copy_weights
-from unipixel.train.validation import Validation, build_predictor
+from unipixel.train.setup import TrainingSetup
+from unipixel.train.validation import Validation
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 WRITING = ".writing"
 """Folder inside a run in which a checkpoint lies until it is complete."""
+MAX_SIDE = 600
+"""Matrices with both sides above this stay with AdamW: orthogonalising them costs more than it gains on a CPU."""
+
+
+class PlainAttention(TorchFunctionMode):
+    """Within this context, ``scaled_dot_product_attention`` on a CPU is two products with a softmax between.
+
+    The fused CPU kernel is made for long sequences. At the lengths of `nano` it takes 2.5 to 15 times as long as this
+    in bfloat16, forward and backward (8 pictures of 144 patches, 6 heads: 51 ms against 3.4).
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace the one function; all others are called as they are."""
+        if func is F.scaled_dot_product_attention and args[0].device.type == "cpu":
+            return _attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """The same result, in the dtype that autocast would give."""
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    with torch.autocast("cpu", enabled=False):
+        if enable_gqa:
+            groups = query.shape[-3] // key.shape[-3]
+            key, value = (x.repeat_interleave(groups, -3) for x in (key, value))
+        scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        if attn_mask is not None:
+            if attn_mask.dtype == torch.bool:
+                scores = scores.masked_fill(~attn_mask, float("-inf"))
+            else:
+                scores = scores + attn_mask.to(scores.dtype)
+        share = scores.softmax(-1)
+        if dropout_p:
+            share = F.dropout(share, dropout_p)
+        return share @ value
+
+
+def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon is meant for a parameter: a weight between two hidden layers, no table and no head."""
+    outside = name.endswith("embed_tokens.weight") or name.startswith("lm_head") or "embed" in name.split(".")[-2]
+    return parameter.ndim == 2 and min(parameter.shape) <= MAX_SIDE and min(parameter.shape) > 16 and not outside
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Two optimisers that are stepped, scheduled and saved together.
+
+    Source: Jordan et al., Muon (2024); rates comparable to AdamW's by Liu et al., arXiv 2502.16982.
+    """
+
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        *,
+        learning_rate: float,
+        muon_factor: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        """Take over the parameters.
+
+        Args:
+            named: parameters that learn, by name.
+            learning_rate: of AdamW.
+            muon_factor: Muon's rate is so many times AdamW's.
+            betas: of AdamW.
+            weight_decay: of both; AdamW spares vectors.
+        """
+        every = list(named)
+        hidden = [p for n, p in every if is_hidden_matrix(n, p)]
+        rest = [p for n, p in every if not is_hidden_matrix(n, p)]
+        self._muon = torch.optim.Muon(
+            hidden, lr=learning_rate * muon_factor, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in rest if p.ndim > 1]},
+            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self._adamw = torch.optim.AdamW(
+            groups,
+            lr=learning_rate,
+            betas=betas,
+            weight_decay=weight_decay,
+        )
+        super().__init__([{"params": [p for _, p in every]}], {})
+        # the same dictionaries, so that a scheduler reaches both
+        self.param_groups = self._muon.param_groups + self._adamw.param_groups
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of both."""
+        loss = None if closure is None else closure()
+        self._muon.step()
+        self._adamw.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states."""
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self._muon.load_state_dict(state_dict["muon"])
+        self._adamw.load_state_dict(state_dict["adamw"])
+        self.param_groups = self._muon.param_groups + self._adamw.param_groups
+
+
+class RunLogCallback(TrainerCallback):
+    """Appends every log line to ``log.jsonl`` in the run folder, and prints it in short on stderr."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "log.jsonl"
+        self._created = self._began = time.monotonic()
+        self._first = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock of what is left."""
+        self._began, self._first = time.monotonic(), state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Write one line, and print it."""
+        if not state.is_world_process_zero:
+            return
+        line = {"step": state.global_step, "seconds": round(time.monotonic() - self._created, 1), **(logs or {})}
+        with self._file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+        if not logs or "train_runtime" in logs:
+            return
+        done = state.global_step - self._first
+        left = (time.monotonic() - self._began) / done * (state.max_steps - state.global_step) if done else 0.0
+        figures = "  ".join(f"{name} {_format_value(value)}" for name, value in logs.items() if name != "epoch")
+        clock = f"{int(left // 3600)}:{int(left // 60 % 60):02d}:{int(left % 60):02d}"
+        print(f"step {state.global_step}/{state.max_steps}  {figures}  ({clock} left)", file=sys.stderr)
+
+
+def _format_value(value: Any) -> str:
+    return f"{float(value):.3g}" if isinstance(value, int | float | str) else str(value)
+
+
+class FirstValidationCallback(TrainerCallback):
+    """Validates before the first step, once the model is where it is trained."""
+
+    def __init__(self, trainer: UniPixelTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Validate, unless the run is resumed."""
+        if not state.global_step:
+            self._trainer.validate()
 
 
 class UniPixelTrainer(Trainer):
@@ -41,14 +206,19 @@ class UniPixelTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, begun: TrainingSetup, recipe: Recipe, settings: LoraConfig | None, look: Validation | None, **kwargs: Any
+        self,
+        setup: TrainingSetup,
+        recipe: Recipe,
+        lora: LoraConfig | None,
+        validation: Validation | None,
+        **kwargs: Any,
     ) -> None:
-        self._begun, self._recipe, self._settings, self._look = begun, recipe, settings, look
+        self._setup, self._recipe, self._lora, self._validation = setup, recipe, lora, validation
         self.optimizer: Any = None
         self._terms: dict[str, list[float]] = defaultdict(list)
         self._staged = False
-        collator = Collator(begun.processor, begun.model.config)
-        step = TrainingStep(begun.model, recipe)
+        collator = partial(setup.processor.collate, config=setup.model.config)
+        step = TrainingStep(setup.model, recipe)
         if recipe.bf16:
             # inside of whatever wraps the step, so that every way to share a run computes alike on fp32 weights
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,6 +232,8 @@ class UniPixelTrainer(Trainer):
         # else transformers would share out every model that is made from now on, such as the shell of one that is saved
         unset_hf_deepspeed_config()
         self.remove_callback(PrinterCallback)
+        self.add_callback(RunLogCallback(Path(self.args.output_dir)))
+        self.add_callback(FirstValidationCallback(self))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with the recipe's groups, or Muon beside it where the recipe says so."""
@@ -117,14 +289,19 @@ class UniPixelTrainer(Trainer):
 
     def validate(self) -> dict[str, float]:
         """Loss and mask IoU on the samples set aside, and a picture of them."""
-        if self._look is None:
+        if self._validation is None:
             return {}
         self.model.eval()
-        predict = build_predictor(self.model, self._begun.processor.collate, self._prepare_inputs)
-        figures = self._look(predict, self.state.global_step, draw=self.args.should_save)
+        with torch.no_grad():
+            figures = self._validation(self._predict, self.state.global_step, draw=self.args.should_save)
         self.model.train()
-        self.log(dict(figures))
+        if figures:
+            self.log(dict(figures))
         return figures
+
+    def _predict(self, inputs: TrainingInputs) -> Any:
+        batch = self._prepare_inputs(self._setup.processor.collate([inputs]))
+        return self.model(with_output=True, **batch)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **kwargs)
@@ -177,11 +354,11 @@ class UniPixelTrainer(Trainer):
         if whole or (recipe.save == "whole" and recipe.lora is None):
             save_whole(config, state, folder, recipe.lora)
         else:
-            changed = self._begun.changed | {
-                n for n, p in list_parameters(self._begun.model) if p.requires_grad and ".lora_" not in n
-            }
-            save_adapter(config, state, folder, changed=changed, base=self._begun.base, settings=self._settings)
-        self._begun.processor.save(folder)
+            # each tied parameter under all its names
+            named = self._setup.model.named_parameters(remove_duplicate=False)
+            changed = self._setup.changed | {n for n, p in named if p.requires_grad and ".lora_" not in n}
+            save_adapter(config, state, folder, changed=changed, base=self._setup.base, settings=self._lora)
+        self._setup.processor.save(folder)
         torch.save(self.args, folder / "training_args.bin")
 
     def finish(self, folder: Path) -> None:
@@ -198,11 +375,6 @@ class UniPixelTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: `resume_weights` has read the weights before the model was wrapped."""
-
-
-def list_parameters(model: UniPixel) -> list[tuple[str, nn.Parameter]]:
-    """Parameters by name, each tied one under all its names."""
-    return list(model.named_parameters(remove_duplicate=False))
 
 
 def group_parameters(
@@ -227,17 +399,3 @@ def group_parameters(
         {"params": parameters, "lr": rate, "weight_decay": recipe.weight_decay if decays else 0.0}
         for (rate, decays), parameters in groups.items()
     ]
-
-
-def list_checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    found = [p for p in run.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
-
-
-def resume_weights(model: UniPixel, checkpoint: Path, recipe: Recipe) -> None:
-    """Read the weights of a checkpoint of this run into its model."""
-    if recipe.lora is not None or recipe.save == "adapter":
-        restore(model, checkpoint)
-    else:
-        copy_weights(model, checkpoint)

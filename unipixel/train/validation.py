@@ -1,16 +1,15 @@
-"""Samples that are looked at while a model is trained: their loss, the IoU of their masks, and a picture of them."""
+"""Validation while a model is trained: the loss of held-out samples, the IoU of their masks, and a picture of them."""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from unipixel import data
@@ -26,17 +25,10 @@ from unipixel.train.mixture import add_turns
 from unipixel.train.recipe import MixtureRecipe, Recipe, Source
 
 LOG = logging.getLogger(__name__)
-Predict = Callable[[list[TrainingInputs]], tuple[dict[str, Any], TrainingOutput]]
+Predict = Callable[[TrainingInputs], tuple[dict[str, Any], TrainingOutput]]
+"""Loss terms and output of a `TrainingStep` on one sample, without learning from it."""
 MAX_DRAWN = 12
 """Samples in the picture."""
-
-
-@dataclass(frozen=True, eq=False)
-class ValidationSample:
-    """A sample with its questions, as it is and as tensors."""
-
-    sample: Sample
-    inputs: TrainingInputs
 
 
 class Validation:
@@ -46,37 +38,36 @@ class Validation:
     """
 
     def __init__(self, processor: Processor, recipe: Recipe, root: Path | None, folder: Path) -> None:
-        """Read the samples; ``folder`` is that of the run. Those that cannot be read are left out, and told."""
+        """Read the samples; ``folder`` is that of the run. Those that cannot be read are left out with a warning."""
         self._folder = folder / "samples"
-        self._looked = list(_read_samples(processor, recipe, root))
-        if not self._looked:
-            LOG.warning("no source of %s has a val split, so nothing is looked at", recipe.name)
-
-    def __len__(self) -> int:
-        return len(self._looked)
+        self._samples = list(_read_samples(processor, recipe, root))
+        if not self._samples:
+            LOG.warning("no source of %s has a usable val split, so nothing is validated", recipe.name)
 
     def __call__(self, predict: Predict, step: int, *, draw: bool) -> dict[str, float]:
         """Loss and mask IoU, also by task, of the model behind ``predict``; draws ``samples/step-N.png``."""
+        if not self._samples:
+            return {}
         losses: list[float] = []
         pictures: list[np.ndarray] = []
         captions: list[str] = []
         ious: dict[str, list[float]] = defaultdict(list)
-        for looked in self._looked:
-            terms, output = predict([dict(looked.inputs)])  # type: ignore[list-item]
+        for sample, inputs in self._samples:
+            terms, output = predict(inputs)
             losses.append(float(terms["loss"]))
-            masks = extract_masks(output, looked.sample)
+            masks = extract_masks(output, sample)
             if masks is None:
                 continue
-            truth = _stack_truth(looked.sample)
+            truth = _stack_truth(sample)
             found = compute_ious(masks, truth)
-            tasks = [turn.task for turn in looked.sample.turns for _ in turn.targets]
+            tasks = [turn.task for turn in sample.turns for _ in turn.targets]
             for task, iou in zip(tasks, found, strict=True):
                 ious[task].append(iou)
             if draw and len(pictures) < 2 * MAX_DRAWN:
                 t = int(truth.any((0, 2, 3)).argmax() if not truth.any((2, 3)).all(0).any() else 0)
-                frame = looked.sample.media.frame(t)
+                frame = sample.media.frame(t)
                 pictures += [overlay(frame, truth[:, t]), overlay(frame, masks[:, t])]
-                captions += [looked.sample.turns[0].question[:80], f"predicted, IoU {np.mean(found):.2f}"]
+                captions += [sample.turns[0].question[:80], f"predicted, IoU {np.mean(found):.2f}"]
         if draw and pictures:
             write_png(make_contact_sheet(pictures, captions, columns=4), self._folder / f"step-{step:06d}.png")
         figures = {"eval_loss": float(np.mean(losses))}
@@ -86,7 +77,7 @@ class Validation:
         return {name: round(value, 4) for name, value in figures.items()}
 
 
-def _read_samples(processor: Processor, recipe: Recipe, root: Path | None) -> Iterator[ValidationSample]:
+def _read_samples(processor: Processor, recipe: Recipe, root: Path | None) -> Iterator[tuple[Sample, TrainingInputs]]:
     """As many samples as the recipe says, evenly spread over all sources and over each."""
     if isinstance(recipe, MixtureRecipe):
         sources = tuple(
@@ -106,11 +97,11 @@ def _read_samples(processor: Processor, recipe: Recipe, root: Path | None) -> It
                 sample = add_turns(
                     _read_frames(records[place], most), source, settings, None, named=processor.chat.named
                 )
-                looked = ValidationSample(sample, processor.build_training_inputs(sample))
+                inputs = processor.build_training_inputs(sample)
             except UnipixelError as error:
-                LOG.warning("not looked at: %s: %s", records[place].source, error)
+                LOG.warning("not validated: %s: %s", records[place].source, error)
                 continue
-            yield looked
+            yield sample, inputs
 
 
 def _read_frames(record: Record, most: int) -> Sample:
@@ -144,20 +135,3 @@ def compute_ious(masks: np.ndarray, truth: np.ndarray) -> list[float]:
     """IoU of each object over all frames of its clip; 1 where it is rightly found absent."""
     joint, whole = (masks & truth).sum((1, 2, 3)), (masks | truth).sum((1, 2, 3))
     return [float(j / w) if w else 1.0 for j, w in zip(joint, whole, strict=True)]
-
-
-def build_predictor(forward: Callable[..., Any], collate: Callable[..., Any], place: Callable[..., Any]) -> Predict:
-    """Runs a `TrainingStep` on samples without learning from them.
-
-    Args:
-        forward: the step, or what wraps it.
-        collate: makes a batch.
-        place: moves a batch to the step's device.
-    """
-
-    def predict(samples: list[TrainingInputs]) -> tuple[dict[str, Any], TrainingOutput]:
-        with torch.no_grad():
-            terms, output = forward(with_output=True, **place(collate(samples)))
-        return terms, output
-
-    return predict
