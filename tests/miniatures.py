@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from unipixel.data.class_names import COCO_STUFF
 
+from unipixel.data.readers.semantic import COCO_STUFF
 from unipixel.draw import write_mp4
 from unipixel.masks import encode_rle
 from unipixel.stickers import SceneSettings, generate_scene, generate_video

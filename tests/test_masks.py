@@ -279,7 +279,7 @@ def test_tracks_that_do_not_fit_are_refused(masks: np.ndarray) -> None:
         MaskTrack.from_masks(masks[0])
     for broken in (None, {}, {"size": [6, 9]}, {"size": [6, 9], "rles": [{"size": [6, 9], "counts": "1"}]}):
         with pytest.raises(ValueError):
-            MaskTrack.from_json(broken)  # type: ignore[arg-type]
+            MaskTrack.from_json(broken)
 
 
 def test_davis_pngs_keep_ids_and_show_the_known_colours(tmp_path: Path) -> None:

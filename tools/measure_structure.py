@@ -39,11 +39,11 @@ def is_participle(name: str) -> bool:
     return first not in NOT_PARTICIPLES and (first in IRREGULAR or (len(first) > 4 and first.endswith(("ed", "ing"))))
 
 
-def is_record(node: ast.ClassDef) -> bool:
-    """Whether a class only holds named fields: a dataclass, a named tuple, a typed dictionary or a schema."""
-    decorators = [ast.unparse(item).split("(")[0].split(".")[-1] for item in node.decorator_list]
-    bases = [ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases]
-    return "dataclass" in decorators or bool(RECORD_BASES & set(bases))
+def is_record(node: ast.ClassDef, schemas: set[str]) -> bool:
+    """Whether a class is a dataclass, a named tuple, a typed dictionary, or a schema made of ``schemas`` so far."""
+    decorators = {ast.unparse(item).split("(")[0].split(".")[-1] for item in node.decorator_list}
+    bases = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases}
+    return "dataclass" in decorators or bool((RECORD_BASES | schemas) & bases)
 
 
 def definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
@@ -63,7 +63,7 @@ def main() -> None:
     functions = 0
     participles, records = [], []
     classes: dict[str, list[str]] = defaultdict(list)
-    record_names: set[str] = set()
+    schemas: set[str] = set()
     lines: dict[str, int] = {}
     for path in sorted(options.folder.rglob("*.py")):
         source = path.read_text(encoding="utf-8")
@@ -73,10 +73,10 @@ def main() -> None:
             where = f"{place}:{node.lineno} {node.name}"
             if isinstance(node, ast.ClassDef):
                 classes[node.name].append(where)
-                bases = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases}
-                if is_record(node) or bases & record_names:
+                if is_record(node, schemas):
                     records.append(where)
-                    record_names.add(node.name)
+                    if not node.decorator_list:
+                        schemas.add(node.name)
             else:
                 functions += 1
                 if is_participle(node.name):

@@ -95,7 +95,7 @@ def test_wrong_arguments_are_refused(tiny_engine: Engine, clip: Clips, arguments
 def test_a_batch_is_a_list_and_one_question_is_about_one_source(tiny_engine: Engine, clip: Clips) -> None:
     frames = clip(2)
     with pytest.raises(ValueError, match="ask_batch takes a list of sources, not a ndarray; ask takes a single one"):
-        tiny_engine.ask_batch(frames, "What is this?")  # type: ignore[call-overload]
+        tiny_engine.ask_batch(frames, "What is this?")
     assert_same(
         tiny_engine.ask(list(frames), "What is this?", **SHORT), tiny_engine.ask(frames, "What is this?", **SHORT)
     )

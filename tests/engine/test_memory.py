@@ -63,7 +63,7 @@ def track(known: KnownObject, pieces: list[MaskPiece], monkeypatch: pytest.Monke
     clip = SimpleNamespace(media=SimpleNamespace(size_hw=(4, 4)))
     model = SimpleNamespace(segmenter=None)
     space = SimpleNamespace(memory=memory, model=model, features=None, clip=clip, num_frames=3, clock=None)
-    assert list(track_objects(space, [known])) == pieces  # type: ignore[arg-type]
+    assert list(track_objects(space, [known])) == pieces
     return memory[known.id]
 
 

@@ -234,8 +234,7 @@ def test_what_is_hidden_is_out_of_sight_of_the_question(tiny_engine: Engine, cli
             reply = Reply(turn, is_separate=True, hidden=which)
             dialogue.start(reply)
             assert reply.steps is not None
-            state, _ = next(reply.steps)
-            return state
+            return next(reply.steps)[0]
 
         ids = processor.build_first_turn(turn, visual).input_ids
         embeds = model.embed(ids[None], dialogue.vision.merged)

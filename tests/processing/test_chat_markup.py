@@ -75,7 +75,7 @@ def test_references_are_counted(chat: ChatTemplate) -> None:
 
 def test_what_is_not_text_is_refused(chat: ChatTemplate) -> None:
     with pytest.raises(PromptError, match="the question is a bytes, expected a string"):
-        chat.check_text(b"hello", "question")  # type: ignore[arg-type]
+        chat.check_text(b"hello", "question")
     with pytest.raises(PromptError, match="lone surrogate"):
         chat.check_text("a \ud800 b", "question")
 

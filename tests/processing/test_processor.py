@@ -267,7 +267,7 @@ TALK = (Turn(question="What is the dog?", answer="It is the dog."), Turn(questio
 
 
 def talk(processor: Processor, media: Media | None, **more: Any) -> Any:
-    return processor.build_training_inputs(Sample(media=media, turns=TALK, source="talk", **more))  # type: ignore[arg-type]
+    return processor.build_training_inputs(Sample(media=media, turns=TALK, source="talk", **more))
 
 
 @torch.no_grad()
@@ -343,4 +343,4 @@ def test_frames_resized_as_tensors_differ_from_pillow_s_by_little() -> None:
         assert 0 < np.abs(ours - pillow).mean() < 0.5
     assert resize_frame(frame, (50, 70), "tensor") is frame
     with pytest.raises(CheckpointError, match="frame_resize is 'other'"):
-        ImageSettings(frame_resize="other")  # type: ignore[arg-type]
+        ImageSettings(frame_resize="other")

@@ -30,12 +30,12 @@ NAN = float("nan")
         (Point(5, 40), "outside the frame"),
         (Point(NAN, 5), "a coordinate of the point is nan; it must be a finite number"),
         (Point(5, float("inf")), "is inf"),
-        (Point("5", 5), "is '5'"),  # type: ignore[arg-type]
+        (Point("5", 5), "is '5'"),
         (Point(True, 5), "is True"),
-        (Point(None, 5), "is None"),  # type: ignore[arg-type]
+        (Point(None, 5), "is None"),
         (Point(5, 5, frame=3), "the prompt's frame is 3; the clip has frames 0 to 2"),
         (Point(5, 5, frame=-1), "frame is -1"),
-        (Point(5, 5, frame=1.0), "frame is 1.0"),  # type: ignore[arg-type]
+        (Point(5, 5, frame=1.0), "frame is 1.0"),
         (Point(5, 5, frame=True), "frame is True"),
         (Box(5, 5, 5, 20), r"the box \(5, 5, 5, 20\) is empty; it must be x1, y1, x2, y2 with x1 < x2"),
         (Box(20, 5, 10, 20), "is empty"),
@@ -49,7 +49,7 @@ NAN = float("nan")
         (Mask(np.ones((60, 40), bool)), r"the mask has the shape \(60, 40\); the frame needs \(40, 60\)"),
         (Mask(np.ones((1, 40, 60), bool)), "shape"),
         (Mask(np.ones(SIZE, np.uint8)), "the mask is uint8; it must be a NumPy array of bool"),
-        (Mask([[True]]), "the mask is list"),  # type: ignore[arg-type]
+        (Mask([[True]]), "the mask is list"),
         ((3, 4), "a prompt is a tuple, expected a Point, Box or Mask"),
     ],
 )
@@ -63,7 +63,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_reason(prompt: Any, mess
     [
         Point(0, 0),
         Point(59.99, 39.99, frame=2),
-        Point(np.float32(3), np.int64(4), frame=np.int64(1)),  # type: ignore[arg-type]
+        Point(np.float32(3), np.int64(4), frame=np.int64(1)),
         Box(0, 0, 60, 40),
         Mask(np.eye(40, 60, dtype=bool)),
     ],
@@ -134,7 +134,7 @@ def test_evaluation_wording_is_that_of_the_release() -> None:
     described = format_request("description", "A {tall} man", is_video=True)
     assert described == "Please segment the object according to the description: A {tall} man"
     with pytest.raises(ValueError, match="wording is 'poem'"):
-        format_request("poem", "x", is_video=True)  # type: ignore[arg-type]
+        format_request("poem", "x", is_video=True)
 
 
 def test_training_wording_varies_with_the_generator_alone() -> None:

@@ -70,7 +70,7 @@ def test_region_lines_name_the_frame_pairs_in_which_an_object_is_seen() -> None:
 @pytest.mark.parametrize("rule", ["touched", "nearest"])
 def test_target_masks_of_sam_size_are_the_masks_themselves(rule: str) -> None:
     masks = np.random.default_rng(0).random((2, 32, 32)) < 0.3
-    found = build_target_masks([MaskTrack.from_masks(masks)], 2, 32, rule)  # type: ignore[arg-type]
+    found = build_target_masks([MaskTrack.from_masks(masks)], 2, 32, rule)
     assert np.array_equal(found[:, 0].numpy(), masks)
 
 

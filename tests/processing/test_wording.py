@@ -332,7 +332,7 @@ def test_bad_samples_and_arguments_are_refused() -> None:
     with pytest.raises(DatasetError, match="object 3, which is asked about, is seen on none"):
         write_turns(hidden, form="points")
     with pytest.raises(ValueError, match="form and pointing are 'lines' and 'mixed'"):
-        write_turns(clip(QA), form="lines")  # type: ignore[arg-type]
+        write_turns(clip(QA), form="lines")
     with pytest.raises(ValueError, match="max_turns is 0"):
         write_turns(clip(QA), max_turns=0)
 
@@ -361,5 +361,5 @@ def test_every_form_goes_through_the_processor_of_training(
     assert len(inputs["point_coords"]) == count["<|ref|>"] == {"regions": 0, "memory": 4, "bare": 2}.get(form, 2)
     assert (inputs["region_masks"] is None) == (form != "regions")
     if form == "regions":
-        assert inputs["region_masks"].flatten(2).any(-1).sum() == count["<|mem|>"] > 0  # type: ignore[union-attr]
+        assert inputs["region_masks"].flatten(2).any(-1).sum() == count["<|mem|>"] > 0
     assert (inputs["labels"] != -100).sum() > 10

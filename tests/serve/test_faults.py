@@ -186,7 +186,7 @@ class Redirecting(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.send_response(302)
-        self.send_header("Location", f"http://127.0.0.2:{self.server.server_port}/secret")  # type: ignore[attr-defined]
+        self.send_header("Location", f"http://127.0.0.2:{self.server.server_port}/secret")
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
