@@ -98,7 +98,7 @@ def add_prompt_turns(sample: Sample, rng: np.random.Generator | None, most: int,
 
     Args:
         rng: chooses objects, prompts and frames; None: the first objects, prompted as in evaluation.
-        named: the form of the question, see `wording.prefilling`; to be taken from the checkpoint.
+        named: the form of the question, see `turn.write_prompt_question`; to be taken from the checkpoint.
 
     Raises:
         DatasetError: the sample shows no object.
@@ -342,8 +342,8 @@ def add_turns(
     """The sample with its turns; a dataset that words its own questions keeps them.
 
     Args:
-        named: as `wording.worded`; to be taken from the checkpoint.
-        pointing: as `wording.worded`.
+        named: as `wording.write_turns`; to be taken from the checkpoint.
+        pointing: as `wording.write_turns`.
         grid: side of SAM's frames, from which the original's protocol takes points and boxes.
     """
     turns = recipe.turns if source.turns < 0 else source.turns
