@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from unipixel.cli import app
 from unipixel.eval.benchmarks import BENCHMARKS
 
-MINIATURES = [name for name in BENCHMARKS if name not in ("mvbench", "videomme", "refcoco+")]
+MINIATURES = [name for name in BENCHMARKS if name not in ("mvbench", "videomme", "refcoco+", "photos", "davis_clips")]
 
 
 def invoke(*arguments: object) -> Result:

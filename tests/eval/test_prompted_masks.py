@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import zlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
-from PIL import Image
-from worlds import expressions, read
+from worlds import expressions, held_out, read, write_clip, write_photos
 
 from unipixel.data import open_index
 from unipixel.data import read as read_record
@@ -20,7 +17,6 @@ from unipixel.eval.benchmarks import BENCHMARKS
 from unipixel.eval.predictors import BlankPredictor, PerfectPredictor
 from unipixel.eval.protocols import BenchmarkProtocol, Prediction, Predictor, Question
 from unipixel.eval.runner import open_run, predict
-from unipixel.masks import encode_rle, save_davis_png
 
 TOOL = Path(__file__).parents[2] / "tools" / "eval_photos.py"
 
@@ -30,55 +26,13 @@ def tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("eval_photos", TOOL)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look for their types
     spec.loader.exec_module(module)
     return module
 
 
 def get_protocol(name: str, split: str) -> BenchmarkProtocol:
     return BENCHMARKS[name].splits[split].protocol
-
-
-def write_photos(root: Path, name_of_set: str, stems: list[str]) -> None:
-    folder = root / name_of_set / "images"
-    folder.mkdir(parents=True)
-    lines = []
-    for number, stem in enumerate(stems):
-        Image.fromarray(np.full((40, 50, 3), 9, np.uint8)).save(folder / f"{stem}.jpg")
-        instances = []
-        for k in range(4):
-            mask = np.zeros((40, 50), bool)
-            mask[4 * k + 1 : 4 * k + 20, 5 : 30 + number] = True
-            rle = encode_rle(mask)
-            category = "person" if k == 0 and number % 2 == 0 else "cup"
-            instances.append({"category": category, "area": int(mask.sum()), "rle": rle, "bbox": [5, 1, 9, 9]})
-        line = {"image": f"images/{stem}.jpg", "width": 50, "height": 40, "instances": instances}
-        lines.append(json.dumps(line))
-    (folder.parent / "labels.jsonl").write_text("\n".join(lines))
-
-
-def held_out(count: int) -> list[str]:
-    return [f"p{n}" for n in range(400) if zlib.crc32(f"p{n}".encode()) % 10 == 0][:count]
-
-
-def write_clip(root: Path) -> str:
-    """A clip that opens empty; then its object stands still, and on the last frame it is elsewhere."""
-    name = next(f"c{n}" for n in range(100) if zlib.crc32(f"c{n}".encode()) % 5 == 0)
-    (root / name).mkdir()
-    (root / "masks" / name).mkdir(parents=True)
-    for t in range(5):
-        ids = np.zeros((48, 64), np.uint8)
-        if t:
-            ids[10:30, 10:30] = 1
-        if t == 4:
-            ids = np.roll(ids, 30, 1)
-        picture = np.where(ids[..., None] == 1, (250, 30, 30), (20, 60, 90)).astype(np.uint8)
-        Image.fromarray(picture).save(root / name / f"{t:05d}.jpg")
-        save_davis_png(ids, root / "masks" / name / f"{t:05d}.png")
-    (root / name / "labels.jsonl").write_text(
-        json.dumps({"id": 1, "category": "box", "expressions": ["the box"]}) + "\n"
-    )
-    (root / "sequences.jsonl").write_text(json.dumps({"sequence": name}) + "\n")
-    return name
 
 
 def measure(name: str, split: str, root: Path, predictor: Predictor) -> tuple[dict[str, float], int]:

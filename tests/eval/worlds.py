@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unipixel.data.records import Record
 from unipixel.eval.predictors import PerfectPredictor
 from unipixel.eval.protocols import BenchmarkProtocol, Prediction, Question
 from unipixel.eval.runner import BenchmarkRun
-from unipixel.masks import MaskTrack
+from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
 from unipixel.sample import Query, Sample
 
@@ -130,3 +133,48 @@ class Counting(PerfectPredictor):
         if self.asked - 1 in self._fail:
             raise RuntimeError("out of\nmemory")
         return super().answer(question)
+
+
+def write_photos(root: Path, name_of_set: str, stems: list[str]) -> None:
+    """A set of photos with four overlapping boxes each; in every other one the first is a person."""
+    folder = root / name_of_set / "images"
+    folder.mkdir(parents=True)
+    lines = []
+    for number, stem in enumerate(stems):
+        Image.fromarray(np.full((40, 50, 3), 9, np.uint8)).save(folder / f"{stem}.jpg")
+        instances = []
+        for k in range(4):
+            mask = np.zeros((40, 50), bool)
+            mask[4 * k + 1 : 4 * k + 20, 5 : 30 + number] = True
+            rle = encode_rle(mask)
+            category = "person" if k == 0 and number % 2 == 0 else "cup"
+            instances.append({"category": category, "area": int(mask.sum()), "rle": rle, "bbox": [5, 1, 9, 9]})
+        line = {"image": f"images/{stem}.jpg", "width": 50, "height": 40, "instances": instances}
+        lines.append(json.dumps(line))
+    (folder.parent / "labels.jsonl").write_text("\n".join(lines))
+
+
+def held_out(count: int) -> list[str]:
+    """Names of photos that belong to ``val``."""
+    return [f"p{n}" for n in range(400) if zlib.crc32(f"p{n}".encode()) % 10 == 0][:count]
+
+
+def write_clip(root: Path) -> str:
+    """A clip that opens empty; then its object stands still, and on the last frame it is elsewhere."""
+    name = next(f"c{n}" for n in range(100) if zlib.crc32(f"c{n}".encode()) % 5 == 0)
+    (root / name).mkdir(parents=True)
+    (root / "masks" / name).mkdir(parents=True)
+    for t in range(5):
+        ids = np.zeros((48, 64), np.uint8)
+        if t:
+            ids[10:30, 10:30] = 1
+        if t == 4:
+            ids = np.roll(ids, 30, 1)
+        picture = np.where(ids[..., None] == 1, (250, 30, 30), (20, 60, 90)).astype(np.uint8)
+        Image.fromarray(picture).save(root / name / f"{t:05d}.jpg")
+        save_davis_png(ids, root / "masks" / name / f"{t:05d}.png")
+    (root / name / "labels.jsonl").write_text(
+        json.dumps({"id": 1, "category": "box", "expressions": ["the box"]}) + "\n"
+    )
+    (root / "sequences.jsonl").write_text(json.dumps({"sequence": name}) + "\n")
+    return name

@@ -32,10 +32,10 @@ def build_recipes(condition: Condition, model: str, seed: int, settings: Sequenc
     """What is trained, stage by stage.
 
     Args:
-        model: a checkpoint to begin with instead of Qwen2.5-VL and SAM 2.1; empty for those.
+        model: a checkpoint to start from instead of Qwen2.5-VL and SAM 2.1; empty for those.
         settings: changes of every stage's fields, see `override`.
     """
-    made: dict[str, MixtureRecipe] = {}
+    recipes: dict[str, MixtureRecipe] = {}
     for name, make in (("refer", refer), ("segment", segment), ("joint", joint)):
         if name not in condition.stages:
             continue
@@ -44,8 +44,8 @@ def build_recipes(condition: Condition, model: str, seed: int, settings: Sequenc
         if model:
             recipe = replace(recipe, start=Start(model=model))
         if recipe.sources:  # a stage that has nothing to teach is left out
-            made[name] = override(recipe, settings)
-    return made
+            recipes[name] = override(recipe, settings)
+    return recipes
 
 
 def select_sources(mixture: Sequence[Source], condition: Condition) -> tuple[Source, ...]:
@@ -98,7 +98,7 @@ def open_benchmarks(figures: Sequence[str], root: Path, model: str, limit: int |
 
 
 def measure(final: Path, runs: Mapping[str, BenchmarkRun], figures: Sequence[str], out: Path) -> dict[str, float]:
-    """The figures of a trained condition; predictions are kept in ``out`` and taken up there."""
+    """The figures of a trained condition; predictions are kept in ``out``, and a stopped run is continued."""
     predictor = EnginePredictor(load(final))
     try:
         found: dict[str, dict[str, float]] = {}

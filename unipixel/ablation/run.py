@@ -1,4 +1,4 @@
-"""An ablation from its name to its table: trains what is not trained yet, measures what is not measured yet.
+"""An ablation from its name to its table: trains and measures what is missing.
 
 In the folder OUT, which several ablations may share, ``runs/STAGE-KEY`` is a training run, where the key stands for
 everything that decides it, so that a run which two conditions have in common is made once; ``NAME.json`` has the
@@ -63,7 +63,6 @@ class AblationPlan:
 
     @property
     def ablation(self) -> Ablation:
-        """What is compared."""
         return ABLATIONS[self.name]
 
     @property
@@ -73,10 +72,10 @@ class AblationPlan:
 
 
 def run_ablation(plan: AblationPlan, progress: Callable[[str], None] = lambda _: None) -> str:
-    """Run what is not done, and give the table as Markdown; it is written after every condition.
+    """Train and measure what is missing, and return the table as Markdown; it is written after every condition.
 
     Args:
-        told: is told what begins.
+        progress: called with what begins.
 
     Raises:
         DatasetError: data are missing or damaged.
@@ -88,7 +87,7 @@ def run_ablation(plan: AblationPlan, progress: Callable[[str], None] = lambda _:
     results = _read_results(place, plan)
     text = format_table(plan, results)
     runs = None
-    if plan.data_root is not None:  # what is missing is told before anything is trained
+    if plan.data_root is not None:  # missing data are reported before anything is trained
         runs = real_data.open_benchmarks(plan.ablation.figures, plan.data_root, "ablation", plan.count)
     for seed in plan.seeds:
         for name, condition in plan.ablation.conditions.items():
@@ -110,7 +109,7 @@ def run_ablation(plan: AblationPlan, progress: Callable[[str], None] = lambda _:
 
 
 def format_table(plan: AblationPlan, results: Results) -> str:
-    """The conditions as rows, means over seeds with half of their range; on real data with the paper's figures."""
+    """The conditions as rows: means over seeds, ± half of their range; on real data beside the paper's figures."""
     is_real = plan.data_root is not None
     titles = [part for title in plan.columns.values() for part in ((title, "paper, 3B") if is_real else (title,))]
     lines = [f"| {plan.ablation.title} | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
@@ -138,11 +137,11 @@ def _run_sticker_world(plan: AblationPlan, condition: Condition, seed: int) -> F
         folder = plan.out / "runs" / f"{stage}-{_digest(so_far)}"
         if not (folder / DONE).exists():
             if is_first:
-                begun = sticker_world.prepare_training(recipe, start, seed, staged=staged)
+                setup = sticker_world.prepare_training(recipe, start, seed, staged=staged)
             else:
-                begun = prepare_training(replace(recipe, start=Start(model=str(final))))
-            data, recipe = build_dataset(begun.processor, recipe, None)
-            train(begun, recipe, data, folder, workers=plan.workers, report=("none",))
+                setup = prepare_training(replace(recipe, start=Start(model=str(final))))
+            data, recipe = build_dataset(setup.processor, recipe, None)
+            train(setup, recipe, data, folder, workers=plan.workers, report=("none",))
             (folder / DONE).touch()
         final = folder / "final"
     return sticker_world.measure(load_model(final), Processor.from_folder(final), condition, plan.count or 200)
@@ -187,9 +186,9 @@ def _read_results(place: Path, plan: AblationPlan) -> Results:
     if not place.exists():
         return {}
     try:
-        held = json.loads(place.read_text(encoding="utf-8"))
-        kind = (held["ablation"], held["is_real"])
-        results: Results = held["results"]
+        stored = json.loads(place.read_text(encoding="utf-8"))
+        kind = (stored["ablation"], stored["is_real"])
+        results: Results = stored["results"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{place} is no file of an ablation's figures; name another folder with -o") from error
     if kind != (plan.name, plan.data_root is not None):
@@ -199,7 +198,7 @@ def _read_results(place: Path, plan: AblationPlan) -> Results:
 
 
 def _write_results(place: Path, plan: AblationPlan, results: Results, text: str) -> None:
-    held = {
+    stored = {
         "format": FORMAT,
         "ablation": plan.name,
         "title": plan.ablation.title,
@@ -209,7 +208,7 @@ def _write_results(place: Path, plan: AblationPlan, results: Results, text: str)
         "published": {name: dict(one.published) for name, one in plan.ablation.conditions.items()},
         "results": results,
     }
-    for path, content in ((place, json.dumps(held, indent=1) + "\n"), (place.with_suffix(".md"), text + "\n")):
+    for path, content in ((place, json.dumps(stored, indent=1) + "\n"), (place.with_suffix(".md"), text + "\n")):
         draft = path.with_name(f"{path.name}.part")
         draft.write_text(content, encoding="utf-8")
         draft.replace(path)

@@ -2,8 +2,8 @@
 
 Every condition trains fresh joints between language model and segmenter, and a fresh decoder, on the same scenes for
 the same number of steps; vision tower, word table and segmenter are those of a checkpoint. Where the conditions differ
-in their stages, the decoder is the checkpoint's too, since the first stages train next to nothing of it. What is
-measured is made by the trained model alone: questions about objects get masks of its own making.
+in their stages, the decoder is the checkpoint's too, since the first stages train next to nothing of it. Only
+the trained model is measured: questions about objects get the masks that it predicts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WORLD = replace(FIRST_WORLD, num_frames=(4, 4), scale=(0.2, 0.45))
 SEGMENT = {"refer": 3.0, "point": 1.0, "box": 1.0}
 ASK = {"name": 2.0, "choice": 2.0}
 KEPT = ("visual", "language.embed_tokens", "lm_head", "segmenter")
-"""What every condition begins with; all else is fresh."""
+"""What every condition starts with; everything else is fresh."""
 SEED = EVAL_SEED + 30
 FIGURES = {
     "refer": "referring cIoU, stills",
@@ -111,9 +111,9 @@ def prepare_training(recipe: StickerRecipe, checkpoint: str, seed: int, *, stage
     model.prompt_encoder.encoder.shared_embedding.positional_embedding.copy_(
         model.segmenter.shared_image_embedding.positional_embedding
     )
-    begun = TrainingSetup(model, processor)
-    apply_variants(begun, recipe)
-    return begun
+    setup = TrainingSetup(model, processor)
+    apply_variants(setup, recipe)
+    return setup
 
 
 def measure(model: UniPixel, processor: Processor, condition: Condition, count: int) -> dict[str, float]:

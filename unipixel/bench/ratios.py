@@ -34,7 +34,6 @@ class Ratio:
 
     @property
     def speedup(self) -> float:
-        """Ratio of seconds on the wall."""
         return self.other.wall_s / self.ours.wall_s
 
     @property
@@ -50,7 +49,6 @@ class Ratio:
         return min(self.speedup, self.cpu_speedup) >= self.required
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as plain JSON values."""
         return {
             "name": self.name,
             "required": self.required,

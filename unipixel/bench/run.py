@@ -97,7 +97,6 @@ class BenchReport:
         return self.memory[1].peak_mb / self.memory[0].peak_mb if self.memory else None
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain JSON values."""
         return {
             "setting": self.setting,
             "stages": [{**vars(stage), "each_s": stage.each_s} for stage in self.stages],

@@ -70,7 +70,6 @@ class Captions(BenchmarkProtocol):
         return {"caption": question.query.answer, "prediction": reply.text}
 
     def score_failure(self, question: Question | None) -> Measures:
-        """An empty description, with the lowest grades."""
         return {
             "caption": question.query.answer if question else "",
             "prediction": "",
@@ -84,7 +83,6 @@ class Captions(BenchmarkProtocol):
         return [*average_grades(measures), *_measure_word_overlap(measures)]
 
     def list_notes(self, measures: Sequence[Measures]) -> list[str]:
-        """Whether a judge has seen the descriptions."""
         missing = sum("grades" not in m for m in measures)
         if not missing:
             return []

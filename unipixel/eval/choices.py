@@ -78,19 +78,15 @@ class Choices(BenchmarkProtocol):
         ]
 
     def score(self, question: Question, reply: Prediction) -> Measures:
-        """The letter chosen beside the right one."""
         return score_letter(question.query, reply.text, rule="original" if self.original else "first_word")
 
     def score_failure(self, question: Question | None) -> Measures:
-        """A wrong answer."""
         return {"letter": None, **get_expected_letter(question.query if question else None), "error": True}
 
     def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
-        """Accuracy, then by category."""
         return summarize_accuracy(measures, mean_of_categories=self.mean_of_categories and not self.original)
 
     def list_notes(self, measures: Sequence[Measures]) -> list[str]:
-        """How many replies named no option."""
         return note_unreadable(measures)
 
     def _choose_frames(self, sample: Sample, most: int) -> tuple[list[int], ClipView | None]:

@@ -92,7 +92,6 @@ class ImageMasks(BenchmarkProtocol):
         return measures
 
     def score_failure(self, question: Question | None) -> Measures:
-        """Nothing found."""
         area = 1 if question is None else max(1, int(merge_targets(question).areas[0]))
         return {"intersection": 0, "union": area, **({"hit": False} if self.boxes else {})}
 
@@ -122,7 +121,6 @@ class VideoMasks(BenchmarkProtocol):
     """Also report J&F by `Query.category`."""
 
     def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
-        """One question per record of the unit."""
         return [build_video_question(read(record), record, unit) for record in unit.records]
 
     def score(self, question: Question, reply: Prediction) -> Measures:
@@ -136,7 +134,6 @@ class VideoMasks(BenchmarkProtocol):
         return {**scores, "category": question.query.category}
 
     def score_failure(self, question: Question | None) -> Measures:
-        """Zero in everything."""
         if self.server:
             return {}
         return {**dict.fromkeys(NAMES, 0.0), "category": question.query.category if question else ""}
@@ -185,7 +182,6 @@ class Revos(VideoMasks):
         return {**scores.means(), "category": question.query.category}
 
     def score_failure(self, question: Question | None) -> Measures:
-        """Zero in everything."""
         return {**super().score_failure(question), "A": 0.0, "R": 0.0}
 
     def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
@@ -210,7 +206,6 @@ class Revos(VideoMasks):
         ]
 
     def list_notes(self, measures: Sequence[Measures]) -> list[str]:
-        """How many expressions are outside of the averages."""
         outside = sum(m["category"] == "no object" for m in measures)
         return [f"expressions of things that are not there, in no average: {outside}"] if outside else []
 
@@ -279,7 +274,6 @@ class ClassicDavis(BenchmarkProtocol):
         return units
 
     def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
-        """All expressions of a video."""
         return [build_video_question(read(record), record, unit) for record in unit.records]
 
     def score(self, question: Question, reply: Prediction) -> Measures:

@@ -210,7 +210,7 @@ def merge_grades(path: Path, lines: list[PredictionLine]) -> tuple[list[Predicti
     merged = []
     for line in lines:
         if line.id in grades and line.is_answered:
-            line = replace(line, measures=({**line.measures[0], "grades": dict(grades[line.id])},))
+            line = replace(line, measures=({**line.measures[0], "grades": grades[line.id]},))
         merged.append(line)
     notes = [f"graded by {found[0].judge}"]
     if failed:

@@ -106,7 +106,6 @@ class PixelQA(BenchmarkProtocol):
         return measures | {name: [one[key] for one in frames] for name, key in FRAME_FIGURES.items() if frames}
 
     def score_failure(self, question: Question | None) -> Measures:
-        """A wrong answer, and no object found."""
         zeros = [0.0] * (len(question.query.about) if question else 1)
         return {
             "letter": None,
@@ -130,7 +129,6 @@ class PixelQA(BenchmarkProtocol):
         ]
 
     def list_notes(self, measures: Sequence[Measures]) -> list[str]:
-        """How many replies named no option, and how many objects were not found."""
         missing = sum(value == 0 for m in measures for value in m["J"])
         note = [f"objects without a pixel in common with their mask: {missing}"] if missing else []
         return note_unreadable(measures) + note

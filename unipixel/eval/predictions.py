@@ -14,7 +14,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
@@ -67,7 +67,7 @@ class PredictionLine:
     """Why the unit failed; empty: it did not."""
     left_out: str = ""
     """Why its data cannot be read; empty: they can."""
-    measures: tuple[Measures, ...] = ()
+    measures: Sequence[Measures] = ()
     """One per question, or as the protocol divides the unit."""
     seconds: float = 0.0
 
@@ -76,28 +76,19 @@ class PredictionLine:
         return not self.error and not self.left_out
 
     def to_json(self) -> dict[str, Any]:
+        """The line of the file; what is empty is left out."""
         replies = None if self.predictions is None else [one.to_json() for one in self.predictions]
         outcome = {"replies": replies, "error": self.error or None, "left_out": self.left_out or None}
-        return {
-            "id": self.id,
-            "place": self.place,
-            **{name: value for name, value in outcome.items() if value is not None},
-            "measures": list(self.measures),
-            "seconds": self.seconds,
-        }
+        outcome = {name: value for name, value in outcome.items() if value is not None}
+        return {"id": self.id, "place": self.place, **outcome, "measures": self.measures, "seconds": self.seconds}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PredictionLine:
-        replies = value.get("replies")
-        return cls(
-            id=value["id"],
-            place=value["place"],
-            predictions=None if replies is None else tuple(Prediction.from_json(one) for one in replies),
-            error=value.get("error", ""),
-            left_out=value.get("left_out", ""),
-            measures=tuple(value["measures"]),
-            seconds=value.get("seconds", 0.0),
-        )
+        """What `to_json` wrote; wrong fields raise TypeError, ValueError or LookupError."""
+        values = dict(value)
+        replies = values.pop("replies", None)
+        predictions = None if replies is None else tuple(Prediction.from_json(one) for one in replies)
+        return cls(predictions=predictions, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +107,11 @@ class GradeLine:
         return not self.error
 
     def to_json(self) -> dict[str, Any]:
-        outcome = {"error": self.error} if self.grades is None else {"grades": dict(self.grades)}
-        return {"id": self.id, "judge": self.judge, **outcome}
+        return {name: value for name, value in vars(self).items() if value not in (None, "")}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> GradeLine:
-        return cls(id=value["id"], judge=value["judge"], grades=value.get("grades"), error=value.get("error", ""))
+        return cls(**value)
 
 
 L = TypeVar("L", PredictionLine, GradeLine)
@@ -202,7 +192,6 @@ class LineFile(Generic[L]):
         self.lines[line.id] = line
 
     def close(self) -> None:
-        """End writing."""
         if self._file is not None:
             self._file.close()
 

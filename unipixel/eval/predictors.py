@@ -69,7 +69,6 @@ class EnginePredictor(Predictor):
         return [one if isinstance(one, UnipixelError) else _convert_answer(one) for one in answers]
 
     def close(self) -> None:
-        """Release the clip of the last question."""
         if self._session is not None:
             self._session.close()
         self._session, self._clip = None, None
@@ -153,7 +152,6 @@ class BlankPredictor(Predictor):
     """Answers nothing and segments nothing; its figures are the lower bounds of a benchmark."""
 
     def answer(self, question: Question) -> Prediction:
-        """No words, no objects."""
         return Prediction()
 
 

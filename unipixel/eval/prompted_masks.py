@@ -135,7 +135,6 @@ class PhotoRegions(BenchmarkProtocol):
         return score_box(question, prediction) if self.prompt == "box" else score_point(question, prediction)
 
     def score_failure(self, question: Question | None) -> Measures:
-        """Nothing segmented."""
         return {"iou": 0.0} if question is None else self.score(question, Prediction())
 
     def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
@@ -155,7 +154,6 @@ class PhotoPersons(ImageMasks):
         return units
 
     def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
-        """The question for the person's mask."""
         query = Query(kind="query", text="the person", targets=(1,))
         sample = replace(_keep_object(read(unit.records[0]), _parse_number(unit)), queries=(query,))
         return super().build_questions(unit, lambda _: sample, num_frames)
@@ -175,7 +173,6 @@ class ClipsFromMask(BenchmarkProtocol):
         return score_given_mask(question, prediction, as_volume=False)
 
     def score_failure(self, question: Question | None) -> Measures:
-        """No mask after the given one."""
         if question is None:
             return {"J&F": 0.0, "trivial": 0.0}
         return {**self.score(question, Prediction()), "J&F": 0.0}

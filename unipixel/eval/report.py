@@ -34,11 +34,9 @@ class ReportRow:
     published: PublishedFigure | None = None
 
     def difference(self, value: float | None) -> float | None:
-        """Ours minus a published figure."""
         return None if value is None or self.figure is None else round(self.figure.value - value, 4)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
         given = self.published
         published = {} if given is None else {"UniPixel-3B": given.small, "UniPixel-7B": given.large}
         return {
@@ -65,7 +63,6 @@ class ReportSection:
 
     @property
     def title(self) -> str:
-        """Name of the benchmark and its split."""
         return f"{BENCHMARKS[self.header.benchmark].title} {self.header.split}"
 
     @property
@@ -79,7 +76,6 @@ class ReportSection:
         return {line.id: line.left_out for line in self.lines if line.left_out}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
         return {
             "benchmark": self.header.benchmark,
             "split": self.header.split,

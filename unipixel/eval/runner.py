@@ -67,7 +67,6 @@ class BenchmarkRun:
         return [item for clip in clips[place::number] for item in clip]
 
     def build_header(self, units: int, num_frames: int) -> RunHeader:
-        """The first line of the file of predictions."""
         return RunHeader(
             benchmark=self.name,
             split=self.split,
@@ -81,7 +80,6 @@ class BenchmarkRun:
         )
 
     def get_path(self, out: Path) -> Path:
-        """Where the predictions of this shard are written."""
         return out / self.name / self.split / f"{self.shard[0]}-of-{self.shard[1]}.jsonl"
 
 
@@ -194,7 +192,7 @@ def predict_units(
         line = PredictionLine(id=unit.id, place=place, predictions=tuple(predictions))
         if isinstance(asked, list) and failure is None:
             try:
-                line = replace(line, measures=tuple(protocol.score_unit(asked, predictions)))
+                line = replace(line, measures=protocol.score_unit(asked, predictions))
             except Exception as error:
                 failure = error
         lines.append(line if failure is None else _fail(protocol, line, unit, failure, read, predictor.num_frames))
@@ -219,7 +217,7 @@ def _fail(
         return replace(line, predictions=None, left_out=reason)
     # errors of the model count as failed questions; their tracebacks go to the log
     log.info("%s failed", unit.id, exc_info=failure)
-    measures = tuple(_score_failure(protocol, unit, read, num_frames))
+    measures = _score_failure(protocol, unit, read, num_frames)
     return replace(line, predictions=None, error=reason, measures=measures)
 
 
@@ -252,5 +250,5 @@ def rescore(run: BenchmarkRun, lines: Sequence[PredictionLine], num_frames: int)
             measures = _score_failure(run.protocol, unit, run.read, num_frames)
         else:
             measures = run.protocol.score_unit(questions, line.predictions)
-        fresh.append(replace(line, measures=tuple(measures)))
+        fresh.append(replace(line, measures=measures))
     return fresh

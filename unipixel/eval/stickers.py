@@ -86,13 +86,11 @@ class StickerProtocol(BenchmarkProtocol):
         return [record for records in zip(*kinds, strict=True) for record in records]
 
     def group_records(self, records: Sequence[Record]) -> list[Unit]:
-        """One scene of each seed together."""
         number = len(self.task.seeds)
         parts = (tuple(records[n : n + number]) for n in range(0, len(records), number))
         return [Unit(part[0].id, part) for part in parts]
 
     def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
-        """The question about each scene."""
         questions = (self._ask(record) for record in unit.records)
         return [question for question in questions if question is not None]
 

@@ -101,7 +101,6 @@ class VolumeScores:
 
     @property
     def JF(self) -> float:
-        """J&F: mean of both."""
         return (self.J + self.F) / 2
 
 

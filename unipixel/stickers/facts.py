@@ -101,11 +101,9 @@ class Facts:
         return passing[0] if len(passing) == 1 else None
 
     def find_named(self, name: str) -> list[int]:
-        """Objects of that name."""
         return [n for n in range(self.count) if self.names[n] == name]
 
     def is_single(self, n: int) -> bool:
-        """Whether no other object has the same name."""
         return self.names.count(self.names[n]) == 1
 
     def find_colour_phrase(self, n: int) -> str | None:

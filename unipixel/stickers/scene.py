@@ -76,7 +76,6 @@ class SceneSettings:
         return load_built_in(self.families) if self.sprites is None else load_folder(self.sprites)
 
     def list_names(self, sprites: SpriteSet) -> tuple[str, ...]:
-        """Names that may be drawn."""
         if self.names is None and self.sprites is None:
             return tuple(name for name in FAMILIAR if name in sprites.by_name)
         return self.names or sprites.names

@@ -182,6 +182,8 @@ class StickerRecipe(Recipe):
     """Folder of real clips as `data.readers.davis_clips` reads it."""
     clip_share: float = 0.0
     """Share of the moving samples that are real clips, with as many frames as sticker clips."""
+    written_choices: float = 0.0
+    """Share of the batches that are choices in words alone, about objects that are named and not shown."""
     distinct: int = 0
     """Only so many different scenes, again and again; 0: every scene is new."""
     dense_words: float = 0.0
