@@ -22,6 +22,9 @@ from unipixel.model.unipixel import TrainingOutput, UniPixel
 from unipixel.processing.collation import TrainingBatch
 from unipixel.train.recipe import LossWeights, Recipe, StickerRecipe
 
+BINDING_LAYER = 1
+"""Decoder layer of the "binding" helper: the words are read, and two layers are left to work with what was found."""
+
 
 @dataclass(frozen=True)
 class FrameLoss:
@@ -224,10 +227,6 @@ def binding_loss(
         zero = kept["hidden"].new_zeros(())
         return {"binding": zero, "binding_share": zero}
     return {"binding": torch.cat(losses).mean(), "binding_share": torch.cat(shares).mean().detach()}
-
-
-BINDING_LAYER = 1
-"""Decoder layer of the "binding" helper: the words are read, and two layers are left to work with what was found."""
 
 
 def prompt_loss(
