@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,17 @@ def test_undo_ends_a_stream_that_is_still_open(tiny_engine: Engine, clip: Clips)
         assert session.objects == {} and list(stream) == []
 
 
+def test_a_correction_ends_a_stream_and_keeps_what_it_had(tiny_engine: Engine, clip: Clips) -> None:
+    with tiny_engine.open(clip(4)) as session, tiny_engine.open(clip(4)) as other:
+        (whole,) = other.segment(Mask(square(), frame=0))
+        stream = session.stream(None, prompts=Mask(square(), frame=0))
+        for piece in stream:
+            if isinstance(piece, MaskPiece) and piece.t == 2:
+                break
+        rles = session.correct(1, Mask(square(60), frame=3)).track.rles
+        assert list(stream) == [] and rles == (*whole.track.rles[:3], encode_rle(square(60)))
+
+
 def test_ids_are_not_given_again_after_an_undo(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(2)) as session:
         point(session)
@@ -196,8 +208,6 @@ def test_a_prompt_taken_back_leaves_what_the_others_make(tiny_engine: Engine, cl
 
 
 def _with_id(prompt: Any) -> Any:
-    from dataclasses import replace
-
     return replace(prompt, object_id=1)
 
 

@@ -81,7 +81,7 @@ def open_index(name: str, root: str | Path | None, split: str, *, protocol: str 
 
     Args:
         name: as in `DATASETS`, or ``folder:PATH`` or ``coco:PATH``.
-        root: the folder with the datasets, or the one above its ``data``; not looked at for own data and stickers.
+        root: the folder with the datasets, or the one above its ``data``; not used for own data and stickers.
         split: one of the dataset's splits.
         protocol: ``"original"`` for the records as the released training code makes them, see `Dataset.original`.
 
@@ -143,8 +143,8 @@ def check_records(
     if processes is None:
         processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
     found: dict[str, str] = {}
-    for size, faults in _check_chunks(chunks, min(processes, len(chunks) // 4)):
-        found |= faults
+    for size, defects in _check_chunks(chunks, min(processes, len(chunks) // 4)):
+        found |= defects
         if progress is not None:
             progress(size)
     return {record.source: found[record.source] for record in records if record.source in found}
@@ -152,10 +152,10 @@ def check_records(
 
 def _check_chunks(chunks: Sequence[Sequence[Record]], processes: int) -> Iterator[tuple[int, dict[str, str]]]:
     if processes < 2:
-        yield from ((len(chunk), find_faults(chunk)) for chunk in chunks)
+        yield from ((len(chunk), find_defects(chunk)) for chunk in chunks)
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(find_faults, chunk): len(chunk) for chunk in chunks}
+        waiting = {pool.submit(find_defects, chunk): len(chunk) for chunk in chunks}
         try:
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
@@ -163,9 +163,9 @@ def _check_chunks(chunks: Sequence[Sequence[Record]], processes: int) -> Iterato
             pool.shutdown(cancel_futures=True)
 
 
-def find_faults(records: Sequence[Record]) -> dict[str, str]:
+def find_defects(records: Sequence[Record]) -> dict[str, str]:
     """What is wrong with some records, by `Record.source`; those that are right are not in it."""
-    faults: dict[str, str] = {}
+    defects: dict[str, str] = {}
     decoded: dict[object, str] = {}
     for record in records:
         try:
@@ -181,7 +181,7 @@ def find_faults(records: Sequence[Record]) -> dict[str, str]:
                 finally:
                     sample.media.close()
             if decoded[shown]:
-                faults[record.source] = decoded[shown]
+                defects[record.source] = decoded[shown]
         except UnipixelError as error:
-            faults[record.source] = str(error)
-    return faults
+            defects[record.source] = str(error)
+    return defects

@@ -173,7 +173,7 @@ def _is_line(part: Any) -> bool:
 
 
 def _is_empty(rle: Mapping[str, Any]) -> bool:
-    """Whether run lengths say that no pixel is set; malformed ones are told when they are read."""
+    """Whether run lengths say that no pixel is set; malformed ones are refused when they are read."""
     counts = rle.get("counts")
     if isinstance(counts, list):
         return all(isinstance(run, int) for run in counts) and not any(counts[1::2])
@@ -237,7 +237,7 @@ class CocoClip:
     objects: dict[int, ClipObject] = field(default_factory=dict)
     """By number, from 1."""
     crowds: list[dict[int, Any]] = field(default_factory=list)
-    """Packed masks by frame of what is not told apart, or not outlined: then it is its box."""
+    """Packed masks by frame of crowds, and boxes of what has no outline."""
     incomplete_texts: set[str] = field(default_factory=set)
     """Names and expressions that objects without a mask have, too: their answer is not the whole truth."""
     unlocated_texts: set[str] = field(default_factory=set)
@@ -294,8 +294,8 @@ def _read_pictures(document: Mapping[str, Any], where: str) -> _Read:
 
     def locate(annotation: dict[str, Any], place: str) -> _Located:
         clip = clips[_look_up(names, get_field(annotation, "image_id", place), "image", place)]
-        region, fault = parse_region(get_field(annotation, "segmentation", place, (list, dict, type(None))), place)
-        return clip, {0: region}, None, fault
+        region, defect = parse_region(get_field(annotation, "segmentation", place, (list, dict, type(None))), place)
+        return clip, {0: region}, None, defect
 
     return clips, _add_objects(document, where, locate)
 
@@ -338,8 +338,8 @@ def _read_frame_by_frame(document: Mapping[str, Any], where: str) -> _Read:
             raise DatasetError(
                 f"{place}: it is on a frame of a video but has no 'track_id', which says what is one object"
             )
-        region, fault = parse_region(get_field(annotation, "segmentation", place, (list, dict, type(None))), place)
-        return clips[name], {t: region}, (name, track), fault
+        region, defect = parse_region(get_field(annotation, "segmentation", place, (list, dict, type(None))), place)
+        return clips[name], {t: region}, (name, track), defect
 
     return clips, _add_objects(document, where, locate)
 
@@ -365,15 +365,15 @@ def _read_whole_videos(document: Mapping[str, Any], where: str) -> _Read:
         found = get_field(annotation, "segmentations", place, list)
         if len(found) != len(clip.frames):
             raise DatasetError(f"{place}: it has {len(found)} segmentations, but the video {len(clip.frames)} frames")
-        regions, faults = {}, []
+        regions, defects = {}, []
         boxes = annotation.get("bboxes")
         for t, one in enumerate(found):
             # null, or nothing and no box: it is not seen there
             if one is None or (one == [] and not (isinstance(boxes, list) and t < len(boxes) and boxes[t])):
                 continue
-            regions[t], fault = parse_region(one, f"{place}, frame {t}")
-            faults += [fault] if fault else []
-        return clip, regions, None, f"{faults[0]} on a frame that shows the object" if faults else ""
+            regions[t], defect = parse_region(one, f"{place}, frame {t}")
+            defects += [defect] if defect else []
+        return clip, regions, None, f"{defects[0]} on a frame that shows the object" if defects else ""
 
     return clips, _add_objects(document, where, locate)
 
@@ -400,7 +400,7 @@ def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> li
     left_out: list[tuple[str, str]] = []
     for number, annotation in enumerate(get_field(document, "annotations", where, list)):
         place = f"{where}, annotation {number}"
-        clip, regions, same, fault = locate(annotation, place)
+        clip, regions, same, defect = locate(annotation, place)
         if annotation.get("iscrowd"):
             clip.crowds.append({t: region for t, region in regions.items() if region is not None})
             continue
@@ -417,10 +417,10 @@ def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> li
         found.regions.update(regions)
         added = parse_expressions(annotation.get("expressions", []), place)
         found.expressions = tuple(dict.fromkeys((*found.expressions, *added)))
-        if fault:
-            left_out.append((fault, place))
+        if defect:
+            left_out.append((defect, place))
             unmasked.setdefault(id(clip), (clip, []))[1].append(found)
-        box = parse_box(annotation.get("bbox"), place) if fault else None
+        box = parse_box(annotation.get("bbox"), place) if defect else None
         if box is not None:
             found.regions.update({t: _pack_box(box) for t in regions if regions[t] is None})
     for clip, some in unmasked.values():

@@ -44,7 +44,7 @@ class Record:
 
     @property
     def num_frames(self) -> int | None:
-        """Frames of the clip; None where only opening the video file tells."""
+        """Frames of the clip; None where that is known only once the video file is opened."""
         return None if self.frame_names is None else len(self.frame_names)
 
     @property
@@ -116,7 +116,7 @@ _KINDS = (
 
 
 def classify_reason(reason: str) -> str:
-    """What sort of fault a sentence about a bad record tells of."""
+    """What sort of defect a sentence about a bad record describes."""
     return next((kind for kind, pattern in _KINDS if re.search(pattern, reason)), "something else")
 
 
@@ -155,7 +155,7 @@ class BadRecords:
         if len(bad) > max(1.0, self._most * self.total):
             raise DatasetError(
                 f"{len(bad)} of {self.total} records cannot be read, more than the share of {self._most:g} that is "
-                f"allowed: {format_reasons(bad)}; `unipixel data check` tells all, --max-bad allows more"
+                f"allowed: {format_reasons(bad)}; `unipixel data check` lists them all, --max-bad allows more"
             )
         return source not in before
 
@@ -187,10 +187,10 @@ def describe_left_out(left_out: Iterable[tuple[str, str]]) -> list[str]:
     for reason, place in left_out:
         reasons.setdefault(reason, []).append(place)
     counts = Counter({reason: len(places) for reason, places in reasons.items()})
-    told = []
+    sentences = []
     for reason, count in counts.most_common():
         places = reasons[reason]
         some = ", ".join([places[0], *(place.rpartition(", ")[2] for place in places[1:MAX_NAMED])])
         more = f", and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
-        told.append(f"left out: {count} annotation{'s' if count > 1 else ''} {reason}: {some}{more}")
-    return told
+        sentences.append(f"left out: {count} annotation{'s' if count > 1 else ''} {reason}: {some}{more}")
+    return sentences

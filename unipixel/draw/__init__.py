@@ -16,7 +16,6 @@ import math
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import groupby
@@ -336,15 +335,6 @@ _VARIANTS = {chr(code) for code in (*range(0xFE00, 0xFE10), *range(0x1F3FB, 0x1F
 Font = ImageFont.FreeTypeFont
 
 
-@dataclass(frozen=True)
-class TextRun:
-    """Text that one font can write."""
-
-    text: str
-    font: str
-    """Name in the archive, or a system font's path."""
-
-
 def is_writable(text: str) -> bool:
     """Whether there is a glyph for every sign of a text."""
     return all(_find_font(sign) is not None for sign in text if not _is_silent(sign))
@@ -364,7 +354,7 @@ class Lettering:
         self.line_height = round(1.5 * self.size)
 
     def width(self, text: str) -> float:
-        return sum(self._load_font(run).getlength(run.text) for run in _split_runs(text))
+        return sum(self._load_font(name).getlength(run) for run, name in _split_runs(text))
 
     def height(self) -> int:
         """Pixels from the top of the highest letter to the bottom of the lowest."""
@@ -373,10 +363,10 @@ class Lettering:
     def write(self, image: Image.Image, place: tuple[float, float], text: str, ink: tuple[int, int, int]) -> None:
         """Write a line whose top left corner is ``place``."""
         pen, (x, y) = ImageDraw.Draw(image), place
-        for run in _split_runs(text):
-            font = self._load_font(run)
-            pen.text((x, y + self.ascent), run.text, font=font, fill=ink, anchor="ls")
-            x += font.getlength(run.text)
+        for run, name in _split_runs(text):
+            font = self._load_font(name)
+            pen.text((x, y + self.ascent), run, font=font, fill=ink, anchor="ls")
+            x += font.getlength(run)
 
     def count_fitting(self, text: str, width: float) -> int:
         """How many characters of a text fit, at least one."""
@@ -389,12 +379,15 @@ class Lettering:
                 longest = middle - 1
         return fits
 
-    def _load_font(self, run: TextRun) -> Font:
-        return _open_font(run.font, round(self.size * _EMOJI_SIZE) if run.font == "emoji" else self.size)
+    def _load_font(self, name: str) -> Font:
+        return _open_font(name, round(self.size * _EMOJI_SIZE) if name == "emoji" else self.size)
 
 
-def _split_runs(text: str) -> list[TextRun]:
-    """A text in stretches of one font; signs that join others stay with them, those that no font has become ``?``."""
+def _split_runs(text: str) -> list[tuple[str, str]]:
+    """A text in stretches of one font, each with its font: a name in the archive, or a system font's path.
+
+    Signs that join others stay with them, those that no font has become ``?``.
+    """
     signs: list[tuple[str, str]] = []
     for sign in text:
         before = signs[-1][0] if signs else "sans"
@@ -413,7 +406,7 @@ def _split_runs(text: str) -> list[TextRun]:
         after = signs[place + 1][0] if place + 1 < len(signs) else "sans"
         if signs[place][1] == " " and (signs[place][0] != after or after == "emoji"):
             signs[place] = ("sans", " ")
-    return [TextRun("".join(sign for _, sign in group), font) for font, group in groupby(signs, key=lambda one: one[0])]
+    return [("".join(sign for _, sign in group), font) for font, group in groupby(signs, key=lambda one: one[0])]
 
 
 def _is_silent(sign: str) -> bool:

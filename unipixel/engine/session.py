@@ -410,6 +410,7 @@ class Session:
         Raises:
             PromptError: the object is not known, or a prompt does not fit the clip.
         """
+        self._end_stream()
         space, known = self._space, self.get_object(object_id)
         listed = [prompts] if isinstance(prompts, Point | Box | Mask) else list(prompts)
         if not listed:
@@ -438,6 +439,7 @@ class Session:
         Raises:
             PromptError: an object is not known, nothing says where it is on that frame, or there is no object at all.
         """
+        self._end_stream()
         space, known = self._space, self._list_objects(objects)
         if not known:
             raise PromptError("the session knows no object; segment one first")
@@ -466,6 +468,7 @@ class Session:
             PromptError: no such object, or it has no such prompt.
             StalePromptError: what it was before is not known any more, and it was made by words.
         """
+        self._end_stream()
         known = self.get_object(object_id)
         if not -len(known.prompts) <= number < len(known.prompts):
             raise PromptError(f"object {known.id} has {len(known.prompts)} prompts; there is none with number {number}")
@@ -612,6 +615,7 @@ class Session:
         Answers stay usable, but can no longer be drawn if their frames came from an iterator that was closed.
         """
         if self._open_space is not None:
+            self._end_stream()
             self.release_caches()
             if media:
                 self._open_space.clip.media.close()

@@ -52,6 +52,7 @@ class Counters:
         self._latency.labels(route).observe(seconds)
 
     def count_job(self, job: Job, outcome: str, batch_size: int) -> None:
+        """Count a finished job; see `ModelWorker` for outcomes."""
         self._jobs.labels(job.kind, outcome).inc()
         self._waits.observe(job.started_s - job.submitted_s)
         self._runs.labels(job.kind).observe(job.finished_s - job.started_s)

@@ -421,7 +421,7 @@ class TrainingStep(nn.Module):
         if words is not None and output.vision is not None:
             terms |= word_loss(self.model, output.vision.merged, words)
             added = added + recipe.dense_words * terms["words"]
-        if recipe.binding:
+        if recipe.binding and batch["grid_thw"] is not None:
             counts = [len(q) for q in output.seg_tokens]
             terms |= binding_loss(self.model, BINDING_LAYER, kept, batch, counts)
             added = added + recipe.binding * terms["binding"]

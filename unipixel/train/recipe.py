@@ -86,10 +86,10 @@ class Lora:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSettings:
-    """Samples that are looked at while training: loss, mask IoU, and pictures of what is predicted."""
+    """Validation while training: loss, mask IoU, and pictures of what is predicted."""
 
     every: int = 0
-    """Steps between two looks; 0: only before the first step and after the last."""
+    """Steps between two validations; 0: only before the first step and after the last."""
     samples: int = 0
     """How many, evenly spread over the sources' ``val`` splits; 0: none."""
 
@@ -181,12 +181,14 @@ class StickerRecipe(Recipe):
     """Folder of real clips as `data.readers.davis_clips` reads it."""
     clip_share: float = 0.0
     """Share of the moving samples that are real clips, with as many frames as sticker clips."""
+    written_choices: float = 0.0
+    """Share of the batches that are choices in words alone, about objects that are named and not shown."""
     distinct: int = 0
     """Only so many different scenes, again and again; 0: every scene is new."""
     dense_words: float = 0.0
     """Weight of the helper loss in which each visual token predicts the name of what it shows."""
     binding: float = 0.0
-    """Weight of the helper loss by which states that predict `<|seg|>` look at their object."""
+    """Weight of the helper loss by which states that predict `<|seg|>` attend to their object."""
     pointing: float = 0.0
     """Weight of the helper loss that draws mask queries towards SAM's own tokens of the object's box."""
     corrections: float = 0.0
@@ -220,8 +222,8 @@ class Source:
     random_ids: bool = True
     """Whether a lone object that is asked about gets a random id from 0 to 15."""
     rate: float = 0.0
-    """Frames per second that are taken evenly of a video file, up to the recipe's ``num_frames``, with the language
-    model told the time between them; 0: frames are drawn at random and counted as 2 per second."""
+    """Frames per second that are taken evenly of a video file, up to the recipe's ``num_frames``, and the language
+    model is given the time between them; 0: frames are drawn at random and counted as 2 per second."""
     as_images: bool = False
     """Whether pictures are written as images; else they are, like everything, videos of one frame."""
 

@@ -30,6 +30,7 @@ from unipixel.processing.processor import Processor
 from unipixel.processing.wording import join_words
 from unipixel.sample import Box, Point, Query, Sample, Turn
 from unipixel.stickers import HARD, THINGS, Scene, SceneSettings, generate_scene, generate_turns, generate_video
+from unipixel.stickers.choice_tasks import ask_written_choice
 from unipixel.stickers.language import POINT_AT, SEGMENT, adapt_to_video, choose_wording
 from unipixel.stickers.scene import box_object, point_at_object
 from unipixel.stickers.things import PLURAL_NAMES
@@ -321,6 +322,9 @@ class StickerDataset(Dataset[TrainingInputs]):
         is_video = bool(batch.random() < recipe.video_share)
         together = bool(batch.random() < recipe.conversation_share) or recipe.recall == "turn"
         rng = np.random.default_rng((recipe.seed, 1, index))
+        if recipe.written_choices and batch.random() < recipe.written_choices:
+            names = self._settings.list_names(self._settings.load_sprites()) if rng.random() < 0.5 else tuple(THINGS)
+            return self._build_inputs(Sample(turns=(ask_written_choice(names, rng),)), together=True)
         if self._photos is not None and not is_video and rng.random() < recipe.photo_share:
             return self._build_photo(self._photos.draw(rng, 1, recipe.turns, recipe.mix), together)
         if self._clips is not None and is_video and rng.random() < recipe.clip_share:

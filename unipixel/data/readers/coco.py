@@ -1,10 +1,11 @@
 """People's own data as a COCO instance file: ``coco:PATH``, the file or the folder it lies in.
 
 Layout: the JSON file (in a folder: ``annotations.json``; or the only JSON file there, in ``annotations``, or one folder
-further down; or one per split, told by "train" and "val" in their names, such as ``instances_train2017.json``) and the
-pictures, named by ``file_name`` relative to a folder ``images`` beside the file, to the file's own folder, to one that
-is called as the end of the file's name (``train2017``, ``images/default``), or to the same places one folder further
-up. Names with ``\\`` or with folders that are not there are understood as well. Three kinds of annotations are read:
+further down; or one per split, recognised by "train" and "val" in their names, such as ``instances_train2017.json``)
+and the pictures, named by ``file_name`` relative to a folder ``images`` beside the file, to the file's own folder, to
+one that is called as the end of the file's name (``train2017``, ``images/default``), or to the same places one folder
+further up. Names with ``\\`` or with folders that are not there are understood as well. Three kinds of annotations
+are read:
 
 * pictures, as in COCO: ``images``, ``annotations``, ``categories``;
 * videos frame by frame, as in COCO-VID and BDD100K: every entry of ``images`` has a ``video_id`` (and ``frame_id`` or
@@ -34,7 +35,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -52,13 +52,6 @@ MAX_PROBES = 25
 """Pictures that are looked for to find the folder they lie in."""
 _NOT_COCO = {"splits.json", "labels.json"}
 _SPLIT_WORDS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}, "test": {"test", "testing"}}
-
-
-class _CocoAnnotation(NamedTuple):
-    """What a record keeps."""
-
-    clip: CocoClip
-    queries: tuple[Query, ...]
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
@@ -100,7 +93,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
                         data_type="seg_video" if clip.is_video else "seg_image",
                         root=folder,
                         frame_names=tuple(files[frame] for frame in clip.frames),
-                        raw=_CocoAnnotation(clip, some),
+                        raw=(clip, some),
                     )
                 )
     return Records(records, left_out)
@@ -112,28 +105,28 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     Raises:
         DatasetError: a picture is missing, damaged or of another size, or a mask malformed.
     """
-    raw: _CocoAnnotation = record.raw
-    ts = resolve_frames(record, frames, len(raw.clip.frames))
-    media = open_clip(record, ts) if raw.clip.is_video else open_picture(record, frames)
-    check_size(raw.clip.size_hw, media.size_hw, record, "the annotation")
-    objects = {n: _build_object_track(one.regions, ts, media.size_hw, record) for n, one in raw.clip.objects.items()}
-    queries = raw.queries
-    if not raw.clip.is_video:
+    clip: CocoClip
+    clip, queries = record.raw
+    ts = resolve_frames(record, frames, len(clip.frames))
+    media = open_clip(record, ts) if clip.is_video else open_picture(record, frames)
+    check_size(clip.size_hw, media.size_hw, record, "the annotation")
+    objects = {n: _build_object_track(one.regions, ts, media.size_hw, record) for n, one in clip.objects.items()}
+    if not clip.is_video:
         objects, queries = _drop_invisible(objects, queries)
-    crowds = [_build_object_track(regions, ts, media.size_hw, record) for regions in raw.clip.crowds]
+    crowds = [_build_object_track(regions, ts, media.size_hw, record) for regions in clip.crowds]
     areas: dict[str, MaskTrack] = {}
     for crowd in crowds:
         areas["ignore"] = areas["ignore"].union(crowd) if areas else crowd
     boxes: dict[int, Box] = {}
-    if not raw.clip.is_video:
-        boxes = {n: one.box_xyxy for n, one in raw.clip.objects.items() if n in objects and one.box_xyxy is not None}
+    if not clip.is_video:
+        boxes = {n: one.box_xyxy for n, one in clip.objects.items() if n in objects and one.box_xyxy is not None}
     return Sample(media=media, objects=objects, areas=areas, boxes=boxes, queries=queries, source=record.source)
 
 
 def _drop_invisible(
     objects: dict[int, MaskTrack], queries: tuple[Query, ...]
 ) -> tuple[dict[int, MaskTrack], tuple[Query, ...]]:
-    """The objects of a picture without those of less than a pixel, which nobody sees on it; who asks is told so."""
+    """The objects of a picture that can be seen, of a pixel or more; queries for the others have no target."""
     kept = {n: one for n, one in objects.items() if one.visible.any()}
     if len(kept) == len(objects):
         return objects, queries
@@ -214,7 +207,7 @@ def find_picture_folder(path: Path, names: Sequence[str], dataset: str) -> Path:
 
 
 def _locate_pictures(folder: Path, names: set[str], dataset: str) -> dict[str, str]:
-    """Each name's file relative to the folder; the name itself where there is none, which is told when it is read.
+    """Each name's file relative to the folder; the name itself where there is none, which is refused when it is read.
 
     Raises:
         DatasetError: two names lead to one file.

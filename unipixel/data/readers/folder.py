@@ -143,7 +143,7 @@ def _find_items(root: Path, dataset: str) -> dict[str, _FolderItem]:
 
 
 def _build_picture(path: Path, drawn: Mapping[str, str]) -> _FolderItem:
-    # one that is missing is told when the record is read, so that it does not stand in the way of all others
+    # a missing one is refused when its record is read, so that it does not stand in the way of all others
     return _FolderItem(
         False, (f"images/{path.name}",), (f"masks/{drawn.get(normalize_name(path.stem), f'{path.stem}.png')}",)
     )

@@ -15,7 +15,7 @@ Rows of the two files (ids and times count from 1)::
 
 Datasets: ``inst_it_image_short_caption_raw`` and ``inst_it_image_long_caption_raw``, one record per object;
 ``inst_it_video_qa_raw``, one record per question, never thinned out in time: its texts speak of the n-th frame as <n>.
-The memory form wants clips of at most 8 frames (`Record.num_frames` tells).
+The memory form wants clips of at most 8 frames (see `Record.num_frames`).
 
 Known defects and how they are handled: times are sometimes counted from 0 (``<0>`` becomes ``<1>``); ids have a leading
 zero (``[03]`` becomes ``[3]``); questions that mention no object, one without a mask, or more than 5 objects are left

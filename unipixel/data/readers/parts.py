@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -40,14 +39,6 @@ _FILES = {
     "pascal_part": ("lisa/vlpart/pascal_part/{}.json", "lisa/vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages"),
 }
 """Annotations and photos by dataset."""
-
-
-class _PartAnnotation(NamedTuple):
-    """What a record keeps."""
-
-    size_hw: tuple[int, int]
-    queries: list[tuple[str, list[Instance]]]
-    """Text and annotations of each query."""
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
@@ -94,7 +85,7 @@ def _group_by_photo(root: Path, dataset: str, split: str, *, by_name: bool) -> l
             data_type="seg_image",
             root=root,
             frame_names=(f"{photos}/{picture.file_name}",),
-            raw=_PartAnnotation(picture.size_hw, queries[image_id]),
+            raw=(picture.size_hw, queries[image_id]),
         )
         for image_id, picture in file.pictures.items()
         if image_id in queries
@@ -107,13 +98,13 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     Raises:
         DatasetError: the photo is missing, damaged or of another size, or a mask malformed.
     """
-    raw: _PartAnnotation = record.raw
-    media = open_picture(record, frames, raw.size_hw)
+    size_hw, asked = record.raw
+    media = open_picture(record, frames, size_hw)
     objects, queries = {}, []
-    for object_id, (text, instances) in enumerate(raw.queries, start=1):
-        mask = np.zeros(raw.size_hw, dtype=bool)
+    for object_id, (text, instances) in enumerate(asked, start=1):
+        mask = np.zeros(size_hw, dtype=bool)
         for one in instances:
-            mask |= unpack_region(one.region, raw.size_hw, f"{record.source}, annotation {one.id}")
+            mask |= unpack_region(one.region, size_hw, f"{record.source}, annotation {one.id}")
         objects[object_id] = repeat_mask(mask, media.num_frames)
         queries.append(Query(kind="part" if ":" in text else "query", text=text, targets=(object_id,)))
     return Sample(media=media, objects=objects, queries=tuple(queries), source=record.source)

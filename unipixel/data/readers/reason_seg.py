@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from unipixel.data.encodings import draw_lisa_masks
 from unipixel.data.files import get_field, read_json, require
@@ -38,14 +38,6 @@ from unipixel.errors import DatasetError
 from unipixel.sample import Query, QueryKind, Sample
 
 _FOLDER = "lisa/reason_seg/ReasonSeg"
-
-
-class _ReasonSegAnnotation(NamedTuple):
-    """What a record keeps."""
-
-    annotation: str
-    """The annotation file, relative to the root."""
-    query: Query
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
@@ -69,7 +61,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
             data_type="seg_image",
             root=root,
             frame_names=(f"{_FOLDER}/{split}/{name}.jpg",),
-            raw=_ReasonSegAnnotation(f"{_FOLDER}/{split}/{name}.json", query),
+            raw=(f"{_FOLDER}/{split}/{name}.json", query),
         )
         for name, found in queries.items()
         for key, query in found
@@ -82,16 +74,16 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     Raises:
         DatasetError: the photo or its annotation is missing or damaged.
     """
-    raw: _ReasonSegAnnotation = record.raw
+    annotation, query = record.raw
     media = open_picture(record, frames)
-    shapes = get_field(_read_annotation(record.root / raw.annotation, record.dataset), "shapes", record.source, list)
+    shapes = get_field(_read_annotation(record.root / annotation, record.dataset), "shapes", record.source, list)
     target, ignore = draw_lisa_masks(shapes, media.size_hw, record.source)
     areas = {"ignore": repeat_mask(ignore, media.num_frames)} if ignore.any() else {}
     return Sample(
         media=media,
         objects={1: repeat_mask(target, media.num_frames)},
         areas=areas,
-        queries=(raw.query,),
+        queries=(query,),
         source=record.source,
     )
 

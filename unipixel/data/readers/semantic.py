@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -166,15 +165,6 @@ _SOURCES = {
 }
 
 
-class _SemanticAnnotation(NamedTuple):
-    """What a record keeps."""
-
-    labels: str
-    """The label picture, relative to the root."""
-    nothing: tuple[int, ...]
-    """Pixel values that are not asked for."""
-
-
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """The records of a split: one per label picture.
 
@@ -219,7 +209,7 @@ def _list_photos(root: Path, dataset: str, split: str, nothing: tuple[int, ...])
             data_type="seg_image",
             root=root,
             frame_names=(f"{images}/{photos[stem]}",),
-            raw=_SemanticAnnotation(f"{labels}/{stem}.png", nothing),
+            raw=(f"{labels}/{stem}.png", nothing),
         )
         for stem in stems
     ]
@@ -231,19 +221,19 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     Raises:
         DatasetError: photo or labels are missing, damaged or of two sizes, or a pixel value has no class.
     """
-    raw: _SemanticAnnotation = record.raw
+    path, nothing = record.raw
     source, names = _SOURCES[record.dataset], _find_class_names(record.root, record.dataset)
     media = open_picture(record, frames)
-    labels = read_index_png(record.root / raw.labels, record.source)
-    check_size((labels.shape[0], labels.shape[1]), media.size_hw, record, raw.labels)
+    labels = read_index_png(record.root / path, record.source)
+    check_size((labels.shape[0], labels.shape[1]), media.size_hw, record, path)
     objects, queries = {}, []
     for value in np.flatnonzero(np.bincount(labels.reshape(-1))).tolist():
-        if value in raw.nothing:
+        if value in nothing:
             continue
         place = value - source.first_value
         if not 0 <= place < len(names):
             raise DatasetError(
-                f"{record.source}: {raw.labels} holds the value {value}, but there are {len(names)} classes; "
+                f"{record.source}: {path} holds the value {value}, but there are {len(names)} classes; "
                 "the labels are of another version"
             )
         object_id = source.first_id + place

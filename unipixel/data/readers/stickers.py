@@ -26,7 +26,7 @@ VAL_RECORDS = 500
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
-    """The records of a split; ``root`` is not looked at."""
+    """The records of a split; ``root`` is not used."""
     is_train, is_video = split.startswith("train"), split.endswith("video")
     seed = 0 if is_train else stickers.EVAL_SEED
     return [
