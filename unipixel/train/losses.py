@@ -21,6 +21,9 @@ from unipixel.model.unipixel import TrainingOutput, UniPixel
 from unipixel.processing.collation import TrainingBatch
 from unipixel.train.recipe import LossWeights, Recipe, StickerRecipe
 
+BINDING_LAYER = 1
+"""Decoder layer of the "binding" helper: the words are read, and two layers are left to work with what was found."""
+
 
 def language_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the K learnt tokens in fp32: logits (K, V), labels (B, L) with -100 elsewhere."""
@@ -197,10 +200,6 @@ def binding_loss(
         zero = kept["hidden"].new_zeros(())
         return {"binding": zero, "binding_share": zero}
     return {"binding": torch.cat(losses).mean(), "binding_share": torch.cat(shares).mean().detach()}
-
-
-BINDING_LAYER = 1
-"""Decoder layer of the "binding" helper: the words are read, and two layers are left to work with what was found."""
 
 
 def prompt_loss(
@@ -394,7 +393,7 @@ class TrainingStep(nn.Module):
         if words is not None and output.vision is not None:
             terms |= word_loss(self.model, output.vision.merged, words)
             added = added + recipe.dense_words * terms["words"]
-        if recipe.binding:
+        if recipe.binding and batch["grid_thw"] is not None:
             counts = [len(q) for q in output.seg_tokens]
             terms |= binding_loss(self.model, BINDING_LAYER, kept, batch, counts)
             added = added + recipe.binding * terms["binding"]
