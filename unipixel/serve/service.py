@@ -64,7 +64,7 @@ class HealthOut(BaseModel):
     running: int
     sessions: int
     can_save: bool
-    limits: dict[LimitName, int] = Field(min_length=7, description="What clients may ask for.")
+    limits: dict[LimitName, int] = Field(min_length=len(get_args(LimitName)), description="What clients may ask for.")
 
 
 def build_model(runtime: Runtime) -> ModelOut:
