@@ -12,7 +12,7 @@ from unipixel.engine.answer import AnswerObject
 from unipixel.serve.label_studio.brush import encode_brush
 from unipixel.serve.label_studio.config import Control, LabelConfig
 from unipixel.serve.label_studio.prompts import RegionRequest, Timeline, match_label
-from unipixel.serve.label_studio.schemas import RegionOut
+from unipixel.serve.label_studio.schemas import Region
 
 TOLERANCE = 1.0
 """Pixels by which a polygon's outline may leave the mask's: the stairs of slanted edges go, and little else."""
@@ -20,7 +20,7 @@ MIN_AREA = 4.0
 """Pixels of a part that becomes a polygon."""
 
 
-def build_regions(found: Sequence[tuple[RegionRequest, AnswerObject]], config: LabelConfig) -> list[RegionOut]:
+def build_regions(found: Sequence[tuple[RegionRequest, AnswerObject]], config: LabelConfig) -> list[Region]:
     """Regions for objects, one per object and control, for polygons one per part."""
     regions = []
     for request, one in found:
@@ -32,7 +32,7 @@ def build_regions(found: Sequence[tuple[RegionRequest, AnswerObject]], config: L
             if label not in control.labels:
                 continue
             for value in _build_values(control, one, label, request.timeline):
-                region = RegionOut(
+                region = Region(
                     id=request.region_id or secrets.token_hex(5),
                     from_name=control.name,
                     to_name=config.object_name,
