@@ -47,11 +47,11 @@ class Workspace:
 def build_click_anchor(space: Workspace, points: Sequence[Point | Box], base: Anchor | None = None) -> Anchor:
     """Clicks of one frame as an anchor, on top of the queries or, where there are none, the mask of ``base``."""
     visual, device = space.visual, space.model.device
-    found = build_sam_points(points, visual.size_hw, visual.media.num_frames, visual.settings.sam_size)
-    together = (found.coords.to(device), found.labels.to(device))
+    coords, labels, frame = build_sam_points(points, visual.size_hw, visual.media.num_frames, visual.settings.sam_size)
+    together = (coords.to(device), labels.to(device))
     if base is None:
-        return Anchor(found.frame, clicks=together)
-    return Anchor(found.frame, base.queries, together, None if base.queries is not None else base.mask)
+        return Anchor(frame, clicks=together)
+    return Anchor(frame, base.queries, together, None if base.queries is not None else base.mask)
 
 
 def select_on_frame(prompts: Sequence[Prompt], frame: int) -> tuple[list[Point | Box], Mask | None]:
