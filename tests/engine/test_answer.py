@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.engine.answer import Answer, AnswerObject, Clip, Clock, Timings
+from unipixel.engine.answer import Answer, Clip, Clock, Timings
+from unipixel.engine.memory import KnownObject
 from unipixel.masks import MaskTrack, decode_rle, load_index_png
 from unipixel.media import Media, open_media
 
@@ -31,11 +32,9 @@ def answer() -> Answer:
     frames = np.random.default_rng(0).integers(0, 255, (5, 24, 32, 3), dtype=np.uint8)
     media = Media.from_array(frames, fps=10.0).select([0, 2, 4])
     objects = (
-        AnswerObject(
-            id=1, label="dog", track=track((2, 3, 12, 10), (4, 3, 14, 10), None), frame_scores=(0.9, 0.7, 0.1)
-        ),
-        AnswerObject(id=4, label="", track=track(None, None, None), frame_scores=(0.0, 0.0, 0.0)),
-        AnswerObject(id=2, label="dog", track=track((8, 3, 20, 10), None, (0, 0, 5, 5)), frame_scores=(0.5, 0.2, 0.6)),
+        KnownObject(id=1, label="dog", track=track((2, 3, 12, 10), (4, 3, 14, 10), None), frame_scores=(0.9, 0.7, 0.1)),
+        KnownObject(id=4, label="", track=track(None, None, None), frame_scores=(0.0, 0.0, 0.0)),
+        KnownObject(id=2, label="dog", track=track((8, 3, 20, 10), None, (0, 0, 5, 5)), frame_scores=(0.5, 0.2, 0.6)),
     )
     return Answer(
         text="the dog [1], [4] and [2]",
@@ -90,7 +89,7 @@ def test_davis_files_are_named_by_source_frames_and_the_surer_object_is_on_top(a
 
 
 def test_davis_refuses_ids_that_do_not_fit(answer: Answer, tmp_path: Path) -> None:
-    big = AnswerObject(id=300, label="", track=answer.objects[0].track, frame_scores=(0.1, 0.1, 0.1))
+    big = KnownObject(id=300, label="", track=answer.objects[0].track, frame_scores=(0.1, 0.1, 0.1))
     many = Answer(text="", raw_text="", objects=(big,), clip=answer.clip)
     with pytest.raises(ValueError, match="object id 300 does not fit a palette PNG"):
         many.to_davis(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeAlias, TypeVar
 
-from unipixel.engine.answer import Answer, AnswerObject, Clip, Clock, MaskPiece, Piece, TextPiece, Timings
+from unipixel.engine.answer import Answer, Clip, Clock, MaskPiece, Piece, TextPiece, Timings
 from unipixel.engine.dialogue import Dialogue, Transcript
 from unipixel.engine.generation import DecodingOptions, Reply
 from unipixel.engine.memory import KnownObject, ObjectMemory
@@ -636,7 +636,7 @@ class Session:
     def _list_objects(self, objects: About | None) -> list[KnownObject]:
         if objects is None:
             return list(self._space.memory.values())
-        listed = [objects] if isinstance(objects, int | AnswerObject) else objects
+        listed = [objects] if isinstance(objects, int | KnownObject) else objects
         return list({known.id: known for known in map(self.get_object, listed)}.values())
 
     def _restart(self, known: KnownObject, frame: Start) -> KnownObject:
