@@ -13,7 +13,14 @@ from unipixel.engine.answer import Clip, Clock, MaskPiece
 from unipixel.engine.dialogue import Dialogue
 from unipixel.engine.memory import MAX_CHANGES, Anchor, KnownObject, ObjectMemory, build_unseen, set_spans
 from unipixel.engine.requests import Start, select_clicks
-from unipixel.engine.tracking import FrameFeatureCache, decode_frame, find_best_frames, propagate, to_rles
+from unipixel.engine.tracking import (
+    CACHED_FRAMES,
+    FrameFeatureCache,
+    decode_frame,
+    find_best_frames,
+    propagate,
+    to_rles,
+)
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack, Rle, encode_rle
 from unipixel.model.unipixel import UniPixel
@@ -34,6 +41,29 @@ class Workspace:
     features: FrameFeatureCache
     memory: ObjectMemory
     clock: Clock
+
+    @classmethod
+    def open(
+        cls,
+        model: UniPixel,
+        processor: Processor,
+        clip: Clip,
+        num_frames: int,
+        feature_frames: int = CACHED_FRAMES,
+        memory: ObjectMemory | None = None,
+    ) -> Workspace:
+        """That of a new session about a clip.
+
+        Args:
+            num_frames: frames of the clip that the language model sees at most, evenly spread.
+            feature_frames: frames whose SAM features are kept; the bound of a long clip's memory.
+            memory: the objects that are known already.
+        """
+        settings, clock = processor.settings, Clock(model.device)
+        visual = VisualInput.from_media(clip.media, replace(settings, max_frames=num_frames))
+        dialogue = Dialogue(model, processor, visual, clock)
+        features = FrameFeatureCache(model.segmenter, clip.media, settings, capacity=feature_frames, clock=clock)
+        return cls(model, processor, clip, visual, dialogue, features, ObjectMemory() if memory is None else memory, clock)
 
     @property
     def num_frames(self) -> int:

@@ -13,7 +13,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,13 @@ from torch import Tensor
 from unipixel import __version__
 from unipixel.engine.answer import Clip
 from unipixel.engine.dialogue import Transcript
-from unipixel.engine.memory import Anchor, KnownObject, set_spans
+from unipixel.engine.memory import Anchor, KnownObject, ObjectMemory, set_spans
+from unipixel.engine.objects import Workspace
 from unipixel.errors import CheckpointError, MediaError
 from unipixel.masks import MaskTrack, decode_rle, encode_rle, parse_rle
 from unipixel.media import Media, MediaLike, open_media
 from unipixel.model.unipixel import UniPixel
+from unipixel.processing import Processor
 from unipixel.sample import Box, Mask, Point, Prompt
 
 FORMAT = 1
@@ -43,26 +44,13 @@ MAX_BYTES = 4 << 30
 """Largest file that is read, unpacked."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SessionState:
-    """What of a session outlives it."""
-
-    clip: Clip
-    num_frames: int
-    """Frames that the language model sees at most."""
-    feature_frames: int
-    objects: tuple[KnownObject, ...]
-    next_id: int
-    transcript: Transcript
-
-
-def save_state(state: SessionState, model: UniPixel, path: str | Path, *, frames: bool | None = None) -> None:
+def save_workspace(space: Workspace, path: str | Path, *, frames: bool | None = None) -> None:
     """Write a session; see `Session.save`.
 
     Raises:
         MediaError: the frames shall not go into the file, and their source is no file that it could name.
     """
-    path, clip = Path(path), state.clip
+    path, clip = Path(path), space.clip
     source = _find_source(clip.source)
     if frames is None:
         frames = source is None or len(clip.frame_indices) <= MAX_EMBEDDED_FRAMES
@@ -72,7 +60,7 @@ def save_state(state: SessionState, model: UniPixel, path: str | Path, *, frames
     record = {
         "format": FORMAT,
         "version": __version__,
-        "model": compute_fingerprint(model),
+        "model": compute_fingerprint(space.model),
         "clip": {
             "source": clip.source,
             "path": None if frames else str(source),
@@ -81,11 +69,11 @@ def save_state(state: SessionState, model: UniPixel, path: str | Path, *, frames
             "frame_indices": list(clip.frame_indices),
             "checksum": _compute_checksum(clip.media),
         },
-        "num_frames": state.num_frames,
-        "feature_frames": state.feature_frames,
-        "next_id": state.next_id,
-        "objects": [_write_object(one, tensors) for one in state.objects],
-        "dialogue": _write_transcript(state.transcript, tensors),
+        "num_frames": space.visual.settings.max_frames,
+        "feature_frames": space.features.capacity,
+        "next_id": space.memory.next_id,
+        "objects": [_write_object(one, tensors) for one in space.memory.values()],
+        "dialogue": _write_transcript(space.dialogue.transcript, tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     # a file that is half written must not look like a session
@@ -108,7 +96,9 @@ def _write_file(path: Path, record: dict[str, Any], tensors: dict[str, Tensor], 
             file.writestr(zipfile.ZipInfo(_name_frame(t)), packed.getvalue())
 
 
-def load_state(path: str | Path, model: UniPixel, media: MediaLike | None = None) -> SessionState:
+def load_workspace(
+    path: str | Path, model: UniPixel, processor: Processor, media: MediaLike | None = None
+) -> Workspace:
     """Read a session; see `Engine.open_session`.
 
     Raises:
@@ -131,20 +121,18 @@ def load_state(path: str | Path, model: UniPixel, media: MediaLike | None = None
         num_frames, feature_frames = int(record["num_frames"]), int(record["feature_frames"])
         if num_frames < 1 or feature_frames < 1:
             raise ValueError(f"num_frames and feature_frames are {num_frames} and {feature_frames}")
-        return SessionState(
-            clip=clip,
-            num_frames=num_frames,
-            feature_frames=feature_frames,
-            objects=tuple(_read_object(one, tensors, model, clip) for one in record["objects"]),
-            next_id=int(record["next_id"]),
-            transcript=_read_transcript(record["dialogue"], tensors, model),
-        )
+        objects = [_read_object(one, tensors, model, clip) for one in record["objects"]]
+        memory = ObjectMemory(objects, int(record["next_id"]))
+        transcript = _read_transcript(record["dialogue"], tensors, model)
     except OSError as error:
         raise MediaError(f"{path} cannot be read ({error.strerror or error})") from error
     except (zipfile.BadZipFile, zlib.error, SafetensorError, EOFError, RuntimeError, NotImplementedError) as error:
         raise MediaError(f"{path} is not a session file, or it is damaged ({error})") from error
     except (KeyError, TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
         raise MediaError(f"{path} is not a session file: a field is missing or malformed ({error})") from error
+    space = Workspace.open(model, processor, clip, num_frames, feature_frames, memory)
+    space.dialogue.restore(transcript)
+    return space
 
 
 def compute_fingerprint(model: UniPixel) -> str:
