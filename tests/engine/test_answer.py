@@ -10,12 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from unipixel.engine.answer import Answer, Clip, Clock, Timings
-from unipixel.engine.memory import KnownObject
+from unipixel.engine.answer import Answer, Clip, Clock, MaskPiece, Timings
+from unipixel.engine.memory import Anchor, KnownObject
 from unipixel.masks import MaskTrack, decode_rle, load_index_png
 from unipixel.media import Media, open_media
+from unipixel.sample import Mask
 
 
 def track(*boxes: tuple[int, int, int, int] | None) -> MaskTrack:
@@ -177,3 +179,22 @@ def test_a_stage_inside_another_is_booked_once() -> None:
     assert np.isnan(timings.seconds_per_item("decode"))
     assert timings.total == pytest.approx(timings["track"] + timings["sam_encode"])
     assert clock.take().total == 0
+
+
+def test_records_show_themselves_in_a_line_whatever_they_hold(answer: Answer) -> None:
+    assert repr(answer.objects[0]) == "KnownObject(1, 'dog', on 2 of 3 frames, score 0.80)"
+    assert repr(answer.objects[1]) == "KnownObject(4, '', on 0 of 3 frames, not there)"
+    assert repr(answer.objects[2].track) == "MaskTrack(24 x 32, on 2 of 3 frames)"
+    known = replace(
+        answer.objects[0],
+        prompts=(Mask(np.ones((24, 32), bool)),),
+        anchors=(Anchor(0, torch.zeros(2, 64)),),
+        earlier=(answer.objects[1],),
+    )
+    piece = MaskPiece(2, {2: answer.objects[2].track.rles[2]}, {2: 0.6})
+    assert repr(known.prompts[0]) == "Mask(frame=0, object_id=None)"
+    assert repr(known.anchors[0]) == "Anchor(frame=0, first=0, last=0)"
+    assert repr(piece) == "MaskPiece(t=2, scores={2: 0.6})"
+    for one in (replace(answer, objects=(known, *answer.objects), tokens=(5,) * 999), known, piece):
+        assert len(repr(one)) < 500 and "\n" not in repr(one)
+        assert "tensor" not in repr(one) and "counts" not in repr(one) and "999" not in repr(one)

@@ -265,12 +265,12 @@ def test_a_batch_answers_each_thing_as_a_session_does(tiny_engine: Engine, clip:
 def test_a_session_goes_on_after_it_and_can_be_saved(tiny_engine: Engine, clip: Clips, tmp_path: Path) -> None:
     with tiny_engine.open(clip(3)) as session:
         first = session.ask(TWO, **SHORT)
-        said = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript.ids)
+        said = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript[0].input_ids.tolist())
         assert said.startswith(f"{TWO}<|im_end|>\n<|im_start|>assistant\n{first.raw_text}")
         session.save(tmp_path / "s.zip", frames=True)
         about = f"What colour is [{first.objects[-1].id}]?"
         again = session.ask(about, **SHORT)
-        said = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript.ids)
+        said = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript[0].input_ids.tolist())
         assert "<|im_end|>\n<|im_start|>user\nHere is a video" in said and about in said
         third = session.ask(TWO, **SHORT)
         assert min(one.id for one in third.objects) > max(session.objects.keys() - {one.id for one in third.objects})

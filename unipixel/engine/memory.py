@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
@@ -26,11 +26,11 @@ class Anchor:
     """What says where an object is on one frame: a `<|seg|>` state, clicks, a known mask, or several of them."""
 
     frame: int
-    queries: Tensor | None = None
+    queries: Tensor | None = field(default=None, repr=False)
     """(Q, C) from the `<|seg|>` state."""
-    clicks: tuple[Tensor, Tensor] | None = None
+    clicks: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     """Coordinates (P, 2) in SAM pixels and labels (P,)."""
-    mask: Rle | None = None
+    mask: Rle | None = field(default=None, repr=False)
     """At source size. Taken as it is, or, with clicks, as what they correct."""
     first: int = 0
     last: int = 0

@@ -63,7 +63,9 @@ class Workspace:
         visual = VisualInput.from_media(clip.media, replace(settings, max_frames=num_frames))
         dialogue = Dialogue(model, processor, visual, clock)
         features = FrameFeatureCache(model.segmenter, clip.media, settings, capacity=feature_frames, clock=clock)
-        return cls(model, processor, clip, visual, dialogue, features, ObjectMemory() if memory is None else memory, clock)
+        return cls(
+            model, processor, clip, visual, dialogue, features, ObjectMemory() if memory is None else memory, clock
+        )
 
     @property
     def num_frames(self) -> int:

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Literal, TypeAlias, TypeVar
 
 from unipixel.engine.answer import Answer, Clip, MaskPiece, Piece, TextPiece, Timings
-from unipixel.engine.dialogue import Transcript
 from unipixel.engine.generation import DecodingOptions, Reply
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.objects import Workspace, choose_start_frames, correct_object, restart_object, track_objects
@@ -32,6 +31,7 @@ from unipixel.engine.turn import answer_request, answer_turn
 from unipixel.errors import PromptError, StalePromptError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media, sample_indices
+from unipixel.processing import TurnInputs
 from unipixel.processing.chat import SEG
 from unipixel.sample import Box, Mask, Point, Prompt, Turn
 
@@ -532,7 +532,7 @@ class Session:
         The next answer is that of a newly opened session.
         """
         self._end_stream()
-        self._space.dialogue.restore(Transcript())
+        self._space.dialogue.restore(TurnInputs.from_ids())
         self._space.memory.clear()
 
     def release_caches(self) -> None:

@@ -26,14 +26,13 @@ from torch import Tensor
 
 from unipixel import __version__
 from unipixel.engine.answer import Clip
-from unipixel.engine.dialogue import Transcript
 from unipixel.engine.memory import Anchor, KnownObject, ObjectMemory, set_spans
 from unipixel.engine.objects import Workspace
 from unipixel.errors import CheckpointError, MediaError
 from unipixel.masks import MaskTrack, decode_rle, encode_rle, parse_rle
 from unipixel.media import Media, MediaLike, open_media
 from unipixel.model.unipixel import UniPixel
-from unipixel.processing import Processor
+from unipixel.processing import Processor, TurnInputs
 from unipixel.sample import Box, Mask, Point, Prompt
 
 FORMAT = 1
@@ -73,7 +72,7 @@ def save_workspace(space: Workspace, path: str | Path, *, frames: bool | None = 
         "feature_frames": space.features.capacity,
         "next_id": space.memory.next_id,
         "objects": [_write_object(one, tensors) for one in space.memory.values()],
-        "dialogue": _write_transcript(space.dialogue.transcript, tensors),
+        "dialogue": _write_transcript(*space.dialogue.transcript, tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     # a file that is half written must not look like a session
@@ -123,7 +122,7 @@ def load_workspace(
             raise ValueError(f"num_frames and feature_frames are {num_frames} and {feature_frames}")
         objects = [_read_object(one, tensors, model, clip) for one in record["objects"]]
         memory = ObjectMemory(objects, int(record["next_id"]))
-        transcript = _read_transcript(record["dialogue"], tensors, model)
+        transcript, unread = _read_transcript(record["dialogue"], tensors, model)
     except OSError as error:
         raise MediaError(f"{path} cannot be read ({error.strerror or error})") from error
     except (zipfile.BadZipFile, zlib.error, SafetensorError, EOFError, RuntimeError, NotImplementedError) as error:
@@ -131,7 +130,7 @@ def load_workspace(
     except (KeyError, TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
         raise MediaError(f"{path} is not a session file: a field is missing or malformed ({error})") from error
     space = Workspace.open(model, processor, clip, num_frames, feature_frames, memory)
-    space.dialogue.restore(transcript)
+    space.dialogue.restore(transcript, unread)
     return space
 
 
@@ -250,20 +249,23 @@ def _read_object(record: dict[str, Any], tensors: dict[str, Tensor], model: UniP
     )
 
 
-def _write_transcript(transcript: Transcript, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    for number, (coords, labels) in enumerate(zip(transcript.coords, transcript.labels, strict=True)):
+def _write_transcript(transcript: TurnInputs, unread: list[int], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    for number, (coords, labels) in enumerate(zip(transcript.point_coords, transcript.point_labels, strict=True)):
         tensors[f"dialogue/coords/{number}"], tensors[f"dialogue/labels/{number}"] = coords, labels
-    for number, region in enumerate(transcript.regions):
-        tensors[f"dialogue/regions/{number}"] = region.to(torch.uint8)
+    regions = transcript.region_masks
+    if regions is not None:
+        tensors["dialogue/regions/0"] = regions.to(torch.uint8)
     return {
-        "ids": transcript.ids,
-        "unread": transcript.unread,
-        "frames": transcript.frames,
-        "num_regions": len(transcript.regions),
+        "ids": transcript.input_ids.tolist(),
+        "unread": unread,
+        "frames": transcript.point_frames.tolist(),
+        "num_regions": 0 if regions is None else 1,
     }
 
 
-def _read_transcript(record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel) -> Transcript:
+def _read_transcript(
+    record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel
+) -> tuple[TurnInputs, list[int]]:
     ids, unread = [int(i) for i in record["ids"]], [int(i) for i in record["unread"]]
     frames = [int(f) for f in record["frames"]]
     size = model.config.language.vocab_size
@@ -271,11 +273,13 @@ def _read_transcript(record: dict[str, Any], tensors: dict[str, Tensor], model: 
         raise ValueError("a token id is outside of the vocabulary")
     if ids.count(model.config.ref_token_id) != len(frames):
         raise ValueError(f"{len(frames)} prompts do not fit the conversation")
-    return Transcript(
-        ids,
+    # files of other versions hold a tensor for each question with regions
+    regions = [tensors[f"dialogue/regions/{number}"].bool() for number in range(int(record["num_regions"]))]
+    transcript = TurnInputs(
+        torch.tensor(ids, dtype=torch.long),
         [tensors[f"dialogue/coords/{number}"] for number in range(len(frames))],
         [tensors[f"dialogue/labels/{number}"] for number in range(len(frames))],
-        frames,
-        [tensors[f"dialogue/regions/{number}"].bool() for number in range(int(record["num_regions"]))],
-        unread,
+        torch.tensor(frames, dtype=torch.long),
+        torch.cat(regions, 1) if regions else None,
     )
+    return transcript, unread

@@ -41,6 +41,22 @@ class TurnInputs:
     region_masks: Tensor | None
     """bool (t, N, h/2, w/2) of the objects behind ``<|mem|>``; None without regions."""
 
+    @classmethod
+    def from_ids(cls, ids: Sequence[int] = ()) -> TurnInputs:
+        """Words alone."""
+        return cls(torch.tensor(ids, dtype=torch.long), [], [], torch.zeros(0, dtype=torch.long), None)
+
+    def join(self, ids: Sequence[int], later: TurnInputs) -> TurnInputs:
+        """Both as one, with ``ids`` in the place of the later one's tokens."""
+        masks = [one for one in (self.region_masks, later.region_masks) if one is not None]
+        return TurnInputs(
+            torch.cat([self.input_ids, torch.tensor(ids, dtype=torch.long)]),
+            [*self.point_coords, *later.point_coords],
+            [*self.point_labels, *later.point_labels],
+            torch.cat([self.point_frames, later.point_frames]),
+            torch.cat(masks, 1) if masks else None,
+        )
+
 
 QuestionInputs: TypeAlias = tuple[str, list[SamPoints], Tensor | None]
 """A question that has been checked: its text with the region lines, what its ``<|ref|>`` and ``<|mem|>`` stand for."""
