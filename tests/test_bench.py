@@ -10,10 +10,18 @@ import pytest
 import torch
 
 from unipixel.bench import BenchReport, BenchSettings, run_bench
-from unipixel.bench.inputs import build_random_engine, draw_moving_discs, draw_random_queries
 from unipixel.bench.ratios import Ratio, compare_objects, compare_questions, track_together
 from unipixel.bench.reencoding import attend_by_layers, track_separately
-from unipixel.bench.resources import TimeSpent, measure_time, peak_memory_mb, track_video, write_video
+from unipixel.bench.resources import (
+    TimeSpent,
+    build_random_engine,
+    draw_moving_discs,
+    draw_random_queries,
+    measure_time,
+    peak_memory_mb,
+    track_video,
+    write_video,
+)
 from unipixel.engine.answer import STAGES
 from unipixel.engine.engine import Engine
 from unipixel.masks import iou_rles

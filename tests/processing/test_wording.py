@@ -25,7 +25,7 @@ from unipixel.processing.wording import (
     write_turns,
 )
 from unipixel.sample import Box, Point, Query, Sample
-from unipixel.stickers import generate_sample as sticker_sample
+from unipixel.stickers import generate_scene_with_turns
 
 FORMS: tuple[PromptForm, ...] = get_args(PromptForm)
 CHOICE = Query(kind="choice", text="What is [3]?", options=("a dog", "a cat"), answer="B", about=(3,))
@@ -343,7 +343,8 @@ def test_bad_samples_and_arguments_are_refused() -> None:
 def test_every_form_goes_through_the_processor_of_training(
     nano: Processor, form: PromptForm, video: bool, seed: int | None
 ) -> None:
-    made = sticker_sample(3, 4, video=video)
+    scene, turns = generate_scene_with_turns(3, 4, video=video)
+    made = scene.to_sample(turns)
     first, second = [number for number, track in made.objects.items() if track.visible.any()][:2]
     queries = (
         Query(kind="qa", text=f"Is [{first}] left of [{second}]?", answer="yes", about=(first, second)),

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from unipixel.bench.inputs import QUESTION, draw_moving_discs, draw_random_queries
 from unipixel.bench.reencoding import Attention, track_separately
-from unipixel.bench.resources import TimeSpent, measure_time
+from unipixel.bench.resources import QUESTION, TimeSpent, draw_moving_discs, draw_random_queries, measure_time
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
 from unipixel.engine.memory import Anchor, set_spans

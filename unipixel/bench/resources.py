@@ -1,4 +1,4 @@
-"""What something takes: seconds on the wall and of the processor, and memory.
+"""What is measured, and what it takes: a model with random weights, frames, seconds and memory.
 
 The peak memory of tracking through a video is measured in a process of its own: ``python -m unipixel.bench.resources
 VIDEO``.
@@ -13,18 +13,85 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from unipixel.bench.inputs import build_random_engine, draw_moving_discs
 from unipixel.draw import write_mp4
-from unipixel.model.presets import TINY_SAM
+from unipixel.engine.engine import Engine
+from unipixel.model.config import SamConfig
+from unipixel.model.presets import IMAGE_SIZE, TINY_SAM, build_nano_config, initialise
+from unipixel.model.unipixel import UniPixel
+from unipixel.processing import ImageSettings, Processor
+from unipixel.processing.chat import SYSTEM
+from unipixel.processing.tokenizer import build_tokenizer
 from unipixel.sample import Box
 
+REAL_SAM = SamConfig()
+"""Hiera-B+ at 768 px, the segmenter of the released checkpoints."""
+QUESTION = "What is this?"
 SIZE_HW = (120, 160)
 NUM_OBJECTS = 2
+
+
+def build_random_engine(
+    sam: SamConfig | None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Engine:
+    """An engine of random weights: language and vision parts of nano's size, the segmenter of the size given.
+
+    Args:
+        sam: size of the segmenter; None for nano's.
+        dtype: of the parameters; buffers stay in fp32, as in a loaded checkpoint.
+    """
+    tokenizer = build_tokenizer(
+        [SYSTEM, "system user assistant", QUESTION, "Please segment and tell about the region."]
+    )
+    nano = build_nano_config(len(tokenizer), Processor(tokenizer).chat.ids)
+    config = nano if sam is None else replace(nano, sam=sam)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = UniPixel(config)
+    initialise(model, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        # every object counts as there, so that its masks take the whole way to the end
+        model.segmenter.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    settings = ImageSettings(
+        min_pixels=IMAGE_SIZE**2, max_pixels=IMAGE_SIZE**2, share_budget=False, sam_size=config.sam.image_size
+    )
+    return Engine(model.to(device), Processor(tokenizer, settings))
+
+
+def draw_moving_discs(num_frames: int, size_hw: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """uint8 (T, H, W, 3): three coloured discs that wander over a gradient."""
+    height, width = size_hw
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    plain = np.stack([x * 120 / width + 40, y * 120 / height + 40, np.full((height, width), 90.0)], -1).astype(np.uint8)
+    colours = rng.integers(120, 256, (3, 3))
+    phases = rng.random((3, 2)) * 2 * np.pi
+    frames = np.repeat(plain[None], num_frames, 0)
+    for t in range(num_frames):
+        for colour, (a, b) in zip(colours, phases, strict=True):
+            middle_x = width * (0.5 + 0.35 * np.sin(a + t / 9))
+            middle_y = height * (0.5 + 0.35 * np.sin(b + t / 7))
+            frames[t][(x - middle_x) ** 2 + (y - middle_y) ** 2 < (min(size_hw) / 8) ** 2] = colour
+    return frames
+
+
+def draw_random_queries(engine: Engine, count: int, seed: int = 0) -> torch.Tensor:
+    """(N, Q, C) mask queries, as a reply with ``count`` `<|seg|>` tokens would give."""
+    config = engine.model.config
+    generator = torch.Generator().manual_seed(seed)
+    queries = torch.randn(count, config.hidden_tokens, config.sam.hidden_size, generator=generator)
+    return queries.to(engine.device, engine.model.dtype)
 
 
 @dataclass

@@ -12,9 +12,15 @@ from typing import Any
 
 import torch
 
-from unipixel.bench.inputs import REAL_SAM, build_random_engine
 from unipixel.bench.ratios import Ratio, compare_objects, compare_questions
-from unipixel.bench.resources import MemoryUse, measure_memory, peak_memory_mb, write_video
+from unipixel.bench.resources import (
+    REAL_SAM,
+    MemoryUse,
+    build_random_engine,
+    measure_memory,
+    peak_memory_mb,
+    write_video,
+)
 from unipixel.engine.answer import STAGES, Answer
 from unipixel.engine.engine import Engine, choose_device, choose_dtype
 from unipixel.model.presets import TINY_SAM

@@ -20,6 +20,24 @@ seg: masks are the answer. region: objects are given, words are the answer. The 
 """
 
 
+MAX_BAD = 0.05
+"""Share of the records that may be bad, by default; a single one never ends a run."""
+MAX_NAMED = 10
+"""How many are named."""
+_KINDS = (
+    ("another size", r"is for \d+ x \d+ pixels|the mask is \d+ x \d+|must all have the size|must have one size"),
+    ("a mask that is neither ids nor black and white", r"grey values|object ids need|shades of grey|a mask needs"),
+    ("a malformed mask", r"polygon|\bRLE\b|run length|corner|mask image"),
+    ("labels that do not fit", r"labels\.json|label"),
+    ("a file that is missing", r"does not exist|no such file|is in none of|missing"),
+    (
+        "a damaged picture or video",
+        r"damaged|cut off|not a picture|cannot be decoded|neither an image|is empty|cannot be",
+    ),
+    ("nothing to ask or to point at", r"no query|no object is seen|is seen on none"),
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """One entry of an index: what is needed to read its sample, and nothing that costs memory or time."""
@@ -94,25 +112,6 @@ class Dataset:
     sample: ReadSample
     original: ReadRecords | None = None
     """The index as the released training code has it, mistakes included, where that is another one."""
-
-
-MAX_BAD = 0.05
-"""Share of the records that may be bad, by default; a single one never ends a run."""
-MAX_NAMED = 10
-"""How many are named."""
-
-_KINDS = (
-    ("another size", r"is for \d+ x \d+ pixels|the mask is \d+ x \d+|must all have the size|must have one size"),
-    ("a mask that is neither ids nor black and white", r"grey values|object ids need|shades of grey|a mask needs"),
-    ("a malformed mask", r"polygon|\bRLE\b|run length|corner|mask image"),
-    ("labels that do not fit", r"labels\.json|label"),
-    ("a file that is missing", r"does not exist|no such file|is in none of|missing"),
-    (
-        "a damaged picture or video",
-        r"damaged|cut off|not a picture|cannot be decoded|neither an image|is empty|cannot be",
-    ),
-    ("nothing to ask or to point at", r"no query|no object is seen|is seen on none"),
-)
 
 
 def classify_reason(reason: str) -> str:

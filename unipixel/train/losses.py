@@ -22,6 +22,9 @@ from unipixel.model.unipixel import TrainingOutput, UniPixel
 from unipixel.processing.collation import TrainingBatch
 from unipixel.train.recipe import LossWeights, Recipe, StickerRecipe
 
+BINDING_LAYER = 1
+"""Decoder layer of the "binding" helper: the words are read, and two layers are left to work with what was found."""
+
 
 @dataclass(frozen=True)
 class FrameLoss:
@@ -226,10 +229,6 @@ def binding_loss(
     return {"binding": torch.cat(losses).mean(), "binding_share": torch.cat(shares).mean().detach()}
 
 
-BINDING_LAYER = 1
-"""Decoder layer of the "binding" helper: the words are read, and two layers are left to work with what was found."""
-
-
 def prompt_loss(
     model: UniPixel, batch: TrainingBatch, weights: LossWeights, corrections: float = 0.0, given_masks: float = 0.0
 ) -> dict[str, Tensor]:
@@ -421,7 +420,7 @@ class TrainingStep(nn.Module):
         if words is not None and output.vision is not None:
             terms |= word_loss(self.model, output.vision.merged, words)
             added = added + recipe.dense_words * terms["words"]
-        if recipe.binding:
+        if recipe.binding and batch["grid_thw"] is not None:
             counts = [len(q) for q in output.seg_tokens]
             terms |= binding_loss(self.model, BINDING_LAYER, kept, batch, counts)
             added = added + recipe.binding * terms["binding"]
