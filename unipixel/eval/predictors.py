@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from unipixel.engine.answer import Answer, AnswerObject
+from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
+from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.engine.turn import write_prompt_answer
 from unipixel.errors import UnipixelError
@@ -130,7 +131,7 @@ def _convert_answer(answer: Answer) -> Prediction:
     return Prediction(answer.raw_text, _convert_objects(answer.objects))
 
 
-def _convert_objects(objects: Sequence[AnswerObject]) -> tuple[PredictedObject, ...]:
+def _convert_objects(objects: Sequence[KnownObject]) -> tuple[PredictedObject, ...]:
     return tuple(PredictedObject(one.id, one.track, one.frame_scores) for one in objects)
 
 
