@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from worlds import FRAMES, SIZE_HW, choices, expressions, media, read, record, square
 
-from unipixel.engine.answer import AnswerObject
+from unipixel.engine.memory import KnownObject
 from unipixel.errors import DatasetError
 from unipixel.eval.choices import Choices, summarize_accuracy
 from unipixel.eval.expression_masks import (
@@ -38,7 +38,7 @@ from unipixel.sample import Box, Point, Query, Sample
 
 def found(*tracks: MaskTrack, text: str = "") -> Prediction:
     scored = [
-        AnswerObject(id=n, label="", track=track, frame_scores=(1.0 - 0.1 * n,) * track.num_frames)
+        KnownObject(id=n, label="", track=track, frame_scores=(1.0 - 0.1 * n,) * track.num_frames)
         for n, track in enumerate(tracks, start=1)
     ]
     return Prediction(text, tuple(scored))

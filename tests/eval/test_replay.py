@@ -24,7 +24,7 @@ from replay import Recorder, ask, by_rule, differing, fingerprint, matching, med
 from unipixel.data import read
 from unipixel.data.catalogue import find_dataset
 from unipixel.data.encodings import build_track, read_id_mask
-from unipixel.engine.answer import AnswerObject
+from unipixel.engine.memory import KnownObject
 from unipixel.eval import pixelqa
 from unipixel.eval.benchmarks import BENCHMARKS
 from unipixel.eval.captions import DIMENSIONS, average_grades
@@ -302,7 +302,7 @@ def test_predictions_made_by_a_rule_get_the_official_scores(
             if fingerprint(made) != row["prediction_sha1"] or int(made.sum()) != row["predicted_pixels"]:
                 problems.append(f"{key}: the truth is another one")
                 continue
-            found = AnswerObject(id=1, label="", track=MaskTrack.from_masks(made), frame_scores=())
+            found = KnownObject(id=1, label="", track=MaskTrack.from_masks(made), frame_scores=())
             measures.append(protocol.score(question, Prediction("", (found,))))
         for name in ("J", "F", "A", "R"):
             if name in row and measures[-1][name] != pytest.approx(row[name], abs=1e-9):

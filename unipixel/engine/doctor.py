@@ -14,7 +14,7 @@ from typing import Any
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
-from huggingface_hub.utils import TensorInfo
+from huggingface_hub.utils import TensorInfo  # type: ignore[attr-defined]  # exported, but not by name
 
 from unipixel.engine.engine import computes_in_bf16, find_suitable_dtype, read_available_memory
 from unipixel.engine.tracking import CACHED_FRAMES

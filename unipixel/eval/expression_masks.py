@@ -62,6 +62,7 @@ class ImageMasks(BenchmarkProtocol):
     failure_rule: ClassVar[str] = "a failed question counts as IoU 0, with the whole target in the union of cIoU"
 
     def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
+        """One: the expression in the released wording."""
         sample = read(unit.records[0])
         query = get_query(sample)
         text = format_query(query, False)

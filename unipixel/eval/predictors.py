@@ -9,6 +9,7 @@ import numpy as np
 
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
+from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.engine.turn import write_prompt_answer
 from unipixel.errors import UnipixelError
@@ -132,7 +133,7 @@ class PerfectPredictor(Predictor):
         query, objects = question.query, question.sample.objects
         wanted = [p.object_id for p in question.prompts] or query.targets
         found = tuple(
-            AnswerObject(id=i, label="", track=objects[i], frame_scores=_get_certain_scores(objects[i]))
+            KnownObject(id=i, label="", track=objects[i], frame_scores=_get_certain_scores(objects[i]))
             for i in wanted
             if i is not None
         )

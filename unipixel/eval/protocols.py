@@ -12,7 +12,7 @@ import numpy as np
 
 from unipixel.data import open_index
 from unipixel.data.records import Record
-from unipixel.engine.answer import AnswerObject
+from unipixel.engine.memory import KnownObject
 from unipixel.errors import UnipixelError
 from unipixel.masks import MaskTrack
 from unipixel.media import sample_indices
@@ -84,7 +84,7 @@ class Prediction:
 
     text: str = ""
     """As the model wrote it, without the words it was primed with."""
-    objects: tuple[AnswerObject, ...] = ()
+    objects: tuple[KnownObject, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Text, and ids, masks and scores of the objects; not their labels, which nothing scores."""
@@ -98,7 +98,7 @@ class Prediction:
     def from_json(cls, value: Mapping[str, Any]) -> Prediction:
         """What `to_json` wrote; wrong fields raise TypeError, ValueError or LookupError."""
         objects = (
-            AnswerObject(id=int(one["id"]), label="", track=MaskTrack.from_json(one), frame_scores=tuple(one["scores"]))
+            KnownObject(id=int(one["id"]), label="", track=MaskTrack.from_json(one), frame_scores=tuple(one["scores"]))
             for one in value["objects"]
         )
         return cls(value["text"], tuple(objects))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
-from huggingface_hub.utils import TensorInfo
+from huggingface_hub.utils import TensorInfo  # type: ignore[attr-defined]  # exported, but not by name
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
