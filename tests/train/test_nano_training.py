@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from unipixel.model.weights import load_model
 from unipixel.processing import Processor, build_tokenizer
 from unipixel.sample import Query, Sample, Turn
 from unipixel.stickers import THINGS, generate_scene
+from unipixel.stickers.choice_tasks import ask_written_choice
 from unipixel.train.checkpoints import copy_rows_by_token, copy_weights
 from unipixel.train.losses import TrainingStep, draw_correction_clicks, frame_loss, word_loss
 from unipixel.train.nano_recipes import NANO_RECIPES
@@ -103,12 +105,40 @@ def test_clips_are_followed_from_given_masks_where_the_recipe_says_so(processor:
 
 
 def test_talking_leaves_the_segmenter_out(processor: Processor) -> None:
-    recipe = replace(NANO_RECIPES["nano_talk"](), batch_size=2, video_share=0.0, photo_share=0.0)
+    recipe = replace(NANO_RECIPES["nano_talk"](), batch_size=2, video_share=0.0, photo_share=0.0, written_choices=0.0)
     model, dataset = fresh(processor), StickerDataset(processor, recipe)
     batch = processor.collate([dataset[k] for k in range(2)], model.config)
     assert all(frames is None for frames in batch["sam_frames"]) and batch["target_masks"][0] is not None
     terms = TrainingStep(model, recipe)(**batch)
     assert terms["segment"] == 0 and terms["pointing"] > 0
+
+
+def test_choices_in_words_have_no_picture_and_are_learnt_beside_the_helper_losses(processor: Processor) -> None:
+    recipe = replace(NANO_RECIPES["nano_talk"](), batch_size=2, photo_share=0.0, written_choices=1.0)
+    model, dataset = fresh(processor), StickerDataset(processor, recipe)
+    batch = processor.collate([dataset[k] for k in range(2)], model.config)
+    assert batch["grid_thw"] is None and recipe.binding
+    terms = TrainingStep(model, recipe)(**batch)
+    assert terms["language"] > 0 and "binding" not in terms and "words" not in terms
+
+
+def test_a_choice_in_words_names_one_right_option() -> None:
+    kinds = set()
+    for seed in range(60):
+        turn = ask_written_choice(("dog", "red car", "cat", "tree", "bus", "fish"), np.random.default_rng(seed))
+        lines = turn.question.splitlines()
+        named = {line[1]: line.split()[-1] for line in lines if re.match(r"\[\d\]:", line)}
+        options = {line[1]: line[4:] for line in lines if re.match(r"\([A-D]\) ", line)}
+        right = options[turn.answer[1]]
+        asked = next(line for line in lines if line.endswith("?"))
+        kinds.add(asked.split()[0])
+        if asked.startswith("Which"):
+            assert re.match(rf"Which one is the (\w+ )?{named[right[1]]},", asked)
+        else:
+            assert right.split()[-1] == named[asked[9]]
+            assert [option.split()[-1] for option in options.values()].count(named[asked[9]]) == 1
+        assert not turn.regions and len(options) >= 2
+    assert kinds == {"What", "Which"}
 
 
 def test_a_sample_depends_on_its_number_alone(processor: Processor) -> None:
@@ -171,8 +201,8 @@ def test_the_selection_term_counts_only_pixels_of_asked_objects(processor: Proce
     goal = batch["target_masks"][0][0]
     weights = LossWeights(selection=1.0, full_resolution=False)
     nowhere = torch.zeros_like(goal[:1])
-    assert frame_loss(decoded[0], goal, weights, nowhere).selection == 0
-    assert frame_loss(decoded[0], goal, weights).selection > 0
+    assert frame_loss(decoded[0], goal, weights, nowhere)["selection"] == 0
+    assert frame_loss(decoded[0], goal, weights)["selection"] > 0
 
 
 def test_parts_of_another_checkpoint_are_taken_over_and_the_rest_is_left(processor: Processor, tmp_path: Path) -> None:
@@ -277,6 +307,8 @@ def test_real_clips_train_the_segmenter_and_language(processor: Processor, tmp_p
         assert made["target_masks"] is not None and made["target_masks"].shape[:2] == (4, 1)
         assert made["target_masks"][0].any()
     world = replace(NANO_RECIPES["nano_talk"]().world, num_frames=(2, 2))
-    talk = replace(NANO_RECIPES["nano_talk"](), photo_share=0.0, video_share=1.0, clip_share=1.0, world=world)
+    talk = replace(
+        NANO_RECIPES["nano_talk"](), photo_share=0.0, written_choices=0.0, video_share=1.0, clip_share=1.0, world=world
+    )
     labels = StickerDataset(processor, replace(talk, clips=str(tmp_path), dense_words=1.0))[0]["cell_words"]
     assert set(labels.tolist()) <= {-100, processor.chat.encode(" duck")[0]}

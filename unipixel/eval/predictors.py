@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from unipixel.engine.answer import Answer, AnswerObject
+from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.engine.turn import write_prompt_answer

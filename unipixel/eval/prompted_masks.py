@@ -111,7 +111,9 @@ class _PhotoRegions(BenchmarkProtocol):
         units = []
         for place, record in enumerate(records):
             large = [
-                n for n, region in enumerate(read_regions(record), 1) if decode_rle(region.rle).mean() >= MIN_SHARE
+                n
+                for n, region in enumerate(read_regions(record), 1)
+                if decode_rle(region.regions[0]).mean() >= MIN_SHARE
             ]
             if large:
                 number = large[int(np.random.default_rng(place).integers(len(large)))]

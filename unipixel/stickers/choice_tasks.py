@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -38,6 +40,33 @@ def ask_name_choice(facts: Facts, n: int, number: int, rng: np.random.Generator)
         raise ValueError(f"the scene has no other name than {facts.names[n]!r} to choose from")
     text, options, letter = found
     return f"{text}{options}\n{CHOOSE}", letter
+
+
+def ask_written_choice(names: Sequence[str], rng: np.random.Generator) -> Turn:
+    """A choice in words alone: where a question about a picture would show objects, their names are written.
+
+    Choosing is a skill of language, learnt for little without pictures: find the option that says what the object is,
+    and say its letter. Each name is a single word, as visual tokens say it, one to three times.
+
+    Args:
+        names: what objects and wrong options are drawn from, at least five.
+        rng: source of randomness.
+    """
+    shown = [names[int(k)] for k in rng.choice(len(names), int(rng.integers(1, 5)), replace=False)]
+    lines = "".join(f"[{k + 1}]:{f' {name.split()[-1]}' * int(rng.integers(1, 4))}\n" for k, name in enumerate(shown))
+    n = int(rng.integers(len(shown)))
+    if len(shown) > 1 and rng.random() < 0.3:
+        tags = [f"[{int(k) + 1}]" for k in rng.permutation(len(shown))]
+        text = f"Which one is the {shown[n]}, {_join_with_or(tags)}?"
+        question = _shuffle_options(rng, text, f"[{n + 1}]", tags)
+    else:
+        others = [*shown, *(names[int(k)] for k in rng.choice(len(names), 4, replace=False))]
+        others = [name for name in others if name.split()[-1] != shown[n].split()[-1]]
+        question = _shuffle_options(rng, f"What is [{n + 1}]?", shown[n], others)
+    assert question is not None  # of four other names at least one is wrong
+    turn = _build_turn(*question)
+    head = "Here is an image with the following highlighted regions:\n"
+    return replace(turn, question=head + lines + turn.question, regions=())
 
 
 def ask_choice_from_prompts(facts: Facts, rng: np.random.Generator) -> tuple[Turn, Turn] | None:

@@ -138,6 +138,24 @@ def nano_track() -> StickerRecipe:
     )
 
 
+def nano_choices() -> StickerRecipe:
+    """The decoder alone learns to choose among options, in words: without pictures a step costs little."""
+    return StickerRecipe(
+        name="nano_choices",
+        seed=130,
+        trainable=("language.layers", "language.norm"),
+        steps=1500,
+        batch_size=48,
+        learning_rate=7e-4,
+        warmup_steps=20,
+        decay_share=0.3,
+        muon=2.0,
+        turns=1,
+        written_choices=1.0,
+        mix={"choice": 1.0},
+    )
+
+
 def nano_talk() -> StickerRecipe:
     """Everything that is said, without the segmenter: mask queries learn where SAM's own prompts would point."""
     return replace(
@@ -156,6 +174,7 @@ def nano_talk() -> StickerRecipe:
         photo_share=0.1,
         hard_share=0.15,
         conversation_share=0.08,
+        written_choices=0.15,
         mix=TALK_MIX,
         dense_words=0.5,
         binding=0.1,
@@ -169,7 +188,7 @@ TALK_MIX: Mix = {
     "refer_many": 0.5,
     "point": 0.7,
     "box": 0.7,
-    "absent": 2.4,
+    "absent": 4.0,
     "position": 0.2,
     "colour": 0.4,
     "size": 0.1,
@@ -198,7 +217,8 @@ def nano_finish() -> StickerRecipe:
         turns=4,
         masks=True,
         video_share=0.12,
-        mix=TALK_MIX | {"point": 1.0, "box": 1.0, "choice": 2.5},
+        written_choices=0.1,
+        mix=TALK_MIX | {"point": 1.0, "box": 1.0, "choice": 3.0},
         pointing=0.3,
     )
 
@@ -211,6 +231,7 @@ NANO_RECIPES: dict[str, Callable[[], StickerRecipe]] = {
         nano_names,
         nano_bind,
         nano_track,
+        nano_choices,
         nano_talk,
         nano_finish,
     )

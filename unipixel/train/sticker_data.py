@@ -30,10 +30,26 @@ from unipixel.processing.processor import Processor
 from unipixel.processing.wording import join_words
 from unipixel.sample import Box, Point, Query, Sample, Turn
 from unipixel.stickers import HARD, THINGS, Scene, SceneSettings, generate_scene, generate_turns, generate_video
+from unipixel.stickers.choice_tasks import ask_written_choice
 from unipixel.stickers.language import POINT_AT, SEGMENT, adapt_to_video, choose_wording
 from unipixel.stickers.scene import box_object, point_at_object
 from unipixel.stickers.things import PLURAL_NAMES
 from unipixel.train.recipe import Mix, StickerRecipe
+
+ON_PHOTOS = 0.9
+"""Share of the scenes of cut-outs that lie on a piece of a photo; the others lie on a pattern."""
+MAX_STRIDE = 3
+"""Frames of a clip are at most so many apart."""
+MAX_OBJECTS = 9
+"""Objects of one picture have ids from 1 to 9, as on stickers."""
+_PLACE = re.compile(r"\b(left|right|top|bottom|upper|lower|middle|highest|lowest|largest|smallest|biggest)", re.I)
+"""Words that a crop or a flip can make untrue."""
+PHOTO_TASKS = ("refer", "point", "box", "name", "name_mem", "absent")
+"""What is asked of photos and clips, of everything that a mix may hold."""
+MAX_TRIES = 1000
+"""Scenes, photos or clips that are drawn until one can be asked about."""
+CLEARLY_SHOWN = 0.3
+"""Share of a visual token that an object must cover for the token to be called after it."""
 
 
 def draw_prompt(world: Scene, n: int, rng: np.random.Generator) -> Point | Box:
@@ -92,20 +108,6 @@ def _keep_frame(track: MaskTrack, frame: int | None) -> MaskTrack:
     if frame is None or track.rles[frame] is None:
         return track
     return MaskTrack(track.size_hw, tuple(rle if t == frame else None for t, rle in enumerate(track.rles)))
-
-
-ON_PHOTOS = 0.9
-"""Share of the scenes of cut-outs that lie on a piece of a photo; the others lie on a pattern."""
-MAX_STRIDE = 3
-"""Frames of a clip are at most so many apart."""
-MAX_OBJECTS = 9
-"""Objects of one picture have ids from 1 to 9, as on stickers."""
-_PLACE = re.compile(r"\b(left|right|top|bottom|upper|lower|middle|highest|lowest|largest|smallest|biggest)", re.I)
-"""Words that a crop or a flip can make untrue."""
-PHOTO_TASKS = ("refer", "point", "box", "name", "name_mem", "absent")
-"""What is asked of photos and clips, of everything that a mix may hold."""
-MAX_TRIES = 1000
-"""Scenes, photos or clips that are drawn until one can be asked about."""
 
 
 class PhotoSampler:
@@ -280,10 +282,6 @@ def _draw_turns(
     return tuple(made)
 
 
-CLEARLY_SHOWN = 0.3
-"""Share of a visual token that an object must cover for the token to be called after it."""
-
-
 class StickerDataset(Dataset[TrainingInputs]):
     """Endless sticker scenes, and photos among them, with questions, cut to the length of a run."""
 
@@ -321,6 +319,9 @@ class StickerDataset(Dataset[TrainingInputs]):
         is_video = bool(batch.random() < recipe.video_share)
         together = bool(batch.random() < recipe.conversation_share) or recipe.recall == "turn"
         rng = np.random.default_rng((recipe.seed, 1, index))
+        if recipe.written_choices and batch.random() < recipe.written_choices:
+            names = self._settings.list_names(self._settings.load_sprites()) if rng.random() < 0.5 else tuple(THINGS)
+            return self._build_inputs(Sample(turns=(ask_written_choice(names, rng),)), together=True)
         if self._photos is not None and not is_video and rng.random() < recipe.photo_share:
             return self._build_photo(self._photos.draw(rng, 1, recipe.turns, recipe.mix), together)
         if self._clips is not None and is_video and rng.random() < recipe.clip_share:
