@@ -209,7 +209,7 @@ def test_exports_arrive_with_what_is_known(quick: Live, media: Path, visit: Visi
     visitor.page.keyboard.press("Escape")
     name, content = exported("YOLO")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        lines = archive.read("labels/00000.txt").decode().splitlines()
+        lines = archive.read("labels/picture.txt").decode().splitlines()
         assert name == "picture-yolo.zip" and len(lines) == 1 and "thing 2" not in archive.read("data.yaml").decode()
 
 
