@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from live import EXAMPLES, Live
 
-from unipixel.engine.answer import Answer, AnswerObject, Clip
+from unipixel.engine.answer import Answer, Clip
+from unipixel.engine.memory import KnownObject
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.serve.label_studio.config import read_config
@@ -106,7 +107,7 @@ def still(source: str, *labels: str) -> Answer:
     mask = np.zeros((1, 20, 30), dtype=bool)
     mask[0, 4:9, 5:15] = True
     objects = [
-        AnswerObject(id=n, label=label, track=MaskTrack.from_masks(mask), frame_scores=(0.9,))
+        KnownObject(id=n, label=label, track=MaskTrack.from_masks(mask), frame_scores=(0.9,))
         for n, label in enumerate(labels, 1)
     ]
     media = Media.from_array(np.zeros((20, 30, 3), dtype=np.uint8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from unipixel.engine.answer import Answer, AnswerObject, MaskPiece
+from unipixel.engine.answer import Answer, MaskPiece
 from unipixel.engine.engine import Engine
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
@@ -34,7 +34,7 @@ def build_prompt(prompt: Prompt) -> PointPrompt | BoxPrompt | MaskPrompt:
     return MaskPrompt(type="mask", rle=MaskRle.model_construct(**encode_rle(prompt.mask)), frame=frame)
 
 
-def build_object(found: AnswerObject, text: str = "") -> ObjectOut:
+def build_object(found: KnownObject, text: str = "") -> ObjectOut:
     """An object with its masks, and where a text mentions it."""
     fields = found.to_json()
     mark_span, label_span = find_spans(text, found.id, found.label)
@@ -47,7 +47,7 @@ def build_object(found: AnswerObject, text: str = "") -> ObjectOut:
         is_there=found.is_there,
         mark_span=mark_span,
         label_span=label_span,
-        prompts=[build_prompt(prompt) for prompt in found.prompts] if isinstance(found, KnownObject) else [],
+        prompts=[build_prompt(prompt) for prompt in found.prompts],
     )
 
 

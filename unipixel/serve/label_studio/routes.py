@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Depends, Request
 
 from unipixel import __version__
-from unipixel.engine.answer import Answer, AnswerObject
+from unipixel.engine.answer import Answer
+from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.processing.prompts import format_request
 from unipixel.serve.errors import CLIENT_CLOSED, ApiError, describe_error
@@ -39,7 +40,7 @@ from unipixel.serve.worker import Job
 MAX_TOKENS = 128
 """Longest reply to the request for one label."""
 TRAINING = ("START_TRAINING",)
-FoundObjects = list[tuple[RegionRequest, AnswerObject]]
+FoundObjects = list[tuple[RegionRequest, KnownObject]]
 
 router = APIRouter(tags=["label studio"], dependencies=[Depends(forbid_caching)])
 

@@ -56,7 +56,7 @@ class Region(BaseModel):
     original_width: Annotated[int | None, LEFT_OUT] = None
     original_height: Annotated[int | None, LEFT_OUT] = None
     image_rotation: Annotated[Percent | None, LEFT_OUT] = None
-    is_positive: Annotated[bool | None, LEFT_OUT] = Field(None, description="False: it is beside the object.")
+    is_positive: Annotated[bool | None, LEFT_OUT] = Field(default=None, description="False: it is beside the object.")
 
 
 class PredictContext(BaseModel):
@@ -110,5 +110,5 @@ class PredictOut(BaseModel):
     results: list[PredictionOut | list[PredictionOut]]
     model_version: str
     errors: list[dict[Literal["task", "message", "code"], int | str | None]] = Field(
-        [], description="Why tasks got no prediction."
+        default=[], description="Why tasks got no prediction."
     )
