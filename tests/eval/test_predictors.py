@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from worlds import choices, expressions, read
 
-from unipixel.bench.inputs import build_random_engine
+from unipixel.bench import build_random_engine
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.errors import PromptError
@@ -18,10 +18,10 @@ from unipixel.eval.choices import Choices
 from unipixel.eval.expression_masks import VideoMasks
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.predictors import RELEASED, EnginePredictor, PerfectPredictor
-from unipixel.eval.protocols import BenchmarkProtocol, ClipView, Prediction, Question
+from unipixel.eval.protocols import BenchmarkProtocol, Prediction, Question
 from unipixel.masks import MaskTrack
 from unipixel.model.presets import TINY_SAM
-from unipixel.processing import Processor
+from unipixel.processing import ImageSettings, Processor
 from unipixel.sample import Turn
 
 
@@ -101,7 +101,10 @@ def test_prompts_become_objects_under_their_own_ids(predictor: EnginePredictor) 
     assert [one.id for one in reply.objects] == [1, 4]
     assert all(one.track.num_frames == 4 for one in reply.objects)
     assert Prediction.from_json(reply.to_json()) == Prediction(
-        reply.text, tuple(replace(one, scores=tuple(round(s, 4) for s in one.scores)) for one in reply.objects)
+        reply.text,
+        tuple(
+            replace(one, label="", frame_scores=tuple(round(s, 4) for s in one.frame_scores)) for one in reply.objects
+        ),
     )
 
 
@@ -141,7 +144,7 @@ def test_picture_sizes_of_a_protocol_are_for_released_checkpoints_only(engine: E
     settings = EnginePredictor(released)._get_engine(asked.view).processor.settings
     assert (settings.min_pixels, settings.max_pixels) == (100 * 28 * 28, 144 * 28 * 28)
     assert EnginePredictor(released)._get_engine(None) is released
-    view = ClipView(share_budget=False, fps=0.5, frame_resize="tensor")
+    view = ImageSettings(share_budget=False, fps=0.5, frame_resize="tensor")
     settings = EnginePredictor(released)._get_engine(view).processor.settings
     assert (settings.compute_max_area(1), settings.fps, settings.frame_resize) == (256 * 28 * 28, 0.5, "tensor")
 

@@ -20,7 +20,6 @@ from unipixel.stickers import (
     THINGS,
     Scene,
     SceneSettings,
-    generate_sample,
     generate_scene_with_turns,
     generate_turns,
     generate_video,
@@ -153,7 +152,7 @@ def test_places_in_videos_are_told_for_the_start() -> None:
 def test_a_sample_holds_tracks_with_none_where_an_object_is_unseen() -> None:
     for index in range(8):
         made, questions = generate_scene_with_turns(21, index, video=True, settings=CLEAN)
-        record = generate_sample(21, index, video=True, settings=CLEAN)
+        record = made.to_sample(questions)
         assert record.turns == questions
         assert record.media.num_frames == len(made.frames)
         assert record.media.size_hw == (224, 224)
@@ -164,7 +163,8 @@ def test_a_sample_holds_tracks_with_none_where_an_object_is_unseen() -> None:
 
 
 def test_a_still_sample_is_no_video() -> None:
-    record = generate_sample(0, 3, count=5)
+    scene, turns = generate_scene_with_turns(0, 3, count=5)
+    record = scene.to_sample(turns)
     assert not record.media.is_video
     assert record.media.num_frames == 1
     assert len(record.turns) == 5

@@ -176,12 +176,14 @@ def grade_predictions(
                 f"{get_grades_path(path)} holds grades of {other.pop()}, not of {judge.name}; delete that file "
                 "to have everything graded anew"
             )
+        failed = sum(bool(line.error) for line in graded.lines.values())
         for line in wanted:
             if line.id in graded.lines:
                 continue
             graded.append(_grade_line(judge, line))
+            failed += bool(graded.lines[line.id].error)
             if progress is not None:
-                progress(len(graded.lines), len(wanted), sum(bool(one.error) for one in graded.lines.values()))
+                progress(len(graded.lines), len(wanted), failed)
     finally:
         graded.close()
 

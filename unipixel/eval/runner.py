@@ -140,12 +140,16 @@ def predict(
     header = run.build_header(len(units), predictor.num_frames)
     file = LineFile(None if out is None else run.get_path(out), header, PredictionLine, retry=retry)
 
+    failed = 0
+
     def count(lines: Iterable[PredictionLine]) -> None:
+        nonlocal failed
         for line in lines:
+            failed += bool(line.error)
             if line.left_out:
                 bad.add(line.id, line.left_out)
         if progress is not None:
-            progress(len(file.lines), len(own), sum(bool(line.error) for line in file.lines.values()))
+            progress(len(file.lines), len(own), failed)
 
     try:
         count(file.lines.values())

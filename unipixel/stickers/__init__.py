@@ -2,16 +2,16 @@
 
     from unipixel import stickers
 
-    picture = stickers.scene(seed=0, index=7)                      # arrays: picture.frames, picture.masks
-    questions = stickers.turns(picture, numpy.random.default_rng(7), count=4)
-    record = stickers.sample(seed=0, index=7)                      # the same as a Sample
+    scene = stickers.generate_scene(seed=0, index=7)               # arrays: scene.frames, scene.masks
+    turns = stickers.generate_turns(scene, numpy.random.default_rng(7), count=4)
+    sample = scene.to_sample(turns)
 
 Everything is a function of (seed, index). Seeds from `EVAL_SEED` on are held out for evaluation.
 """
 
 from unipixel.stickers.facts import Facts
 from unipixel.stickers.language import list_vocabulary_texts
-from unipixel.stickers.records import describe_scene, generate_sample, generate_scene_with_turns, write_samples
+from unipixel.stickers.records import describe_scene, generate_scene_with_turns, write_samples
 from unipixel.stickers.scene import EVAL_SEED, HARD, WORLDS, Scene, SceneObject, SceneSettings, generate_scene
 from unipixel.stickers.sprites import HELD_OUT_FAMILY, TRAINING_FAMILIES
 from unipixel.stickers.things import FAMILIAR, THINGS, Thing
@@ -35,7 +35,6 @@ __all__ = [
     "Thing",
     "describe_scene",
     "generate_scene_with_turns",
-    "generate_sample",
     "generate_scene",
     "generate_turns",
     "generate_video",

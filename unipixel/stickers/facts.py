@@ -100,6 +100,13 @@ class Facts:
         passing = [n for n, verdict in verdicts.items() if verdict]
         return passing[0] if len(passing) == 1 else None
 
+    def _find_singles(self, test: Callable[..., bool | None], *details: Any) -> Iterator[tuple[int, str]]:
+        """(object, noun) of each group with a `find_single` of its own."""
+        for noun, among in self._group_by_name():
+            found = self.find_single(test, *details, among=among)
+            if found is not None:
+                yield found, noun
+
     def find_named(self, name: str) -> list[int]:
         return [n for n in range(self.count) if self.names[n] == name]
 
@@ -135,14 +142,10 @@ class Facts:
         """(object, "dog on the left") for all places that single an object out among its namesakes or among all."""
         words = {"on the left": (0, -1), "on the right": (0, 1), "at the top": (1, -1), "at the bottom": (1, 1)}
         for place, (axis, side) in words.items():
-            for noun, among in self._group_by_name():
-                found = self.find_single(self._is_on, axis, side, among=among)
-                if found is not None:
-                    yield found, f"{noun} {place}"
-        for noun, among in self._group_by_name():
-            found = self.find_single(self._is_in_the_middle, among=among)
-            if found is not None:
-                yield found, f"{noun} in the middle"
+            for found, noun in self._find_singles(self._is_on, axis, side):
+                yield found, f"{noun} {place}"
+        for found, noun in self._find_singles(self._is_in_the_middle):
+            yield found, f"{noun} in the middle"
 
     def list_order_phrases(self) -> Iterator[tuple[int, str]]:
         """(object, "second thing from the left") wherever the order is clear."""
@@ -225,10 +228,8 @@ class Facts:
     def list_colour_phrases(self) -> Iterator[tuple[int, str]]:
         """(object, "red thing") and (object, "red car" among other cars)."""
         for colour in COLOURS:
-            for noun, among in self._group_by_name():
-                found = self.find_single(self.has_colour, colour, among=among)
-                if found is not None:
-                    yield found, f"{colour} {noun}"
+            for found, noun in self._find_singles(self.has_colour, colour):
+                yield found, f"{colour} {noun}"
 
     def has_motion(self, n: int, motion: str) -> bool | None:
         """Whether the object does that in the video (None: arguable)."""
@@ -240,10 +241,8 @@ class Facts:
         if not self.scene.is_video:
             return
         for motion, words in MOTIONS.items():
-            for noun, among in self._group_by_name():
-                found = self.find_single(self.has_motion, motion, among=among)
-                if found is not None:
-                    yield found, f"{noun} {words}"
+            for found, noun in self._find_singles(self.has_motion, motion):
+                yield found, f"{noun} {words}"
             for n in range(self.count):
                 if self.is_single(n) and self.has_motion(n, motion):
                     yield n, f"{self.names[n]} {words}"

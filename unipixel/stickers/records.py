@@ -12,7 +12,7 @@ import numpy as np
 
 from unipixel.draw import make_contact_sheet, overlay, write_gif, write_png
 from unipixel.masks import save_davis_png
-from unipixel.sample import Sample, Turn
+from unipixel.sample import Turn
 from unipixel.stickers.scene import DEFAULT_SETTINGS, Scene, SceneSettings, generate_scene
 from unipixel.stickers.turns import FULL_MIX, generate_turns
 from unipixel.stickers.video import generate_video as make_video
@@ -39,20 +39,6 @@ def generate_scene_with_turns(
     """
     made = make_video(seed, index, settings) if video else generate_scene(seed, index, settings)
     return made, generate_turns(made, np.random.default_rng((seed, index, 2)), count, tasks)
-
-
-def generate_sample(
-    seed: int,
-    index: int,
-    *,
-    video: bool = False,
-    tasks: Mapping[str, float] = FULL_MIX,
-    count: int = 3,
-    settings: SceneSettings = DEFAULT_SETTINGS,
-) -> Sample:
-    """The same as `drawn`, as a `Sample` whose masks are `MaskTrack`s."""
-    made, questions = generate_scene_with_turns(seed, index, video=video, tasks=tasks, count=count, settings=settings)
-    return made.to_sample(questions)
 
 
 def write_samples(

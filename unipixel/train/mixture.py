@@ -30,6 +30,16 @@ CHUNK = 50
 """Batches whose records are sorted by length together; the order stays random at a larger scale."""
 
 
+LOG = logging.getLogger(__name__)
+MAX_DRAWS = 10
+"""Choices of frames that are tried until one shows every object that is asked about."""
+MAX_REPLACED = 10
+"""Records in a row that may be over the limits before that is an error."""
+MAX_CLIP_OBJECTS = 5
+"""Objects that all questions about a clip may have together where the original's protocol is followed."""
+Entry = tuple[Source, Record]
+
+
 class EpochPlan:
     """The order of a mixture.
 
@@ -121,18 +131,6 @@ def add_prompt_turns(sample: Sample, rng: np.random.Generator | None, most: int,
         for turn, query in zip(made.turns, made.queries, strict=True)
     ]
     return replace(made, turns=tuple(turns))
-
-
-LOG = logging.getLogger(__name__)
-MAX_DRAWS = 10
-"""Choices of frames that are tried until one shows every object that is asked about."""
-MAX_REPLACED = 10
-"""Records in a row that may be over the limits before that is an error."""
-
-MAX_CLIP_OBJECTS = 5
-"""Objects that all questions about a clip may have together where the original's protocol is followed."""
-
-Entry = tuple[Source, Record]
 
 
 class MixtureDataset(Dataset[TrainingInputs]):

@@ -45,7 +45,8 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
 def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """A scene with its questions; of a choice of frames, the questions that point at other frames are left out."""
     seed, number = record.raw
-    made = stickers.generate_sample(seed, number, video=record.data_type == "seg_video")
+    scene, turns = stickers.generate_scene_with_turns(seed, number, video=record.data_type == "seg_video")
+    made = scene.to_sample(turns)
     if frames is not None:
         made = _cut_sample(made, resolve_frames(record, frames, made.media.num_frames))
     return replace(made, source=record.source)
