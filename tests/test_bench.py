@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from unipixel.bench import BenchReport, BenchSettings, run_bench
-from unipixel.bench.ratios import Ratio, compare_objects, compare_questions, track_together
-from unipixel.bench.reencoding import attend_by_layers, track_separately
-from unipixel.bench.resources import (
-    TimeSpent,
+from unipixel.bench import (
+    BenchReport,
+    Ratio,
+    Stopwatch,
+    attend_by_layers,
     build_random_engine,
+    compare_objects,
+    compare_questions,
     draw_moving_discs,
     draw_random_queries,
-    measure_time,
     peak_memory_mb,
+    run_bench,
+    track_separately,
+    track_together,
     track_video,
     write_video,
 )
@@ -129,13 +133,13 @@ def test_random_engine_is_the_same_every_time_in_the_dtype_asked_for() -> None:
 
 
 def test_spent_time_adds_up() -> None:
-    total = TimeSpent()
+    total = Stopwatch(torch.device("cpu"))
     for _ in range(2):
-        with measure_time(total, torch.device("cpu")):
+        with total:
             sum(range(10000))
     assert 0 < total.cpu_s
     once = total.cpu_s, total.wall_s
-    with measure_time(total, torch.device("cpu")):
+    with total:
         sum(range(10000))
     assert total.cpu_s > once[0] and total.wall_s > once[1]
 
@@ -150,7 +154,7 @@ def test_peak_memory_never_falls() -> None:
 
 def test_one_measurement_alone_makes_a_report_of_plain_values() -> None:
     told: list[str] = []
-    report = run_bench(BenchSettings(quick=True, only=("image",), dtype="fp32"), told.append)
+    report = run_bench(quick=True, only=("image",), dtype="fp32", progress=told.append)
     assert isinstance(report, BenchReport) and told
     assert [type(ratio) for ratio in report.ratios] == [Ratio] and not report.stages and report.memory_growth is None
     assert json.loads(json.dumps(report.to_json()))["ratios"][0]["name"] == "1 image, 3 objects"
@@ -166,4 +170,4 @@ def test_one_measurement_alone_makes_a_report_of_plain_values() -> None:
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BenchSettings(**wrong)
+        run_bench(**wrong)

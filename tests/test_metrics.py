@@ -101,13 +101,13 @@ def test_ignored_pixels_count_nowhere() -> None:
 
 def test_giou_is_the_mean_over_samples_and_ciou_pools_pixels() -> None:
     scores = metrics.overlap_scores([Overlap(1, 2), Overlap(90, 100), Overlap(0, 0), Overlap(0, 8)])
-    assert scores.gIoU == scores.mIoU == pytest.approx((0.5 + 0.9 + 1 + 0) / 4)
-    assert scores.cIoU == pytest.approx(91 / 110)
-    assert scores.precision == {0.5: 0.5, 0.6: 0.5, 0.7: 0.5, 0.8: 0.5, 0.9: 0.25}
+    assert scores["gIoU"] == pytest.approx((0.5 + 0.9 + 1 + 0) / 4)
+    assert scores["cIoU"] == pytest.approx(91 / 110)
+    assert [scores[f"Prec@{x}"] for x in (0.5, 0.6, 0.7, 0.8, 0.9)] == [0.5, 0.5, 0.5, 0.5, 0.25]
 
 
 def test_ciou_of_samples_without_any_pixel_is_one_and_of_no_sample_is_refused() -> None:
-    assert metrics.overlap_scores([Overlap(0, 0)]).cIoU == 1.0
+    assert metrics.overlap_scores([Overlap(0, 0)])["cIoU"] == 1.0
     with pytest.raises(ValueError, match="0 overlaps"):
         metrics.overlap_scores([])
 
@@ -116,10 +116,10 @@ def test_volume_scores_take_all_frames_together() -> None:
     predictions = np.stack([box(0, 0, 2, 2), blank(), box(0, 0, 2, 2)])
     targets = np.stack([box(0, 0, 2, 2), box(0, 0, 2, 2), box(0, 0, 2, 4)])
     scores = metrics.volume_scores(predictions, targets)
-    assert (scores.J, scores.F) == (pytest.approx(8 / 16), pytest.approx(16 / 24))
-    assert scores.JF == pytest.approx((8 / 16 + 16 / 24) / 2)
-    assert metrics.volume_scores(predictions & False, targets & False).JF == 1.0
-    assert metrics.volume_scores(predictions & False, targets).JF == 0.0
+    assert (scores["J"], scores["F"]) == (pytest.approx(8 / 16), pytest.approx(16 / 24))
+    assert scores["J&F"] == pytest.approx((8 / 16 + 16 / 24) / 2)
+    assert metrics.volume_scores(predictions & False, targets & False)["J&F"] == 1.0
+    assert metrics.volume_scores(predictions & False, targets)["J&F"] == 0.0
 
 
 # --- boundary ------------------------------------------------------------------------------------------------------
@@ -240,6 +240,6 @@ def test_dataset_means_of_the_official_table_are_means_over_its_sequences(golden
         for row in table["per_sequence"].values()
     ]
     scores = metrics.davis_scores(objects)
-    assert scores.J.mean == pytest.approx(table["mean_J"], abs=1e-9)
-    assert scores.F.mean == pytest.approx(table["mean_F"], abs=1e-9)
-    assert pytest.approx(table["JF"], abs=1e-9) == scores.JF
+    assert scores["J-Mean"] == pytest.approx(table["mean_J"], abs=1e-9)
+    assert scores["F-Mean"] == pytest.approx(table["mean_F"], abs=1e-9)
+    assert pytest.approx(table["JF"], abs=1e-9) == scores["J&F-Mean"]

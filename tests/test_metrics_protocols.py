@@ -38,17 +38,17 @@ def test_a_perfect_prediction_scores_one_in_every_frame() -> None:
 
 
 def test_statistics_are_mean_share_above_half_and_loss_from_first_to_last_quarter() -> None:
-    found = metrics.statistics(np.array([1.0, 0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1]))
-    assert found.mean == pytest.approx(4.2 / 8)
-    assert found.recall == pytest.approx(3 / 8)
+    mean, recall, decay = metrics.statistics(np.array([1.0, 0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1]))
+    assert mean == pytest.approx(4.2 / 8)
+    assert recall == pytest.approx(3 / 8)
     # Ends of the quarters: 1, 2.75, 4.5, 6.25, 8 -> frames 0, 2, (3), 5, 7, both ends inside.
-    assert found.decay == pytest.approx((1.0 + 0.9 + 0.8) / 3 - (0.3 + 0.2 + 0.1) / 3)
+    assert decay == pytest.approx((1.0 + 0.9 + 0.8) / 3 - (0.3 + 0.2 + 0.1) / 3)
 
 
 def test_statistics_of_one_frame_and_of_a_very_long_clip() -> None:
-    assert metrics.statistics(np.array([0.7])) == metrics.Statistics(0.7, 1.0, 0.0)
+    assert metrics.statistics(np.array([0.7])) == (0.7, 1.0, 0.0)
     long = np.repeat([1.0, 0.5, 0.5, 0.0], 250)
-    assert metrics.statistics(long).decay == pytest.approx(1.0, abs=0.01)
+    assert metrics.statistics(long)[2] == pytest.approx(1.0, abs=0.01)
     with pytest.raises(ValueError, match="at least one frame"):
         metrics.statistics(np.zeros(0))
 
@@ -57,11 +57,11 @@ def test_davis_averages_over_objects_and_drops_the_given_frames() -> None:
     first = metrics.FrameScores(np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.5, 0.5, 0.0]))
     second = metrics.FrameScores(np.array([0.0, 0.2, 0.4, 0.0]), np.array([0.0, 0.6, 0.8, 0.0]))
     scores = metrics.davis_scores([first, second], drop_ends=True)
-    assert scores.J.mean == pytest.approx((1.0 + 0.3) / 2)
-    assert scores.J.recall == pytest.approx(0.5)
-    assert scores.F.mean == pytest.approx((0.5 + 0.7) / 2)
-    assert pytest.approx((0.65 + 0.6) / 2) == scores.JF
-    assert metrics.davis_scores([first, second]).J.mean == pytest.approx(0.65 / 2)
+    assert scores["J-Mean"] == pytest.approx((1.0 + 0.3) / 2)
+    assert scores["J-Recall"] == pytest.approx(0.5)
+    assert scores["F-Mean"] == pytest.approx((0.5 + 0.7) / 2)
+    assert pytest.approx((0.65 + 0.6) / 2) == scores["J&F-Mean"]
+    assert metrics.davis_scores([first, second])["J-Mean"] == pytest.approx(0.65 / 2)
     with pytest.raises(ValueError, match="0 objects"):
         metrics.davis_scores([])
 
@@ -223,10 +223,10 @@ def test_the_original_reads_letters_to_the_first_blank_and_none_of_what_begins_w
 
 def test_the_original_gives_nothing_for_two_empty_volumes() -> None:
     empty, full = np.zeros((2, 4, 6), dtype=bool), np.ones((2, 4, 6), dtype=bool)
-    assert metrics.volume_scores(empty, empty) == metrics.VolumeScores(1.0, 1.0)
-    assert metrics.volume_scores(empty, empty, original=True) == metrics.VolumeScores(0.0, 0.0)
+    assert metrics.volume_scores(empty, empty) == {"J": 1.0, "F": 1.0, "J&F": 1.0}
+    assert metrics.volume_scores(empty, empty, original=True) == {"J": 0.0, "F": 0.0, "J&F": 0.0}
     scores = metrics.volume_scores(full, full, original=True)
-    assert scores.J == 1.0 and scores.F == pytest.approx(1.0, abs=1e-6)
+    assert scores["J"] == 1.0 and scores["F"] == pytest.approx(1.0, abs=1e-6)
 
 
 def test_choice_accuracy_refuses_lists_that_do_not_fit() -> None:

@@ -43,7 +43,7 @@ class Box:
 class Mask:
     """An object's mask on one frame."""
 
-    mask: np.ndarray
+    mask: np.ndarray = field(repr=False)
     """bool (H, W) at source size."""
     frame: int = 0
     object_id: int | None = None

@@ -134,7 +134,7 @@ def test_names_of_categories_are_written_with_blanks(tmp_path: Path, write_json:
     write_json("lvvis/meta_expressions.json", {"videos": {"00001": {"frames": ["00000"], "expressions": exps}}})
     write_json("lvvis/mask_dict.json", {"4": [None]})
     (record,) = expressions.read_records(tmp_path, "lvvis", "train")
-    assert record.raw.text == "polar bear" and record.raw.annotations == ("4",) and record.data_type == "seg_image"
+    assert record.raw.query.text == "polar bear" and record.raw.masks == ("4",) and record.data_type == "seg_image"
 
 
 def broken(revos: Path, name: str, change: Callable[[Path], object], told: str) -> None:

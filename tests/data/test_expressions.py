@@ -56,7 +56,7 @@ def test_every_expression_is_a_record_with_its_text_id_and_frames(miniatures: Pa
         for key, value in entry["expressions"].items()
     ]
     assert records
-    assert [(record.id, record.raw.text) for record in records] == told
+    assert [(record.id, record.raw.query.text) for record in records] == told
     for record in records:
         names = [Path(name).stem for name in record.frame_names]
         assert names == videos[record.raw.video]["frames"]

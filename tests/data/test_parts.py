@@ -26,7 +26,7 @@ def test_every_name_of_a_photo_is_one_query(miniatures: Path, dataset: str) -> N
     annotations = json.loads((miniatures / FILES[dataset]).read_bytes())["annotations"]
     photos = {one["image_id"] for one in annotations}
     names = {(one["image_id"], one["category_id"]) for one in annotations}
-    assert (len(records), sum(len(record.raw.queries) for record in records)) == (len(photos), len(names))
+    assert (len(records), sum(len(record.raw[1]) for record in records)) == (len(photos), len(names))
     assert len({record.id for record in records}) == len(photos) > 0
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from unipixel.data.cutouts import LEVELS, VARIANTS, find_clean_crops, find_cutouts, list_whole_photos
 from unipixel.data.readers import photos
+from unipixel.data.records import Instance
 from unipixel.errors import DatasetError
 from unipixel.masks import encode_rle
 from unipixel.stickers import SceneSettings, generate_scene, generate_turns, generate_video
@@ -58,7 +59,7 @@ def add(root: Path, name_of_set: str, name: str, instances: list[dict[str, Any]]
         file.write(json.dumps(line) + "\n")
 
 
-def only(root: Path, name_of_set: str) -> list[photos.PhotoRegion]:
+def only(root: Path, name_of_set: str) -> list[Instance]:
     return [
         region
         for record in photos.read_records(root, "photos", "train")
@@ -72,7 +73,7 @@ def test_names_are_those_of_stickers_and_colours_too(tmp_path: Path) -> None:
     teddy = instance(mask, "teddy bear", ("category", "the teddy bear"), ("color", "the gray teddy bear"))
     add(tmp_path, "coco_subset", stem(False, 0), [teddy | {"color_frac": 0.9}])
     (region,) = only(tmp_path, "coco_subset")
-    assert region.name == "teddy" and region.texts == ("the teddy", "the grey teddy")
+    assert region.name == "teddy" and region.expressions == ("the teddy", "the grey teddy")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_names_are_those_of_stickers_and_colours_too(tmp_path: Path) -> None:
 def test_only_plain_colours_are_asked_for(tmp_path: Path, color_frac: float, text: str, kept: bool) -> None:
     cup = instance(disc(120, 100, 50), "cup", ("color", text), color_frac=color_frac)
     add(tmp_path, "coco_subset", stem(False, 0), [cup])
-    assert only(tmp_path, "coco_subset")[0].texts == ((text,) if kept else ())
+    assert only(tmp_path, "coco_subset")[0].expressions == ((text,) if kept else ())
 
 
 @pytest.mark.parametrize(
@@ -99,28 +100,28 @@ def test_what_a_set_leaves_unlabelled_makes_its_expressions_doubtful(
 ) -> None:
     noun = expressions[0][1].split()[-1]
     add(tmp_path, name_of_set, stem(False, 0), [instance(disc(120, 100, 50), noun, *expressions)])
-    assert only(tmp_path, name_of_set)[0].texts == kept
+    assert only(tmp_path, name_of_set)[0].expressions == kept
 
 
 def test_parts_of_cars_have_no_side(tmp_path: Path) -> None:
     door = instance(disc(120, 100, 50), "front left door", ("category", "the front left door"))
     add(tmp_path, "car_parts", stem(False, 0), [door])
     (region,) = only(tmp_path, "car_parts")
-    assert region.name == "front door" and region.texts == ()
+    assert region.name == "front door" and region.expressions == ()
 
 
 def test_names_that_became_one_fit_two_objects(tmp_path: Path) -> None:
     hen = instance(disc(60, 100, 40), "hen", ("category", "the hen"))
     rooster = instance(disc(200, 100, 40), "rooster", ("category", "the rooster"))
     add(tmp_path, "duts_objects", stem(False, 0), [hen, rooster])
-    assert [(r.name, r.texts) for r in only(tmp_path, "duts_objects")] == [("chicken", ()), ("chicken", ())]
+    assert [(r.name, r.expressions) for r in only(tmp_path, "duts_objects")] == [("chicken", ()), ("chicken", ())]
 
 
 def test_categories_that_lvis_has_not_labelled_throughout_are_not_asked_for(tmp_path: Path) -> None:
     bun = instance(disc(60, 100, 40), "bun", ("category", "the bun"))
     plate = instance(disc(200, 100, 40), "plate", ("category", "the plate"))
     add(tmp_path, "lvis_val100_subset", stem(False, 0), [bun, plate], not_exhaustive=["bun"])
-    assert [r.texts for r in only(tmp_path, "lvis_val100_subset")] == [(), ("the plate",)]
+    assert [r.expressions for r in only(tmp_path, "lvis_val100_subset")] == [(), ("the plate",)]
 
 
 @pytest.fixture

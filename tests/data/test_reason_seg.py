@@ -43,7 +43,7 @@ def test_targets_are_the_outlines_and_ignored_regions_stand_apart(miniatures: Pa
     ignoring, expected = 0, 0
     for record in reason_seg.read_records(miniatures, "reason_seg", "test"):
         sample = reason_seg.read_sample(record)
-        document = json.loads((miniatures / record.raw.annotation).read_bytes())
+        document = json.loads((miniatures / record.raw[0]).read_bytes())
         assert sample.queries[0].kind == ("sentence" if document["is_sentence"] else "query")
         outlines = [np.reshape(s["points"], -1).tolist() for s in document["shapes"] if s["label"] == "target"]
         drawn = coco.decode(coco.merge(coco.frPyObjects(outlines, *sample.media.size_hw))).astype(bool)

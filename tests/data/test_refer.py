@@ -41,7 +41,7 @@ def test_every_sentence_of_a_miniature_is_found_once(miniatures: Path, dataset: 
     own = [r for r in references if (letter in r["split"] if letter in "AB" else r["split"] == split)]
     sentences = sum(len(r["sentences"]) for r in own)
     photos = len({r["image_id"] for r in own})
-    assert own and sum(len(record.raw.sentences) for record in records) == sentences
+    assert own and sum(len(record.raw[1]) for record in records) == sentences
     assert len(records) == (photos if split == "train" else sentences)
     assert len({record.id for record in records}) == len(records)
     assert all(record.num_frames == 1 and record.data_type == "seg_image" for record in records)
@@ -65,8 +65,8 @@ def test_masks_and_boxes_are_those_of_the_annotation_file(miniatures: Path, data
 
 
 def test_training_records_share_a_photo_and_number_its_objects(miniatures: Path) -> None:
-    record = max(refer.read_records(miniatures, "refcoco", "train"), key=lambda r: len(r.raw.instances))
-    sample, numbers = refer.read_sample(record), list(range(1, len(record.raw.instances) + 1))
+    record = max(refer.read_records(miniatures, "refcoco", "train"), key=lambda r: len(r.raw[0].objects))
+    sample, numbers = refer.read_sample(record), list(range(1, len(record.raw[0].objects) + 1))
     assert len(numbers) > 1 and list(sample.objects) == numbers and list(sample.boxes) == numbers
     assert {query.targets for query in sample.queries} == {(number,) for number in numbers}
     for number, box in sample.boxes.items():

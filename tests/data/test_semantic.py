@@ -36,7 +36,7 @@ def test_every_class_of_a_coco_stuff_photo_is_one_object(miniatures: Path, split
     assert len(records) == len(list((miniatures / f"lisa/cocostuff/{split}2017").glob("*.png"))) > 0
     for record in records[:8]:
         sample = semantic.read_sample(record)
-        values = np.asarray(Image.open(miniatures / record.raw.labels))
+        values = np.asarray(Image.open(miniatures / record.raw[0]))
         wanted = [v for v in np.unique(values).tolist() if v != 255 and "-" not in COCO_STUFF[v]]
         assert list(sample.objects) == [value + 1 for value in wanted]
         assert [query.text for query in sample.queries] == [COCO_STUFF[value] for value in wanted]
@@ -128,7 +128,7 @@ def test_the_original_s_list_of_what_is_left_out_is_shifted_by_one(miniatures: P
             *(make(miniatures, "cocostuff", split) for make in (semantic.read_records, semantic.read_original_records)),
             strict=True,
         ):
-            present = set(np.unique(np.asarray(Image.open(miniatures / ours.raw.labels))).tolist()) - {255}
+            present = set(np.unique(np.asarray(Image.open(miniatures / ours.raw[0]))).tolist()) - {255}
             catch_alls = {value for value in present if "-" in names[value]}
             assert _values(ours, names) == present - catch_alls
             shifted = {0} | {value + 1 for value, name in enumerate(names) if "-" in name}

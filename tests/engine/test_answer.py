@@ -10,11 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from unipixel.engine.answer import Answer, AnswerObject, Clip, Clock, Timings
+from unipixel.engine.answer import Answer, Clip, Clock, MaskPiece, Timings
+from unipixel.engine.memory import Anchor, KnownObject
 from unipixel.masks import MaskTrack, decode_rle, load_index_png
 from unipixel.media import Media, open_media
+from unipixel.sample import Mask
 
 
 def track(*boxes: tuple[int, int, int, int] | None) -> MaskTrack:
@@ -31,11 +34,9 @@ def answer() -> Answer:
     frames = np.random.default_rng(0).integers(0, 255, (5, 24, 32, 3), dtype=np.uint8)
     media = Media.from_array(frames, fps=10.0).select([0, 2, 4])
     objects = (
-        AnswerObject(
-            id=1, label="dog", track=track((2, 3, 12, 10), (4, 3, 14, 10), None), frame_scores=(0.9, 0.7, 0.1)
-        ),
-        AnswerObject(id=4, label="", track=track(None, None, None), frame_scores=(0.0, 0.0, 0.0)),
-        AnswerObject(id=2, label="dog", track=track((8, 3, 20, 10), None, (0, 0, 5, 5)), frame_scores=(0.5, 0.2, 0.6)),
+        KnownObject(id=1, label="dog", track=track((2, 3, 12, 10), (4, 3, 14, 10), None), frame_scores=(0.9, 0.7, 0.1)),
+        KnownObject(id=4, label="", track=track(None, None, None), frame_scores=(0.0, 0.0, 0.0)),
+        KnownObject(id=2, label="dog", track=track((8, 3, 20, 10), None, (0, 0, 5, 5)), frame_scores=(0.5, 0.2, 0.6)),
     )
     return Answer(
         text="the dog [1], [4] and [2]",
@@ -90,7 +91,7 @@ def test_davis_files_are_named_by_source_frames_and_the_surer_object_is_on_top(a
 
 
 def test_davis_refuses_ids_that_do_not_fit(answer: Answer, tmp_path: Path) -> None:
-    big = AnswerObject(id=300, label="", track=answer.objects[0].track, frame_scores=(0.1, 0.1, 0.1))
+    big = KnownObject(id=300, label="", track=answer.objects[0].track, frame_scores=(0.1, 0.1, 0.1))
     many = Answer(text="", raw_text="", objects=(big,), clip=answer.clip)
     with pytest.raises(ValueError, match="object id 300 does not fit a palette PNG"):
         many.to_davis(tmp_path)
@@ -178,3 +179,22 @@ def test_a_stage_inside_another_is_booked_once() -> None:
     assert np.isnan(timings.seconds_per_item("decode"))
     assert timings.total == pytest.approx(timings["track"] + timings["sam_encode"])
     assert clock.take().total == 0
+
+
+def test_records_show_themselves_in_a_line_whatever_they_hold(answer: Answer) -> None:
+    assert repr(answer.objects[0]) == "KnownObject(1, 'dog', on 2 of 3 frames, score 0.80)"
+    assert repr(answer.objects[1]) == "KnownObject(4, '', on 0 of 3 frames, not there)"
+    assert repr(answer.objects[2].track) == "MaskTrack(24 x 32, on 2 of 3 frames)"
+    known = replace(
+        answer.objects[0],
+        prompts=(Mask(np.ones((24, 32), bool)),),
+        anchors=(Anchor(0, torch.zeros(2, 64)),),
+        earlier=(answer.objects[1],),
+    )
+    piece = MaskPiece(2, {2: answer.objects[2].track.rles[2]}, {2: 0.6})
+    assert repr(known.prompts[0]) == "Mask(frame=0, object_id=None)"
+    assert repr(known.anchors[0]) == "Anchor(frame=0, first=0, last=0)"
+    assert repr(piece) == "MaskPiece(t=2, scores={2: 0.6})"
+    for one in (replace(answer, objects=(known, *answer.objects), tokens=(5,) * 999), known, piece):
+        assert len(repr(one)) < 500 and "\n" not in repr(one)
+        assert "tensor" not in repr(one) and "counts" not in repr(one) and "999" not in repr(one)

@@ -163,7 +163,7 @@ def test_masks_are_those_of_the_original(name: str, engine: Any, expected: Any) 
         pytest.skip(f"the packed {name} has no masks; set UNIPIXEL_RELEASED_DIR to a folder of full checkpoints")
     model, ids = loaded.model, given["seg/input_ids"][0]
     hidden = model(**batch(given, "seg/")).hidden[0]
-    queries = model.seg_tokens(hidden[:-1][ids[1:] == model.config.seg_token_id])
+    queries = model.compute_seg_tokens(hidden[:-1][ids[1:] == model.config.seg_token_id])
     settings = replace(loaded.processor.settings, sam_size=model.config.sam.image_size)
     features = model.segmenter.encode(prepare_sam_frames(given["frames"].numpy(), settings))
     tracker = Tracker(model.segmenter, len(features))

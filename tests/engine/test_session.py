@@ -108,7 +108,7 @@ def test_turns_on_the_cache_answer_as_turns_read_from_the_beginning(tiny_engine:
     for session in (live, again):
         session.ask(QUESTION, **SHORT)
         session.ask("What colour is [1]?", about=[1], **SHORT)
-    again._space.dialogue.restore(again._space.dialogue.transcript)
+    again._space.dialogue.restore(*again._space.dialogue.transcript)
     same(live.ask("Where is the ball?", **SHORT), again.ask("Where is the ball?", **SHORT))
 
 
@@ -116,7 +116,7 @@ def test_points_are_segmented_beside_the_conversation_and_injected_as_memory(tin
     with tiny_engine.open(clip(4)) as session:
         answer = session.ask("What is this?", prompts=[Point(40, 30), Box(10, 10, 60, 60, frame=2)], **SHORT)
         assert [one.id for one in answer.objects[:2]] == [1, 2]
-        ids = session._space.dialogue.transcript.ids
+        ids = session._space.dialogue.transcript[0].input_ids.tolist()
         text = tiny_engine.processor.tokenizer.decode(ids)
         assert "Please segment [1] <|ref|>" not in text
         assert "[1]: <1>-<2> <|mem|>" in text
@@ -130,8 +130,8 @@ def test_without_a_question_the_first_round_is_the_answer(tiny_engine: Engine, c
         assert {1, 2} <= {one.id for one in answer.objects}
         assert "[1]" in answer.text
         # nothing was said in the conversation itself
-        transcript = session._space.dialogue.transcript
-        assert (transcript.ids, transcript.unread) == ([], [])
+        transcript, unread = session._space.dialogue.transcript
+        assert (transcript.input_ids.tolist(), unread) == ([], [])
         assert session.segment(Point(20, 20))[0].id == max(one.id for one in answer.objects) + 1
 
 
@@ -140,7 +140,7 @@ def test_a_point_that_the_model_does_not_segment_is_not_there_unless_forced(tiny
     with engine.open(frames) as session:
         answer = session.ask("What is this?", prompts=Point(40, 30), **SHORT)
         assert [(one.id, one.score) for one in answer.objects] == [(1, "not there")]
-        ids = session._space.dialogue.transcript.ids
+        ids = session._space.dialogue.transcript[0].input_ids.tolist()
         assert "What is [1] <|ref|>?" in engine.processor.tokenizer.decode(ids)
     with engine.open(frames) as session:
         forced = session.ask("What is this?", prompts=Point(40, 30), force=True, **SHORT)
@@ -210,7 +210,7 @@ def test_a_stream_that_is_left_in_its_words_can_be_followed_by_a_question(tiny_e
     next(stream)
     stream.close()
     answer = session.ask("What is this?", **SHORT)
-    text = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript.ids)
+    text = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript[0].input_ids.tolist())
     assert text.count("<|im_end|>\n<|im_start|>user") == 1
     assert answer.raw_text
 
@@ -221,8 +221,8 @@ def test_a_new_question_ends_a_stream_that_is_still_open(tiny_engine: Engine, cl
     next(stream)
     answer = session.ask("What is this?", **SHORT)
     assert list(stream) == []
-    transcript = session._space.dialogue.transcript
-    assert [*transcript.ids, *transcript.unread][-len(answer.tokens) :] == list(answer.tokens)
+    transcript, unread = session._space.dialogue.transcript
+    assert [*transcript.input_ids.tolist(), *unread][-len(answer.tokens) :] == list(answer.tokens)
 
 
 def test_a_turn_is_put_as_it_is_written_beside_the_conversation(tiny_engine: Engine, clip: Clips) -> None:
@@ -259,8 +259,8 @@ def test_a_dictated_answer_gives_the_masks_that_forcing_gives(tiny_engine: Engin
 def test_a_primed_reply_goes_on_from_its_beginning(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(2)) as session:
         answer = session.ask("What is this?", answer_prefix="The target is", **SHORT)
-        transcript = session._space.dialogue.transcript
-        said = tiny_engine.processor.tokenizer.decode([*transcript.ids, *transcript.unread])
+        transcript, unread = session._space.dialogue.transcript
+        said = tiny_engine.processor.tokenizer.decode([*transcript.input_ids.tolist(), *unread])
         assert said.endswith(f"<|im_start|>assistant\nThe target is{answer.raw_text}")
         with pytest.raises(PromptError, match="the beginning of the answer contains the reserved token"):
             session.ask("What is this?", answer_prefix="<|seg|>")
@@ -293,7 +293,7 @@ def test_a_still_image_is_a_clip_of_one_frame(tiny_engine: Engine, clip: Clips) 
         answer = session.ask("Please segment the dog in this image.", prompts=Box(5, 5, 60, 60), **SHORT)
         assert session.num_frames == 1
         assert answer.objects[0].masks.shape == (1, 90, 120)
-        text = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript.ids)
+        text = tiny_engine.processor.tokenizer.decode(session._space.dialogue.transcript[0].input_ids.tolist())
         assert "highlighted regions:\n[1]: <|mem|>\n" in text
 
 

@@ -75,7 +75,7 @@ def test_a_question_read_whole_and_read_after_the_visual_are_the_same_tokens(tin
     whole = dialogue.build_prefill(reply)
     dialogue.start(reply)
     reply.finish()
-    transcript = dialogue.transcript
+    transcript, _ = dialogue.transcript
     opening = tiny_engine.processor.chat.encode_opening(dialogue.visual.num_tokens)
-    assert whole.ids.tolist() == opening + transcript.ids
+    assert whole.ids.tolist() == opening + transcript.input_ids.tolist()
     assert whole.next_position == int(dialogue._main.next_position)

@@ -168,9 +168,9 @@ def test_ids_are_not_given_again_after_an_undo(tiny_engine: Engine, clip: Clips)
 def test_the_conversation_stays_and_a_new_beginning_has_no_past(tiny_engine: Engine, clip: Clips) -> None:
     with tiny_engine.open(clip(2)) as session:
         ask(session)
-        said = list(session._space.dialogue.transcript.ids)
+        said = session._space.dialogue.transcript[0].input_ids.tolist()
         session.undo()
-        assert session._space.dialogue.transcript.ids == said
+        assert session._space.dialogue.transcript[0].input_ids.tolist() == said
         revision = session.revision
         session.reset()
         assert not session.can_undo and not session.can_redo and session.revision > revision

@@ -148,11 +148,11 @@ def test_the_truth_scores_full_marks_and_nothing_the_floor(
     blank = evaluated(replace(run, model="blank"), BlankPredictor(), tmp_path / "blank")
     assert perfect.questions == blank.questions > 0
     if BENCHMARKS[name].splits[split].layout:
-        assert not [row for row in perfect.rows if row.figure]  # a server keeps the truth
+        assert not perfect.figures  # a server keeps the truth
         return
-    own = [row.figure for row in perfect.rows if row.figure and " by " not in row.name]  # and no trivial guess
+    own = [figure for figure in perfect.figures if " by " not in figure.name]  # and no trivial guess
     best = {figure.name: (figure.value, figure.best) for figure in own}
-    floor = {row.figure.name: row.figure.value for row in blank.rows if row.figure and row.name in best}
+    floor = {figure.name: figure.value for figure in blank.figures if figure.name in best}
     if name == "stickers":
         spilt = {"IoU on the others"} & set(best)
         assert {key: value for key, (value, _) in best.items()} == dict.fromkeys(best, 100.0) | dict.fromkeys(

@@ -129,7 +129,7 @@ def test_grades_are_read_from_the_lines_asked_for(text: str, grades: dict[str, f
 def test_without_a_judge_descriptions_are_kept_and_called_ungraded(tmp_path: Path) -> None:
     predict(described(), PerfectPredictor(), tmp_path)
     (one,) = collect_sections([tmp_path])
-    names = [row.name for row in one.rows if row.figure]
+    names = [figure.name for figure in one.figures]
     assert names == ["token F1 (no judge)", "CIDEr-D (no judge)"]
     assert any("descriptions without grades: 2" in note for note in one.notes)
 
@@ -140,9 +140,9 @@ def test_a_judge_grades_what_is_written_once_and_goes_on_where_it_stopped(tmp_pa
     server.replies = [(200, FULL), (403, "")]
     grade_predictions(made.get_path(tmp_path), judge(server))
     (one,) = collect_sections([tmp_path])
-    values = {row.name: row.figure.value for row in one.rows if row.figure}
+    values = {figure.name: figure.value for figure in one.figures}
     assert (values["average"], values["SC"], values["HD"]) == (3.5, 5.0, 2.0)
-    assert one.rows[0].published is not None and one.rows[0].difference(3.44) == pytest.approx(0.06)
+    assert one.to_json()["figures"][0]["difference"]["UniPixel-3B"] == pytest.approx(0.06)
     assert "graded by m" in one.notes
     assert "descriptions that got no grades from the judge, in no average of grades: 1" in one.notes
     grade_predictions(made.get_path(tmp_path), judge(server))
@@ -150,7 +150,7 @@ def test_a_judge_grades_what_is_written_once_and_goes_on_where_it_stopped(tmp_pa
     grade_predictions(made.get_path(tmp_path), judge(server), retry=True)
     assert len(server.asked) == 3
     (one,) = collect_sections([tmp_path])
-    assert [row.figure.count for row in one.rows if row.name == "SC" and row.figure] == [2]
+    assert [figure.count for figure in one.figures if figure.name == "SC"] == [2]
 
 
 def test_the_command_line_asks_a_judge(benchmarks_dir: Path, tmp_path: Path, server: Server) -> None:
@@ -180,6 +180,6 @@ def test_failed_descriptions_get_the_lowest_grades_and_are_not_shown_to_the_judg
     grade_predictions(made.get_path(tmp_path), judge(server))
     assert len(server.asked) == 1 and get_grades_path(made.get_path(tmp_path)).exists()
     (one,) = collect_sections([tmp_path])
-    values = {row.name: row.figure.value for row in one.rows if row.figure}
+    values = {figure.name: figure.value for figure in one.figures}
     assert values["SC"] == 2.5
     assert one.failed == 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from worlds import choices, expressions, read
 
-from unipixel.bench.resources import build_random_engine
+from unipixel.bench import build_random_engine
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.errors import PromptError
@@ -18,10 +18,10 @@ from unipixel.eval.choices import Choices
 from unipixel.eval.expression_masks import VideoMasks
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.predictors import RELEASED, EnginePredictor, PerfectPredictor
-from unipixel.eval.protocols import BenchmarkProtocol, ClipView, Prediction, Question
+from unipixel.eval.protocols import BenchmarkProtocol, Prediction, Question
 from unipixel.masks import MaskTrack
 from unipixel.model.presets import TINY_SAM
-from unipixel.processing import Processor
+from unipixel.processing import ImageSettings, Processor
 from unipixel.sample import Turn
 
 
@@ -100,9 +100,12 @@ def test_prompts_become_objects_under_their_own_ids(predictor: EnginePredictor) 
     reply = predictor.answer(asked)
     assert [one.id for one in reply.objects] == [1, 4]
     assert all(one.track.num_frames == 4 for one in reply.objects)
-    assert Prediction.from_json(reply.to_json()) == Prediction(
-        reply.text, tuple(replace(one, scores=tuple(round(s, 4) for s in one.scores)) for one in reply.objects)
-    )
+    assert not any(one.prompts or one.anchors for one in reply.objects)  # a run keeps all of its predictions
+    stored = Prediction.from_json(reply.to_json())
+    assert stored.text == reply.text
+    for one, other in zip(stored.objects, reply.objects, strict=True):
+        assert (one.id, one.track) == (other.id, other.track)
+        assert one.frame_scores == tuple(round(score, 4) for score in other.frame_scores)
 
 
 def test_an_object_that_was_not_found_becomes_the_whole_frame_only_where_the_original_is_followed(
@@ -141,7 +144,7 @@ def test_picture_sizes_of_a_protocol_are_for_released_checkpoints_only(engine: E
     settings = EnginePredictor(released)._get_engine(asked.view).processor.settings
     assert (settings.min_pixels, settings.max_pixels) == (100 * 28 * 28, 144 * 28 * 28)
     assert EnginePredictor(released)._get_engine(None) is released
-    view = ClipView(share_budget=False, fps=0.5, frame_resize="tensor")
+    view = ImageSettings(share_budget=False, fps=0.5, frame_resize="tensor")
     settings = EnginePredictor(released)._get_engine(view).processor.settings
     assert (settings.compute_max_area(1), settings.fps, settings.frame_resize) == (256 * 28 * 28, 0.5, "tensor")
 

@@ -10,13 +10,21 @@ import numpy as np
 import pytest
 from worlds import FRAMES, SIZE_HW, choices, expressions, media, read, record, square
 
+from unipixel.engine.memory import KnownObject
 from unipixel.errors import DatasetError
 from unipixel.eval.choices import Choices, summarize_accuracy
-from unipixel.eval.expression_masks import ClassicDavis, Davis, ImageMasks, Revos, VideoMasks
+from unipixel.eval.expression_masks import (
+    ClassicDavis,
+    Davis,
+    ImageMasks,
+    ReasoningMasks,
+    ReferringMasks,
+    Revos,
+    VideoMasks,
+)
 from unipixel.eval.pixelqa import PRIMER, PixelQA, choose_original_kinds, renumber_from_one
 from unipixel.eval.protocols import (
     BenchmarkProtocol,
-    PredictedObject,
     Prediction,
     Question,
     select_frames,
@@ -24,11 +32,15 @@ from unipixel.eval.protocols import (
 )
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
+from unipixel.processing import ImageSettings
 from unipixel.sample import Box, Point, Query, Sample
 
 
 def found(*tracks: MaskTrack, text: str = "") -> Prediction:
-    scored = [PredictedObject(n, track, (1.0 - 0.1 * n,) * track.num_frames) for n, track in enumerate(tracks, start=1)]
+    scored = [
+        KnownObject(id=n, label="", track=track, frame_scores=(1.0 - 0.1 * n,) * track.num_frames)
+        for n, track in enumerate(tracks, start=1)
+    ]
     return Prediction(text, tuple(scored))
 
 
@@ -146,7 +158,7 @@ def test_the_classic_protocol_lets_objects_compete_and_averages_four_passes() ->
     replies = [found(own[n // 4]) for n in range(8)]
     assert figures(protocol, protocol.score_unit(questions, replies)) == {"J": 100.0, "F": 100.0, "J&F": 100.0}
     # in the first pass both expressions find the first object; the surer one keeps it
-    sure, unsure = replies[0], Prediction("", (replace(replies[0].objects[0], scores=(0.1,) * FRAMES),))
+    sure, unsure = replies[0], Prediction("", (replace(replies[0].objects[0], frame_scores=(0.1,) * FRAMES),))
     measures = protocol.score_unit(questions, [sure, *replies[1:4], unsure, *replies[5:]])
     assert [(m["pass"], m["J"]) for m in measures[:3]] == [(0, 1.0), (0, 0.0), (1, 1.0)]
     assert figures(protocol, measures)["J"] == pytest.approx(100 * (0.5 + 3) / 4)
@@ -175,7 +187,7 @@ def picture(target: MaskTrack, ignore: MaskTrack | None = None, box: tuple | Non
     areas = {} if ignore is None else {"ignore": ignore}
     boxes = {} if box is None else {1: box}
     sample = Sample(media=media(1), objects={1: target}, areas=areas, boxes=boxes, queries=(query,), source="p")
-    return asked(ImageMasks(boxes=box is not None), records=[record("p/0", lambda: sample, 1)])
+    return asked(ImageMasks() if box is None else ReferringMasks(), records=[record("p/0", lambda: sample, 1)])
 
 
 def test_ignored_pixels_count_nowhere_and_are_background_in_the_original() -> None:
@@ -187,19 +199,19 @@ def test_ignored_pixels_count_nowhere_and_are_background_in_the_original() -> No
 
 def test_small_and_large_targets_weigh_alike_in_the_mean_and_by_area_in_ciou() -> None:
     measures = [{"intersection": 10, "union": 10}, {"intersection": 0, "union": 90}]
-    table = figures(ImageMasks(mean_name="gIoU"), measures)
+    table = figures(ReasoningMasks(), measures)
     assert (table["gIoU"], table["cIoU"], table["Prec@0.5"]) == (50.0, 10.0, 50.0)
 
 
 def test_a_failed_picture_keeps_its_target_in_the_union() -> None:
     question = picture(square(2, 2, 1), box=(2, 2, 10, 10))
-    assert ImageMasks(boxes=True).score_failed_unit([question]) == [{"intersection": 0, "union": 64, "hit": False}]
+    assert ReferringMasks().score_failed_unit([question]) == [{"intersection": 0, "union": 64, "hit": False}]
     assert ImageMasks().score_failed_unit([]) == [{"intersection": 0, "union": 1}]
 
 
 def test_boxes_are_compared_with_the_annotated_ones() -> None:
     question = picture(square(2, 2, 1), box=(2, 2, 10, 10))
-    protocol = ImageMasks(boxes=True)
+    protocol = ReferringMasks()
     assert protocol.score(question, found(square(2, 2, 1)))["hit"]
     assert not protocol.score(question, found(square(9, 2, 1)))["hit"]
     assert not protocol.score(question, found())["hit"]
@@ -310,7 +322,7 @@ def test_pixelqa_scores_volumes_of_every_object_and_reads_unprimed_replies() -> 
     question = pixel_question()
     half = np.zeros((FRAMES, *SIZE_HW), dtype=bool)
     half[:3] = square(1, 1).masks[:3]
-    reply = Prediction("The answer is (B).", (PredictedObject(1, MaskTrack.from_masks(half)),))
+    reply = found(MaskTrack.from_masks(half), text="The answer is (B).")
     protocol = PixelQA(prompts="mixed")
     measures = protocol.score(question, reply)
     assert measures["letter"] == "b"
@@ -324,7 +336,7 @@ def test_pixelqa_reports_frames_too_but_not_in_the_original() -> None:
     question, protocol = pixel_question(), PixelQA(prompts="mixed")
     half = np.zeros((FRAMES, *SIZE_HW), dtype=bool)
     half[:3] = square(1, 1).masks[:3]
-    measures = protocol.score(question, Prediction("(B)", (PredictedObject(1, MaskTrack.from_masks(half)),)))
+    measures = protocol.score(question, found(MaskTrack.from_masks(half), text="(B)"))
     assert measures["J of frames"] == [0.5, 0.0] and measures["boundary F"] == [0.5, 0.0]
     assert figures(protocol, [measures])["J&F of frames"] == 25.0
     original = PixelQA(prompts="mixed", original=True)
@@ -389,11 +401,11 @@ def test_the_original_takes_even_numbers_of_frames_and_folders_whole(
 ) -> None:
     protocol = Choices(style="mvbench", original=True)
     question = asked(protocol, records=film(total, fps))
-    assert question.view is not None and question.view.all_frames and not question.view.share_budget
+    assert question.view is not None and question.all_frames and not question.view.share_budget
     own = list(question.sample.media.frame_indices)
     assert (own == frames) if isinstance(frames, list) else (len(own) == frames)
     if fps is None:
-        assert question.view.fps is None and question.view.frame_resize == "pillow"
+        assert question.view.fps == ImageSettings().fps and question.view.frame_resize == "pillow"
     else:
         assert question.view.fps == pytest.approx(len(own) / total * fps) and question.view.frame_resize == "tensor"
     assert asked(Choices(style="mvbench"), records=film(total, fps)).view is None

@@ -24,14 +24,15 @@ from replay import Recorder, ask, by_rule, differing, fingerprint, matching, med
 from unipixel.data import read
 from unipixel.data.catalogue import find_dataset
 from unipixel.data.encodings import build_track, read_id_mask
+from unipixel.engine.memory import KnownObject
 from unipixel.eval import pixelqa
 from unipixel.eval.benchmarks import BENCHMARKS
 from unipixel.eval.captions import DIMENSIONS, average_grades
 from unipixel.eval.choices import Choices, score_letter, summarize_accuracy
-from unipixel.eval.expression_masks import ImageMasks, VideoMasks
+from unipixel.eval.expression_masks import ReferringMasks, VideoMasks
 from unipixel.eval.judge import parse_grades
 from unipixel.eval.pixelqa import PixelQA, choose_original_kinds
-from unipixel.eval.protocols import BenchmarkProtocol, PredictedObject, Prediction, Question, Unit, merge_targets
+from unipixel.eval.protocols import BenchmarkProtocol, Prediction, Question, Unit, merge_targets
 from unipixel.eval.runner import open_run
 from unipixel.masks import MaskTrack
 from unipixel.metrics import parse_choice, volume_scores
@@ -301,7 +302,7 @@ def test_predictions_made_by_a_rule_get_the_official_scores(
             if fingerprint(made) != row["prediction_sha1"] or int(made.sum()) != row["predicted_pixels"]:
                 problems.append(f"{key}: the truth is another one")
                 continue
-            found = PredictedObject(1, MaskTrack.from_masks(made))
+            found = KnownObject(id=1, label="", track=MaskTrack.from_masks(made), frame_scores=())
             measures.append(protocol.score(question, Prediction("", (found,))))
         for name in ("J", "F", "A", "R"):
             if name in row and measures[-1][name] != pytest.approx(row[name], abs=1e-9):
@@ -341,7 +342,7 @@ def test_overlaps_become_the_official_figures(benchmark: str, load: Callable[[st
     log = {name: float(value) for name, _, value in (line.partition(": ") for line in scoring["official_log"])}
     rows = scoring["made_up_rows"]
     measures = [{"intersection": r["inter"], "union": r["union"], "hit": r.get("hit", False)} for r in rows]
-    ours = {one.name: one.value for one in ImageMasks(boxes=True, original=True).summarize(measures)}
+    ours = {one.name: one.value for one in ReferringMasks(original=True).summarize(measures)}
     for name, theirs in {"cIoU": "CIoU", "mIoU": "GIoU", "REC Acc@0.5": "BBox Acc"}.items():
         assert ours[name] == pytest.approx(log[theirs], abs=1e-5), name
     assert sum(r["inter"] for r in rows) == pytest.approx(log["Cum Inter"])
@@ -393,9 +394,8 @@ def test_volumes_are_compared_as_in_the_original(load: Callable[[str], dict[str,
     for case in scoring["volume"]["cases"]:
         masks = (np.array(case[name], dtype=bool) for name in ("prediction", "truth"))
         scores = volume_scores(*masks, original=True)
-        assert (scores.J, scores.F) == (pytest.approx(case["J"], abs=1e-7), pytest.approx(case["F"], abs=1e-7)), case[
-            "name"
-        ]
+        for name in ("J", "F"):
+            assert scores[name] == pytest.approx(case[name], abs=1e-7), case["name"]
     rows = scoring["masks"]["made_up_rows"]
     measures = [
         {"J": row["j_values"], "F": row["f_values"], "letter": None, "expected": "a", "category": "all"} for row in rows

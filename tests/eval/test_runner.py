@@ -116,7 +116,7 @@ def test_failures_are_written_down_counted_and_scored_as_the_report_says(tmp_pat
     (one,) = collect_sections([tmp_path])
     assert one.failed == 2 and one.questions == 6
     assert [unit for unit, _ in one.failures] == ["v0/1", "v2/0"]
-    assert one.rows[2].figure is not None and one.rows[2].figure.value == pytest.approx(100 * 4 / 6)
+    assert one.figures[2].value == pytest.approx(100 * 4 / 6)
     assert "failed: 2 (a failed question counts as 0)" in one.notes
 
 
@@ -148,7 +148,7 @@ def test_records_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> N
     (one,) = collect_sections([tmp_path])
     assert one.failures == [] and one.failed == 0
     assert one.left_out == {"v1/0": "DatasetError: the picture is gone"}
-    assert all(row.figure.value == 100 for row in one.rows if row.figure)  # they count neither way
+    assert all(figure.value == 100 for figure in one.figures)  # they count neither way
     assert any("left out: 1 of" in note and "v1/0" in note for note in one.notes)
     predict(squares(), PerfectPredictor(), tmp_path, retry=True)
     assert collect_sections([tmp_path])[0].left_out == {}

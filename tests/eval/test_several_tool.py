@@ -50,4 +50,4 @@ def test_what_is_asked_is_taken_apart_into_the_things_that_are_wanted(tool: Modu
             assert request.world.is_video is moving and request.world.is_held_out
             assert len(split_request(request.text)) == len(request.truth) >= 2
             request = next(streams["all of a kind"])
-            assert len(split_request(request.text)) == 1 < len(request.truth) <= split_request(request.text)[0].most
+            assert len(split_request(request.text)) == 1 < len(request.truth) <= split_request(request.text)[0][1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from unipixel.eval.predictors import BlankPredictor, PerfectPredictor
 from unipixel.eval.protocols import Prediction, Question
 from unipixel.eval.report import ReportSection, collect_sections, render_markdown
 from unipixel.eval.runner import BenchmarkRun, predict, rescore
-from unipixel.eval.stickers import STICKER_TASKS, StickerProtocol
+from unipixel.eval.stickers import STICKER_TASKS
 from unipixel.stickers import EVAL_SEED, WORLDS
 
 
 def open_stickers(name: str, count: int = 5, world: str = "hard", **options: Any) -> BenchmarkRun:
-    protocol = StickerProtocol(task=STICKER_TASKS[name], settings=WORLDS[world], count=count)
+    protocol = replace(STICKER_TASKS[name], settings=WORLDS[world], count=count)
     records = protocol.read_records("stickers", None, "val")
     return BenchmarkRun(
         name="stickers", split=name, protocol=protocol, records=records, read=read, model="m", **options

@@ -16,8 +16,8 @@ from worlds import FRAMES, SIZE_HW, Counting, choices, expressions, run, square
 
 from unipixel.errors import DatasetError
 from unipixel.eval.choices import Choices
-from unipixel.eval.expression_masks import VideoMasks
-from unipixel.eval.pages import render_page, select_examples
+from unipixel.eval.expression_masks import UploadedVideoMasks, VideoMasks
+from unipixel.eval.pages import render_examples, render_page
 from unipixel.eval.pixelqa import PixelQA
 from unipixel.eval.predictions import write_zip
 from unipixel.eval.predictors import BlankPredictor, PerfectPredictor
@@ -26,7 +26,7 @@ from unipixel.eval.runner import BenchmarkRun, predict
 
 
 def server(**options: object) -> BenchmarkRun:
-    return run(VideoMasks(server=True), expressions(2), "mevis", "valid", **options)
+    return run(UploadedVideoMasks(), expressions(2), "mevis", "valid", **options)
 
 
 @pytest.mark.parametrize(("layout", "root"), [("mevis", ""), ("ref_youtube_vos", "Annotations/")])
@@ -107,9 +107,9 @@ def test_a_report_has_figures_published_ones_differences_counts_and_failures(
 def test_the_page_needs_no_other_file_and_shows_examples(evaluated: tuple[Path, list[BenchmarkRun]]) -> None:
     sections = collect_sections([evaluated[0]])
     by_name = {(one.name, one.split): one for one in evaluated[1]}
-    shown = [select_examples(one, lambda s: by_name[s.header.benchmark, s.header.split], number=2) for one in sections]
+    shown = [render_examples(one, lambda s: by_name[s.header.benchmark, s.header.split], number=2) for one in sections]
     assert [len(few) for few in shown] == [2, 2, 2]
-    assert [[name for name, _ in few[0].pictures] for few in shown] == [
+    assert [re.findall(r'title="([^"]*)"', few[0]) for few in shown] == [
         ["truth", "answer"],
         ["given masks"],
         ["given", "truth", "answer"],
@@ -134,4 +134,4 @@ def test_a_report_without_data_has_tables_and_no_pictures(evaluated: tuple[Path,
         raise DatasetError("the data are gone")
 
     (first, *_) = collect_sections([evaluated[0]])
-    assert select_examples(first, gone) == []
+    assert render_examples(first, gone) == []

@@ -65,10 +65,10 @@ def test_losses_equal_the_original(model: UniPixel, parity_file: Find) -> None:
                 continue
             parts = [frame_loss(d, t, LossWeights()) for d, t in zip(decoded, target, strict=True)]
             for ours, theirs in (("focal", "mask"), ("dice", "dice"), ("iou", "iou"), ("presence", "class")):
-                summed = torch.stack([getattr(p, ours) for p in parts]).sum()
+                summed = torch.stack([p[ours] for p in parts]).sum()
                 check(f"loss_{theirs}.{i}", summed, wanted[f"loss_{theirs}_sum_over_frames.{i}"], 1e-3)
             for field in ("focal_per_mask", "dice_per_mask"):
-                check(field, torch.stack([getattr(p, field) for p in parts]), wanted[f"{field}.{i}"], 1e-4)
+                check(field, torch.stack([p[field] for p in parts]), wanted[f"{field}.{i}"], 1e-4)
         assert len(numbered(given, "label_mask")) == sum(d is not None for d in output.decoded)
 
 

@@ -25,8 +25,8 @@ MATRICES = ("ref_encoder.pe_layer.positional_encoding_gaussian_matrix", "tem_pe.
 def test_released_parts_are_taken_and_the_joints_stay_fresh(tmp_path: Path, tied: bool) -> None:
     qwen = write_qwen(tmp_path / "qwen", tiny_model(tied=tied, seed=1))
     sam = write_sam(tmp_path / "sam2.1_hiera_tiny.pt", tiny_model(seed=2))
-    start = load_starting_point(tiny_config(tied=tied), qwen=qwen, sam=sam)
-    found = disk_tensors(start.model)
+    model, fresh = load_starting_point(tiny_config(tied=tied), qwen=qwen, sam=sam)
+    found = disk_tensors(model)
     language, segmenter = disk_tensors(tiny_model(tied=tied, seed=1)), disk_tensors(tiny_model(seed=2))
     for name, tensor in found.items():
         if name.startswith(("visual.", "model.", "lm_head.")):
@@ -34,23 +34,23 @@ def test_released_parts_are_taken_and_the_joints_stay_fresh(tmp_path: Path, tied
         elif name.startswith("sam2."):
             assert torch.equal(tensor, segmenter[name]), name
         else:
-            assert name in start.fresh, name
-    assert all(name.startswith(FRESH_PREFIXES) for name in start.fresh)
-    assert start.model.training
-    assert (start.model.lm_head.weight is start.model.language.embed_tokens.weight) == tied
+            assert name in fresh, name
+    assert all(name.startswith(FRESH_PREFIXES) for name in fresh)
+    assert model.training
+    assert (model.lm_head.weight is model.language.embed_tokens.weight) == tied
 
 
 def test_without_files_the_whole_model_is_fresh() -> None:
-    start = load_starting_point(tiny_config())
-    assert set(start.fresh) == set(disk_tensors(start.model))
-    assert all(p.device.type == "cpu" and p.isfinite().all() for p in start.model.parameters())
+    model, fresh = load_starting_point(tiny_config())
+    assert set(fresh) == set(disk_tensors(model))
+    assert all(p.device.type == "cpu" and p.isfinite().all() for p in model.parameters())
 
 
 def test_only_a_segmenter_may_be_given(tmp_path: Path) -> None:
     sam = write_sam(tmp_path / "sam.pt", tiny_model(seed=2))
-    start = load_starting_point(tiny_config(), sam=sam)
-    assert any(name.startswith("visual.") for name in start.fresh)
-    assert not any(name.startswith("sam2.") for name in start.fresh)
+    _, fresh = load_starting_point(tiny_config(), sam=sam)
+    assert any(name.startswith("visual.") for name in fresh)
+    assert not any(name.startswith("sam2.") for name in fresh)
 
 
 def test_earlier_stages_are_laid_over_released_parts(tmp_path: Path) -> None:
@@ -58,10 +58,10 @@ def test_earlier_stages_are_laid_over_released_parts(tmp_path: Path) -> None:
     stage = tmp_path / "stage2"
     stage.mkdir()
     save_file({"base_model.model.seg_head.3.bias": torch.full((64,), 7.0)}, stage / "pytorch_model.safetensors")
-    start = load_starting_point(tiny_config(), qwen=qwen, partial=[stage], dtype=torch.bfloat16)
-    assert "seg_head.3.bias" not in start.fresh and "seg_head.3.weight" in start.fresh
-    assert torch.equal(start.model.seg_head[3].bias, torch.full((64,), 7.0, dtype=torch.bfloat16))
-    assert any(name.startswith("sam2.") for name in start.fresh)
+    model, fresh = load_starting_point(tiny_config(), qwen=qwen, partial=[stage], dtype=torch.bfloat16)
+    assert "seg_head.3.bias" not in fresh and "seg_head.3.weight" in fresh
+    assert torch.equal(model.seg_head[3].bias, torch.full((64,), 7.0, dtype=torch.bfloat16))
+    assert any(name.startswith("sam2.") for name in fresh)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -135,20 +135,20 @@ def test_what_is_drawn_has_the_moments_of_its_law() -> None:
 def test_a_start_copies_from_the_released_parts_and_draws_by_its_seed(tmp_path: Path) -> None:
     qwen = write_qwen(tmp_path / "qwen", tiny_model(seed=1))
     sam = write_sam(tmp_path / "sam.pt", tiny_model(seed=2))
-    start = load_starting_point(tiny_config(), qwen=qwen, sam=sam, seed=3)
-    found = disk_tensors(start.model)
+    model, fresh = load_starting_point(tiny_config(), qwen=qwen, sam=sam, seed=3)
+    found = disk_tensors(model)
     pairs = {"ref_encoder.": "sam2.sam_prompt_encoder.", "msk_proj.": "visual.merger.mlp."}
     copied = {name: name.replace(a, b) for name in found for a, b in pairs.items() if name.startswith(a)}
     copied.pop(MATRICES[0])
     assert len(copied) == 20
     assert all(torch.equal(found[name], found[origin]) for name, origin in copied.items())
-    same = disk_tensors(load_starting_point(tiny_config(), qwen=qwen, sam=sam, seed=3).model)
-    other = disk_tensors(load_starting_point(tiny_config(), qwen=qwen, sam=sam, seed=4).model)
-    drawn = [n for n in start.fresh if n not in copied and not n.endswith(".bias") and n != "seg_head.0.weight"]
+    same = disk_tensors(load_starting_point(tiny_config(), qwen=qwen, sam=sam, seed=3)[0])
+    other = disk_tensors(load_starting_point(tiny_config(), qwen=qwen, sam=sam, seed=4)[0])
+    drawn = [n for n in fresh if n not in copied and not n.endswith(".bias") and n != "seg_head.0.weight"]
     assert all(torch.equal(found[name], same[name]) for name in found)
     assert drawn and not any(torch.equal(found[name], other[name]) for name in drawn)
     assert torch.equal(found["seg_head.0.weight"], torch.ones(32))
-    assert not any(found[name].any() for name in start.fresh if name.endswith(".bias") and name not in copied)
+    assert not any(found[name].any() for name in fresh if name.endswith(".bias") and name not in copied)
 
 
 def test_every_module_between_the_released_parts_has_a_law(released_file: Callable[[str], Path]) -> None:

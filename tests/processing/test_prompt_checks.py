@@ -73,22 +73,22 @@ def test_a_prompt_inside_the_clip_is_taken(prompt: Any) -> None:
 
 
 def test_points_and_boxes_are_scaled_to_sams_square() -> None:
-    point = build_reference([Point(30, 10, frame=2, positive=False)], SIZE, 3, 120)
-    assert (point.coords.tolist(), point.labels.tolist(), point.frame) == ([[60, 30]], [0], 2)
-    box = build_reference([Box(0, 10, 60, 40)], SIZE, 3, 120)
-    assert (box.coords.tolist(), box.labels.tolist(), box.frame) == ([[0, 30], [120, 120]], [2, 3], 0)
+    coords, labels, frame = build_reference([Point(30, 10, frame=2, positive=False)], SIZE, 3, 120)
+    assert (coords.tolist(), labels.tolist(), frame) == ([[60, 30]], [0], 2)
+    coords, labels, frame = build_reference([Box(0, 10, 60, 40)], SIZE, 3, 120)
+    assert (coords.tolist(), labels.tolist(), frame) == ([[0, 30], [120, 120]], [2, 3], 0)
 
 
 def test_one_reference_takes_a_point_or_two_or_a_box() -> None:
-    two = build_reference([Point(6, 4), Point(12, 8, positive=False)], SIZE, 3, 120)
-    assert two.labels.tolist() == [1, 0]
+    _, labels, _ = build_reference([Point(6, 4), Point(12, 8, positive=False)], SIZE, 3, 120)
+    assert labels.tolist() == [1, 0]
     with pytest.raises(PromptError, match="takes a point, two points, or one box"):
         build_reference([Point(6, 4), Box(1, 1, 9, 9)], SIZE, 3, 120)
 
 
 def test_sam_takes_all_prompts_of_an_object_with_the_box_first() -> None:
-    found = build_sam_points([Point(6, 4), Box(0, 0, 6, 4), Point(3, 2, positive=False)], SIZE, 3, 60)
-    assert found.labels.tolist() == [2, 3, 1, 0]
+    _, labels, _ = build_sam_points([Point(6, 4), Box(0, 0, 6, 4), Point(3, 2, positive=False)], SIZE, 3, 60)
+    assert labels.tolist() == [2, 3, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from live import EXAMPLES, Live, data_url, running
 from typer.testing import CliRunner
 
 from unipixel.cli import app
-from unipixel.engine.answer import AnswerObject
 from unipixel.engine.engine import Engine
+from unipixel.engine.memory import KnownObject
 from unipixel.errors import MediaError
 from unipixel.masks import MaskTrack, mask_to_polygons, polygons_to_mask
 from unipixel.media import open_media
@@ -200,7 +200,7 @@ def test_boxes_end_where_an_object_disappears() -> None:
     masks = np.zeros((6, 10, 20), dtype=bool)
     masks[[0, 1, 3, 5], 2:4, 5:10] = True
     track = MaskTrack.from_masks(masks)
-    one = AnswerObject(id=1, label="", track=track, frame_scores=(1.0,) * 6)
+    one = KnownObject(id=1, label="", track=track, frame_scores=(1.0,) * 6)
     times = tuple(t / 10 for t in range(6))
     value = build_sequence(one, Timeline(times, 0.6, 10.0))
     assert (value["framesCount"], value["duration"]) == (6, 0.6)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from live import EXAMPLES, Live
 
-from unipixel.engine.answer import Answer, AnswerObject, Clip
+from unipixel.engine.answer import Answer, Clip
+from unipixel.engine.memory import KnownObject
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.serve.label_studio.config import read_config
@@ -45,12 +46,13 @@ def test_data_urls_as_the_web_has_them_are_taken(quick: Live, url: str) -> None:
     [
         (
             [TEXT, {"type": "input_audio", "input_audio": {}}],
-            "content.1: the type is 'input_audio'; it must be one of 'text'",
+            "content.1.type: Input should be 'text', 'image_url' or 'video_url', not 'input_audio'",
         ),
-        ([{"type": "file"}], "content.0: the type is 'file'"),
-        ([TEXT, {"typ": "text"}], "content.1: the field 'type' is missing"),
-        ([{"type": "text"}], "content.0.text.text is missing"),
-        ([{"type": "image_url", "image_url": {"uri": "x"}}], "content.0.image_url.image_url.url is missing"),
+        ([{"type": "file"}], "'image_url' or 'video_url', not 'file'"),
+        ([TEXT, {"typ": "text"}], "messages.0.content.1.type is missing"),
+        ([{"type": "text"}], "content.0: a part of type 'text' must have the field 'text'"),
+        ([{"type": "video_url", "text": "x"}], "content.0: a part of type 'video_url' must have the field 'video_url'"),
+        ([{"type": "image_url", "image_url": {"uri": "x"}}], "content.0.image_url.url is missing"),
         (["hello"], "content.0: "),
     ],
 )
@@ -59,6 +61,23 @@ def test_parts_that_are_not_known_are_named(quick: Live, content: list[Any], wor
     assert answer.status_code == 400
     told = answer.json()["error"]
     assert words in told["message"] and "Part" not in told["message"] and told["param"]
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"role": "tool", "content": "x"}, "messages.0.role: Input should be 'system', 'developer', 'user' or"),
+        ({"role": "user", "content": None}, "messages.0: a message of the role 'user' must have content"),
+        ({"role": "system"}, "messages.0: a message of the role 'system' must have content"),
+        (
+            {"role": "assistant", "content": [{"type": "image_url", "image_url": "x"}]},
+            "messages.0: a message of the role 'assistant' must be text only",
+        ),
+    ],
+)
+def test_messages_that_are_none_are_named(quick: Live, message: dict[str, Any], words: str) -> None:
+    error = quick.post(CHAT, {"model": "nano", "messages": [message]}, 400)["error"]
+    assert words in error["message"] and error["param"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +107,7 @@ def still(source: str, *labels: str) -> Answer:
     mask = np.zeros((1, 20, 30), dtype=bool)
     mask[0, 4:9, 5:15] = True
     objects = [
-        AnswerObject(id=n, label=label, track=MaskTrack.from_masks(mask), frame_scores=(0.9,))
+        KnownObject(id=n, label=label, track=MaskTrack.from_masks(mask), frame_scores=(0.9,))
         for n, label in enumerate(labels, 1)
     ]
     media = Media.from_array(np.zeros((20, 30, 3), dtype=np.uint8))

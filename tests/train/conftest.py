@@ -22,9 +22,9 @@ SIZE = (24, 32)
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder of the smallest model with every part, its weights random."""
     folder = tmp_path_factory.mktemp("tiny")
-    begun = prepare_training(RECIPES["debug"]())
-    save_whole(begun.model.config, begun.model.state_dict(), folder, None)
-    begun.processor.save(folder)
+    setup = prepare_training(RECIPES["debug"]())
+    save_whole(setup.model.config, setup.model.state_dict(), folder, None)
+    setup.processor.save(folder)
     return folder
 
 

@@ -13,10 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from unipixel.ablation import real_data, sticker_world
-from unipixel.ablation import run as ablation_run
-from unipixel.ablation.conditions import ABLATIONS, PIXELQA_CHOICES, PIXELQA_MASKS, Condition
-from unipixel.ablation.run import AblationPlan, run_ablation
+from unipixel import ablation
+from unipixel.ablation import ABLATIONS, PIXELQA_CHOICES, PIXELQA_MASKS, AblationPlan, Condition, run_ablation
 from unipixel.cli import app
 from unipixel.engine.engine import Engine, load
 from unipixel.engine.generation import Reply
@@ -50,7 +48,7 @@ def test_an_ablation_of_the_built_in_world_makes_one_table(name: str, tiny: Path
     settings = [word for one in FEW for word in ("--set", one)]
     done = invoke(name, "-o", shared_out, "--model", tiny, "-n", 2, "--workers", 0, *settings)
     assert done.exit_code == 0, done.output
-    conditions = ABLATIONS[name].conditions
+    conditions = ABLATIONS[name]
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(conditions)
     assert (shared_out / f"{name}.md").read_text().strip() == done.stdout.strip()
@@ -77,8 +75,8 @@ def test_what_is_done_is_not_done_again_and_what_conditions_share_is_trained_onc
     def weighed(model: UniPixel, *_: Any) -> dict[str, float]:
         return {"name": float(sum(value.double().abs().sum() for value in model.state_dict().values()))}
 
-    monkeypatch.setattr(ablation_run, "train", counting)
-    monkeypatch.setattr(sticker_world, "measure", weighed)
+    monkeypatch.setattr(ablation, "train", counting)
+    monkeypatch.setattr(ablation, "measure_scenes", weighed)
     out = tmp_path / "out"
     plan = AblationPlan(name="propagation", out=out, model=str(tiny), settings=FEW, count=2, workers=0)
     with pytest.raises(KeyboardInterrupt):
@@ -234,7 +232,7 @@ def test_a_question_knows_of_objects_in_the_way_of_its_model(tiny: Path) -> None
 
 def test_sticker_questions_are_put_in_the_way_of_the_condition(tiny: Path) -> None:
     rng = np.random.default_rng(0)
-    world = generate_video(5, 0, sticker_world.WORLD)
+    world = generate_video(5, 0, ablation.WORLD)
     made = generate_turns(world, rng, 6, {"name_mem": 1.0, "choice": 1.0, "refer": 1.0})
     sample = world.to_sample(made)
     assert any(turn.regions for turn in made)
@@ -258,7 +256,7 @@ def test_sticker_questions_are_put_in_the_way_of_the_condition(tiny: Path) -> No
     processor = Processor.from_folder(tiny)
     for recall in ("frame", "turn", "pointing"):
         recipe = replace(
-            sticker_world.build_recipes(Condition(recall=recall), False, 0, FEW)["joint"], mix={"name_mem": 1.0}
+            ablation.build_sticker_recipes(Condition(recall=recall), False, 0, FEW)["joint"], mix={"name_mem": 1.0}
         )
         out = StickerDataset(processor, recipe)[0]
         text = processor.tokenizer.decode(out["input_ids"])
@@ -275,11 +273,11 @@ def test_stages_are_trained_one_after_the_other(tiny: Path, tmp_path: Path, monk
         began.append((folder.name.partition("-")[0], state))
         return train(begun, recipe, data, folder, **options)
 
-    monkeypatch.setattr(ablation_run, "train", noting)
+    monkeypatch.setattr(ablation, "train", noting)
     few = tuple("steps=6" if one.startswith("steps") else one for one in FEW)
-    condition = ABLATIONS["stages"].conditions["stages 1, 2, 3"]
+    condition = ABLATIONS["stages"]["stages 1, 2, 3"]
     plan = AblationPlan(name="stages", out=tmp_path, model=str(tiny), settings=few, count=1, workers=0)
-    ablation_run._run_sticker_world(plan, condition, 0)
+    ablation._run_sticker_world(plan, condition, 0)
     assert [stage for stage, _ in began] == ["refer", "segment", "joint"]
     (_, first), (_, second), (_, third) = began
 
@@ -291,15 +289,15 @@ def test_stages_are_trained_one_after_the_other(tiny: Path, tmp_path: Path, monk
 
 def test_on_real_data_a_condition_learns_from_what_its_name_says() -> None:
     def made(**fields: Any) -> dict[str, MixtureRecipe]:
-        return real_data.build_recipes(Condition(**fields), "", 0, ())
+        return ablation.build_mixture_recipes(Condition(**fields), "", 0, ())
 
     whole = made()
     assert list(whole) == ["refer", "segment", "joint"]
     assert whole["joint"].sources == RECIPES["joint"]().sources
-    about = [s for s in whole["joint"].sources if s.dataset.startswith(real_data.ABOUT_OBJECTS) and s.form != "memory"]
+    about = [s for s in whole["joint"].sources if s.dataset.startswith(ablation.ABOUT_OBJECTS) and s.form != "memory"]
     refers = made(segments=False, recall="pointing")
     assert list(refers) == ["refer", "joint"]
-    assert {s.dataset for s in refers["joint"].sources if not s.dataset.startswith(real_data.TALK)} == {
+    assert {s.dataset for s in refers["joint"].sources if not s.dataset.startswith(ablation.TALK)} == {
         s.dataset for s in about
     }
     assert not [s for s in refers["joint"].sources if s.form in ("regions", "memory") and s in about]
@@ -313,8 +311,8 @@ def test_on_real_data_a_condition_learns_from_what_its_name_says() -> None:
     )
     assert all(recipe.hidden_tokens == 8 for recipe in made(hidden_tokens=8).values())
     assert made(stages=("joint",)).keys() == {"joint"}
-    assert real_data.select_figures(Condition(answers=False), [PIXELQA_MASKS, PIXELQA_CHOICES]) == [PIXELQA_MASKS]
-    assert real_data.start_from_stages(whole["joint"], {"refer": Path("a"), "segment": Path("b")}).start.stages == (
+    assert ablation.select_figures(Condition(answers=False), [PIXELQA_MASKS, PIXELQA_CHOICES]) == [PIXELQA_MASKS]
+    assert ablation.start_from_stages(whole["joint"], {"refer": Path("a"), "segment": Path("b")}).start.stages == (
         "a",
         "b",
     )
@@ -330,7 +328,7 @@ def test_an_ablation_of_real_data_trains_evaluates_and_has_the_papers_figures_be
             (data / place.name).symlink_to(place)
     (data / "videorefer/VideoRefer-700K").symlink_to(stage_data / "videorefer/VideoRefer-700K")
     (data / "videorefer/VideoRefer-Bench").symlink_to(miniatures / "videorefer/VideoRefer-Bench")
-    monkeypatch.setattr(real_data, "select_sources", lambda mixture, condition: tuple(mixture)[:1])
+    monkeypatch.setattr(ablation, "select_sources", lambda mixture, condition: tuple(mixture)[:1])
     settings = ("steps=1", "batch_size=1", "num_frames=2", "evaluation.samples=0", "bf16=false")
     plan = AblationPlan(
         name="time", out=tmp_path / "out", model=str(tiny), data_root=data, settings=settings, count=1, workers=0

@@ -83,8 +83,8 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("encoders", [("neck",), ("tower",), ("neck", "tower")])
 def test_encoders_come_nearer_to_the_teacher_and_nothing_else_moves(encoders: tuple[str, ...]) -> None:
-    begun = prepare_training(Recipe(name="features", start=Start(fresh="debug")))
-    model, processor = begun.model, begun.processor
+    setup = prepare_training(Recipe(name="features", start=Start(fresh="debug")))
+    model, processor = setup.model, setup.processor
     torch.manual_seed(0)
     losses = FeatureLoss(model, encoders)
     assert {name.split("_")[0] for name in losses.heads} == set(encoders)

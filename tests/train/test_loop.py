@@ -94,19 +94,19 @@ def test_every_evaluation_logs_figures_and_draws_truth_beside_prediction(tmp_pat
 def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A run with LoRA that was never interrupted, and its model."""
     folder, recipe = tmp_path_factory.mktemp("whole"), lora_recipe(tiny)
-    begun = prepare_training(recipe)
-    train(begun, recipe, StickerDataset(begun.processor, recipe), folder, **QUIET)
-    return folder, begun
+    setup = prepare_training(recipe)
+    train(setup, recipe, StickerDataset(setup.processor, recipe), folder, **QUIET)
+    return folder, setup
 
 
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     tiny: Path, trained: tuple[Path, Any], tmp_path: Path
 ) -> None:
     recipe = lora_recipe(tiny)
-    begun = prepare_training(recipe)
-    dataset = StickerDataset(begun.processor, recipe)
+    setup = prepare_training(recipe)
+    dataset = StickerDataset(setup.processor, recipe)
     with pytest.raises(KeyboardInterrupt):
-        train(begun, recipe, Stopping(dataset, 8, KeyboardInterrupt()), tmp_path, **QUIET)
+        train(setup, recipe, Stopping(dataset, 8, KeyboardInterrupt()), tmp_path, **QUIET)
     (tmp_path / WRITING / "checkpoint-4").mkdir(parents=True)  # a checkpoint that was being written
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-3"]
     train(prepare_training(recipe), recipe, dataset, tmp_path, **QUIET)
@@ -117,11 +117,11 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
 
 
 def test_a_merged_model_says_what_the_unmerged_one_says(trained: tuple[Path, Any]) -> None:
-    folder, begun = trained
-    dataset = StickerDataset(begun.processor, debug())
-    batch = begun.processor.collate([dataset[0], dataset[1]], begun.model.config)
+    folder, setup = trained
+    dataset = StickerDataset(setup.processor, debug())
+    batch = setup.processor.collate([dataset[0], dataset[1]], setup.model.config)
     with torch.no_grad():
-        unmerged, merged = begun.model.eval()(**batch), load_model(folder / "final")(**batch)
+        unmerged, merged = setup.model.eval()(**batch), load_model(folder / "final")(**batch)
     torch.testing.assert_close(merged.logits, unmerged.logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(merged.hidden, unmerged.hidden, rtol=1e-4, atol=1e-4)
 
@@ -141,10 +141,10 @@ def test_frozen_parts_have_not_moved_and_the_others_have(tiny: Path, trained: tu
 
 def test_a_bad_sample_stops_the_run_and_is_named(tiny: Path, tmp_path: Path) -> None:
     recipe = debug(start=Start(model=str(tiny)), steps=2)
-    begun = prepare_training(recipe)
-    dataset = Stopping(StickerDataset(begun.processor, recipe), 1, DatasetError("mevis/train 7/2: the mask is damaged"))
+    setup = prepare_training(recipe)
+    dataset = Stopping(StickerDataset(setup.processor, recipe), 1, DatasetError("mevis/train 7/2: the mask is damaged"))
     with pytest.raises(DatasetError, match=r"^mevis/train 7/2: the mask is damaged$"):
-        train(begun, recipe, dataset, tmp_path, workers=1, report=("none",))
+        train(setup, recipe, dataset, tmp_path, workers=1, report=("none",))
 
 
 @pytest.mark.parametrize(

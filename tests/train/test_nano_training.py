@@ -201,8 +201,8 @@ def test_the_selection_term_counts_only_pixels_of_asked_objects(processor: Proce
     goal = batch["target_masks"][0][0]
     weights = LossWeights(selection=1.0, full_resolution=False)
     nowhere = torch.zeros_like(goal[:1])
-    assert frame_loss(decoded[0], goal, weights, nowhere).selection == 0
-    assert frame_loss(decoded[0], goal, weights).selection > 0
+    assert frame_loss(decoded[0], goal, weights, nowhere)["selection"] == 0
+    assert frame_loss(decoded[0], goal, weights)["selection"] > 0
 
 
 def test_parts_of_another_checkpoint_are_taken_over_and_the_rest_is_left(processor: Processor, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def _ask_about_clip(engine: Engine, scene: Scene, max_new_tokens: int) -> tuple[
     ]
     nothing = np.zeros_like(scene.masks[0])
     scores = [
-        f"{name} J&F {volume_scores(masks[k] if k < len(masks) else nothing, scene.masks[n]).JF:.2f}"
+        f"{name} J&F {volume_scores(masks[k] if k < len(masks) else nothing, scene.masks[n])['J&F']:.2f}"
         for k, (n, name) in enumerate(zip(wanted, names, strict=True))
     ]
     chosen = np.linspace(0, len(frames) - 1, NUM_SHEET_FRAMES).round().astype(int)

@@ -45,15 +45,14 @@ def bench(
     """
     console = stderr()
     with console.status("starting") as status:
-        from unipixel.bench import BenchSettings, run_bench
+        from unipixel.bench import run_bench
 
         def say(step: str) -> None:
             status.update(step)
             if not console.is_terminal:  # a log shows no spinner
                 typer.echo(step, err=True)
 
-        settings = BenchSettings(quick=quick, only=tuple(only or ()), dtype=dtype, threads=threads, device=device)
-        report = run_bench(settings, say)
+        report = run_bench(quick=quick, only=only or (), dtype=dtype, threads=threads, device=device, progress=say)
     figures = report.to_json()
     if str(json_file) == "-":
         print_json(figures)
@@ -67,6 +66,8 @@ def bench(
 
 def show_report(report: BenchReport) -> None:
     """The report as tables."""
+    from unipixel.bench import COUNTED
+
     out, setting = stdout(), report.setting
     out.print(
         f"{setting['model']}; {setting['dtype']} on {setting['device']}, {setting['threads']} thread(s), "
@@ -74,11 +75,12 @@ def show_report(report: BenchReport) -> None:
     )
     if report.stages:
         table = Table("stage", "first question, s", "each, s", "second question, s", title="Time per stage")
-        for stage in report.stages:
-            each = f"{stage.each_s:.4f} per {stage.per} ({stage.count})" if stage.each_s is not None else ""
-            table.add_row(stage.name, f"{stage.first_s:.3f}", each, f"{stage.second_s:.3f}")
-        total = [sum(getattr(stage, name) for stage in report.stages) for name in ("first_s", "second_s")]
-        table.add_row("together", f"{total[0]:.3f}", "", f"{total[1]:.3f}")
+        first, second = report.stages
+        for name, seconds in first.items():
+            count = first.counts.get(name, 0)
+            each = f"{first.seconds_per_item(name):.4f} per {COUNTED.get(name, '')} ({count})" if count else ""
+            table.add_row(name, f"{seconds:.3f}", each, f"{second[name]:.3f}")
+        table.add_row("together", f"{first.total:.3f}", "", f"{second.total:.3f}")
         out.print(table)
     if report.ratios:
         _show_ratios(report)
@@ -114,7 +116,7 @@ def _show_ratios(report: BenchReport) -> None:
 
 
 def _show_memory(report: BenchReport) -> None:
-    from unipixel.bench.run import MEMORY_LIMIT
+    from unipixel.bench import MEMORY_LIMIT
 
     table = Table("frames", "peak, MB", "of which tracking, MB", "seconds")
     table.title = f"Memory of tracking 2 objects, {report.setting['memory_model']}"

@@ -225,7 +225,7 @@ def write_report(
     Raises:
         UnipixelError: there are no predictions, or they are damaged.
     """
-    from unipixel.eval.pages import render_page, select_examples
+    from unipixel.eval.pages import render_examples, render_page
     from unipixel.eval.report import collect_sections, render_markdown
     from unipixel.eval.runner import rescore
 
@@ -241,7 +241,7 @@ def write_report(
 
     sections = collect_sections(folders, rescore_lines if rescored else None)
     values = {"sections": [one.to_json() for one in sections]}
-    shown = [select_examples(one, lambda section: reopen_run(section.header)) for one in sections]
+    shown = [render_examples(one, lambda section: reopen_run(section.header)) for one in sections]
     texts = {
         "report.json": json.dumps(values, indent=1, ensure_ascii=False) + "\n",
         "report.md": render_markdown(sections),
@@ -284,7 +284,7 @@ def _show_section(one: ReportSection) -> None:
     for cells in format_rows(one):
         shown.add_row(*cells)
     console.print(shown)
-    if any(row.published and row.published.secondary for row in one.rows):
+    if any(given.secondary for given in one.published.values()):
         console.print(SECONDARY.replace("\\", ""))
     for note in one.notes:
         console.print(f"- {note}")
@@ -313,7 +313,7 @@ def measure_stickers(
     """
     from unipixel.data import read
     from unipixel.eval.runner import BenchmarkRun, predict
-    from unipixel.eval.stickers import STICKER_TASKS, StickerProtocol
+    from unipixel.eval.stickers import STICKER_TASKS
 
     _check_options(count, videos, sprites, out)
     unknown = [name for name in only or () if name not in STICKER_TASKS]
@@ -327,7 +327,7 @@ def measure_stickers(
             if only and name not in only:
                 continue
             number = videos if task.is_video else count
-            protocol = StickerProtocol(task=task, settings=settings, count=number)
+            protocol = replace(task, settings=settings, count=number)
             records = protocol.read_records("stickers", None, "val")
             run = BenchmarkRun(name="stickers", split=name, protocol=protocol, records=records, read=read, model=model)
             lines = predict(run, predictor, None, progress=_track_progress(bar, name)).values()

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from unipixel.engine.answer import Answer, AnswerObject
+    from unipixel.engine.answer import Answer
+    from unipixel.engine.memory import KnownObject
     from unipixel.engine.session import Session
 
 SUFFIXES = (".json", ".png", ".gif", ".mp4")
@@ -139,7 +140,7 @@ def show_stream(session: Session, text: str | None, *, quiet: bool = False, **op
     return answer
 
 
-def show_objects(objects: Iterable[AnswerObject], num_frames: int) -> None:
+def show_objects(objects: Iterable[KnownObject], num_frames: int) -> None:
     """A table of objects, if there are any."""
     listed = list(objects)
     if not listed:

@@ -165,7 +165,7 @@ def ablate(
     Raises:
         ValueError: an argument is wrong.
     """
-    from unipixel.ablation.conditions import ABLATIONS
+    from unipixel.ablation import ABLATIONS
 
     known = ", ".join(ABLATIONS)
     if name is None:
@@ -177,7 +177,7 @@ def ablate(
     if skip_absent and data_root is None:
         raise ValueError("--skip-absent is for real data; say where they are with --data-root")
     check_folder(out, "-o")
-    from unipixel.ablation.run import AblationPlan, run_ablation
+    from unipixel.ablation import AblationPlan, run_ablation
 
     plan = AblationPlan(
         name=name,

@@ -18,46 +18,15 @@ import numpy as np
 from unipixel.data.encodings import regions_to_mask
 from unipixel.data.files import get_field, read_json
 from unipixel.data.labels import parse_expressions
+from unipixel.data.records import Box, Instance
 from unipixel.errors import DatasetError
 from unipixel.media.sources import build_sort_key
 
-Box = tuple[float, float, float, float]
 
+def read_instances(path: Path, dataset: str) -> tuple[dict[Any, CocoClip], list[dict[str, Any]], dict[Any, str]]:
+    """The tables of a COCO instance file: pictures by id, without their objects; annotations; categories by id.
 
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One annotated object or part of it."""
-
-    id: int
-    category: str
-    """Name of its category, as the file has it."""
-    region: Any
-    """Its mask: arrays of polygon corners, RLEs, or one RLE; see `unpack_region`."""
-    box_xyxy: Box | None = None
-    """The annotated box, right and bottom exclusive; None where the file has none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture of the file."""
-
-    file_name: str
-    size_hw: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceFile:
-    """A COCO instance file."""
-
-    pictures: dict[Any, Picture]
-    """By image id, in the file's order."""
-    annotations: list[dict[str, Any]]
-    categories: dict[Any, str]
-    """Name by category id."""
-
-
-def read_instances(path: Path, dataset: str) -> InstanceFile:
-    """The tables of a COCO instance file; its annotations are checked one by one in `instance`.
+    Annotations are checked one by one in `parse_instance`.
 
     Raises:
         DatasetError: missing, damaged, or not in COCO's layout.
@@ -67,19 +36,19 @@ def read_instances(path: Path, dataset: str) -> InstanceFile:
     pictures = {}
     for number, image in enumerate(get_field(document, "images", where, list)):
         place = f"{where}, image {number}"
-        height, width = (get_field(image, side, place, (int, float)) for side in ("height", "width"))
-        pictures[get_field(image, "id", place)] = Picture(
-            get_field(image, "file_name", place, str), (int(height), int(width))
+        size_hw = _read_size(image, place)
+        pictures[get_field(image, "id", place)] = CocoClip(
+            (get_field(image, "file_name", place, str),), size_hw, is_video=False
         )
     categories = {}
     for number, category in enumerate(get_field(document, "categories", where, list)):
         place = f"{where}, category {number}"
         categories[get_field(category, "id", place)] = get_field(category, "name", place, str)
-    return InstanceFile(pictures, get_field(document, "annotations", where, list), categories)
+    return pictures, get_field(document, "annotations", where, list), categories
 
 
 def parse_instance(annotation: Mapping[str, Any], categories: Mapping[Any, str], where: str) -> Instance:
-    """One annotation of the file.
+    """One annotation of a picture, its mask that of frame 0.
 
     Raises:
         DatasetError: a field is missing or malformed, or its category is not in the file.
@@ -88,10 +57,10 @@ def parse_instance(annotation: Mapping[str, Any], categories: Mapping[Any, str],
     if category not in categories:
         raise DatasetError(f"{where}: category {category!r} is not among the file's {len(categories)} categories")
     return Instance(
-        get_field(annotation, "id", where),
-        categories[category],
-        pack_region(get_field(annotation, "segmentation", where), where),
-        parse_box(annotation.get("bbox"), where),
+        id=get_field(annotation, "id", where),
+        name=categories[category],
+        regions={0: pack_region(get_field(annotation, "segmentation", where), where)},
+        box_xyxy=parse_box(annotation.get("bbox"), where),
     )
 
 
@@ -217,24 +186,13 @@ _TRACK_KEYS = ("track_id", "instance_id")
 
 
 @dataclass(slots=True)
-class ClipObject:
-    """An object of a picture or video."""
-
-    name: str
-    expressions: tuple[str, ...] = ()
-    regions: dict[int, Any] = field(default_factory=dict)
-    """Packed mask by frame t."""
-    box_xyxy: Box | None = None
-
-
-@dataclass(slots=True)
 class CocoClip:
-    """A picture or video."""
+    """A picture or video with its annotated objects."""
 
     frames: tuple[str, ...]
     size_hw: tuple[int, int]
     is_video: bool
-    objects: dict[int, ClipObject] = field(default_factory=dict)
+    objects: dict[int, Instance] = field(default_factory=dict)
     """By number, from 1."""
     crowds: list[dict[int, Any]] = field(default_factory=list)
     """Packed masks by frame of crowds, and boxes of what has no outline."""
@@ -244,20 +202,10 @@ class CocoClip:
     """Those of them of which not even a box says where the rest of the truth lies."""
 
 
-@dataclass(frozen=True, slots=True)
-class CocoFile:
-    """What a file holds."""
+def read_clips(path: Path, dataset: str) -> tuple[dict[str, CocoClip], list[str], list[tuple[str, str]]]:
+    """Pictures and videos by name that have an annotated object; the names of all; and what was left out.
 
-    by_name: dict[str, CocoClip]
-    """Pictures and videos that have an annotated object."""
-    names: tuple[str, ...]
-    """All of them, those with nothing on them as well."""
-    left_out: tuple[tuple[str, str], ...]
-    """Reason and place of the annotations without a mask."""
-
-
-def read_clips(path: Path, dataset: str) -> CocoFile:
-    """Pictures and videos that have an annotated object, by name.
+    The last are reason and place of the annotations without a mask.
 
     Raises:
         DatasetError: the file is missing, damaged or in another layout, or nothing in it is annotated.
@@ -274,7 +222,7 @@ def read_clips(path: Path, dataset: str) -> CocoFile:
     if not annotated:
         why = f" with a mask; {len(left_out)} have none" if left_out else ""
         raise DatasetError(f"{where}: no picture and no video in it has an annotated object{why}")
-    return CocoFile(annotated, tuple(clips), tuple(left_out))
+    return annotated, list(clips), left_out
 
 
 _Read = tuple[dict[str, CocoClip], list[tuple[str, str]]]
@@ -395,8 +343,8 @@ def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> li
         place = f"{where}, category {number}"
         name = get_field(category, "name", place, str).strip()
         categories[ids.add(category, name, place)] = name
-    tracks: dict[Any, ClipObject] = {}
-    unmasked: dict[int, tuple[CocoClip, list[ClipObject]]] = {}
+    tracks: dict[Any, Instance] = {}
+    unmasked: dict[int, tuple[CocoClip, list[Instance]]] = {}
     left_out: list[tuple[str, str]] = []
     for number, annotation in enumerate(get_field(document, "annotations", where, list)):
         place = f"{where}, annotation {number}"
@@ -407,7 +355,7 @@ def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> li
         name = _look_up(categories, get_field(annotation, "category_id", place), "category", place)
         found = tracks.get(same) if same is not None else None
         if found is None:
-            found = ClipObject(name, box_xyxy=parse_box(annotation.get("bbox"), place))
+            found = Instance(name, box_xyxy=parse_box(annotation.get("bbox"), place))
             clip.objects[len(clip.objects) + 1] = found
             if same is not None:
                 tracks[same] = found
@@ -428,7 +376,7 @@ def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> li
     return left_out
 
 
-def _leave_out(clip: CocoClip, unmasked: list[ClipObject]) -> None:
+def _leave_out(clip: CocoClip, unmasked: list[Instance]) -> None:
     """Take objects without a mask out of a clip; where they are, nothing is counted for or against anybody."""
     for number, one in list(clip.objects.items()):
         if not any(one is other for other in unmasked):

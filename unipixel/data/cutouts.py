@@ -190,13 +190,13 @@ def find_cutouts(folder: Path) -> CutoutSet:
         size_hw = (int(record.raw["height"]), int(record.raw["width"]))
         candidates = [region for region in photos.read_regions(record) if region.is_thing]
         if name_of_set == "ccp_fashion":
-            candidates = [region for region in candidates if region.rle is record.raw.get("person_rle")]
-        masks = [rle_to_mask(region.rle, size_hw, record.source) for region in candidates]
+            candidates = [region for region in candidates if region.regions[0] is record.raw.get("person_rle")]
+        masks = [rle_to_mask(region.regions[0], size_hw, record.source) for region in candidates]
         for number, (region, mask) in enumerate(zip(candidates, masks, strict=True)):
             box = _find_whole_box(mask)
             if box is None or _is_touched(mask, box, masks[:number] + masks[number + 1 :]):
                 continue
-            found.append(Cutout(thing=build_thing(region.name), record=record, rle=region.rle, box=box))
+            found.append(Cutout(thing=build_thing(region.name), record=record, rle=region.regions[0], box=box))
     counts = Counter(one.thing.name for one in found)
     kept = [replace(one, variant=k) for one in found if counts[one.thing.name] >= MIN_PER_NAME for k in range(VARIANTS)]
     if len({one.thing.name for one in kept}) < 2:

@@ -12,6 +12,9 @@ from unipixel.errors import DatasetError, MediaError
 from unipixel.masks import MaskTrack, encode_rle
 from unipixel.media import Media, open_media
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".avif", ".heic", ".tif", ".tiff")
+"""Endings of files that count as pictures, small letters."""
+
 
 def resolve_frames(record: Record, frames: Sequence[int] | None, num_frames: int) -> list[int]:
     """The frames t to read of a clip of ``num_frames``: those given, by default all.
@@ -42,10 +45,6 @@ def open_clip(record: Record, ts: Sequence[int]) -> Media:
         raise DatasetError(
             f"{record.source}: {error}; `unipixel data check {record.dataset}` says what belongs where"
         ) from error
-
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".avif", ".heic", ".tif", ".tiff")
-"""Endings of files that count as pictures, small letters."""
 
 
 def open_picture(record: Record, frames: Sequence[int] | None, size_hw: tuple[int, int] | None = None) -> Media:

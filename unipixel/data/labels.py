@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unipixel.data.files import read_json
+from unipixel.data.records import Instance
 from unipixel.errors import DatasetError
 from unipixel.media.names import NameAliases
 from unipixel.sample import Query
@@ -18,16 +18,8 @@ VAL_PERCENT = 10
 """Share of the names that fall into ``val`` where there is no ``splits.json``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
-    """What is known of an object in words."""
-
-    name: str = ""
-    expressions: tuple[str, ...] = ()
-
-
-def parse_label(value: Any, where: str) -> Label:
-    """A label as a file has it: a name, or an object with ``name`` and ``expressions``.
+def parse_label(value: Any, where: str) -> Instance:
+    """What a file says of an object in words: a name, or an object with ``name`` and ``expressions``.
 
     Raises:
         DatasetError: something else, or no word at all.
@@ -39,7 +31,7 @@ def parse_label(value: Any, where: str) -> Label:
     name, expressions = value.get("name", ""), value.get("expressions", [])
     if not isinstance(name, str):
         raise DatasetError(f"{where}: the name is {name!r:.60}; it should be text")
-    label = Label(name.strip(), parse_expressions(expressions, where))
+    label = Instance(name.strip(), parse_expressions(expressions, where))
     if not label.name and not label.expressions:
         raise DatasetError(f"{where}: the label has neither a name nor an expression; give it one")
     return label
@@ -56,7 +48,7 @@ def parse_expressions(value: Any, where: str) -> tuple[str, ...]:
     return tuple(text.strip() for text in value)
 
 
-def build_queries(labels: Mapping[int, Label]) -> tuple[Query, ...]:
+def build_queries(labels: Mapping[int, Instance]) -> tuple[Query, ...]:
     """One query per name and per expression, each for all objects that carry it, in the order of the labels."""
     targets: dict[str, list[int]] = {}
     for object_id, label in labels.items():

@@ -11,13 +11,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unipixel.errors import DatasetError
-from unipixel.sample import Sample
+from unipixel.sample import Query, Sample
 
 DataType = Literal["seg_image", "seg_video", "region_image", "region_video", "image", "video", "text"]
 """What a record asks of a model, and of what; training batches hold one type each.
 
 seg: masks are the answer. region: objects are given, words are the answer. The rest are questions without objects.
 """
+
+
+MAX_BAD = 0.05
+"""Share of the records that may be bad, by default; a single one never ends a run."""
+MAX_NAMED = 10
+"""How many are named."""
+_KINDS = (
+    ("another size", r"is for \d+ x \d+ pixels|the mask is \d+ x \d+|must all have the size|must have one size"),
+    ("a mask that is neither ids nor black and white", r"grey values|object ids need|shades of grey|a mask needs"),
+    ("a malformed mask", r"polygon|\bRLE\b|run length|corner|mask image"),
+    ("labels that do not fit", r"labels\.json|label"),
+    ("a file that is missing", r"does not exist|no such file|is in none of|missing"),
+    (
+        "a damaged picture or video",
+        r"damaged|cut off|not a picture|cannot be decoded|neither an image|is empty|cannot be",
+    ),
+    ("nothing to ask or to point at", r"no query|no object is seen|is seen on none"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +80,52 @@ class Records(list[Record]):
         """Reason and place of each annotation that cannot be taught, such as ("without a mask", "annotation 4")."""
 
 
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in pixels, right and bottom exclusive."""
+
+
+@dataclass(slots=True)
+class Instance:
+    """An annotated object of a picture or clip, or a part of one, as far as readers know of it."""
+
+    name: str = ""
+    expressions: tuple[str, ...] = ()
+    """Texts that mean it."""
+    regions: dict[int, Any] = field(default_factory=dict)
+    """Its mask by frame t, in the form of its file; none where masks are files of their own."""
+    box_xyxy: Box | None = None
+    """The annotated box; None where there is none."""
+    id: Any = None
+    """Of its annotation in the file."""
+    is_thing: bool = True
+    """False for grass, sky and the like."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expression:
+    """A question, expression or description about a clip: what `Record.raw` holds in readers of clips."""
+
+    video: str
+    """Id of the video, or the path of its file."""
+    query: Query
+    expression: str = ""
+    """Its id in the video."""
+    ids: tuple[int, ...] = ()
+    """What the masks' file calls the objects that are meant."""
+    masks: tuple[str, ...] = ()
+    """Where the masks are: keys of a mask file, or paths, of which an empty one stands for no mask."""
+    frames: Sequence[int] = ()
+    """Numbers of the clip's frames in the video."""
+    num_masks: int = 0
+    """Frames of the whole video, for each of which a mask file has an entry; 0 where that does not matter."""
+    number: int | None = None
+    """Place among the split's expressions in file order, where masks are numbered; from 0."""
+    string_number: int | None = None
+    """The same with videos and expression ids sorted as strings."""
+    total: int = 0
+    """Expressions of the split, where masks are numbered."""
+
+
 def count_words(*texts: str) -> int:
     """Words as the released training counts them: the pieces between single blanks."""
     return sum(len(text.split(" ")) for text in texts)
@@ -94,25 +158,6 @@ class Dataset:
     sample: ReadSample
     original: ReadRecords | None = None
     """The index as the released training code has it, mistakes included, where that is another one."""
-
-
-MAX_BAD = 0.05
-"""Share of the records that may be bad, by default; a single one never ends a run."""
-MAX_NAMED = 10
-"""How many are named."""
-
-_KINDS = (
-    ("another size", r"is for \d+ x \d+ pixels|the mask is \d+ x \d+|must all have the size|must have one size"),
-    ("a mask that is neither ids nor black and white", r"grey values|object ids need|shades of grey|a mask needs"),
-    ("a malformed mask", r"polygon|\bRLE\b|run length|corner|mask image"),
-    ("labels that do not fit", r"labels\.json|label"),
-    ("a file that is missing", r"does not exist|no such file|is in none of|missing"),
-    (
-        "a damaged picture or video",
-        r"damaged|cut off|not a picture|cannot be decoded|neither an image|is empty|cannot be",
-    ),
-    ("nothing to ask or to point at", r"no query|no object is seen|is seen on none"),
-)
 
 
 def classify_reason(reason: str) -> str:

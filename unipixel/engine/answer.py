@@ -7,19 +7,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from unipixel import draw
-from unipixel.masks import MaskTrack, Rle, decode_rle, save_davis_png
+from unipixel.engine.memory import KnownObject
+from unipixel.masks import Rle, decode_rle, save_davis_png
 from unipixel.media import Media
 
-NOT_THERE: Literal["not there"] = "not there"
 SHEET_FRAMES = 8
 """Frames of a video that a single picture of it shows."""
 STAGES = ("read", "vision_tower", "prefill", "decode", "sam_encode", "track", "write")
@@ -48,59 +47,6 @@ class Timings(dict[str, float]):
         return self[stage] / number if number else float("nan")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswerObject:
-    """An object in the clip."""
-
-    id: int
-    """Stable over the session, counted from 1."""
-    label: str
-    """The words that the model wrote for it, or what was asked for; empty where there are none."""
-    track: MaskTrack
-    """Masks at source size, one per frame of the clip."""
-    frame_scores: tuple[float, ...]
-    """(T,) predicted IoU times the probability that the object is there, in 0..1."""
-
-    @property
-    def masks(self) -> np.ndarray:
-        """bool (T, H, W)."""
-        return self.track.masks
-
-    @property
-    def visible(self) -> np.ndarray:
-        """bool (T,)."""
-        return self.track.visible
-
-    @property
-    def boxes(self) -> np.ndarray:
-        """float (T, 4) x1, y1, x2, y2 in source pixels, right and bottom exclusive; nan where not visible."""
-        return self.track.boxes
-
-    @property
-    def is_there(self) -> bool:
-        """Whether it is visible on any frame."""
-        return any(rle is not None for rle in self.track.rles)
-
-    @cached_property
-    def score(self) -> float | Literal["not there"]:
-        """Mean score of the frames it is visible on, 0..1; ``"not there"`` if there is none."""
-        seen = [s for s, rle in zip(self.frame_scores, self.track.rles, strict=True) if rle is not None]
-        return float(np.mean(seen)) if seen else NOT_THERE
-
-    def to_json(self) -> dict[str, Any]:
-        """The object as plain JSON values; masks are COCO RLE, boxes null where it is not visible."""
-        boxes = [None if np.isnan(box[0]) else [float(v) for v in box] for box in self.boxes]
-        return {
-            "id": self.id,
-            "label": self.label,
-            "score": self.score if isinstance(self.score, str) else round(self.score, 6),
-            "frame_scores": [round(s, 6) for s in self.frame_scores],
-            "visible": self.visible.tolist(),
-            "boxes_xyxy": boxes,
-            **self.track.to_json(),
-        }
-
-
 @dataclass(frozen=True)
 class TextPiece:
     """Words of an answer, as they are written."""
@@ -114,7 +60,7 @@ class MaskPiece:
 
     t: int
     """Frame of the clip."""
-    rles: dict[int, Rle | None]
+    rles: dict[int, Rle | None] = field(repr=False)
     """By object id, at source size; None where the object is not visible."""
     scores: dict[int, float]
     """By object id: predicted IoU times presence on this frame."""
@@ -131,7 +77,7 @@ class Clip:
 
     media: Media = field(repr=False)
     source: str
-    frame_indices: tuple[int, ...]
+    frame_indices: tuple[int, ...] = field(repr=False)
     """Index in the source of every frame of the clip."""
     fps: float | None
 
@@ -147,13 +93,13 @@ class Answer:
     text: str
     """The reply, with ``[id]`` where the model wrote ``<|seg|>``. An ``[n]`` that the model wrote directly in front of
     it, its own number for the object, is replaced."""
-    raw_text: str
+    raw_text: str = field(repr=False)
     """The reply as the model wrote it, without its end marker."""
-    objects: tuple[AnswerObject, ...]
+    objects: tuple[KnownObject, ...]
     """Objects that were prompted with the question, then those that the reply segments, in order."""
     clip: Clip
     question: str = ""
-    tokens: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = field(default=(), repr=False)
     """Token ids of the reply."""
     timings: Timings = field(default_factory=Timings, repr=False)
     """Seconds per stage."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,35 +14,6 @@ from unipixel.errors import PromptError
 from unipixel.model.language import VisionFeatures
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import Processor, TurnInputs, VisualInput
-
-
-@dataclass
-class Transcript:
-    """What the conversation's cache was made from after the visual; enough to make it again."""
-
-    ids: list[int] = field(default_factory=list)
-    """Tokens; one that stands for an input (`<|ref|>`, `<|mem|>`, visual) but was written by the model is -1 - id."""
-    coords: list[Tensor] = field(default_factory=list)
-    labels: list[Tensor] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
-    regions: list[Tensor] = field(default_factory=list)
-    unread: list[int] = field(default_factory=list)
-    """Tokens that the model has written last and not read yet."""
-
-    def add(self, ids: Sequence[int], inputs: TurnInputs) -> None:
-        """Go on with a turn."""
-        self.ids += ids
-        self.coords += inputs.point_coords
-        self.labels += inputs.point_labels
-        self.frames += inputs.point_frames.tolist()
-        self.regions += [] if inputs.region_masks is None else [inputs.region_masks]
-
-    def join_inputs(self) -> TurnInputs:
-        """All turns as one."""
-        regions = torch.cat(self.regions, 1) if self.regions else None
-        return TurnInputs(
-            torch.tensor(self.ids), self.coords, self.labels, torch.tensor(self.frames, dtype=torch.long), regions
-        )
 
 
 class Dialogue:
@@ -60,7 +31,7 @@ class Dialogue:
         self._vision: VisionFeatures | None = None
         self._opening: ConversationCache | None = None
         self._main: ConversationCache | None = None
-        self._transcript = Transcript()
+        self._transcript, self._unread = TurnInputs.from_ids(), list[int]()
         self._last: tuple[Reply, list[int], TurnInputs] | None = None
 
     @property
@@ -85,7 +56,7 @@ class Dialogue:
         """
         self._record_reply()
         opening = self._read_opening()
-        later = bool(self._transcript.ids) and not reply.is_separate
+        later = len(self._transcript.input_ids) > 0 and not reply.is_separate
         if later:
             conversation = self._main or self._rebuild_cache(opening)
             inputs = self._processor.build_next_turn(reply.turn, self.visual, reply.objects)
@@ -115,15 +86,19 @@ class Dialogue:
         return self._prefill_visual(ids, inputs)
 
     @property
-    def transcript(self) -> Transcript:
-        """What was said after the visual, as far as it has been written."""
-        self._record_reply()
-        return self._transcript
+    def transcript(self) -> tuple[TurnInputs, list[int]]:
+        """What was said after the visual, as far as it has been written; enough to make the cache again.
 
-    def restore(self, transcript: Transcript) -> None:
+        A token that stands for an input (`<|ref|>`, `<|mem|>`, visual) but was written by the model is -1 - id in it.
+        The second part are tokens that the model has written last and not read yet.
+        """
+        self._record_reply()
+        return self._transcript, self._unread
+
+    def restore(self, transcript: TurnInputs, unread: Sequence[int] = ()) -> None:
         """Go on with a saved conversation; its cache is built again when the next question is asked."""
         self._main, self._last = None, None
-        self._transcript = transcript
+        self._transcript, self._unread = transcript, list(unread)
 
     def release(self) -> None:
         """Free features and caches; they are built again when the next question is asked."""
@@ -133,7 +108,7 @@ class Dialogue:
     def _read_opening(self) -> ConversationCache:
         """The conversation up to the visual, read once."""
         if self._opening is None:
-            empty = TurnInputs(torch.tensor(self._opening_ids), [], [], torch.zeros(0, dtype=torch.long), None)
+            empty = TurnInputs.from_ids(self._opening_ids)
             text, opening = self._prefill_visual(empty.input_ids, empty), ConversationCache()
             with self._clock.stage("prefill"):
                 prefill(self._model, opening, [text])
@@ -142,11 +117,11 @@ class Dialogue:
 
     def _rebuild_cache(self, opening: ConversationCache) -> ConversationCache:
         """The conversation's cache from its transcript."""
-        conversation, inputs = opening.fork(), self._transcript.join_inputs()
-        text = self._continue_text(conversation, self._transcript.ids, inputs)
+        conversation, inputs = opening.fork(), self._transcript
+        text = self._continue_text(conversation, inputs.input_ids.tolist(), inputs)
         with self._clock.stage("prefill"):
             prefill(self._model, conversation, [text])
-        conversation.unread = list(self._transcript.unread)
+        conversation.unread = list(self._unread)
         return conversation
 
     def _record_reply(self) -> None:
@@ -158,14 +133,14 @@ class Dialogue:
         if reply.given_states is not None:  # it has begun
             unread = list(self._main.unread)
             written = reply.ids[: len(reply.ids) - len(unread)]
-            self._transcript.add([*ids, *self._mark_written(written)], inputs)
-            self._transcript.unread = unread
-        if self._main.length != len(self._opening_ids) + len(self._transcript.ids):
+            self._transcript = self._transcript.join([*ids, *self._mark_written(written)], inputs)
+            self._unread = unread
+        if self._main.length != len(self._opening_ids) + len(self._transcript.input_ids):
             # an error struck while the cache was being extended
             self._main = None
 
     def _mark_written(self, written: Sequence[int]) -> list[int]:
-        """Tokens that the model has written, as `Transcript.ids` holds them."""
+        """Tokens that the model has written, as `transcript` holds them."""
         config = self._model.config
         inputs = {config.ref_token_id, config.mem_token_id, config.video_token_id, config.image_token_id}
         return [-1 - i if i in inputs else i for i in written]

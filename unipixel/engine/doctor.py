@@ -14,6 +14,7 @@ from typing import Any
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
+from huggingface_hub.utils import TensorInfo  # type: ignore[attr-defined]  # exported, but not by name
 
 from unipixel.engine.engine import computes_in_bf16, find_suitable_dtype, read_available_memory
 from unipixel.engine.tracking import CACHED_FRAMES
@@ -24,7 +25,6 @@ from unipixel.model.tensor_files import (
     HEAD,
     INDEX_FILE,
     WEIGHTS_FILE,
-    TensorEntry,
     format_names,
     read_header,
     read_json,
@@ -130,7 +130,7 @@ def examine(name: str | Path, *, base: str | Path | None = None) -> Finding:
     return finding
 
 
-def _open(name: str | Path, finding: Finding) -> tuple[Path, dict[str, dict[str, TensorEntry]]]:
+def _open(name: str | Path, finding: Finding) -> tuple[Path, dict[str, dict[str, TensorInfo]]]:
     """The folder of the small files, and the header of each file with weights."""
     if not Path(name).expanduser().exists() and is_hub_id(str(name)):
         return _open_hub(str(name), finding)
@@ -153,7 +153,7 @@ def _open(name: str | Path, finding: Finding) -> tuple[Path, dict[str, dict[str,
     return folder, headers
 
 
-def _open_hub(name: str, finding: Finding) -> tuple[Path, dict[str, dict[str, TensorEntry]]]:
+def _open_hub(name: str, finding: Finding) -> tuple[Path, dict[str, dict[str, TensorInfo]]]:
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=SMALL_FILES))
         api = huggingface_hub.HfApi()
@@ -164,19 +164,17 @@ def _open_hub(name: str, finding: Finding) -> tuple[Path, dict[str, dict[str, Te
             if "/" in file:
                 continue
             found = api.parse_safetensors_file_metadata(name, file)
-            # offsets count from the end of the header, whose length is not told; sizes on the Hub are its own record
-            entries = {k: TensorEntry(t.dtype, tuple(t.shape), 0) for k, t in found.tensors.items()}
-            _note_file(file, size, entries, finding)
-            headers[file] = entries
+            _note_file(file, size, found.tensors, finding)
+            headers[file] = found.tensors
     except (HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{name!r} is no folder here and cannot be looked at on the Hub ({reason})") from error
     return folder, headers
 
 
-def _note_file(name: str, size: int, entries: Mapping[str, TensorEntry], finding: Finding) -> None:
+def _note_file(name: str, size: int, entries: Mapping[str, TensorInfo], finding: Finding) -> None:
     finding.bytes_on_disk += size
-    end = max((entry.end for entry in entries.values()), default=0)
+    end = max((entry.data_offsets[1] for entry in entries.values()), default=0)
     kinds = ", ".join(sorted({entry.dtype for entry in entries.values()}))
     finding.files[name] = f"{len(entries)} tensors, {kinds}, {_format_bytes(size)}"
     if end > size:
@@ -197,7 +195,7 @@ def _read(path: Path, finding: Finding) -> dict[str, Any] | None:
 
 
 def _name_form(
-    folder: Path, headers: dict[str, dict[str, TensorEntry]], tree: dict[str, Any] | None, finding: Finding
+    folder: Path, headers: dict[str, dict[str, TensorInfo]], tree: dict[str, Any] | None, finding: Finding
 ) -> None:
     """Full, part or plain, and the weights that the index promises."""
     index = folder / INDEX_FILE
@@ -223,7 +221,7 @@ def _name_form(
         )
 
 
-def _check_index(places: Any, headers: Mapping[str, Mapping[str, TensorEntry]], finding: Finding) -> set[str]:
+def _check_index(places: Any, headers: Mapping[str, Mapping[str, TensorInfo]], finding: Finding) -> set[str]:
     """Compare an index with the shards that are there; returns the names of all shards."""
     if not isinstance(places, dict):
         finding.problems.append(f"{INDEX_FILE} has no weight_map from tensor names to file names")
@@ -275,7 +273,7 @@ def _describe(
         finding.differences.append("config.json says nothing about tied word embeddings")
 
 
-def _list_official_names(names: Mapping[str, TensorEntry]) -> tuple[dict[str, TensorEntry], list[str]]:
+def _list_official_names(names: Mapping[str, TensorInfo]) -> tuple[dict[str, TensorInfo], list[str]]:
     """Entries under disk names, and names that fit no part of a model."""
     known, unknown = {}, []
     for name, entry in names.items():
@@ -287,7 +285,7 @@ def _list_official_names(names: Mapping[str, TensorEntry]) -> tuple[dict[str, Te
 
 
 def _compare(
-    stored: Mapping[str, TensorEntry], shapes: Mapping[str, tuple[int, ...]], config: UniPixelConfig, finding: Finding
+    stored: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]], config: UniPixelConfig, finding: Finding
 ) -> None:
     found, finding.unexpected = _list_official_names(stored)
     _match(found, shapes, finding)
@@ -305,13 +303,13 @@ def _compare(
         finding.differences.append(f"weights are stored as {', '.join(sorted(kinds))}, the released ones all as BF16")
 
 
-def _match(found: dict[str, TensorEntry], shapes: Mapping[str, tuple[int, ...]], finding: Finding) -> None:
+def _match(found: dict[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]], finding: Finding) -> None:
     """Shapes and types of what was found; names that the model lacks."""
     finding.unexpected += [name for name in found if name not in shapes]
     finding.misshapen = [
         f"{name} is {list(found[name].shape)}, expected {list(shape)}"
         for name, shape in shapes.items()
-        if name in found and found[name].shape != shape
+        if name in found and tuple(found[name].shape) != shape
     ]
     if finding.misshapen:
         finding.problems.append(
@@ -324,7 +322,7 @@ def _match(found: dict[str, TensorEntry], shapes: Mapping[str, tuple[int, ...]],
 
 
 def _compare_part(
-    stored: Mapping[str, TensorEntry],
+    stored: Mapping[str, TensorInfo],
     shapes: Mapping[str, tuple[int, ...]],
     config: UniPixelConfig,
     folder: Path,

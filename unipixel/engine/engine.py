@@ -10,10 +10,12 @@ from typing import Literal, TypeAlias, overload
 
 import torch
 
-from unipixel.engine.answer import Answer, Clock
+from unipixel.engine.answer import Answer, Clip, Clock
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
+from unipixel.engine.objects import Workspace
 from unipixel.engine.requests import Force, Prompts, Request, Start
 from unipixel.engine.session import Session, TrackedFrames, choose_clip
+from unipixel.engine.storage import load_workspace
 from unipixel.engine.tracking import CACHED_FRAMES
 from unipixel.engine.turn import answer_request
 from unipixel.errors import CheckpointError, UnipixelError
@@ -187,7 +189,7 @@ class Engine:
         """
         count = self.processor.settings.max_frames if num_frames is None else num_frames
         clip = choose_clip(open_media(media, every=every, fps=fps, limits=limits), count, track)
-        return Session(self.model, self.processor, clip, num_frames=count, feature_frames=feature_frames)
+        return Session(Workspace.open(self.model, self.processor, Clip.from_media(clip), count, feature_frames))
 
     def open_session(self, path: str | Path, media: MediaLike | None = None) -> Session:
         """Open a session that was saved.
@@ -199,7 +201,7 @@ class Engine:
             MediaError: the file is no session, or its media are gone or changed.
             CheckpointError: it was saved with another model.
         """
-        return Session.load(self.model, self.processor, path, media)
+        return Session(load_workspace(path, self.model, self.processor, media))
 
     def ask(
         self,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
-from unipixel.engine.answer import AnswerObject
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack, Rle
 from unipixel.sample import Prompt
 
+NOT_THERE: Literal["not there"] = "not there"
 MAX_CHANGES = 64
 """Changes that can be undone, and groups of prompts of one object that can be taken back exactly."""
 
@@ -24,11 +26,11 @@ class Anchor:
     """What says where an object is on one frame: a `<|seg|>` state, clicks, a known mask, or several of them."""
 
     frame: int
-    queries: Tensor | None = None
+    queries: Tensor | None = field(default=None, repr=False)
     """(Q, C) from the `<|seg|>` state."""
-    clicks: tuple[Tensor, Tensor] | None = None
+    clicks: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     """Coordinates (P, 2) in SAM pixels and labels (P,)."""
-    mask: Rle | None = None
+    mask: Rle | None = field(default=None, repr=False)
     """At source size. Taken as it is, or, with clicks, as what they correct."""
     first: int = 0
     last: int = 0
@@ -50,12 +52,21 @@ def set_spans(anchors: Iterable[Anchor], num_frames: int) -> tuple[Anchor, ...]:
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class KnownObject(AnswerObject):
-    """An object of the session, with what it was made from.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class KnownObject:
+    """An object of the session, in the clip's frames, with what it was made from.
 
     One that was never visible is kept as such, its score is "not there".
     """
+
+    id: int
+    """Stable over the session, counted from 1."""
+    label: str
+    """The words that the model wrote for it, or what was asked for; empty where there are none."""
+    track: MaskTrack
+    """Masks at source size, one per frame of the clip."""
+    frame_scores: tuple[float, ...]
+    """(T,) predicted IoU times the probability that the object is there, in 0..1."""
 
     prompts: tuple[Prompt, ...] = ()
     """Everything the user has said about it: points, boxes, masks."""
@@ -64,6 +75,50 @@ class KnownObject(AnswerObject):
     stays as it is."""
     earlier: tuple[KnownObject | None, ...] = ()
     """What it was before each group of its prompts was added, the oldest first; None before it existed."""
+
+    def __repr__(self) -> str:
+        seen = sum(rle is not None for rle in self.track.rles)
+        score = self.score if isinstance(self.score, str) else f"score {self.score:.2f}"
+        return f"KnownObject({self.id}, {self.label!r}, on {seen} of {self.track.num_frames} frames, {score})"
+
+    @property
+    def masks(self) -> np.ndarray:
+        """bool (T, H, W)."""
+        return self.track.masks
+
+    @property
+    def visible(self) -> np.ndarray:
+        """bool (T,)."""
+        return self.track.visible
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """float (T, 4) x1, y1, x2, y2 in source pixels, right and bottom exclusive; nan where not visible."""
+        return self.track.boxes
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is visible on any frame."""
+        return any(rle is not None for rle in self.track.rles)
+
+    @cached_property
+    def score(self) -> float | Literal["not there"]:
+        """Mean score of the frames it is visible on, 0..1; ``"not there"`` if there is none."""
+        seen = [s for s, rle in zip(self.frame_scores, self.track.rles, strict=True) if rle is not None]
+        return float(np.mean(seen)) if seen else NOT_THERE
+
+    def to_json(self) -> dict[str, Any]:
+        """The object as plain JSON values; masks are COCO RLE, boxes null where it is not visible."""
+        boxes = [None if np.isnan(box[0]) else [float(v) for v in box] for box in self.boxes]
+        return {
+            "id": self.id,
+            "label": self.label,
+            "score": self.score if isinstance(self.score, str) else round(self.score, 6),
+            "frame_scores": [round(s, 6) for s in self.frame_scores],
+            "visible": self.visible.tolist(),
+            "boxes_xyxy": boxes,
+            **self.track.to_json(),
+        }
 
     @property
     def queries(self) -> Tensor | None:
@@ -139,7 +194,7 @@ class ObjectMemory(Mapping[int, KnownObject]):
         Raises:
             PromptError: no such object.
         """
-        object_id = reference.id if isinstance(reference, AnswerObject) else reference
+        object_id = reference.id if isinstance(reference, KnownObject) else reference
         if isinstance(object_id, bool) or not isinstance(object_id, int) or object_id not in self._objects:
             have = ", ".join(map(str, self._objects)) or "none"
             raise PromptError(f"object {object_id!r} is not known in this session; known are {have}")

@@ -13,7 +13,14 @@ from unipixel.engine.answer import Clip, Clock, MaskPiece
 from unipixel.engine.dialogue import Dialogue
 from unipixel.engine.memory import MAX_CHANGES, Anchor, KnownObject, ObjectMemory, build_unseen, set_spans
 from unipixel.engine.requests import Start, select_clicks
-from unipixel.engine.tracking import FrameFeatureCache, decode_frame, find_best_frames, propagate, to_rles
+from unipixel.engine.tracking import (
+    CACHED_FRAMES,
+    FrameFeatureCache,
+    decode_frame,
+    find_best_frames,
+    propagate,
+    to_rles,
+)
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack, Rle, encode_rle
 from unipixel.model.unipixel import UniPixel
@@ -35,6 +42,31 @@ class Workspace:
     memory: ObjectMemory
     clock: Clock
 
+    @classmethod
+    def open(
+        cls,
+        model: UniPixel,
+        processor: Processor,
+        clip: Clip,
+        num_frames: int,
+        feature_frames: int = CACHED_FRAMES,
+        memory: ObjectMemory | None = None,
+    ) -> Workspace:
+        """That of a new session about a clip.
+
+        Args:
+            num_frames: frames of the clip that the language model sees at most, evenly spread.
+            feature_frames: frames whose SAM features are kept; the bound of a long clip's memory.
+            memory: the objects that are known already.
+        """
+        settings, clock = processor.settings, Clock(model.device)
+        visual = VisualInput.from_media(clip.media, replace(settings, max_frames=num_frames))
+        dialogue = Dialogue(model, processor, visual, clock)
+        features = FrameFeatureCache(model.segmenter, clip.media, settings, capacity=feature_frames, clock=clock)
+        return cls(
+            model, processor, clip, visual, dialogue, features, ObjectMemory() if memory is None else memory, clock
+        )
+
     @property
     def num_frames(self) -> int:
         return len(self.clip.frame_indices)
@@ -47,11 +79,11 @@ class Workspace:
 def build_click_anchor(space: Workspace, points: Sequence[Point | Box], base: Anchor | None = None) -> Anchor:
     """Clicks of one frame as an anchor, on top of the queries or, where there are none, the mask of ``base``."""
     visual, device = space.visual, space.model.device
-    found = build_sam_points(points, visual.size_hw, visual.media.num_frames, visual.settings.sam_size)
-    together = (found.coords.to(device), found.labels.to(device))
+    coords, labels, frame = build_sam_points(points, visual.size_hw, visual.media.num_frames, visual.settings.sam_size)
+    together = (coords.to(device), labels.to(device))
     if base is None:
-        return Anchor(found.frame, clicks=together)
-    return Anchor(found.frame, base.queries, together, None if base.queries is not None else base.mask)
+        return Anchor(frame, clicks=together)
+    return Anchor(frame, base.queries, together, None if base.queries is not None else base.mask)
 
 
 def select_on_frame(prompts: Sequence[Prompt], frame: int) -> tuple[list[Point | Box], Mask | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TypeAlias
 
 MAX_INSTANCES = 10
 """Things that are looked for where the request names no number ("all dogs")."""
@@ -111,14 +111,9 @@ _COUNTED = re.compile(
 _DEFINITE = re.compile(r"(?P<own>the|these|those|my|our|your)\s+", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class RequestPart:
-    """One thing of a request."""
-
-    question: str
-    """The request for it alone, in the words of the whole."""
-    most: int = 1
-    """How many such things there may be; above 1, it is asked for again until nothing new comes."""
+RequestPart: TypeAlias = tuple[str, int]
+"""One thing of a request: the request for it alone, in the words of the whole, and how many such things there may be;
+above 1, it is asked for again until nothing new comes."""
 
 
 def split_request(text: str) -> tuple[RequestPart, ...]:
@@ -131,14 +126,14 @@ def split_request(text: str) -> tuple[RequestPart, ...]:
         words = words[1:]
     things = _split_list(words) or [words]
     wanted = tuple(_build_part(thing, match["head"], match["tail"]) for thing in things)
-    return () if len(wanted) == 1 and wanted[0].most == 1 else wanted
+    return () if len(wanted) == 1 and wanted[0][1] == 1 else wanted
 
 
 def _build_part(words: Sequence[str], head: str, tail: str) -> RequestPart:
     phrase, most = _parse_quantity(" ".join(words).replace(" ,", ","))
     if head.lower().startswith("where"):
         head = re.sub(r"\bare\b", "is", head, flags=re.IGNORECASE)
-    return RequestPart(head + phrase + re.sub(r"\bthem\b", "it", tail), most)
+    return head + phrase + re.sub(r"\bthem\b", "it", tail), most
 
 
 def _split_list(words: Sequence[str]) -> list[list[str]]:

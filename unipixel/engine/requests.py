@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from unipixel.engine.answer import AnswerObject
 from unipixel.engine.generation import DecodingOptions
 from unipixel.engine.memory import KnownObject, ObjectMemory
 from unipixel.engine.request_parser import RequestPart
@@ -28,7 +27,7 @@ Force: TypeAlias = bool | Literal["always"]
 """Whether masks are taken for what the model does not segment by itself, or for everything without asking it."""
 
 Prompts: TypeAlias = Prompt | Sequence[Prompt]
-ObjectRef: TypeAlias = int | AnswerObject
+ObjectRef: TypeAlias = int | KnownObject
 About: TypeAlias = ObjectRef | Sequence[ObjectRef]
 
 
@@ -128,7 +127,7 @@ def check_about(about: Any, memory: ObjectMemory, visual: VisualInput, prompted:
     Raises:
         PromptError: an object is not known, not visible on any frame that the language model sees, or also prompted.
     """
-    if isinstance(about, int | AnswerObject):
+    if isinstance(about, int | KnownObject):
         about = [about]
     ids = list(dict.fromkeys(memory.find(one).id for one in about))
     for i in ids:

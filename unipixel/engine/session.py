@@ -9,10 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeAlias, TypeVar
 
-from unipixel.engine.answer import Answer, AnswerObject, Clip, Clock, MaskPiece, Piece, TextPiece, Timings
-from unipixel.engine.dialogue import Dialogue, Transcript
+from unipixel.engine.answer import Answer, Clip, MaskPiece, Piece, TextPiece, Timings
 from unipixel.engine.generation import DecodingOptions, Reply
-from unipixel.engine.memory import KnownObject, ObjectMemory
+from unipixel.engine.memory import KnownObject
 from unipixel.engine.objects import Workspace, choose_start_frames, correct_object, restart_object, track_objects
 from unipixel.engine.request_parser import split_request
 from unipixel.engine.requests import (
@@ -27,14 +26,12 @@ from unipixel.engine.requests import (
     check_start,
     group_prompts,
 )
-from unipixel.engine.storage import SessionState, load_state, save_state
-from unipixel.engine.tracking import CACHED_FRAMES, FrameFeatureCache
+from unipixel.engine.storage import save_workspace
 from unipixel.engine.turn import answer_request, answer_turn
 from unipixel.errors import PromptError, StalePromptError
 from unipixel.masks import MaskTrack
-from unipixel.media import Media, MediaLike, sample_indices
-from unipixel.model.unipixel import UniPixel
-from unipixel.processing import Processor, VisualInput
+from unipixel.media import Media, sample_indices
+from unipixel.processing import TurnInputs
 from unipixel.processing.chat import SEG
 from unipixel.sample import Box, Mask, Point, Prompt, Turn
 
@@ -77,57 +74,12 @@ class Session:
     stream, is one change for `undo`; what is renamed or removed while a stream is under way belongs to its change.
 
     Args:
-        clip: the frames that are tracked (see `choose_clip`).
-        num_frames: frames of them that the language model sees at most, evenly spread.
-        feature_frames: frames whose SAM features are kept; the bound of a long clip's memory.
+        space: a model and a clip, and what is known about it.
     """
 
-    def __init__(
-        self,
-        model: UniPixel,
-        processor: Processor,
-        clip: Media | Clip,
-        *,
-        num_frames: int | None = None,
-        feature_frames: int = CACHED_FRAMES,
-        memory: ObjectMemory | None = None,
-    ) -> None:
-        clip = clip if isinstance(clip, Clip) else Clip.from_media(clip)
-        settings = processor.settings
-        visual = VisualInput.from_media(clip.media, replace(settings, max_frames=num_frames or settings.max_frames))
-        clock = Clock(model.device)
-        self._open_space: Workspace | None = Workspace(
-            model,
-            processor,
-            clip,
-            visual,
-            Dialogue(model, processor, visual, clock),
-            FrameFeatureCache(model.segmenter, clip.media, settings, capacity=feature_frames, clock=clock),
-            memory if memory is not None else ObjectMemory(),
-            clock,
-        )
+    def __init__(self, space: Workspace) -> None:
+        self._open_space: Workspace | None = space
         self._running: Generator[object, None, None] | None = None
-
-    @classmethod
-    def load(cls, model: UniPixel, processor: Processor, path: str | Path, media: MediaLike | None = None) -> Session:
-        """Open a session that was saved; see `Engine.open_session`.
-
-        Raises:
-            MediaError: the file is no session, or its media are gone or changed.
-            CheckpointError: it was saved with another model.
-        """
-        state = load_state(path, model, media)
-        memory = ObjectMemory(state.objects, state.next_id)
-        session = cls(
-            model,
-            processor,
-            state.clip,
-            num_frames=state.num_frames,
-            feature_frames=state.feature_frames,
-            memory=memory,
-        )
-        session._space.dialogue.restore(state.transcript)
-        return session
 
     # what there is
 
@@ -580,7 +532,7 @@ class Session:
         The next answer is that of a newly opened session.
         """
         self._end_stream()
-        self._space.dialogue.restore(Transcript())
+        self._space.dialogue.restore(TurnInputs.from_ids())
         self._space.memory.clear()
 
     def release_caches(self) -> None:
@@ -598,16 +550,7 @@ class Session:
         Raises:
             MediaError: the frames shall not go into the file, and their source is no file that it could name.
         """
-        space = self._space
-        state = SessionState(
-            clip=space.clip,
-            num_frames=space.visual.settings.max_frames,
-            feature_frames=space.features.capacity,
-            objects=tuple(space.memory.values()),
-            next_id=space.memory.next_id,
-            transcript=space.dialogue.transcript,
-        )
-        save_state(state, space.model, path, frames=frames)
+        save_workspace(self._space, path, frames=frames)
 
     def close(self, *, media: bool = True) -> None:
         """Free the session's memory and, if ``media``, its files.
@@ -636,7 +579,7 @@ class Session:
     def _list_objects(self, objects: About | None) -> list[KnownObject]:
         if objects is None:
             return list(self._space.memory.values())
-        listed = [objects] if isinstance(objects, int | AnswerObject) else objects
+        listed = [objects] if isinstance(objects, int | KnownObject) else objects
         return list({known.id: known for known in map(self.get_object, listed)}.values())
 
     def _restart(self, known: KnownObject, frame: Start) -> KnownObject:

@@ -13,7 +13,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,13 @@ from torch import Tensor
 
 from unipixel import __version__
 from unipixel.engine.answer import Clip
-from unipixel.engine.dialogue import Transcript
-from unipixel.engine.memory import Anchor, KnownObject, set_spans
+from unipixel.engine.memory import Anchor, KnownObject, ObjectMemory, set_spans
+from unipixel.engine.objects import Workspace
 from unipixel.errors import CheckpointError, MediaError
 from unipixel.masks import MaskTrack, decode_rle, encode_rle, parse_rle
 from unipixel.media import Media, MediaLike, open_media
 from unipixel.model.unipixel import UniPixel
+from unipixel.processing import Processor, TurnInputs
 from unipixel.sample import Box, Mask, Point, Prompt
 
 FORMAT = 1
@@ -43,26 +43,13 @@ MAX_BYTES = 4 << 30
 """Largest file that is read, unpacked."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SessionState:
-    """What of a session outlives it."""
-
-    clip: Clip
-    num_frames: int
-    """Frames that the language model sees at most."""
-    feature_frames: int
-    objects: tuple[KnownObject, ...]
-    next_id: int
-    transcript: Transcript
-
-
-def save_state(state: SessionState, model: UniPixel, path: str | Path, *, frames: bool | None = None) -> None:
+def save_workspace(space: Workspace, path: str | Path, *, frames: bool | None = None) -> None:
     """Write a session; see `Session.save`.
 
     Raises:
         MediaError: the frames shall not go into the file, and their source is no file that it could name.
     """
-    path, clip = Path(path), state.clip
+    path, clip = Path(path), space.clip
     source = _find_source(clip.source)
     if frames is None:
         frames = source is None or len(clip.frame_indices) <= MAX_EMBEDDED_FRAMES
@@ -72,7 +59,7 @@ def save_state(state: SessionState, model: UniPixel, path: str | Path, *, frames
     record = {
         "format": FORMAT,
         "version": __version__,
-        "model": compute_fingerprint(model),
+        "model": compute_fingerprint(space.model),
         "clip": {
             "source": clip.source,
             "path": None if frames else str(source),
@@ -81,11 +68,11 @@ def save_state(state: SessionState, model: UniPixel, path: str | Path, *, frames
             "frame_indices": list(clip.frame_indices),
             "checksum": _compute_checksum(clip.media),
         },
-        "num_frames": state.num_frames,
-        "feature_frames": state.feature_frames,
-        "next_id": state.next_id,
-        "objects": [_write_object(one, tensors) for one in state.objects],
-        "dialogue": _write_transcript(state.transcript, tensors),
+        "num_frames": space.visual.settings.max_frames,
+        "feature_frames": space.features.capacity,
+        "next_id": space.memory.next_id,
+        "objects": [_write_object(one, tensors) for one in space.memory.values()],
+        "dialogue": _write_transcript(*space.dialogue.transcript, tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     # a file that is half written must not look like a session
@@ -108,7 +95,9 @@ def _write_file(path: Path, record: dict[str, Any], tensors: dict[str, Tensor], 
             file.writestr(zipfile.ZipInfo(_name_frame(t)), packed.getvalue())
 
 
-def load_state(path: str | Path, model: UniPixel, media: MediaLike | None = None) -> SessionState:
+def load_workspace(
+    path: str | Path, model: UniPixel, processor: Processor, media: MediaLike | None = None
+) -> Workspace:
     """Read a session; see `Engine.open_session`.
 
     Raises:
@@ -131,20 +120,18 @@ def load_state(path: str | Path, model: UniPixel, media: MediaLike | None = None
         num_frames, feature_frames = int(record["num_frames"]), int(record["feature_frames"])
         if num_frames < 1 or feature_frames < 1:
             raise ValueError(f"num_frames and feature_frames are {num_frames} and {feature_frames}")
-        return SessionState(
-            clip=clip,
-            num_frames=num_frames,
-            feature_frames=feature_frames,
-            objects=tuple(_read_object(one, tensors, model, clip) for one in record["objects"]),
-            next_id=int(record["next_id"]),
-            transcript=_read_transcript(record["dialogue"], tensors, model),
-        )
+        objects = [_read_object(one, tensors, model, clip) for one in record["objects"]]
+        memory = ObjectMemory(objects, int(record["next_id"]))
+        transcript, unread = _read_transcript(record["dialogue"], tensors, model)
     except OSError as error:
         raise MediaError(f"{path} cannot be read ({error.strerror or error})") from error
     except (zipfile.BadZipFile, zlib.error, SafetensorError, EOFError, RuntimeError, NotImplementedError) as error:
         raise MediaError(f"{path} is not a session file, or it is damaged ({error})") from error
     except (KeyError, TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
         raise MediaError(f"{path} is not a session file: a field is missing or malformed ({error})") from error
+    space = Workspace.open(model, processor, clip, num_frames, feature_frames, memory)
+    space.dialogue.restore(transcript, unread)
+    return space
 
 
 def compute_fingerprint(model: UniPixel) -> str:
@@ -262,20 +249,23 @@ def _read_object(record: dict[str, Any], tensors: dict[str, Tensor], model: UniP
     )
 
 
-def _write_transcript(transcript: Transcript, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    for number, (coords, labels) in enumerate(zip(transcript.coords, transcript.labels, strict=True)):
+def _write_transcript(transcript: TurnInputs, unread: list[int], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    for number, (coords, labels) in enumerate(zip(transcript.point_coords, transcript.point_labels, strict=True)):
         tensors[f"dialogue/coords/{number}"], tensors[f"dialogue/labels/{number}"] = coords, labels
-    for number, region in enumerate(transcript.regions):
-        tensors[f"dialogue/regions/{number}"] = region.to(torch.uint8)
+    regions = transcript.region_masks
+    if regions is not None:
+        tensors["dialogue/regions/0"] = regions.to(torch.uint8)
     return {
-        "ids": transcript.ids,
-        "unread": transcript.unread,
-        "frames": transcript.frames,
-        "num_regions": len(transcript.regions),
+        "ids": transcript.input_ids.tolist(),
+        "unread": unread,
+        "frames": transcript.point_frames.tolist(),
+        "num_regions": 0 if regions is None else 1,
     }
 
 
-def _read_transcript(record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel) -> Transcript:
+def _read_transcript(
+    record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel
+) -> tuple[TurnInputs, list[int]]:
     ids, unread = [int(i) for i in record["ids"]], [int(i) for i in record["unread"]]
     frames = [int(f) for f in record["frames"]]
     size = model.config.language.vocab_size
@@ -283,11 +273,13 @@ def _read_transcript(record: dict[str, Any], tensors: dict[str, Tensor], model: 
         raise ValueError("a token id is outside of the vocabulary")
     if ids.count(model.config.ref_token_id) != len(frames):
         raise ValueError(f"{len(frames)} prompts do not fit the conversation")
-    return Transcript(
-        ids,
+    # files of other versions hold a tensor for each question with regions
+    regions = [tensors[f"dialogue/regions/{number}"].bool() for number in range(int(record["num_regions"]))]
+    transcript = TurnInputs(
+        torch.tensor(ids, dtype=torch.long),
         [tensors[f"dialogue/coords/{number}"] for number in range(len(frames))],
         [tensors[f"dialogue/labels/{number}"] for number in range(len(frames))],
-        frames,
-        [tensors[f"dialogue/regions/{number}"].bool() for number in range(int(record["num_regions"]))],
-        unread,
+        torch.tensor(frames, dtype=torch.long),
+        torch.cat(regions, 1) if regions else None,
     )
+    return transcript, unread

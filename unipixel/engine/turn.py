@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from unipixel.engine.answer import Answer, AnswerObject, MaskPiece, Piece, TextPiece
+from unipixel.engine.answer import Answer, MaskPiece, Piece, TextPiece
 from unipixel.engine.detokenizer import ReplyDetokenizer, find_label
 from unipixel.engine.generation import DecodingOptions, Reply
 from unipixel.engine.memory import Anchor, KnownObject
@@ -29,7 +29,6 @@ from unipixel.engine.objects import (
     preview_masks,
     track_objects,
 )
-from unipixel.engine.request_parser import RequestPart
 from unipixel.engine.requests import Request, Start, choose_reference, is_seen, needs_model, select_clicks
 from unipixel.masks import MaskTrack
 from unipixel.processing.chat import REF, SEG
@@ -125,8 +124,7 @@ def _segment_prompts(space: Workspace, request: Request, shown: Mapping[int, tup
         yield reply
         answer = yield from _write(space, reply, name, "", show=not request.text)
         # what it segments beyond the prompts is of interest only where its reply is the answer
-        known = [one for one in answer.objects if isinstance(one, KnownObject)]
-        found = {one.id: one for one in known if one.id in shown or not request.text}
+        found = {one.id: one for one in answer.objects if one.id in shown or not request.text}
     missing = {i: prompts for i, prompts in shown.items() if i not in found}
     if missing and request.force:
         turn = _build_prompt_turn(space, request, missing, whole=len(missing) == len(shown))
@@ -206,14 +204,14 @@ def _answer_parts(space: Workspace, request: Request) -> Steps[Answer]:
     Differs: the original asks once, whatever the question, and a released checkpoint then gives one mask.
     """
     answers: list[Answer] = []
-    for part in request.parts:
-        if part.most > 1:
-            yield from _ask_repeatedly(space, request, part, answers)
+    for question, most in request.parts:
+        if most > 1:
+            yield from _ask_repeatedly(space, request, question, most, answers)
         else:
-            reply = _build_part_reply(request, part)
+            reply = _build_part_reply(request, question)
             yield reply
             name = _number_objects(space.memory.reserve_id() for _ in count())
-            answers.append((yield from _write(space, reply, name, part.question, lead=_choose_gap(answers))))
+            answers.append((yield from _write(space, reply, name, question, lead=_choose_gap(answers))))
     raw_text = " ".join(one.raw_text for one in answers if one.raw_text)
     if raw_text:
         turn = Turn(question=request.text)
@@ -229,31 +227,31 @@ def _answer_parts(space: Workspace, request: Request) -> Steps[Answer]:
     )
 
 
-def _ask_repeatedly(space: Workspace, request: Request, part: RequestPart, answers: list[Answer]) -> Steps[None]:
+def _ask_repeatedly(space: Workspace, request: Request, question: str, most: int, answers: list[Answer]) -> Steps[None]:
     """Ask for a thing again and again, what was found hidden, and add an answer whenever something new is found.
 
     The language model does not see the visual tokens on which what was found lies; a mask that mostly covers, or is
     covered by, one of those found is not new.
     """
     found: list[MaskTrack] = []
-    while len(found) < part.most:
+    while len(found) < most:
         hidden = _find_visual_tokens(space, found)
         if hidden is not None and hidden.all():
             return
-        reply = _build_part_reply(request, part, hidden)
+        reply = _build_part_reply(request, question, hidden)
         yield reply
         reply.finish()  # its words are given out only if it finds something
         shapes = preview_masks(space, reply.compute_queries(space.model), request.start)
         fresh: list[int] = []
         for place, shape in enumerate(shapes):
-            if len(found) + len(fresh) < part.most and _is_new(shape, [*found, *(shapes[k] for k in fresh)]):
+            if len(found) + len(fresh) < most and _is_new(shape, [*found, *(shapes[k] for k in fresh)]):
                 fresh.append(place)
         if found and not fresh:
             return
         # what is found nowhere is an object too, one that is not there
         named = fresh or [0]
         name = _number_objects(space.memory.reserve_id() if k in named else None for k in range(len(shapes)))
-        answers.append((yield from _write(space, reply, name, part.question, lead=_choose_gap(answers))))
+        answers.append((yield from _write(space, reply, name, question, lead=_choose_gap(answers))))
         if not fresh:
             return
         found += [shapes[k] for k in fresh]
@@ -264,9 +262,8 @@ def _choose_gap(answers: Sequence[Answer]) -> str:
     return " " if any(one.text for one in answers) else ""
 
 
-def _build_part_reply(request: Request, part: RequestPart, hidden: Tensor | None = None) -> Reply:
-    turn = Turn(question=part.question)
-    return Reply(turn, options=request.decoding, is_separate=True, hidden=hidden, shares_visual=True)
+def _build_part_reply(request: Request, question: str, hidden: Tensor | None = None) -> Reply:
+    return Reply(Turn(question=question), options=request.decoding, is_separate=True, hidden=hidden, shares_visual=True)
 
 
 def _number_objects(numbers: Iterator[int | None]) -> Callable[[int | None], int | None]:
@@ -347,9 +344,9 @@ def _pair_with_queries(space: Workspace, ids: Sequence[int], reply: Reply) -> tu
     return tuple(space.new_object(i, anchors=(Anchor(0, q),)) for i, q in zip(ids, queries, strict=True))
 
 
-def _track_found(space: Workspace, objects: Sequence[AnswerObject], start: Start) -> Iterator[MaskPiece]:
+def _track_found(space: Workspace, objects: Sequence[KnownObject], start: Start) -> Iterator[MaskPiece]:
     """Masks of all objects in one batch, into the memory; one without a state is remembered as not there."""
-    known = [one for one in objects if isinstance(one, KnownObject)]
+    known = list(objects)
     queries = [one.queries for one in known if one.queries is not None]
     frames = iter(choose_start_frames(space, torch.stack(queries) if queries else torch.zeros(0), start))
     for place, one in enumerate(known):

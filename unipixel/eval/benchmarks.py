@@ -14,11 +14,20 @@ from typing import Literal
 from unipixel.data.differences import find_differences
 from unipixel.eval.captions import Captions
 from unipixel.eval.choices import Choices
-from unipixel.eval.expression_masks import ClassicDavis, Davis, ImageMasks, Revos, VideoMasks
+from unipixel.eval.expression_masks import (
+    CategorizedVideoMasks,
+    ClassicDavis,
+    Davis,
+    ReasoningMasks,
+    ReferringMasks,
+    Revos,
+    UploadedVideoMasks,
+    VideoMasks,
+)
 from unipixel.eval.pixelqa import PixelQA
-from unipixel.eval.prompted_masks import ClipsByText, ClipsFromMask, PhotoPersons, PhotoRegions
+from unipixel.eval.prompted_masks import ClipsByText, ClipsFromMask, PhotoBoxes, PhotoPersons, PhotoPoints
 from unipixel.eval.protocols import BenchmarkProtocol
-from unipixel.eval.stickers import STICKER_TASKS, StickerProtocol
+from unipixel.eval.stickers import STICKER_TASKS
 
 RELEASES = {"UniPixel-3B": "released 3B", "UniPixel-7B": "released 7B, October 2025"}
 PAPER = "paper"
@@ -77,7 +86,7 @@ def _build_refcoco(title: str, dataset: str, figures: Mapping[str, tuple[float, 
     splits = {
         name: Split(
             data=name,
-            protocol=ImageMasks(boxes=True),
+            protocol=ReferringMasks(),
             published={
                 "cIoU": PublishedFigure(small, large),
                 **({"REC Acc@0.5": PublishedFigure(None, rec, secondary=True)} if rec else {}),
@@ -147,7 +156,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             ),
             "valid": Split(
                 data="valid",
-                protocol=VideoMasks(server=True),
+                protocol=UploadedVideoMasks(),
                 published=list_jf_figures((50.4, 55.7, 53.1), (53.2, 58.3, 55.8)),
                 layout="mevis",
             ),
@@ -160,7 +169,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         splits={
             "valid": Split(
                 data="valid",
-                protocol=VideoMasks(server=True),
+                protocol=UploadedVideoMasks(),
                 published=list_jf_figures((68.6, 72.3, 70.5), (69.5, 72.4, 71.0)),
                 layout="ref_youtube_vos",
             )
@@ -198,7 +207,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         splits={
             "test": Split(
                 data="test",
-                protocol=VideoMasks(by_category=True),
+                protocol=CategorizedVideoMasks(),
                 published=list_jf_figures((36.0, 38.7, 37.4), (36.5, 39.1, 37.8)),
             )
         },
@@ -221,10 +230,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         splits={
             "val": Split(
                 data="val",
-                protocol=ImageMasks(mean_name="gIoU"),
+                protocol=ReasoningMasks(),
                 published={"gIoU": PublishedFigure(64.0, 60.5), "cIoU": PublishedFigure(56.2, 58.7)},
             ),
-            "test": Split(data="test", protocol=ImageMasks(mean_name="gIoU")),
+            "test": Split(data="test", protocol=ReasoningMasks()),
         },
         default=("val",),
     ),
@@ -292,8 +301,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         title="Photos",
         dataset="photos",
         splits={
-            "box": Split(data="val", protocol=PhotoRegions(prompt="box")),
-            "point": Split(data="val", protocol=PhotoRegions(prompt="point")),
+            "box": Split(data="val", protocol=PhotoBoxes()),
+            "point": Split(data="val", protocol=PhotoPoints()),
             "person": Split(data="val", protocol=PhotoPersons()),
         },
         default=("box", "point", "person"),
@@ -310,7 +319,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "stickers": Benchmark(
         title="Stickers",
         dataset="stickers",
-        splits={name: Split(data="val", protocol=StickerProtocol(task=task)) for name, task in STICKER_TASKS.items()},
+        splits={name: Split(data="val", protocol=task) for name, task in STICKER_TASKS.items()},
         default=tuple(STICKER_TASKS),
     ),
 }

@@ -15,7 +15,6 @@ import torch
 from unipixel.errors import DatasetError
 from unipixel.eval.protocols import (
     BenchmarkProtocol,
-    ClipView,
     Figure,
     Measures,
     Prediction,
@@ -27,12 +26,13 @@ from unipixel.eval.protocols import (
     spread_frames,
 )
 from unipixel.metrics import choice_accuracy, parse_choice
+from unipixel.processing import ImageSettings
 from unipixel.processing.wording import CHOICE_PRIMERS, ChoiceStyle, format_choice
 from unipixel.sample import Query, Sample
 
 LETTER_TOKENS = 8
 """Longest reply to a primed question; its first word is all that counts."""
-REGION_VIEW = ClipView(tokens=(100, 144))
+REGION_VIEW = ImageSettings(min_pixels=100 * 28 * 28, max_pixels=144 * 28 * 28)
 """How VideoRefer-Bench-Q is seen."""
 FRAMES_PER_SECOND = 2
 """Rate at which clips are sampled before they are cut to the frames that the model sees."""
@@ -72,6 +72,7 @@ class Choices(BenchmarkProtocol):
                 regions=query.about if self.regions != "none" else (),
                 prime=CHOICE_PRIMERS[self.style],
                 view=view,
+                all_frames=self.original and self.regions == "none",
                 max_new_tokens=ORIGINAL_TOKENS[self.style] if self.original else LETTER_TOKENS,
                 clip=(unit.clip, tuple(frames)),
             )
@@ -89,7 +90,7 @@ class Choices(BenchmarkProtocol):
     def list_notes(self, measures: Sequence[Measures]) -> list[str]:
         return note_unreadable(measures)
 
-    def _choose_frames(self, sample: Sample, most: int) -> tuple[list[int], ClipView | None]:
+    def _choose_frames(self, sample: Sample, most: int) -> tuple[list[int], ImageSettings | None]:
         """Frames of a whole video that are asked about, and how they are seen.
 
         Raises:
@@ -102,13 +103,13 @@ class Choices(BenchmarkProtocol):
             number = max(LEAST_FRAMES, round(FRAMES_PER_SECOND * total / fps)) if fps else most
             return spread_frames(total, max(1, min(most, total, number))), None
         if not fps:
-            return list(range(total)), ClipView(share_budget=False, all_frames=True)
+            return list(range(total)), ImageSettings(share_budget=False)
         wanted = min(max(total / fps * FRAMES_PER_SECOND, LEAST_FRAMES), MOST_FRAMES, total)
         number = int(wanted // 2) * 2
         if number < 2:
             raise DatasetError(f"{sample.source}: the video has {total} frame; the original takes two at least")
         frames = torch.linspace(0, total - 1, number).round().long().tolist()
-        return frames, ClipView(share_budget=False, fps=number / total * fps, frame_resize="tensor", all_frames=True)
+        return frames, ImageSettings(share_budget=False, fps=number / total * fps, frame_resize="tensor")
 
 
 def keep_query_frame(sample: Sample) -> Sample:

@@ -10,7 +10,7 @@ Source: LISA (ReasonSeg), the REFER toolkit (RefCOCO, RefCOCO+, RefCOCOg), UniPi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import ClassVar
@@ -50,7 +50,6 @@ from unipixel.sample import Sample
 NAMES = ("J", "F", "J&F")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageMasks(BenchmarkProtocol):
     """IoU of one mask per expression, at the picture's own size.
 
@@ -58,12 +57,46 @@ class ImageMasks(BenchmarkProtocol):
     ``original``: only the first object counts, ignored pixels are background, and an error is scored as an empty mask.
     """
 
-    boxes: bool = False
-    """Also compare the box around the mask with the annotated box (REC)."""
-    mean_name: str = "mIoU"
-    """What the mean over expressions is called: mIoU in referring, gIoU in reasoning segmentation."""
-
+    mean_name: ClassVar[str] = "mIoU"
+    """What the mean over expressions is called."""
     failure_rule: ClassVar[str] = "a failed question counts as IoU 0, with the whole target in the union of cIoU"
+
+    def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
+        """One: the expression in the released wording."""
+        sample = read(unit.records[0])
+        query = get_query(sample)
+        text = format_query(query, False)
+        return [Question(sample=sample, query=query, text=text, clip=unit.clip, max_new_tokens=SEGMENT_TOKENS)]
+
+    def score(self, question: Question, reply: Prediction) -> Measures:
+        """Shared and covered pixels."""
+        found = merge_predictions(question, reply, first_only=self.original).mask(0)
+        ignored = question.sample.areas.get("ignore")
+        ignore = None if ignored is None or self.original else ignored.mask(0)
+        counts = overlap(found, merge_targets(question).mask(0), ignore)
+        return {"intersection": counts.intersection, "union": counts.union}
+
+    def score_failure(self, question: Question | None) -> Measures:
+        area = 1 if question is None else max(1, int(merge_targets(question).areas[0]))
+        return {"intersection": 0, "union": area}
+
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
+        """cIoU, the mean and precisions."""
+        if not measures:
+            return []
+        scores = overlap_scores([Overlap(m["intersection"], m["union"]) for m in measures])
+        names = {"gIoU": self.mean_name}
+        return [Figure(name=names.get(n, n), value=100 * v, count=len(measures)) for n, v in scores.items()]
+
+
+class ReasoningMasks(ImageMasks):
+    """The same in reasoning segmentation, where the mean has another name."""
+
+    mean_name = "gIoU"
+
+
+class ReferringMasks(ImageMasks):
+    """The same, and the box around the mask compared with the annotated box (REC)."""
 
     def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
         """One question.
@@ -71,43 +104,27 @@ class ImageMasks(BenchmarkProtocol):
         Raises:
             DatasetError: the record lacks the box that REC needs.
         """
-        sample = read(unit.records[0])
-        query = get_query(sample)
-        missing = [i for i in query.targets if i is not None and i not in sample.boxes]
-        if self.boxes and missing:
+        (question,) = super().build_questions(unit, read, num_frames)
+        sample = question.sample
+        missing = [i for i in question.query.targets if i is not None and i not in sample.boxes]
+        if missing:
             raise DatasetError(f"{sample.source}: object {missing[0]} has no annotated box, which REC needs")
-        text = format_query(query, False)
-        return [Question(sample=sample, query=query, text=text, clip=unit.clip, max_new_tokens=SEGMENT_TOKENS)]
+        return [question]
 
     def score(self, question: Question, reply: Prediction) -> Measures:
         """Shared and covered pixels, and whether the box is hit."""
         found = merge_predictions(question, reply, first_only=self.original).mask(0)
-        ignored = question.sample.areas.get("ignore")
-        ignore = None if ignored is None or self.original else ignored.mask(0)
-        counts = overlap(found, merge_targets(question).mask(0), ignore)
-        measures: Measures = {"intersection": counts.intersection, "union": counts.union}
-        if self.boxes:
-            goals = [question.sample.boxes[i] for i in question.query.targets if i is not None]
-            measures["hit"] = bool(goals) and rec_hit(found, goals[0])
-        return measures
+        goals = [question.sample.boxes[i] for i in question.query.targets if i is not None]
+        return {**super().score(question, reply), "hit": bool(goals) and rec_hit(found, goals[0])}
 
     def score_failure(self, question: Question | None) -> Measures:
-        area = 1 if question is None else max(1, int(merge_targets(question).areas[0]))
-        return {"intersection": 0, "union": area, **({"hit": False} if self.boxes else {})}
+        return {**super().score_failure(question), "hit": False}
 
     def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
-        """cIoU, the mean, precisions and REC's accuracy."""
-        if not measures:
-            return []
-        scores = overlap_scores([Overlap(m["intersection"], m["union"]) for m in measures])
-        values = {"cIoU": 100 * scores.cIoU, self.mean_name: 100 * scores.gIoU}
-        values |= {f"Prec@{threshold}": 100 * share for threshold, share in scores.precision.items()}
-        if self.boxes:
-            values["REC Acc@0.5"] = mean_percent([m["hit"] for m in measures])
-        return [Figure(name=name, value=value, count=len(measures)) for name, value in values.items()]
+        hits = Figure(name="REC Acc@0.5", value=mean_percent([m["hit"] for m in measures]), count=len(measures))
+        return [*super().summarize(measures), hits] if measures else []
 
 
-@dataclass(frozen=True, kw_only=True)
 class VideoMasks(BenchmarkProtocol):
     """J, F and J&F over expressions.
 
@@ -115,39 +132,52 @@ class VideoMasks(BenchmarkProtocol):
     an error is scored as an empty mask, which gains points on frames without the object.
     """
 
-    server: bool = False
-    """The truth is kept by a server; nothing is scored here, and what the upload needs is written down."""
-    by_category: bool = False
-    """Also report J&F by `Query.category`."""
-
     def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
         return [build_video_question(read(record), record, unit) for record in unit.records]
 
     def score(self, question: Question, reply: Prediction) -> Measures:
-        """J and F of one expression; for a server, what its PNGs are called and how large they are."""
+        """J and F of one expression."""
         found = merge_predictions(question, reply, first_only=self.original)
-        if self.server:
-            return {"frames": list(question.frame_names), "size_hw": list(found.size_hw)}
         truth = merge_targets(question)
         frames = range(truth.num_frames)
         scores = frame_scores((found.mask(t) for t in frames), (truth.mask(t) for t in frames)).means()
         return {**scores, "category": question.query.category}
 
     def score_failure(self, question: Question | None) -> Measures:
-        if self.server:
-            return {}
         return {**dict.fromkeys(NAMES, 0.0), "category": question.query.category if question else ""}
 
     def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
         """Means over expressions."""
-        if self.server or not measures:
+        if not measures:
             return []
-        figures = [Figure(name=n, value=mean_percent([m[n] for m in measures]), count=len(measures)) for n in NAMES]
-        if self.by_category:
-            for category in sorted({m["category"] for m in measures} - {""}):
-                values = [m["J&F"] for m in measures if m["category"] == category]
-                figures.append(Figure(name=f"{category} J&F", value=mean_percent(values), count=len(values)))
+        return [Figure(name=n, value=mean_percent([m[n] for m in measures]), count=len(measures)) for n in NAMES]
+
+
+class CategorizedVideoMasks(VideoMasks):
+    """The same, with J&F by `Query.category` as well."""
+
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
+        """Means over expressions, then those of each category."""
+        figures = super().summarize(measures)
+        for category in sorted({m["category"] for m in measures} - {""}):
+            values = [m["J&F"] for m in measures if m["category"] == category]
+            figures.append(Figure(name=f"{category} J&F", value=mean_percent(values), count=len(values)))
         return figures
+
+
+class UploadedVideoMasks(VideoMasks):
+    """The truth is kept by a server; nothing is scored here, and what the upload needs is written down."""
+
+    def score(self, question: Question, reply: Prediction) -> Measures:
+        """What the PNGs of one expression are called, and how large they are."""
+        found = merge_predictions(question, reply, first_only=self.original)
+        return {"frames": list(question.frame_names), "size_hw": list(found.size_hw)}
+
+    def score_failure(self, question: Question | None) -> Measures:
+        return {}
+
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
+        return []
 
 
 def build_video_question(sample: Sample, record: Record, unit: Unit) -> Question:
@@ -160,7 +190,6 @@ def build_video_question(sample: Sample, record: Record, unit: Unit) -> Question
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Revos(VideoMasks):
     """ReVOS: the same in two groups, whose mean is the overall figure, with accuracy A and robustness R.
 
@@ -210,7 +239,6 @@ class Revos(VideoMasks):
         return [f"expressions of things that are not there, in no average: {outside}"] if outside else []
 
 
-@dataclass(frozen=True, kw_only=True)
 class Davis(VideoMasks):
     """Ref-DAVIS17 as UniPixel reports it: every expression by itself.
 
@@ -245,7 +273,6 @@ class Davis(VideoMasks):
         return [replace(question, sample=sample, query=replace(question.query, targets=get_query(other).targets))]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ClassicDavis(BenchmarkProtocol):
     """Ref-DAVIS17 as the field did it before: four passes, one per annotator, objects compete for pixels.
 
@@ -293,7 +320,7 @@ class ClassicDavis(BenchmarkProtocol):
                 frames = range(truth.num_frames)
                 scores = frame_scores((index[t] == number for t in frames), (truth.mask(t) for t in frames))
                 means = davis_scores([scores], drop_ends=truth.num_frames > 2)
-                found.append({"pass": annotator, "J": means.J.mean, "F": means.F.mean})
+                found.append({"pass": annotator, "J": means["J-Mean"], "F": means["F-Mean"]})
         return found
 
     def score_failure(self, question: Question | None) -> Measures:
@@ -324,7 +351,7 @@ def _parse_number(record: Record) -> int:
 
 def _max_scores(reply: Prediction) -> np.ndarray | None:
     """(T,) the highest score among a reply's objects, per frame."""
-    return np.max([one.scores for one in reply.objects], axis=0) if reply.objects else None
+    return np.max([one.frame_scores for one in reply.objects], axis=0) if reply.objects else None
 
 
 def _merge_by_score(tracks: Sequence[MaskTrack], scores: Sequence[np.ndarray | None]) -> np.ndarray:

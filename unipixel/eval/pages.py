@@ -6,7 +6,6 @@ import base64
 import html
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -42,22 +41,14 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere } small { opacity: .7 }
 """
 
 
-@dataclass(frozen=True)
-class Example:
-    """One question with its answer, to look at."""
-
-    unit: str
-    question: str
-    reply: str
-    answer: str
-    pictures: tuple[tuple[str, np.ndarray], ...] = ()
-    """Captions and pictures, uint8 (H, W, 3)."""
-
-
-def select_examples(
+def render_examples(
     one: ReportSection, open_run: Callable[[ReportSection], BenchmarkRun], number: int = EXAMPLES
-) -> list[Example]:
-    """Evenly spread examples of a section; those whose data cannot be read any more are left out."""
+) -> list[str]:
+    """Evenly spread questions of a section with their answers; those whose data cannot be read any more are left out.
+
+    Returns:
+        HTML of each, with pictures.
+    """
     answered = [line for line in one.lines if line.predictions]
     try:
         run = open_run(one)
@@ -69,13 +60,13 @@ def select_examples(
     for line in (answered[place] for place in places):
         try:
             questions = run.protocol.build_questions(units[line.id], run.read, one.header.num_frames)
-            found.append(_build_example(line.id, questions[0], next(iter(line.predictions or ()))))
+            found.append(_render_example(line.id, questions[0], next(iter(line.predictions or ()))))
         except (UnipixelError, ValueError, LookupError):
             continue
     return found
 
 
-def _build_example(unit: str, question: Question, reply: Prediction) -> Example:
+def _render_example(unit: str, question: Question, reply: Prediction) -> str:
     sample = question.sample
     if question.prompts or question.regions:
         ids = [i for i in question.query.about if i in sample.objects]
@@ -92,7 +83,13 @@ def _build_example(unit: str, question: Question, reply: Prediction) -> Example:
         pictures.append(("given masks" if question.regions else "truth", _draw_masks(frame, truth, t)))
     if not question.regions and (found or truth):
         pictures.append(("answer", _draw_masks(frame, found, t)))
-    return Example(unit, question.text, question.prime + reply.text, question.query.answer, tuple(pictures))
+    images = "".join(f'<img alt="{name}" title="{name}" src="{encode_data_url(image)}">' for name, image in pictures)
+    texts = [("asked", question.text), ("replied", question.prime + reply.text), ("right", question.query.answer)]
+    lines = "".join(f"<br><b>{name}</b> {html.escape(_shorten(text))}" for name, text in texts if text)
+    return (
+        f"<figure><div>{images}</div><figcaption><small>{html.escape(unit)}: {', '.join(name for name, _ in pictures)}"
+        f"</small>{lines}</figcaption></figure>"
+    )
 
 
 def _choose_frame(tracks: Sequence[MaskTrack], question: Question) -> int:
@@ -115,14 +112,14 @@ def _draw_masks(frame: np.ndarray, tracks: Sequence[tuple[int, MaskTrack]], t: i
     return draw.overlay(frame, masks, labels=[f"{i}" if len(ids) > 1 else "" for i in ids], ids=ids)
 
 
-def render_page(sections: Sequence[ReportSection], shown: Sequence[Sequence[Example]]) -> str:
+def render_page(sections: Sequence[ReportSection], shown: Sequence[Sequence[str]]) -> str:
     """The page.
 
     Args:
-        shown: examples of each section.
+        shown: examples of each section, see `render_examples`.
     """
     body = "".join(_render_section(one, few) for one, few in zip(sections, shown, strict=True))
-    starred = any(row.published and row.published.secondary for one in sections for row in one.rows)
+    starred = any(given.secondary for one in sections for given in one.published.values())
     note = f"<p><small>{html.escape(SECONDARY.replace(chr(92), ''))}</small></p>" if starred else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -131,7 +128,7 @@ def render_page(sections: Sequence[ReportSection], shown: Sequence[Sequence[Exam
     )
 
 
-def _render_section(one: ReportSection, few: Sequence[Example]) -> str:
+def _render_section(one: ReportSection, few: Sequence[str]) -> str:
     head = f"{one.title} <small>{html.escape(one.header.model)}, protocol {one.header.protocol}</small>"
     failed = f'<span class="failed">failed: {one.failed}</span>' if one.failed else "failed: 0"
     columns = "".join(f"<th>{name}</th>" for name in COLUMNS)
@@ -143,24 +140,10 @@ def _render_section(one: ReportSection, few: Sequence[Example]) -> str:
         f'<li class="failed">{html.escape(unit)}: {html.escape(error)}</li>'
         for unit, error in one.failures[:FAILURES_NAMED]
     )
-    pictures = "".join(_render_example(example) for example in few)
     return (
         f"<section><h2>{head}</h2><p>Questions: {one.questions}, {failed}.</p>"
         f"<table><tr>{columns}</tr>{rows}</table><ul>{notes}{failures}</ul>"
-        f'<div class="examples">{pictures}</div></section>'
-    )
-
-
-def _render_example(example: Example) -> str:
-    pictures = "".join(
-        f'<img alt="{name}" title="{name}" src="{encode_data_url(image)}">' for name, image in example.pictures
-    )
-    names = ", ".join(name for name, _ in example.pictures)
-    texts = [("asked", example.question), ("replied", example.reply), ("right", example.answer)]
-    lines = "".join(f"<br><b>{name}</b> {html.escape(_shorten(text))}" for name, text in texts if text)
-    return (
-        f"<figure><div>{pictures}</div><figcaption><small>{html.escape(example.unit)}: {names}</small>{lines}"
-        "</figcaption></figure>"
+        f'<div class="examples">{"".join(few)}</div></section>'
     )
 
 

@@ -102,7 +102,7 @@ class PixelQA(BenchmarkProtocol):
             if not self.original:
                 frames.append(frame_scores(found, truth).means())
         chosen = score_letter(question.query, reply.text, rule="original" if self.original else "bracketed")
-        measures: Measures = {**chosen, "J": [s.J for s in scores], "F": [s.F for s in scores]}
+        measures: Measures = {**chosen, "J": [s["J"] for s in scores], "F": [s["F"] for s in scores]}
         return measures | {name: [one[key] for one in frames] for name, key in FRAME_FIGURES.items() if frames}
 
     def score_failure(self, question: Question | None) -> Measures:

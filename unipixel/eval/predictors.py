@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from unipixel.engine.answer import Answer, AnswerObject
+from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
+from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.engine.turn import write_prompt_answer
 from unipixel.errors import UnipixelError
-from unipixel.eval.protocols import ClipView, PredictedObject, Prediction, Predictor, Question
+from unipixel.eval.protocols import Prediction, Predictor, Question
 from unipixel.masks import MaskTrack, encode_rle
 from unipixel.processing import ImageSettings, Processor
 from unipixel.sample import Mask, Turn
@@ -54,7 +55,7 @@ class EnginePredictor(Predictor):
             )
         else:
             answer = self._ask_as_written(session, question, question.sample.objects)
-        return _convert_answer(answer)
+        return Prediction(answer.raw_text, _strip_objects(answer.objects))
 
     def answer_batch(self, questions: Sequence[Question]) -> list[Prediction | UnipixelError]:
         """Replies to plain questions, with text and prompts and nothing else, which the model answers together."""
@@ -66,7 +67,10 @@ class EnginePredictor(Predictor):
             max_new_tokens=max(question.max_new_tokens for question in questions),
             on_error="return",
         )
-        return [one if isinstance(one, UnipixelError) else _convert_answer(one) for one in answers]
+        return [
+            one if isinstance(one, UnipixelError) else Prediction(one.raw_text, _strip_objects(one.objects))
+            for one in answers
+        ]
 
     def close(self) -> None:
         if self._session is not None:
@@ -74,32 +78,30 @@ class EnginePredictor(Predictor):
         self._session, self._clip = None, None
 
     def _open_session(self, question: Question) -> Session:
-        key = None if question.clip is None else (question.clip, question.view)
+        key = None if question.clip is None else (question.clip, question.view, question.all_frames)
         if self._session is not None and key is not None and key == self._clip:
             self._session.reset()
             return self._session
         self.close()
         # objects are tracked through all frames of the sample; the language model sees as many as it can
-        media, view = question.sample.media, question.view
-        engine = self._get_engine(view)
-        seen = media.num_frames if view is not None and view.all_frames and engine is not self.engine else None
+        media, engine = question.sample.media, self._get_engine(question.view)
+        seen = media.num_frames if question.all_frames and engine is not self.engine else None
         self._session = engine.open(media, num_frames=seen, track="all", feature_frames=FEATURE_FRAMES)
         self._clip = key
         return self._session
 
-    def _get_engine(self, view: ClipView | None) -> Engine:
+    def _get_engine(self, view: ImageSettings | None) -> Engine:
         """The engine with the protocol's view, which is meant for checkpoints of the released size only."""
         settings = self.engine.processor.settings
         limits = (settings.min_pixels, settings.max_pixels)
         if view is None or limits != (RELEASED.min_pixels, RELEASED.max_pixels):
             return self.engine
-        least, most = (tokens * settings.token_side**2 for tokens in view.tokens)
         seen = replace(
             settings,
-            min_pixels=least,
-            max_pixels=most,
+            min_pixels=view.min_pixels,
+            max_pixels=view.max_pixels,
             share_budget=view.share_budget,
-            fps=view.fps or settings.fps,
+            fps=view.fps,
             frame_resize=view.frame_resize,
         )
         return Engine(self.engine.model, Processor(self.engine.processor.tokenizer, seen))
@@ -123,15 +125,12 @@ class EnginePredictor(Predictor):
         whole = MaskTrack(size_hw, (encode_rle(np.ones(size_hw, dtype=bool)),) * session.num_frames)
         known = {one.id: one.track if one.track.visible.any() else whole for one in objects}
         answer = self._ask_as_written(session, replace(question, regions=ids), known)
-        return Prediction(answer.raw_text, _convert_objects(objects))
+        return Prediction(answer.raw_text, _strip_objects(objects))
 
 
-def _convert_answer(answer: Answer) -> Prediction:
-    return Prediction(answer.raw_text, _convert_objects(answer.objects))
-
-
-def _convert_objects(objects: Sequence[AnswerObject]) -> tuple[PredictedObject, ...]:
-    return tuple(PredictedObject(one.id, one.track, one.frame_scores) for one in objects)
+def _strip_objects(objects: Sequence[KnownObject]) -> tuple[KnownObject, ...]:
+    """Ids, masks and scores: a run keeps its predictions, and should not keep the states that made them."""
+    return tuple(KnownObject(id=one.id, label="", track=one.track, frame_scores=one.frame_scores) for one in objects)
 
 
 class PerfectPredictor(Predictor):
@@ -141,7 +140,11 @@ class PerfectPredictor(Predictor):
         """The annotated answer and masks."""
         query, objects = question.query, question.sample.objects
         wanted = [p.object_id for p in question.prompts] or query.targets
-        found = tuple(PredictedObject(i, objects[i], _get_certain_scores(objects[i])) for i in wanted if i is not None)
+        found = tuple(
+            KnownObject(id=i, label="", track=objects[i], frame_scores=_get_certain_scores(objects[i]))
+            for i in wanted
+            if i is not None
+        )
         text = query.answer
         if query.kind == "choice":
             text = f"{text})" if question.prime.endswith("(") else f"({text})"

@@ -6,9 +6,9 @@ built-in world (`stickers`) is scored by the same functions.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
@@ -83,11 +83,11 @@ def score_given_mask(question: Question, prediction: Prediction, *, as_volume: b
     goal = merge_targets(question).masks
     found = merge_predictions(question, prediction).masks[1:]
     still = np.broadcast_to(goal[:1], goal.shape)[1:].copy()
-    if as_volume:
-        ours, trivial = (volume_scores(masks, goal[1:]).JF for masks in (found, still))
-    else:
-        ours, trivial = (frame_scores(masks, goal[1:]).means()["J&F"] for masks in (found, still))
-    return {"J&F": ours, "trivial": trivial}
+    ours, trivial = (
+        volume_scores(masks, goal[1:]) if as_volume else frame_scores(masks, goal[1:]).means()
+        for masks in (found, still)
+    )
+    return {"J&F": ours["J&F"], "trivial": trivial["J&F"]}
 
 
 def compare_with_trivial(
@@ -100,21 +100,20 @@ def compare_with_trivial(
     return [Figure(name=name, value=value, count=len(values), baseline=baseline, baseline_name=baseline_name)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PhotoRegions(BenchmarkProtocol):
-    """IoU of the mask of one region of each photo, under a point or in a box.
+class _PhotoRegions(BenchmarkProtocol):
+    """IoU of the mask of one region of each photo.
 
     The region is drawn by the photo's place in the collection, so that photos behind it change nothing.
     """
-
-    prompt: Literal["box", "point"]
 
     def group_records(self, records: Sequence[Record]) -> list[Unit]:
         """One per photo with a region of at least `MIN_SHARE`; ids end with the region's number."""
         units = []
         for place, record in enumerate(records):
             large = [
-                n for n, region in enumerate(read_regions(record), 1) if decode_rle(region.rle).mean() >= MIN_SHARE
+                n
+                for n, region in enumerate(read_regions(record), 1)
+                if decode_rle(region.regions[0]).mean() >= MIN_SHARE
             ]
             if large:
                 number = large[int(np.random.default_rng(place).integers(len(large)))]
@@ -122,23 +121,44 @@ class PhotoRegions(BenchmarkProtocol):
         return units
 
     def build_questions(self, unit: Unit, read: ReadRecord, num_frames: int) -> list[Question]:
-        """The exact box around the region, or its most interior point."""
         sample = _keep_object(read(unit.records[0]), _parse_number(unit))
-        mask = sample.objects[1].mask(0)
-        x1, y1, x2, y2 = mask_to_box(mask) or (0, 0, 1, 1)
-        box = Box(x1, y1, x2, y2, object_id=1)
-        prompt = box if self.prompt == "box" else Point(*find_interior_point(mask), object_id=1)
+        prompt = self.build_prompt(sample.objects[1].mask(0))
         query = Query(kind="query", text="", targets=(1,), about=(1,))
         return [Question(sample=sample, query=query, text="", prompts=(prompt,), max_new_tokens=ANSWER_TOKENS)]
 
-    def score(self, question: Question, prediction: Prediction) -> Measures:
-        return score_box(question, prediction) if self.prompt == "box" else score_point(question, prediction)
+    @abstractmethod
+    def build_prompt(self, mask: np.ndarray) -> Box | Point:
+        """What shows a region, bool (H, W), as object 1."""
 
     def score_failure(self, question: Question | None) -> Measures:
         return {"iou": 0.0} if question is None else self.score(question, Prediction())
 
+
+class PhotoBoxes(_PhotoRegions):
+    """IoU of the mask of one region of each photo, in the exact box around it."""
+
+    def build_prompt(self, mask: np.ndarray) -> Box:
+        x1, y1, x2, y2 = mask_to_box(mask) or (0, 0, 1, 1)
+        return Box(x1, y1, x2, y2, object_id=1)
+
+    def score(self, question: Question, prediction: Prediction) -> Measures:
+        return score_box(question, prediction)
+
     def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
-        return summarize_boxes(measures) if self.prompt == "box" else summarize_points(measures)
+        return summarize_boxes(measures)
+
+
+class PhotoPoints(_PhotoRegions):
+    """IoU of the mask of one region of each photo, under its most interior point."""
+
+    def build_prompt(self, mask: np.ndarray) -> Point:
+        return Point(*find_interior_point(mask), object_id=1)
+
+    def score(self, question: Question, prediction: Prediction) -> Measures:
+        return score_point(question, prediction)
+
+    def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
+        return summarize_points(measures)
 
 
 class PhotoPersons(ImageMasks):

@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from unipixel.data import open_index
 from unipixel.data.records import Record
+from unipixel.engine.memory import KnownObject
 from unipixel.errors import UnipixelError
 from unipixel.masks import MaskTrack
 from unipixel.media import sample_indices
+from unipixel.processing import ImageSettings
 from unipixel.sample import Prompt, Query, Sample
 
 ReadRecord = Callable[[Record], Sample]
@@ -42,22 +44,6 @@ class Unit:
         return self.id if names is None else (self.records[0].root, names)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipView:
-    """How the language model sees a clip, where a protocol sets that for the released checkpoints."""
-
-    tokens: tuple[int, int] = (128, 256)
-    """Least and most visual tokens per frame."""
-    share_budget: bool = True
-    """Whether short clips use the tokens of the frames that they lack, see `ImageSettings.share_budget`."""
-    fps: float | None = None
-    """Frames per second of the clip that positions are computed from; None: those that the model assumes."""
-    frame_resize: Literal["pillow", "tensor"] = "pillow"
-    """See `ImageSettings.frame_resize`."""
-    all_frames: bool = False
-    """Whether the model sees every frame of the clip, whatever it usually sees at most."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Question:
     """One question about one sample, in the words that a predictor gets."""
@@ -80,8 +66,11 @@ class Question:
     as_written: bool = False
     """Ask about the prompts exactly as the original does: the pre-filling question holds their ``<|ref|>`` already, its
     answer is dictated, and an object that gets no mask is given the whole frame before the question is asked."""
-    view: ClipView | None = None
-    """None: as the checkpoint sees clips by itself."""
+    view: ImageSettings | None = None
+    """How a checkpoint of the released size sees the clip: limits and sharing of pixels, resizing and frames per
+    second count. None: as it sees clips by itself."""
+    all_frames: bool = False
+    """With a view: whether the model sees every frame of the clip, whatever it usually sees at most."""
     max_new_tokens: int = 256
     frame_names: tuple[str, ...] = ()
     """Names of the clip's frames without their endings, where a server wants them."""
@@ -90,36 +79,29 @@ class Question:
 
 
 @dataclass(frozen=True)
-class PredictedObject:
-    """An object in a prediction."""
-
-    id: int
-    track: MaskTrack
-    scores: tuple[float, ...] = ()
-    """Per frame, 0..1."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, **self.track.to_json(), "scores": [round(score, 4) for score in self.scores]}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> PredictedObject:
-        return cls(int(value["id"]), MaskTrack.from_json(value), tuple(value["scores"]))
-
-
-@dataclass(frozen=True)
 class Prediction:
     """What a predictor answers."""
 
     text: str = ""
     """As the model wrote it, without the words it was primed with."""
-    objects: tuple[PredictedObject, ...] = ()
+    objects: tuple[KnownObject, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"text": self.text, "objects": [one.to_json() for one in self.objects]}
+        """Text, and ids, masks and scores of the objects; not their labels, which nothing scores."""
+        objects = [
+            {"id": one.id, **one.track.to_json(), "scores": [round(score, 4) for score in one.frame_scores]}
+            for one in self.objects
+        ]
+        return {"text": self.text, "objects": objects}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Prediction:
-        return cls(value["text"], tuple(PredictedObject.from_json(one) for one in value["objects"]))
+        """What `to_json` wrote; wrong fields raise TypeError, ValueError or LookupError."""
+        objects = (
+            KnownObject(id=int(one["id"]), label="", track=MaskTrack.from_json(one), frame_scores=tuple(one["scores"]))
+            for one in value["objects"]
+        )
+        return cls(value["text"], tuple(objects))
 
 
 class Predictor(ABC):

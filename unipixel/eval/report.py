@@ -6,7 +6,7 @@ at any time, and is the same however often a run was interrupted or divided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,45 +25,38 @@ FAILURES_NAMED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportRow:
-    """One figure beside the published ones."""
-
-    figure: Figure | None
-    """None: a published figure that cannot be had here."""
-    name: str
-    published: PublishedFigure | None = None
-
-    def difference(self, value: float | None) -> float | None:
-        return None if value is None or self.figure is None else round(self.figure.value - value, 4)
-
-    def to_json(self) -> dict[str, Any]:
-        given = self.published
-        published = {} if given is None else {"UniPixel-3B": given.small, "UniPixel-7B": given.large}
-        return {
-            "name": self.name,
-            **({} if self.figure is None else self.figure.to_json()),
-            "published": {name: value for name, value in published.items() if value is not None},
-            "difference": {name: self.difference(value) for name, value in published.items() if value is not None},
-            "release": given.releases if given else {},
-            "secondary_source": bool(given and given.secondary),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
 class ReportSection:
     """One benchmark split, run with one model by one protocol."""
 
     header: RunHeader
     lines: tuple[PredictionLine, ...]
     """Merged from all shards, in the order of the units."""
-    rows: tuple[ReportRow, ...]
-    questions: int
-    failed: int
+    figures: tuple[Figure, ...]
     notes: tuple[str, ...]
 
     @property
     def title(self) -> str:
         return f"{BENCHMARKS[self.header.benchmark].title} {self.header.split}"
+
+    @property
+    def published(self) -> Mapping[str, PublishedFigure]:
+        """By the name of the figure."""
+        return BENCHMARKS[self.header.benchmark].splits[self.header.split].published
+
+    @property
+    def rows(self) -> list[tuple[str, Figure | None, PublishedFigure | None]]:
+        """Every figure beside the published one of its name; then the published ones that cannot be had here."""
+        own = [(one.name, one, self.published.get(one.name)) for one in self.figures]
+        have = {one.name for one in self.figures}
+        return [*own, *((name, None, given) for name, given in self.published.items() if name not in have)]
+
+    @property
+    def questions(self) -> int:
+        return sum(len(line.measures) for line in self.lines)
+
+    @property
+    def failed(self) -> int:
+        return len(self.failures)
 
     @property
     def failures(self) -> list[tuple[str, str]]:
@@ -88,9 +81,27 @@ class ReportSection:
             "failed": self.failed,
             "failures": [{"id": unit, "error": error} for unit, error in self.failures],
             "left_out": [{"id": unit, "reason": reason} for unit, reason in self.left_out.items()],
-            "figures": [row.to_json() for row in self.rows],
+            "figures": [_convert_row(*row) for row in self.rows],
             "notes": list(self.notes),
         }
+
+
+def _convert_row(name: str, figure: Figure | None, given: PublishedFigure | None) -> dict[str, Any]:
+    """A row as JSON values."""
+    both = {"UniPixel-3B": given.small, "UniPixel-7B": given.large} if given else {}
+    published = {model: value for model, value in both.items() if value is not None}
+    return {
+        "name": name,
+        **({} if figure is None else figure.to_json()),
+        "published": published,
+        "difference": {model: _subtract(figure, value) for model, value in published.items()},
+        "release": given.releases if given else {},
+        "secondary_source": bool(given and given.secondary),
+    }
+
+
+def _subtract(figure: Figure | None, published: float | None) -> float | None:
+    return None if published is None or figure is None else round(figure.value - published, 4)
 
 
 def prediction_files(out: Path) -> list[Path]:
@@ -151,9 +162,6 @@ def build_section(header: RunHeader, lines: Sequence[PredictionLine], remarks: S
         if figure.baseline is not None:
             name = f"{figure.name} by {figure.baseline_name}"
             figures.append(Figure(name=name, value=figure.baseline, count=figure.count))
-    rows = [ReportRow(name=one.name, figure=one, published=split.published.get(one.name)) for one in figures]
-    have = {row.name for row in rows}
-    rows += [ReportRow(name=n, figure=None, published=p) for n, p in split.published.items() if n not in have]
     notes, differs = [*remarks, *protocol.list_notes(measures)], describe_differences(header.benchmark, header.split)
     if header.protocol == "original":
         notes.append(f"as in the original: {differs}")
@@ -171,9 +179,7 @@ def build_section(header: RunHeader, lines: Sequence[PredictionLine], remarks: S
     if split.layout:
         ready = is_uploadable(header, lines)
         notes.append("scored by a server: upload the zip" if ready else "a zip is written when everything is answered")
-    return ReportSection(
-        header=header, lines=tuple(lines), rows=tuple(rows), questions=len(measures), failed=failed, notes=tuple(notes)
-    )
+    return ReportSection(header=header, lines=tuple(lines), figures=tuple(figures), notes=tuple(notes))
 
 
 def is_uploadable(header: RunHeader, lines: Sequence[PredictionLine]) -> bool:
@@ -198,7 +204,7 @@ def render_markdown(sections: Sequence[ReportSection]) -> str:
         parts += [f"* {note}" for note in one.notes]
         parts += [f"* failed: {unit}: {error}" for unit, error in one.failures[:FAILURES_NAMED]]
         parts.append("")
-    if any(row.published and row.published.secondary for one in sections for row in one.rows):
+    if any(given.secondary for one in sections for given in one.published.values()):
         parts += [SECONDARY, ""]
     return "\n".join(parts)
 
@@ -210,16 +216,16 @@ SECONDARY = "\\* read from notes on the paper's tables, less certain than the ot
 def format_rows(one: ReportSection) -> list[tuple[str, ...]]:
     """The rows of a section as text, in the order of `COLUMNS`."""
     rows = []
-    for row in one.rows:
-        decimals = row.figure.decimals if row.figure else _count_decimals(row.published)
-        star = "*" if row.published and row.published.secondary else ""
-        cells = [row.name, f"{row.figure.value:.{decimals}f}" if row.figure else ""]
-        for value in (row.published.small, row.published.large) if row.published else (None, None):
-            difference = row.difference(value)
+    for name, figure, published in one.rows:
+        decimals = figure.decimals if figure else _count_decimals(published)
+        star = "*" if published and published.secondary else ""
+        cells = [name, f"{figure.value:.{decimals}f}" if figure else ""]
+        for value in (published.small, published.large) if published else (None, None):
+            difference = _subtract(figure, value)
             cells.append("" if value is None else f"{value:.{decimals}f}{star}")
             cells.append("" if difference is None else f"{difference:+.{decimals}f}")
-        releases = dict.fromkeys(row.published.releases.values()) if row.published else ()
-        rows.append((*cells, str(row.figure.count) if row.figure else "", "; ".join(releases)))
+        releases = dict.fromkeys(published.releases.values()) if published else ()
+        rows.append((*cells, str(figure.count) if figure else "", "; ".join(releases)))
     return rows
 
 

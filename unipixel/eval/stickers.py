@@ -53,24 +53,18 @@ ANSWER_TOKENS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class StickerTask:
-    """What is asked about scenes, and how the replies are scored."""
+class StickerProtocol(BenchmarkProtocol):
+    """Questions of one kind about the first held-out scenes that allow one; others are passed over."""
 
     seeds: tuple[int, ...]
     """Of the scenes, counted from `EVAL_SEED`; of several, one scene each is a unit."""
     ask: Callable[[Scene, np.random.Generator], Question | None]
     """The question about a scene, if it allows one."""
-    score: Callable[[Question, Prediction], Measures]
-    summarize: Callable[[Sequence[Measures]], list[Figure]]
+    measure: Callable[[Question, Prediction], Measures]
+    """What a prediction is worth."""
+    average: Callable[[Sequence[Measures]], list[Figure]]
     """The figure beside that of a trivial guess, and what belongs to it; of one measure at least."""
     is_video: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class StickerProtocol(BenchmarkProtocol):
-    """Questions of one task about the first held-out scenes that allow one; others are passed over."""
-
-    task: StickerTask
     settings: SceneSettings = field(default_factory=SceneSettings)
     """What the scenes look like."""
     count: int | None = None
@@ -80,13 +74,13 @@ class StickerProtocol(BenchmarkProtocol):
 
     def read_records(self, dataset: str, root: str | Path | None, split: str, limit: int | None = None) -> list[Record]:
         """The scenes that are asked about, in turn of each seed; they need no files."""
-        count = self.count or (VIDEO_COUNT if self.task.is_video else COUNT)
+        count = self.count or (VIDEO_COUNT if self.is_video else COUNT)
         number = count if limit is None else min(count, limit)
-        kinds = (itertools.islice(self._iterate_records(dataset, split, seed), number) for seed in self.task.seeds)
+        kinds = (itertools.islice(self._iterate_records(dataset, split, seed), number) for seed in self.seeds)
         return [record for records in zip(*kinds, strict=True) for record in records]
 
     def group_records(self, records: Sequence[Record]) -> list[Unit]:
-        number = len(self.task.seeds)
+        number = len(self.seeds)
         parts = (tuple(records[n : n + number]) for n in range(0, len(records), number))
         return [Unit(part[0].id, part) for part in parts]
 
@@ -95,7 +89,7 @@ class StickerProtocol(BenchmarkProtocol):
         return [question for question in questions if question is not None]
 
     def score(self, question: Question, prediction: Prediction) -> Measures:
-        return self.task.score(question, prediction)
+        return self.measure(question, prediction)
 
     def score_failure(self, question: Question | None) -> Measures:
         """The same as nothing said and nothing segmented; where that would be right, it is wrong."""
@@ -104,7 +98,7 @@ class StickerProtocol(BenchmarkProtocol):
         return {**self.score(question, Prediction()), "is_failed": True}
 
     def summarize(self, measures: Sequence[Measures]) -> list[Figure]:
-        return self.task.summarize(measures) if measures else []
+        return self.average(measures) if measures else []
 
     def _iterate_records(self, dataset: str, split: str, seed: int) -> Iterator[Record]:
         for index in itertools.count():
@@ -112,7 +106,7 @@ class StickerProtocol(BenchmarkProtocol):
                 dataset=dataset,
                 split=split,
                 id=f"{EVAL_SEED + seed}/{index}",
-                data_type="seg_video" if self.task.is_video else "seg_image",
+                data_type="seg_video" if self.is_video else "seg_image",
                 root=Path(),
                 raw=(EVAL_SEED + seed, index),
             )
@@ -121,8 +115,8 @@ class StickerProtocol(BenchmarkProtocol):
 
     def _ask(self, record: Record) -> Question | None:
         seed, index = record.raw
-        generate = generate_video if self.task.is_video else generate_scene
-        return self.task.ask(generate(seed, index, self.settings), np.random.default_rng((seed, index, 1)))
+        generate = generate_video if self.is_video else generate_scene
+        return self.ask(generate(seed, index, self.settings), np.random.default_rng((seed, index, 1)))
 
 
 def ask_expression(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -147,12 +141,12 @@ def score_expression(question: Question, prediction: Prediction) -> Measures:
 def summarize_expressions(measures: Sequence[Measures]) -> list[Figure]:
     """cIoU, gIoU, the overlap with other objects, and Prec@0.5."""
     scores = overlap_scores([Overlap(m["intersection"], m["union"]) for m in measures])
-    trivial = 100 * overlap_scores([Overlap(*m["trivial"]) for m in measures]).cIoU
-    figure = Figure(name="refer cIoU", value=100 * scores.cIoU, count=len(measures))
+    trivial = 100 * overlap_scores([Overlap(*m["trivial"]) for m in measures])["cIoU"]
+    figure = Figure(name="refer cIoU", value=100 * scores["cIoU"], count=len(measures))
     others = {
-        "gIoU": 100 * scores.gIoU,
+        "gIoU": 100 * scores["gIoU"],
         "IoU on the others": mean_percent([m["others"] for m in measures]),
-        "Prec@0.5": 100 * scores.precision[0.5],
+        "Prec@0.5": 100 * scores["Prec@0.5"],
     }
     return [
         replace(figure, baseline=trivial, baseline_name="all objects painted"),
@@ -223,9 +217,8 @@ def summarize_absent(measures: Sequence[Measures]) -> list[Figure]:
 def score_video(question: Question, prediction: Prediction) -> Measures:
     """J and F of the object as a volume, and J&F of its true mask of the first frame, never moved."""
     goal = merge_targets(question).masks
-    scores = volume_scores(merge_predictions(question, prediction).masks, goal)
     still = volume_scores(np.broadcast_to(goal[:1], goal.shape).copy(), goal)
-    return {"J": scores.J, "F": scores.F, "J&F": scores.JF, "trivial": still.JF}
+    return {**volume_scores(merge_predictions(question, prediction).masks, goal), "trivial": still["J&F"]}
 
 
 def summarize_videos(measures: Sequence[Measures]) -> list[Figure]:
@@ -279,7 +272,7 @@ def score_choice(question: Question, prediction: Prediction) -> Measures:
     letter = score_letter(question.query, prediction.text, rule="bracketed")
     scores = [volume_scores(found, truth) for found, truth in pair_masks(question, prediction)]
     options = len(question.query.options)
-    return {**letter, "options": options, "J": [s.J for s in scores], "F": [s.F for s in scores]}
+    return {**letter, "options": options, "J": [s["J"] for s in scores], "F": [s["F"] for s in scores]}
 
 
 def summarize_choices(measures: Sequence[Measures]) -> list[Figure]:
@@ -319,15 +312,17 @@ def score_given_video(question: Question, prediction: Prediction) -> Measures:
 
 ABSENT_SEED = 4
 STICKER_TASKS = {
-    "refer": StickerTask(seeds=(0,), ask=ask_expression, score=score_expression, summarize=summarize_expressions),
-    "box": StickerTask(seeds=(1,), ask=ask_box, score=score_box, summarize=summarize_boxes),
-    "point": StickerTask(seeds=(2,), ask=ask_point, score=score_point, summarize=summarize_points),
-    "name": StickerTask(seeds=(3,), ask=ask_name, score=score_name, summarize=summarize_names),
-    "absent": StickerTask(seeds=(ABSENT_SEED, 5), ask=ask_absent, score=score_absent, summarize=summarize_absent),
-    "video": StickerTask(seeds=(6,), ask=ask_expression, score=score_video, summarize=summarize_videos, is_video=True),
-    "video_given": StickerTask(
-        seeds=(8,), ask=ask_given_mask, score=score_given_video, summarize=summarize_given_masks, is_video=True
+    "refer": StickerProtocol(seeds=(0,), ask=ask_expression, measure=score_expression, average=summarize_expressions),
+    "box": StickerProtocol(seeds=(1,), ask=ask_box, measure=score_box, average=summarize_boxes),
+    "point": StickerProtocol(seeds=(2,), ask=ask_point, measure=score_point, average=summarize_points),
+    "name": StickerProtocol(seeds=(3,), ask=ask_name, measure=score_name, average=summarize_names),
+    "absent": StickerProtocol(seeds=(ABSENT_SEED, 5), ask=ask_absent, measure=score_absent, average=summarize_absent),
+    "video": StickerProtocol(
+        seeds=(6,), ask=ask_expression, measure=score_video, average=summarize_videos, is_video=True
     ),
-    "pixelqa": StickerTask(seeds=(7,), ask=ask_choice, score=score_choice, summarize=summarize_choices),
+    "video_given": StickerProtocol(
+        seeds=(8,), ask=ask_given_mask, measure=score_given_video, average=summarize_given_masks, is_video=True
+    ),
+    "pixelqa": StickerProtocol(seeds=(7,), ask=ask_choice, measure=score_choice, average=summarize_choices),
 }
-"""Name of a split -> what is asked in it."""
+"""Name of a split -> its protocol."""

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
 
 from unipixel.masks.rle import check_mask, check_size_hw, decode_rle, shorten
-
-
-@dataclass
-class _Loop:
-    """One closed walk along pixel edges, the mask always on its right (y points down): outlines run clockwise."""
-
-    corners: list[int]
-    """Lattice points in order, y * (W + 1) + x; the first one is the topmost, and of those the leftmost."""
-    is_hole: bool
-    cuts: dict[int, list[int]] = field(default_factory=dict)
-    """Position in ``corners`` -> the hole that is walked from there, once it is joined to this loop."""
-
-    def join_cuts(self) -> list[int]:
-        """The walk with its joined holes."""
-        walk: list[int] = []
-        done = 0
-        for position in sorted(self.cuts):
-            hole = self.cuts[position]
-            walk += self.corners[done : position + 1] + hole + [hole[0], self.corners[position]]
-            done = position + 1
-        return walk + self.corners[done:]
 
 
 def trace_polygons(mask: np.ndarray) -> list[list[float]]:
@@ -40,19 +19,37 @@ def trace_polygons(mask: np.ndarray) -> list[list[float]]:
     pixel columns, where no pixel centre can fall into it.
     """
     width = mask.shape[1] + 1  # lattice points per row
-    loops, owners = _walk_loops(mask)
+    loops, holes, owners = _walk_loops(mask)
+    cuts: dict[int, dict[int, list[int]]] = defaultdict(dict)  # loop -> position in it -> the hole walked from there
     # A hole's cut ends on a loop that starts higher, so going upwards each hole is complete before it is joined.
-    for loop in sorted((loop for loop in loops if loop.is_hole), key=lambda loop: -loop.corners[0]):
-        y, x = divmod(loop.corners[0], width)
+    for hole in sorted(holes, key=lambda number: -loops[number][0]):
+        y, x = divmod(loops[hole][0], width)
         outside = np.flatnonzero(~mask[:y, x])
         top = int(outside[-1]) + 1 if outside.size else 0
         owner, position = owners[top * width + x]
-        loops[owner].cuts[position] = loop.join_cuts()
-    return [_drop_straight_points(loop.join_cuts(), width) for loop in loops if not loop.is_hole]
+        cuts[owner][position] = _join_cuts(loops[hole], cuts[hole])
+    outlines = [number for number in range(len(loops)) if number not in holes]
+    return [_drop_straight_points(_join_cuts(loops[number], cuts[number]), width) for number in outlines]
 
 
-def _walk_loops(mask: np.ndarray) -> tuple[list[_Loop], dict[int, tuple[int, int]]]:
-    """All loops in raster order, and for each edge that runs right its start -> (loop, position in it)."""
+def _join_cuts(corners: list[int], cuts: dict[int, list[int]]) -> list[int]:
+    """A loop with the holes that are walked from its positions."""
+    walk: list[int] = []
+    done = 0
+    for position in sorted(cuts):
+        hole = cuts[position]
+        walk += corners[done : position + 1] + hole + [hole[0], corners[position]]
+        done = position + 1
+    return walk + corners[done:]
+
+
+def _walk_loops(mask: np.ndarray) -> tuple[list[list[int]], set[int], dict[int, tuple[int, int]]]:
+    """All closed walks along pixel edges, the mask always on the right (y points down): outlines run clockwise.
+
+    Returns:
+        The loops in raster order, each as lattice points y * (W + 1) + x from the topmost, and of those the leftmost;
+        which of them are holes; for each edge that runs right its start -> (loop, position in it).
+    """
     padded = np.pad(mask, 1)
     north_west, north_east = padded[:-1, :-1], padded[:-1, 1:]
     south_west, south_east = padded[1:, :-1], padded[1:, 1:]
@@ -62,7 +59,8 @@ def _walk_loops(mask: np.ndarray) -> tuple[list[_Loop], dict[int, tuple[int, int
     crossing = (np.sum(leaving, axis=0) > 1).ravel().tolist()
     steps = (1, mask.shape[1] + 1, -1, -(mask.shape[1] + 1))
     seen = (bytearray(len(crossing)), bytearray(len(crossing)))
-    loops: list[_Loop] = []
+    loops: list[list[int]] = []
+    holes: set[int] = set()
     owners: dict[int, tuple[int, int]] = {}
     starts = (leaving[0] | leaving[1]).ravel()
     right, down = leaving[0].ravel(), leaving[1].ravel()
@@ -72,7 +70,9 @@ def _walk_loops(mask: np.ndarray) -> tuple[list[_Loop], dict[int, tuple[int, int
         if seen[direction][start] or (direction == 1 and not down[start]):
             continue
         corners: list[int] = []
-        is_hole, corner = direction == 1, start
+        corner = start
+        if direction == 1:
+            holes.add(len(loops))
         while True:
             if direction < 2:
                 if seen[direction][corner]:
@@ -84,8 +84,8 @@ def _walk_loops(mask: np.ndarray) -> tuple[list[_Loop], dict[int, tuple[int, int
             corner += steps[direction]
             # Where two pixels touch at a corner, turning right stays on the same pixel: parts are 4-connected.
             direction = (direction + 1) % 4 if crossing[corner] else direction_at[corner]
-        loops.append(_Loop(corners, is_hole))
-    return loops, owners
+        loops.append(corners)
+    return loops, holes, owners
 
 
 def _drop_straight_points(walk: list[int], width: int) -> list[float]:

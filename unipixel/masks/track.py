@@ -25,7 +25,7 @@ from unipixel.masks.rle import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MaskTrack:
     """One object's masks over the frames of a clip, held as run lengths.
 
@@ -48,6 +48,10 @@ class MaskTrack:
                 raise ValueError(
                     f"the mask of frame {t} is {format_size(rle['size'])}, but its track is {format_size(self.size_hw)}"
                 )
+
+    def __repr__(self) -> str:
+        seen = sum(rle is not None for rle in self.rles)
+        return f"MaskTrack({format_size(self.size_hw)}, on {seen} of {self.num_frames} frames)"
 
     @classmethod
     def from_masks(cls, masks: np.ndarray) -> MaskTrack:

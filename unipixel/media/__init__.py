@@ -1,7 +1,7 @@
 """Images, videos, frame folders, arrays, cameras and URLs as frames: opened with :func:`open_media`, read lazily."""
 
 from unipixel.media.clip import Media, MediaLike, choose_limits, open_media
-from unipixel.media.limits import LOCAL, UNLIMITED, Limits, Trusted
+from unipixel.media.limits import LOCAL, UNLIMITED, Limits
 from unipixel.media.sampling import sample_at_rate, sample_indices, sample_random_indices
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Limits",
     "Media",
     "MediaLike",
-    "Trusted",
     "open_media",
     "sample_at_rate",
     "sample_indices",

@@ -9,16 +9,6 @@ import numpy as np
 from unipixel.errors import MediaError
 
 
-@dataclass(frozen=True)
-class Trusted:
-    """A server that may be fetched from wherever it is, and what it is shown; no other server is shown that."""
-
-    origin: str
-    """Scheme, host and port, as in ``http://10.0.0.5:8080``."""
-    authorization: str = field(default="", repr=False)
-    """The ``Authorization`` header that it wants; empty: none."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Bounds that hostile, broken or mistaken media are checked against.
@@ -43,8 +33,10 @@ class Limits:
     """Seconds that one download may take in all."""
     private_addresses: bool = True
     """Whether http(s) URLs may lead to this machine and to private networks; a server for others says no."""
-    trusted: Trusted | None = None
-    """A server to which they may lead even so."""
+    trusted_origin: str = ""
+    """Scheme, host and port of a server to which they may lead even so, as in ``http://10.0.0.5:8080``."""
+    authorization: str = field(default="", repr=False)
+    """The ``Authorization`` header that this server, and no other, is shown; empty: none."""
     remedy: str = "Limits({field}=...) allows more"
     """What messages say about a bound; ``{field}`` becomes its name."""
 

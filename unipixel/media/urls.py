@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from unipixel.errors import MediaError
-from unipixel.media.limits import Limits, Trusted
+from unipixel.media.limits import Limits
 
 _CHUNK = 1 << 16
 _UNQUOTED = "%!$&'()*+,;=:@/?~-._[]|"
@@ -151,7 +151,7 @@ def download(url: str, limits: Limits) -> tempfile.TemporaryDirectory[str]:
 def _fetch(url: str, file: IO[bytes], limits: Limits) -> None:
     name, deadline = shorten_url(url), time.monotonic() + limits.url_timeout_s
     request = urllib.request.Request(url, headers={"User-Agent": "unipixel", "Accept": "image/*, video/*, */*;q=0.5"})
-    _authorize(request, limits.trusted)
+    _authorize(request, limits)
     slow = limits.build_error(f"{name} took longer than {limits.url_timeout_s:g} s", "url_timeout_s")
     with _Deadline(limits.url_timeout_s) as timer:
         try:
@@ -215,7 +215,7 @@ class _Deadline:
 
 
 def read_origin(url: str) -> str:
-    """Scheme, host and port of an address, as `Trusted` names them; empty if it cannot be understood."""
+    """Scheme, host and port of an address, as `Limits.trusted_origin` names them; empty if it cannot be understood."""
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
@@ -224,21 +224,21 @@ def read_origin(url: str) -> str:
     return f"{parts.scheme.lower()}://{(parts.hostname or '').lower()}:{port}"
 
 
-def _is_trusted(url: str, trusted: Trusted | None) -> bool:
-    return trusted is not None and read_origin(url) == read_origin(trusted.origin) != ""
+def _is_trusted(url: str, limits: Limits) -> bool:
+    return bool(limits.trusted_origin) and read_origin(url) == read_origin(limits.trusted_origin) != ""
 
 
-def _authorize(request: urllib.request.Request, trusted: Trusted | None) -> None:
+def _authorize(request: urllib.request.Request, limits: Limits) -> None:
     """Put the key of a trusted server on a request that goes there; a redirect does not take it elsewhere."""
-    if trusted is not None and trusted.authorization and _is_trusted(request.full_url, trusted):
-        request.add_unredirected_header("Authorization", trusted.authorization)
+    if limits.authorization and _is_trusted(request.full_url, limits):
+        request.add_unredirected_header("Authorization", limits.authorization)
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects only to addresses that could have been asked for themselves."""
 
-    def __init__(self, trusted: Trusted | None) -> None:
-        self._trusted = trusted
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
 
     def redirect_request(  # type: ignore[no-untyped-def]
         self, req, fp, code, msg, headers, newurl
@@ -247,7 +247,7 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         check_address(newurl)
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None:
-            _authorize(new, self._trusted)
+            _authorize(new, self._limits)
         return new
 
 
@@ -308,7 +308,7 @@ class _Connections:
     def choose_connection(
         self, request: urllib.request.Request, usual: type[http.client.HTTPConnection]
     ) -> Callable[..., http.client.HTTPConnection]:
-        if self._limits.private_addresses or _is_trusted(request.full_url, self._limits.trusted):
+        if self._limits.private_addresses or _is_trusted(request.full_url, self._limits):
             return self._timer.wrap_connection(usual)
         is_secure = issubclass(usual, http.client.HTTPSConnection)
         return self._timer.wrap_connection(_PublicSecureConnection if is_secure else _PublicConnection)
@@ -342,7 +342,7 @@ def _build_opener(limits: Limits, timer: _Deadline) -> urllib.request.OpenerDire
         _HTTPSHandler(connections),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
-        _CheckedRedirects(limits.trusted),
+        _CheckedRedirects(limits),
     ):
         opener.add_handler(handler)
     return opener

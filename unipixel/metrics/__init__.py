@@ -15,19 +15,9 @@ from unipixel.metrics.boundary import boundary_f, boundary_map, boundary_radius
 from unipixel.metrics.boxes import box_from_mask, box_iou, rec_hit
 from unipixel.metrics.captions import cider_d, token_f1
 from unipixel.metrics.choices import ChoiceScores, choice_accuracy, parse_choice
-from unipixel.metrics.regions import (
-    Overlap,
-    OverlapScores,
-    VolumeScores,
-    iou,
-    overlap,
-    overlap_scores,
-    volume_scores,
-)
+from unipixel.metrics.regions import Overlap, iou, overlap, overlap_scores, volume_scores
 from unipixel.metrics.sequences import (
-    DavisScores,
     FrameScores,
-    Statistics,
     davis_scores,
     frame_scores,
     revos_frame_scores,
@@ -37,12 +27,8 @@ from unipixel.metrics.sequences import (
 
 __all__ = [
     "ChoiceScores",
-    "DavisScores",
     "FrameScores",
     "Overlap",
-    "OverlapScores",
-    "Statistics",
-    "VolumeScores",
     "boundary_f",
     "boundary_map",
     "boundary_radius",

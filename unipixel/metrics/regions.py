@@ -50,31 +50,19 @@ def iou(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = 
     return overlap(prediction, target, ignore).iou
 
 
-@dataclass(frozen=True, kw_only=True)
-class OverlapScores:
-    """What is reported of a set of samples (expressions) with one mask each."""
-
-    gIoU: float
-    """Mean of the samples' IoU."""
-    cIoU: float
-    """Sum of the intersections over the sum of the unions, also called overall IoU: large objects weigh more."""
-    precision: dict[float, float]
-    """Prec@X: share of the samples with an IoU above X."""
-
-    @property
-    def mIoU(self) -> float:
-        """The name of gIoU in referring segmentation."""
-        return self.gIoU
-
-
-def overlap_scores(overlaps: Sequence[Overlap], thresholds: Sequence[float] = PRECISION_THRESHOLDS) -> OverlapScores:
-    """Average samples into gIoU, cIoU and Prec@X (RefCOCO family, ReasonSeg).
+def overlap_scores(overlaps: Sequence[Overlap], thresholds: Sequence[float] = PRECISION_THRESHOLDS) -> dict[str, float]:
+    """Average samples with one mask each (RefCOCO family, ReasonSeg).
 
     Differs: published ReasonSeg code divides by union + 1e-5; this is exact, so that a perfect prediction scores 1.
 
     Args:
         overlaps: one entry per expression.
         thresholds: the X of Prec@X.
+
+    Returns:
+        ``cIoU``: sum of the intersections over the sum of the unions, also called overall IoU, in which large objects
+        weigh more; ``gIoU``: mean of the samples' IoU, called mIoU in referring segmentation; ``Prec@X``: share of the
+        samples with an IoU above X.
 
     Raises:
         ValueError: there is no sample to average.
@@ -83,28 +71,11 @@ def overlap_scores(overlaps: Sequence[Overlap], thresholds: Sequence[float] = PR
         raise ValueError("there are 0 overlaps to average, at least one is needed")
     ious = np.array([sample.iou for sample in overlaps])
     total = Overlap(sum(sample.intersection for sample in overlaps), sum(sample.union for sample in overlaps))
-    return OverlapScores(
-        gIoU=float(ious.mean()),
-        cIoU=total.iou,
-        precision={threshold: float((ious > threshold).mean()) for threshold in thresholds},
-    )
+    precision = {f"Prec@{threshold}": float((ious > threshold).mean()) for threshold in thresholds}
+    return {"cIoU": total.iou, "gIoU": float(ious.mean()), **precision}
 
 
-@dataclass(frozen=True)
-class VolumeScores:
-    """PixelQA's mask quality of one object, over all frames together."""
-
-    J: float
-    """Intersection over union of the volumes."""
-    F: float
-    """Dice coefficient of the volumes; PixelQA calls it F, and it is no boundary measure."""
-
-    @property
-    def JF(self) -> float:
-        return (self.J + self.F) / 2
-
-
-def volume_scores(predictions: np.ndarray, targets: np.ndarray, *, original: bool = False) -> VolumeScores:
+def volume_scores(predictions: np.ndarray, targets: np.ndarray, *, original: bool = False) -> dict[str, float]:
     """Compare an object's masks over a clip as one volume (PixelQA); both empty score 1.
 
     Args:
@@ -112,6 +83,10 @@ def volume_scores(predictions: np.ndarray, targets: np.ndarray, *, original: boo
         targets: bool (T, H, W).
         original: as in the published evaluation of UniPixel, in single precision and with 1e-6 added to every
             denominator: both empty score 0.
+
+    Returns:
+        ``J``: intersection over union of the volumes; ``F``: their Dice coefficient, which PixelQA calls so and which
+        is no boundary measure; ``J&F``: the mean of both.
 
     Raises:
         TypeError: a mask is no ``bool`` array.
@@ -125,9 +100,9 @@ def volume_scores(predictions: np.ndarray, targets: np.ndarray, *, original: boo
     areas = predicted + wanted
     if original:
         little, shared = np.float32(1e-6), np.float32(intersection)
-        J = shared / (np.float32(areas - intersection) + little)
+        union_share = shared / (np.float32(areas - intersection) + little)
         precision, recall = (shared / (np.float32(area) + little) for area in (predicted, wanted))
-        return VolumeScores(float(J), float(2 * precision * recall / (precision + recall + little)))
-    if not areas:
-        return VolumeScores(1.0, 1.0)
-    return VolumeScores(intersection / (areas - intersection), 2 * intersection / areas)
+        J, F = float(union_share), float(2 * precision * recall / (precision + recall + little))
+    else:
+        J, F = (intersection / (areas - intersection), 2 * intersection / areas) if areas else (1.0, 1.0)
+    return {"J": J, "F": F, "J&F": (J + F) / 2}

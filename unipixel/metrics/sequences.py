@@ -82,19 +82,8 @@ def _score_frame(
     return J, packed_boundary_f(words, target.shape[1], boundary_radius(target.shape, bound))
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """DAVIS' three statistics of a measure over the frames of one object."""
-
-    mean: float
-    recall: float
-    """Share of the frames above 0.5."""
-    decay: float
-    """Mean of the first quarter minus mean of the last: what is lost over time."""
-
-
-def statistics(values: np.ndarray) -> Statistics:
-    """Mean, recall and decay of per-frame values.
+def statistics(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean, recall (share above 0.5) and decay (mean of the first quarter minus that of the last) over frames.
 
     The quarters' ends are rounded to frames, and neighbouring quarters share their common end.
 
@@ -111,28 +100,19 @@ def statistics(values: np.ndarray) -> Statistics:
         raise ValueError(f"values have shape {values.shape}, they must be (T,) with at least one frame")
     ends = (np.round(np.linspace(1, len(values), 5) + 1e-10) - 1).astype(int)
     first, last = values[: ends[1] + 1], values[ends[3] : ends[4] + 1]
-    return Statistics(float(values.mean()), float((values > 0.5).mean()), float(first.mean() - last.mean()))
+    return float(values.mean()), float((values > 0.5).mean()), float(first.mean() - last.mean())
 
 
-@dataclass(frozen=True)
-class DavisScores:
-    """DAVIS' table: statistics averaged over objects (not over sequences)."""
-
-    J: Statistics
-    F: Statistics
-
-    @property
-    def JF(self) -> float:
-        """J&F-Mean: mean of J-Mean and F-Mean."""
-        return (self.J.mean + self.F.mean) / 2
-
-
-def davis_scores(objects: Sequence[FrameScores], *, drop_ends: bool = False) -> DavisScores:
-    """Summarise the objects of a set of sequences as DAVIS 2016 and 2017 do.
+def davis_scores(objects: Sequence[FrameScores], *, drop_ends: bool = False) -> dict[str, float]:
+    """Summarise the objects of a set of sequences as DAVIS 2016 and 2017 do, averaged over objects (not sequences).
 
     Args:
         objects: one entry per object of every sequence; a missing object is scored with empty masks beforehand.
         drop_ends: leave out the first and the last frame (semi-supervised protocol, where the first is given).
+
+    Returns:
+        The columns of DAVIS' table, see `statistics`: ``J&F-Mean``, ``J-Mean``, ``J-Recall``, ``J-Decay``, and the same
+        of F.
 
     Raises:
         ValueError: there is no object, or no frame is left of one.
@@ -140,15 +120,11 @@ def davis_scores(objects: Sequence[FrameScores], *, drop_ends: bool = False) -> 
     if not objects:
         raise ValueError("there are 0 objects to average, at least one is needed")
     kept = slice(1, -1) if drop_ends else slice(None)
-    return DavisScores(
-        _average_statistics([statistics(scores.J[kept]) for scores in objects]),
-        _average_statistics([statistics(scores.F[kept]) for scores in objects]),
-    )
-
-
-def _average_statistics(parts: Sequence[Statistics]) -> Statistics:
-    mean, recall, decay = np.mean([(part.mean, part.recall, part.decay) for part in parts], axis=0)
-    return Statistics(float(mean), float(recall), float(decay))
+    table: dict[str, float] = {}
+    for name in ("J", "F"):
+        averages = np.mean([statistics(getattr(scores, name)[kept]) for scores in objects], axis=0)
+        table |= {f"{name}-{column}": float(v) for column, v in zip(("Mean", "Recall", "Decay"), averages, strict=True)}
+    return {"J&F-Mean": (table["J-Mean"] + table["F-Mean"]) / 2, **table}
 
 
 def revos_frame_scores(

@@ -39,23 +39,10 @@ class VisionFeatures:
     grid_thw: tuple[Grid, ...]
 
 
-@dataclass(frozen=True)
-class _VisionLayout:
-    window_index: Tensor
-    """(R,) raster cell of each cell in window order."""
-    raster_index: Tensor
-    """(R,) its inverse."""
-    window_lengths: tuple[int, ...]
-    """Patches per attention window."""
-    frame_lengths: tuple[int, ...]
-    """Patches per temporal step, for full attention."""
-    positions: Tensor
-    """(4R, 2) row and column of each patch, window order."""
-
-
 @lru_cache(maxsize=64)
-def _build_vision_layout(grids: tuple[Grid, ...], merge: int, window_cells: int) -> _VisionLayout:
-    index, lengths, frames, positions, base = [], [], [], [], 0
+def _build_windows(grids: tuple[Grid, ...], merge: int, window_cells: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """(R,) the raster cell of each cell in window order, (4R, 2) row and column of each patch, patches per window."""
+    index, lengths, positions, base = [], [], [], 0
     for t, h, w in grids:
         rows, columns = h // merge, w // merge
         raster = np.arange(rows * columns).reshape(rows, columns)
@@ -72,18 +59,10 @@ def _build_vision_layout(grids: tuple[Grid, ...], merge: int, window_cells: int)
             index.append(one + base + step * rows * columns)
             positions.append(patches)
             lengths += [len(x) * merge**2 for x in windows]
-            frames.append(h * w)
         base += t * rows * columns
     # cached tensors may be asked for first under inference mode and later by training
     with torch.inference_mode(False):
-        window_index = torch.from_numpy(np.concatenate(index))
-        return _VisionLayout(
-            window_index,
-            torch.argsort(window_index),
-            tuple(lengths),
-            tuple(frames),
-            torch.from_numpy(np.concatenate(positions)),
-        )
+        return torch.from_numpy(np.concatenate(index)), torch.from_numpy(np.concatenate(positions)), tuple(lengths)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) -> Tensor:
@@ -135,8 +114,10 @@ def encode_vision(
     """
     vision = config.vision
     merge = vision.spatial_merge_size
-    layout = _build_vision_layout(grids, merge, vision.window_size // vision.patch_size // merge)
-    window_index = layout.window_index.to(pixel_values.device)
+    cells = vision.window_size // vision.patch_size // merge
+    window_index, positions, window_lengths = _build_windows(grids, merge, cells)
+    frame_lengths = tuple(h * w for t, h, w in grids for _ in range(t))
+    window_index = window_index.to(pixel_values.device)
     # each patch is a whole kernel, so its convolution is one product, which is several times faster on CPUs
     kernel = tower.patch_embed.proj.weight.flatten(1)
     x = F.linear(pixel_values.to(kernel.dtype), kernel)
@@ -145,18 +126,18 @@ def encode_vision(
     heads = vision.num_heads
     quarter = vision.hidden_size // heads // 2
     frequency = 1.0 / 10000.0 ** (torch.arange(0, quarter, 2, dtype=torch.float32, device=x.device) / quarter)
-    angle = (layout.positions.to(x.device)[..., None] * frequency).flatten(1)
+    angle = (positions.to(x.device)[..., None] * frequency).flatten(1)
     angle = torch.cat([angle, angle], -1)[:, None]  # (patches, 1, head dim)
     cos, sin = angle.cos(), angle.sin()
     for number, block in enumerate(tower.blocks):
-        lengths = layout.frame_lengths if number in vision.fullatt_block_indexes else layout.window_lengths
+        lengths = frame_lengths if number in vision.fullatt_block_indexes else window_lengths
         if block.training and block.gradient_checkpointing:
             x = block._gradient_checkpointing_func(_vision_block, block, x, cos, sin, lengths, heads)
         else:
             x = _vision_block(block, x, cos, sin, lengths, heads)
 
     pre_merge = tower.merger.ln_q(x).reshape(-1, merge**2 * vision.hidden_size)
-    raster_index = layout.raster_index.to(x.device)
+    raster_index = window_index.argsort()
     merged = tower.merger.mlp(pre_merge)[raster_index]
     if config.pixel.visual_place_encoding:
         # content is brought to the scale of the code: left alone it grows until the code is lost in it

@@ -202,7 +202,7 @@ class Segmenter(nn.Module):
         """Predict masks of N objects on one frame (or, while training, each on its own frame).
 
         Args:
-            embed: (1 or N, C, s, s) frame features, conditioned on memory or `unconditioned`.
+            embed: (1 or N, C, s, s) frame features, conditioned on memory or from `add_no_memory`.
             features: high-resolution features with the same leading size.
             hidden: (N, Q, C) queries from `<|seg|>` states, or None on frames that are only tracked.
             points: coords (N, P, 2) in SAM pixels and labels (N, P), clicks that correct the mask.

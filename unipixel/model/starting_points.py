@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,15 +34,6 @@ QWEN_PREFIXES = ("visual.", "model.", "lm_head.")
 SAM_PREFIXES = ("sam2.",)
 QWEN_TOKENS = 151665
 """Entries of the Qwen2.5-VL tokenizer; the three added tokens get the next ids."""
-
-
-@dataclass(frozen=True)
-class StartingPoint:
-    """A model in training mode, and what in it no file filled."""
-
-    model: UniPixel
-    fresh: tuple[str, ...]
-    """Disk names of the tensors that kept their random initialisation."""
 
 
 def build_starting_config(
@@ -94,7 +84,7 @@ def load_starting_point(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
-) -> StartingPoint:
+) -> tuple[UniPixel, tuple[str, ...]]:
     """Fill a new model with released parts; what they do not cover is freshly initialised and reported by name.
 
     Fresh modules between the released parts are what the original's training begins with; see
@@ -106,6 +96,9 @@ def load_starting_point(
         sam: Meta's ``sam2.1_hiera_*.pt``; fills the segmenter.
         partial: folders of earlier training stages, laid over the rest in order.
         seed: of what is drawn between the released parts.
+
+    Returns:
+        The model in training mode, and the disk names of the tensors that no file filled.
 
     Raises:
         CheckpointError: a part is damaged, or lacks tensors that the config asks for.
@@ -136,7 +129,7 @@ def load_starting_point(
     drawn = init_fresh_modules(shapes, tensors, generator, deviation=config.language.initializer_range)
     source = " + ".join(str(x) for x in (qwen, sam, *partial) if x is not None) or "fresh model"
     filled = fill_model(model, {**tensors, **laid, **drawn}, source, device=device, dtype=dtype)
-    return StartingPoint(filled.train(), fresh)
+    return filled.train(), fresh
 
 
 def _drop_language(config: UniPixelConfig) -> UniPixelConfig:

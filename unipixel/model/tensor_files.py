@@ -10,9 +10,10 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
+from huggingface_hub.utils import TensorInfo  # type: ignore[attr-defined]  # exported, but not by name
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -51,16 +52,6 @@ class StoredTensor:
         return self.dtype in _DTYPES.values()
 
 
-@dataclass(frozen=True)
-class TensorEntry:
-    """What a safetensors header says of a tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    end: int
-    """First byte of the file after it."""
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON object; CheckpointError names the file when it is missing or malformed."""
     try:
@@ -74,8 +65,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return tree
 
 
-def read_header(file: BinaryIO, name: object) -> dict[str, TensorEntry]:
-    """Names, types and shapes in a safetensors file, from its first bytes alone.
+def read_header(file: BinaryIO, name: object) -> dict[str, TensorInfo]:
+    """Names, types, shapes and places (counted from the file's beginning) in a safetensors file, from its first bytes.
 
     Args:
         file: open at its beginning; its tensors need not be there.
@@ -92,13 +83,16 @@ def read_header(file: BinaryIO, name: object) -> dict[str, TensorEntry]:
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 0 < length <= _LONGEST_HEADER:
         raise CheckpointError(f"{name} is not a complete safetensors file: it has no header")
-    text = file.read(length)
+    text, base = file.read(length), 8 + length
     try:
         tree = json.loads(text)
         return {
-            tensor: TensorEntry(str(entry["dtype"]), tuple(entry["shape"]), 8 + length + int(entry["data_offsets"][1]))
+            tensor: TensorInfo(
+                cast(Any, str(entry["dtype"])), [int(n) for n in entry["shape"]], (base + int(begin), base + int(end))
+            )
             for tensor, entry in tree.items()
             if tensor != "__metadata__"
+            for begin, end in [entry["data_offsets"]]
         }
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise CheckpointError(f"{name} is not a complete safetensors file: its header is damaged") from error

@@ -168,7 +168,7 @@ def to_module_name(disk_name: str) -> str:
 
 
 def to_disk_name(module_name: str) -> str:
-    """Official disk name of a tensor of `UniPixel`; the inverse of `module_name`.
+    """Official disk name of a tensor of `UniPixel`; the inverse of `to_module_name`.
 
     Raises:
         KeyError: the released layout has no such part.

@@ -73,8 +73,8 @@ class Cohort:
 class Tracker:
     """Any number of objects, prompted on any frames, tracked frame by frame in one direction.
 
-    Objects are named by the ids given in `prompt` and `adopt`. To track backwards, feed frames in reverse order to a
-    second tracker.
+    Objects are named by the ids given in `add_prompts` and `add_masks`. To track backwards, feed frames in reverse
+    order to a second tracker.
 
     Source: SAM 2, section 4 (memory attention over the prompted frame and the last six).
     """

@@ -121,7 +121,7 @@ class UniPixel(nn.Module):
         second_per_grid: Tensor | None = None,
         image_grid_thw: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(3, B, L) mRoPE positions and (B,) next free position; see `language.rope_index`."""
+        """(3, B, L) mRoPE positions and (B,) next free position; see `language.compute_rope_index`."""
         grids = [] if grid_thw is None else [tuple(row) for row in grid_thw.tolist()]
         seconds = [1.0] * len(grids) if second_per_grid is None else second_per_grid.tolist()
         images = None if image_grid_thw is None else [tuple(row) for row in image_grid_thw.tolist()]

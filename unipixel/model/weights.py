@@ -370,7 +370,7 @@ def init_fresh_modules(
     the original's copy leaves out.
 
     Args:
-        shapes: what to make, by disk name; all under `JOINTS`.
+        shapes: what to make, by disk name; all under `FRESH_PREFIXES`.
         released: tensors of Qwen2.5-VL and SAM 2.1, to be copied from.
         generator: what is drawn is drawn from it, in the order of ``shapes``.
         deviation: standard deviation of the embedding of time, Qwen's ``initializer_range``.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from unipixel.processing import collation, images
 from unipixel.processing.chat import END_OF_TEXT, IMAGE_PAD, MEM, REF, SEG, TURN_END, VIDEO_PAD, ChatTemplate
 from unipixel.processing.collation import IGNORE_INDEX, TrainingBatch, TrainingInputs, build_text_inputs
 from unipixel.processing.images import ImageSettings, VisualInput
-from unipixel.processing.prompts import PointReference, build_reference
+from unipixel.processing.prompts import SamPoints, build_reference
 from unipixel.processing.regions import build_region_masks, build_target_masks, check_track, format_region_lines
 from unipixel.processing.tokenizer import load_tokenizer, save_tokenizer
 from unipixel.sample import Sample, Turn
@@ -40,6 +40,26 @@ class TurnInputs:
     """int64 (R,): frame of each ``<|ref|>`` among the frames that the language model sees."""
     region_masks: Tensor | None
     """bool (t, N, h/2, w/2) of the objects behind ``<|mem|>``; None without regions."""
+
+    @classmethod
+    def from_ids(cls, ids: Sequence[int] = ()) -> TurnInputs:
+        """Words alone."""
+        return cls(torch.tensor(ids, dtype=torch.long), [], [], torch.zeros(0, dtype=torch.long), None)
+
+    def join(self, ids: Sequence[int], later: TurnInputs) -> TurnInputs:
+        """Both as one, with ``ids`` in the place of the later one's tokens."""
+        masks = [one for one in (self.region_masks, later.region_masks) if one is not None]
+        return TurnInputs(
+            torch.cat([self.input_ids, torch.tensor(ids, dtype=torch.long)]),
+            [*self.point_coords, *later.point_coords],
+            [*self.point_labels, *later.point_labels],
+            torch.cat([self.point_frames, later.point_frames]),
+            torch.cat(masks, 1) if masks else None,
+        )
+
+
+QuestionInputs: TypeAlias = tuple[str, list[SamPoints], Tensor | None]
+"""A question that has been checked: its text with the region lines, what its ``<|ref|>`` and ``<|mem|>`` stand for."""
 
 
 def find_vocabulary_errors(ids: Mapping[str, int], entries: int, config: UniPixelConfig) -> list[str]:
@@ -132,7 +152,7 @@ class Processor:
             PromptError: the question or one of its prompts is not usable.
         """
         question = self._build_question(turn, visual, objects or {})
-        ids = self.chat.encode_opening(visual.num_tokens) + self.chat.encode_question(question.text)
+        ids = self.chat.encode_opening(visual.num_tokens) + self.chat.encode_question(question[0])
         return _build_turn_inputs(ids, [question], visual)
 
     def build_next_turn(
@@ -144,7 +164,7 @@ class Processor:
             PromptError: the question or one of its prompts is not usable.
         """
         question = self._build_question(turn, visual, objects or {})
-        return _build_turn_inputs(self.chat.encode_next_question(question.text), [question], visual)
+        return _build_turn_inputs(self.chat.encode_next_question(question[0]), [question], visual)
 
     @property
     def turn_end_id(self) -> int:
@@ -179,15 +199,14 @@ class Processor:
 
     def _build_question(
         self, turn: Turn, visual: VisualInput | None, objects: Mapping[int, MaskTrack]
-    ) -> _QuestionInputs:
-        """A checked question: its text with the region lines, and what stands behind its special tokens."""
+    ) -> QuestionInputs:
         self.chat.check_text(turn.question, "question", REF, len(turn.references))
         if not turn.question.strip():
             raise PromptError("the question is empty; ask something about the picture or video")
         if visual is None:
             if turn.references or turn.regions or turn.targets:
                 raise PromptError("a turn has points, regions or masks, but the sample has no picture or video")
-            return _QuestionInputs(turn.question, [], None)
+            return turn.question, [], None
         size, num_frames = visual.size_hw, visual.media.num_frames
         side, check = self.settings.sam_size, not turn.as_written
         references = [build_reference(prompts, size, num_frames, side, check=check) for prompts in turn.references]
@@ -197,12 +216,12 @@ class Processor:
         if len(set(turn.regions)) < len(turn.regions):
             raise PromptError(f"the regions {list(turn.regions)} name an object twice; each may be given once")
         if not turn.regions:
-            return _QuestionInputs(turn.question, references, None)
+            return turn.question, references, None
         tracks = {number: objects[number] for number in turn.regions}
         masks = build_region_masks(tracks, visual, unseen=turn.as_written)
         step = self.settings.temporal_patch_size
         prefix = format_region_lines(turn.regions, masks, len(visual.llm_frame_indices), step=step)
-        return _QuestionInputs(prefix + turn.question, references, masks)
+        return prefix + turn.question, references, masks
 
     def _build_training_inputs(self, sample: Sample, sam_masks: bool, independent_turns: bool) -> TrainingInputs:
         if not sample.turns:
@@ -256,12 +275,12 @@ class Processor:
         return VisualInput.from_media(sample.media, settings)
 
     def _encode_turns(
-        self, turns: Sequence[Turn], questions: Sequence[_QuestionInputs], opening: list[int], independent_turns: bool
+        self, turns: Sequence[Turn], questions: Sequence[QuestionInputs], opening: list[int], independent_turns: bool
     ) -> tuple[list[int], list[int], list[int]]:
         """A conversation as token ids, their labels, and the turn (from 1) that each belongs to (0: the beginning)."""
         ids = list(opening)
         labels, turn_ids = [IGNORE_INDEX] * len(ids), [0] * len(ids)
-        for k, (turn, asked) in enumerate(zip(turns, questions, strict=True)):
+        for k, (turn, (text, _, _)) in enumerate(zip(turns, questions, strict=True)):
             self.chat.check_text(turn.answer, "answer", SEG, len(turn.targets))
             if not turn.answer:
                 raise PromptError(f"turn {k} has no answer; there is nothing to learn from it")
@@ -270,7 +289,7 @@ class Processor:
             write = self.chat.encode_question if after_visual else self.chat.encode_next_question
             if not ids:
                 write = self.chat.encode_opening_question
-            question = write(asked.text)
+            question = write(text)
             answer = self.chat.encode_answer(turn.answer)
             ids += question + answer
             labels += [IGNORE_INDEX] * len(question) + answer
@@ -300,23 +319,14 @@ class Processor:
         return images.patchify(np.stack(resized), self.settings)[0], torch.cat(squares)
 
 
-@dataclass(frozen=True)
-class _QuestionInputs:
-    """A question that has been checked."""
-
-    text: str
-    references: list[PointReference]
-    masks: Tensor | None
-
-
-def _build_turn_inputs(ids: list[int], questions: Sequence[_QuestionInputs], visual: VisualInput) -> TurnInputs:
+def _build_turn_inputs(ids: list[int], questions: Sequence[QuestionInputs], visual: VisualInput) -> TurnInputs:
     """Token ids together with what stands behind the special tokens of the questions in them."""
-    references = [one for question in questions for one in question.references]
-    masks = [question.masks for question in questions if question.masks is not None]
+    references = [one for _, references, _ in questions for one in references]
+    masks = [one for _, _, one in questions if one is not None]
     return TurnInputs(
         torch.tensor(ids),
-        [one.coords for one in references],
-        [one.labels for one in references],
-        torch.tensor([visual.find_position(one.frame) for one in references], dtype=torch.long),
+        [coords for coords, _, _ in references],
+        [labels for _, labels, _ in references],
+        torch.tensor([visual.find_position(frame) for _, _, frame in references], dtype=torch.long),
         torch.cat(masks, dim=1) if masks else None,
     )

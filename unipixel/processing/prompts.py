@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -26,16 +26,9 @@ MAX_POINTS = 2
 """Points that one ``<|ref|>`` can carry: a point, two points, or the two corners of a box."""
 
 
-@dataclass(frozen=True, eq=False)
-class PointReference:
-    """The prompts of one object in SAM's terms."""
-
-    coords: Tensor
-    """float32 (P, 2), (x, y) in 0..S."""
-    labels: Tensor
-    """int64 (P,): 1 foreground, 0 background, 2 box top-left, 3 bottom-right."""
-    frame: int
-    """Frame t of the clip."""
+SamPoints: TypeAlias = tuple[Tensor, Tensor, int]
+"""The prompts of one object in SAM's terms: coords float32 (P, 2), (x, y) in 0..S; labels int64 (P,), 1 foreground, 0
+background, 2 box top-left, 3 bottom-right; frame t of the clip."""
 
 
 def check_prompt(prompt: Prompt, size_hw: tuple[int, int], num_frames: int) -> None:
@@ -117,7 +110,7 @@ def _check_mask(mask: Any, size_hw: tuple[int, int]) -> None:
 
 def build_sam_points(
     prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_frames: int, sam_size: int, *, check: bool = True
-) -> PointReference:
+) -> SamPoints:
     """Any number of checked points and boxes of one object on one frame, as SAM's point prompts (boxes first).
 
     Args:
@@ -145,19 +138,19 @@ def build_sam_points(
     table = torch.tensor(rows, dtype=torch.float64)
     height, width = size_hw
     scale = torch.tensor([sam_size / width, sam_size / height], dtype=torch.float64)
-    return PointReference((table[:, :2] * scale).float(), table[:, 2].long(), frames[0])
+    return (table[:, :2] * scale).float(), table[:, 2].long(), frames[0]
 
 
 def build_reference(
     prompts: Sequence[Point | Box], size_hw: tuple[int, int], num_frames: int, sam_size: int, *, check: bool = True
-) -> PointReference:
+) -> SamPoints:
     """The prompts of one ``<|ref|>``: a point, two points, or a box; arguments as in `build_sam_points`.
 
     Raises:
         PromptError: as `build_sam_points`, or more than fits one ``<|ref|>`` (see `choose_strongest`).
     """
     found = build_sam_points(prompts, size_hw, num_frames, sam_size, check=check)
-    if len(found.labels) > MAX_POINTS:
+    if len(found[1]) > MAX_POINTS:
         raise PromptError(f"one <|ref|> has {len(prompts)} prompts; it takes a point, two points, or one box")
     return found
 

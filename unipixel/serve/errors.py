@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from unipixel.errors import CheckpointError, MediaError, PromptError, StalePromptError, UnipixelError
-from unipixel.serve.schemas import ErrorBody, ErrorOut
+from unipixel.serve.schemas import ErrorOut
 
 LOG = logging.getLogger("unipixel.serve")
 CLIENT_CLOSED = 499
@@ -71,7 +71,7 @@ class ApiError(Exception):
         return named.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
 
     def body(self) -> ErrorOut:
-        return ErrorOut(error=ErrorBody(message=self.message, type=self.type, param=self.param, code=self.code))
+        return ErrorOut(error={"message": self.message, "type": self.type, "param": self.param, "code": self.code})
 
 
 class JobCancelled(ApiError):

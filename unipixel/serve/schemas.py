@@ -49,11 +49,13 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class RleIn(StrictModel):
-    """A mask in COCO run lengths, compressed or not."""
+class MaskRle(StrictModel):
+    """A mask in COCO run lengths."""
 
     size: Annotated[list[int], Field(min_length=2, max_length=2, description="Height, width of the source.")]
-    counts: Annotated[str, Field(max_length=MAX_RLE)] | Annotated[list[int], Field(max_length=MAX_RLE // 8)]
+    counts: Annotated[str, Field(max_length=MAX_RLE)] | Annotated[list[int], Field(max_length=MAX_RLE // 8)] = Field(
+        description="COCO's compressed text form; of requests also the plain numbers."
+    )
 
 
 class PointPrompt(StrictModel):
@@ -89,7 +91,7 @@ class MaskPrompt(StrictModel):
     """The mask of an object on one frame, which is taken as it is."""
 
     type: Literal["mask"]
-    rle: RleIn
+    rle: MaskRle
     frame: Frame = 0
     object_id: PromptedId = None
 
@@ -148,13 +150,6 @@ class ClipOptions(StrictModel):
     every: Annotated[int, Field(ge=1, le=MAX_FRAME)] = Field(1, description="Keep only every n-th frame.")
 
 
-class RleOut(BaseModel):
-    """A mask."""
-
-    size: list[int] = Field(description="Height, width.")
-    counts: str = Field(description="COCO's compressed text form.")
-
-
 class ObjectOut(BaseModel):
     """An object with its masks."""
 
@@ -165,26 +160,11 @@ class ObjectOut(BaseModel):
     visible: list[bool]
     boxes_xyxy: list[list[float] | None]
     size: list[int] = Field(description="Height, width of the masks.")
-    rles: list[RleOut | None] = Field(description="One COCO RLE per frame of the clip; null where not visible.")
+    rles: list[MaskRle | None] = Field(description="One COCO RLE per frame of the clip; null where not visible.")
     is_there: bool = Field(description="Whether it is visible on any frame.")
     mark_span: list[int] | None = Field(description="Where `[id]` stands in the text, in characters.")
     label_span: list[int] | None = Field(description="Where the words for it stand in front of that mark.")
     prompts: list[PromptIn] = Field(description="The user's prompts for it, in order.")
-
-
-class MaskOut(BaseModel):
-    """The mask of one object on one frame."""
-
-    id: int
-    rle: RleOut | None
-    score: float
-
-
-class MasksOut(BaseModel):
-    """Masks of one frame, as objects are tracked."""
-
-    frame: int
-    objects: list[MaskOut]
 
 
 class MediaOut(BaseModel):
@@ -207,19 +187,10 @@ class UsageOut(BaseModel):
     total_tokens: int
 
 
-class ErrorBody(BaseModel):
-    """What was wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
 class ErrorOut(BaseModel):
     """Every error, in OpenAI's form."""
 
-    error: ErrorBody
+    error: dict[Literal["message", "type", "param", "code"], str | None] = Field(min_length=4)
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from unipixel.engine.answer import Answer, AnswerObject, MaskPiece
+from unipixel.engine.answer import Answer, MaskPiece
 from unipixel.engine.engine import Engine
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
-from unipixel.masks import Rle, encode_rle
+from unipixel.masks import encode_rle
 from unipixel.sample import Box, Point, Prompt
 from unipixel.serve.schemas import (
     BoxPrompt,
-    MaskOut,
     MaskPrompt,
-    MasksOut,
+    MaskRle,
     MediaOut,
     ObjectOut,
     PointPrompt,
-    RleIn,
-    RleOut,
     UsageOut,
 )
 
@@ -34,19 +31,23 @@ def build_prompt(prompt: Prompt) -> PointPrompt | BoxPrompt | MaskPrompt:
     if isinstance(prompt, Box):
         corners = [float(value) for value in (prompt.x1, prompt.y1, prompt.x2, prompt.y2)]
         return BoxPrompt(type="box", box=corners, frame=frame)
-    return MaskPrompt(type="mask", rle=RleIn.model_construct(**encode_rle(prompt.mask)), frame=frame)
+    return MaskPrompt(type="mask", rle=MaskRle.model_construct(**encode_rle(prompt.mask)), frame=frame)
 
 
-def build_object(found: AnswerObject, text: str = "") -> ObjectOut:
+def build_object(found: KnownObject, text: str = "") -> ObjectOut:
     """An object with its masks, and where a text mentions it."""
     fields = found.to_json()
     mark_span, label_span = find_spans(text, found.id, found.label)
     return ObjectOut(
-        **{**fields, "score": fields["score"] if found.is_there else None},
+        **{
+            **fields,
+            "score": fields["score"] if found.is_there else None,
+            "rles": [rle and MaskRle.model_construct(**rle) for rle in found.track.rles],  # of any length
+        },
         is_there=found.is_there,
         mark_span=mark_span,
         label_span=label_span,
-        prompts=[build_prompt(prompt) for prompt in found.prompts] if isinstance(found, KnownObject) else [],
+        prompts=[build_prompt(prompt) for prompt in found.prompts],
     )
 
 
@@ -61,14 +62,10 @@ def find_spans(text: str, object_id: int, label: str) -> tuple[list[int] | None,
     return [start, start + len(mark)], [place, place + len(label)] if is_in_front else None
 
 
-def build_masks(piece: MaskPiece) -> MasksOut:
-    """Masks of one frame, as objects are tracked."""
-    objects = [MaskOut(id=i, rle=_build_rle(rle), score=round(piece.scores[i], 6)) for i, rle in piece.rles.items()]
-    return MasksOut(frame=piece.t, objects=objects)
-
-
-def _build_rle(rle: Rle | None) -> RleOut | None:
-    return None if rle is None else RleOut(**rle)
+def build_masks(piece: MaskPiece) -> dict[Literal["frame", "objects"], object]:
+    """Masks of one frame, as objects are tracked, for JSON."""
+    objects = [{"id": i, "rle": rle, "score": round(piece.scores[i], 6)} for i, rle in piece.rles.items()]
+    return {"frame": piece.t, "objects": objects}
 
 
 def build_media(session: Session, name: str) -> MediaOut:

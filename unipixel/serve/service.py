@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Mount
@@ -28,18 +28,12 @@ PAGE_HEADERS = {
     # browsers ask each time whether a file has changed: after an update, old and new ones must not mix
     "Cache-Control": "no-cache",
 }
+LimitName = Literal[
+    "max_upload_bytes", "max_body_bytes", "max_pixels", "max_frames", "max_seen_frames", "max_tokens", "max_objects"
+]
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 router = APIRouter(tags=["service"], dependencies=[Depends(forbid_caching)])
-
-
-class ModelInfo(BaseModel):
-    """What the model is."""
-
-    device: str
-    dtype: str
-    parameters: int
-    default_num_frames: int
 
 
 class ModelOut(BaseModel):
@@ -49,7 +43,7 @@ class ModelOut(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "unipixel"
-    unipixel: ModelInfo
+    unipixel: dict[Literal["device", "dtype", "parameters", "default_num_frames"], str | int] = Field(min_length=4)
 
 
 class ModelsOut(BaseModel):
@@ -57,18 +51,6 @@ class ModelsOut(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelOut]
-
-
-class LimitsOut(BaseModel):
-    """What clients may ask for."""
-
-    max_upload_bytes: int
-    max_body_bytes: int
-    max_pixels: int
-    max_frames: int
-    max_seen_frames: int
-    max_tokens: int
-    max_objects: int
 
 
 class HealthOut(BaseModel):
@@ -82,7 +64,7 @@ class HealthOut(BaseModel):
     running: int
     sessions: int
     can_save: bool
-    limits: LimitsOut
+    limits: dict[LimitName, int] = Field(min_length=len(get_args(LimitName)), description="What clients may ask for.")
 
 
 def build_model(runtime: Runtime) -> ModelOut:
@@ -91,12 +73,12 @@ def build_model(runtime: Runtime) -> ModelOut:
     return ModelOut(
         id=runtime.settings.model_name,
         created=runtime.created,
-        unipixel=ModelInfo(
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-            parameters=sum(p.numel() for p in model.parameters()),
-            default_num_frames=runtime.engine.processor.settings.max_frames,
-        ),
+        unipixel={
+            "device": str(model.device),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "default_num_frames": runtime.engine.processor.settings.max_frames,
+        },
     )
 
 
@@ -128,7 +110,7 @@ async def health(response: Response, runtime: RuntimeDep, store: StoreDep) -> He
         running=worker.num_running,
         sessions=len(store),
         can_save=store.can_save,
-        limits=LimitsOut.model_validate(settings, from_attributes=True),
+        limits={name: getattr(settings, name) for name in get_args(LimitName)},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,20 +19,14 @@ from unipixel.stickers.things import USES, Thing
 LETTERS = "ABCD"
 
 
-@dataclass(frozen=True)
-class _ChoiceQuestion:
-    text: str
-    """Speaks of objects as [id]."""
-    options: tuple[str, ...]
-    answer: str
+_Choice = tuple[str, str, str]
+"""A question that speaks of objects as [id], its options line by line, and the right one's letter in brackets."""
 
 
 def ask_choice(facts: Facts, rng: np.random.Generator) -> Turn | None:
     """A question about known objects with lettered options; the answer is a letter such as "(B)"."""
-    question = _ask_any(facts, rng)
-    if question is None:
-        return None
-    return _build_turn(question, _format_options(question))
+    found = _ask_any(facts, rng)
+    return None if found is None else _build_turn(*found)
 
 
 def ask_name_choice(facts: Facts, n: int, number: int, rng: np.random.Generator) -> tuple[str, str]:
@@ -41,11 +35,11 @@ def ask_name_choice(facts: Facts, n: int, number: int, rng: np.random.Generator)
     Raises:
         ValueError: there is no other name to choose from.
     """
-    question = _ask_name_of(facts, n, f"What is [{number}]?", rng)
-    if question is None:
+    found = _ask_name_of(facts, n, f"What is [{number}]?", rng)
+    if found is None:
         raise ValueError(f"the scene has no other name than {facts.names[n]!r} to choose from")
-    letter = LETTERS[question.options.index(question.answer)]
-    return f"{question.text}{_format_options(question)}\n{CHOOSE}", f"({letter})"
+    text, options, letter = found
+    return f"{text}{options}\n{CHOOSE}", letter
 
 
 def ask_written_choice(names: Sequence[str], rng: np.random.Generator) -> Turn:
@@ -70,20 +64,19 @@ def ask_written_choice(names: Sequence[str], rng: np.random.Generator) -> Turn:
         others = [name for name in others if name.split()[-1] != shown[n].split()[-1]]
         question = _shuffle_options(rng, f"What is [{n + 1}]?", shown[n], others)
     assert question is not None  # of four other names at least one is wrong
-    turn = _build_turn(question, _format_options(question))
+    turn = _build_turn(*question)
     head = "Here is an image with the following highlighted regions:\n"
     return replace(turn, question=head + lines + turn.question, regions=())
 
 
 def ask_choice_from_prompts(facts: Facts, rng: np.random.Generator) -> tuple[Turn, Turn] | None:
     """The memory form: first the objects are localised from points and boxes, then the question is answered."""
-    question = _ask_any(facts, rng)
-    if question is None:
+    found = _ask_any(facts, rng)
+    if found is None:
         return None
-    ids = _find_ids(question.text)
+    marked, options, _ = found
+    ids = _find_ids(marked)
     by_id = {item.id: n for n, item in enumerate(facts.scene.objects)}
-    options = _format_options(question)
-    marked = question.text
     for number in ids:
         marked = marked.replace(f"[{number}]", f"[{number}] <|ref|>", 1)
     first = Turn(
@@ -93,23 +86,11 @@ def ask_choice_from_prompts(facts: Facts, rng: np.random.Generator) -> tuple[Tur
         targets=ids,
         task="choice_mem",
     )
-    return first, _build_turn(question, options)
+    return first, _build_turn(*found)
 
 
-def _build_turn(question: _ChoiceQuestion, options: str) -> Turn:
-    letter = LETTERS[question.options.index(question.answer)]
-    return Turn(
-        question=f"{question.text}{options}\n{CHOOSE}",
-        answer=f"({letter})",
-        regions=_find_ids(question.text),
-        task="choice",
-    )
-
-
-def _format_options(question: _ChoiceQuestion) -> str:
-    return "\nOptions:" + "".join(
-        f"\n({letter}) {text}" for letter, text in zip(LETTERS, question.options, strict=False)
-    )
+def _build_turn(text: str, options: str, letter: str) -> Turn:
+    return Turn(question=f"{text}{options}\n{CHOOSE}", answer=letter, regions=_find_ids(text), task="choice")
 
 
 def _find_ids(text: str) -> tuple[int, ...]:
@@ -117,7 +98,7 @@ def _find_ids(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(number) for number in re.findall(r"\[(\d+)\]", text)))
 
 
-def _ask_any(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+def _ask_any(facts: Facts, rng: np.random.Generator) -> _Choice | None:
     makers = [
         _ask_name,
         _ask_name,
@@ -139,13 +120,15 @@ def _ask_any(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
 
 def _shuffle_options(
     rng: np.random.Generator, text: str, answer: str, others: list[str], count: int = 4
-) -> _ChoiceQuestion | None:
+) -> _Choice | None:
     """A question with the answer among ``others``, in random order; None without any wrong option."""
     wrong = [option for option in dict.fromkeys(others) if option != answer]
     if not wrong:
         return None
     kept = [wrong[int(k)] for k in rng.permutation(len(wrong))[: count - 1]] + [answer]
-    return _ChoiceQuestion(text, tuple(kept[int(k)] for k in rng.permutation(len(kept))), answer)
+    shuffled = [kept[int(k)] for k in rng.permutation(len(kept))]
+    options = "".join(f"\n({letter}) {option}" for letter, option in zip(LETTERS, shuffled, strict=False))
+    return text, f"\nOptions:{options}", f"({LETTERS[shuffled.index(answer)]})"
 
 
 def _get_tag(facts: Facts, n: int) -> str:
@@ -160,12 +143,12 @@ def _join_with_or(tags: list[str]) -> str:
     return ", ".join(tags[:-1]) + " or " + tags[-1]
 
 
-def _ask_name(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+def _ask_name(facts: Facts, rng: np.random.Generator) -> _Choice | None:
     n = int(rng.integers(facts.count))
     return _ask_name_of(facts, n, f"What is {_get_tag(facts, n)}?", rng)
 
 
-def _ask_name_of(facts: Facts, n: int, text: str, rng: np.random.Generator) -> _ChoiceQuestion | None:
+def _ask_name_of(facts: Facts, n: int, text: str, rng: np.random.Generator) -> _Choice | None:
     """The name of an object among those of others and of things that are not there."""
     others = list(dict.fromkeys(facts.names))
     others = [others[int(k)] for k in rng.permutation(len(others))[:2]]
@@ -173,7 +156,7 @@ def _ask_name_of(facts: Facts, n: int, text: str, rng: np.random.Generator) -> _
     return _shuffle_options(rng, text, facts.names[n], others)
 
 
-def _ask_which_name(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+def _ask_which_name(facts: Facts, rng: np.random.Generator) -> _Choice | None:
     chosen = _choose_objects(facts, rng)
     names = [facts.names[n] for n in chosen]
     single = [n for n in chosen if names.count(facts.names[n]) == 1]
@@ -184,7 +167,7 @@ def _ask_which_name(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion |
     return _shuffle_options(rng, f"Which one is the {facts.names[n]}, {_join_with_or(tags)}?", _get_tag(facts, n), tags)
 
 
-def _ask_which_use(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+def _ask_which_use(facts: Facts, rng: np.random.Generator) -> _Choice | None:
     chosen = _choose_objects(facts, rng)
     tags = [_get_tag(facts, k) for k in chosen]
     options = []
@@ -202,7 +185,7 @@ def _ask_which_use(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | 
     return _shuffle_options(rng, text, _get_tag(facts, n), tags)
 
 
-def _ask_colour(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+def _ask_colour(facts: Facts, rng: np.random.Generator) -> _Choice | None:
     options = [n for n in range(facts.count) if facts.scene.get_colour(n) is not None]
     if not options:
         return None
@@ -211,7 +194,7 @@ def _ask_colour(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | Non
     return _shuffle_options(rng, f"What colour is {_get_tag(facts, n)}?", facts.scene.get_colour(n) or "", wrong)
 
 
-def _ask_place(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+def _ask_place(facts: Facts, rng: np.random.Generator) -> _Choice | None:
     options = [n for n in range(facts.count) if facts.get_place(n) is not None]
     if not options:
         return None
@@ -219,7 +202,7 @@ def _ask_place(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None
     return _shuffle_options(rng, f"Where is {_get_tag(facts, n)}?", facts.get_place(n) or "", list(PLACES.values()))
 
 
-def _ask_larger(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+def _ask_larger(facts: Facts, rng: np.random.Generator) -> _Choice | None:
     chosen = _choose_objects(facts, rng, 2)
     if len(chosen) < 2:
         return None
@@ -235,7 +218,7 @@ def _ask_larger(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | Non
     return _shuffle_options(rng, f"Which one is larger, {_join_with_or(tags)}?", _get_tag(facts, winner), tags)
 
 
-def _ask_relation(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+def _ask_relation(facts: Facts, rng: np.random.Generator) -> _Choice | None:
     chosen = _choose_objects(facts, rng, 2)
     if len(chosen) < 2:
         return None
@@ -253,7 +236,7 @@ def _ask_relation(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | N
     )
 
 
-def _ask_motion(facts: Facts, rng: np.random.Generator) -> _ChoiceQuestion | None:
+def _ask_motion(facts: Facts, rng: np.random.Generator) -> _Choice | None:
     options = [n for n in range(facts.count) if facts.scene.objects[n].does]
     if not options:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -230,25 +230,18 @@ class Placement:
     brightness: float = 1.0
 
 
-@dataclass(frozen=True, eq=False)
 class SpritePatch:
-    """The drawn sprite, clipped to the picture."""
+    """The drawn sprite, clipped to the picture.
 
-    pixels: np.ndarray
-    """uint8 (h, w, 4), colour multiplied by alpha."""
-    left: int
-    top: int
+    Attributes:
+        pixels: uint8 (h, w, 4), colour multiplied by alpha.
+        window: rows and columns of the picture that it lies on.
+        mask: bool (h, w), where the sprite covers more than half of a pixel.
+    """
 
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the picture that the patch lies on."""
-        height, width = self.pixels.shape[:2]
-        return slice(self.top, self.top + height), slice(self.left, self.left + width)
-
-    @cached_property
-    def mask(self) -> np.ndarray:
-        """bool (h, w): where the sprite covers more than half of a pixel."""
-        return self.pixels[..., 3] >= 128
+    def __init__(self, pixels: np.ndarray, left: int, top: int) -> None:
+        self.pixels, self.mask = pixels, pixels[..., 3] >= 128
+        self.window = slice(top, top + len(pixels)), slice(left, left + pixels.shape[1])
 
 
 def draw_sprite(placement: Placement, sprites: SpriteSet, size_hw: tuple[int, int]) -> SpritePatch | None:
@@ -273,8 +266,7 @@ def draw_sprite(placement: Placement, sprites: SpriteSet, size_hw: tuple[int, in
     drawn = picture.transform(
         (right - left, bottom - top), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=(0, 0, 0, 0)
     )
-    pixels = np.asarray(drawn)
-    return SpritePatch(pixels, left, top)
+    return SpritePatch(np.asarray(drawn), left, top)
 
 
 def paste_patch(picture: np.ndarray, patch: SpritePatch) -> None:

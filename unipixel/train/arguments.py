@@ -22,6 +22,58 @@ from unipixel.train.recipe import Recipe
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
+DECODER_LAYERS = ".language.layers."
+"""What the names of parameters have in them that are kept in shards while they are not at work."""
+_ZERO: dict[str, Any] = {
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "zero_allow_untested_optimizer": True,
+}
+PARALLEL: dict[str, dict[str, Any]] = {
+    # a batch may have no box, no mask or no region
+    "ddp": {"ddp_find_unused_parameters": True, "ddp_broadcast_buffers": False},
+    "fsdp": {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            # the vision tower's blocks are not called as modules, so they stay in the outermost unit
+            "transformer_layer_cls_to_wrap": ["Qwen2_5_VLDecoderLayer"],
+            "reshard_after_forward": True,
+            "state_dict_type": "FULL_STATE_DICT",
+        },
+    },
+    "zero2": {
+        "deepspeed": {
+            **_ZERO,
+            "zero_optimization": {
+                "stage": 2,
+                "overlap_comm": True,
+                "contiguous_gradients": True,
+                "reduce_bucket_size": 500_000_000,
+            },
+        }
+    },
+    "zero3": {
+        "deepspeed": {
+            **_ZERO,
+            "zero_optimization": {
+                "stage": 3,
+                "overlap_comm": True,
+                "contiguous_gradients": True,
+                "reduce_bucket_size": 500_000_000,
+                "stage3_param_persistence_threshold": 100_000,
+                "stage3_gather_16bit_weights_on_model_save": True,
+            },
+        }
+    },
+}
+"""ddp: a whole copy in each process. fsdp: decoder layers, gradients and optimiser in shards. zero2: gradients and
+optimiser in shards. zero3: parameters too (both need the deepspeed package)."""
+
+
 def count_processes() -> int:
     """How many processes share the run, as ``torchrun`` says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -129,60 +181,6 @@ def build_arguments(
         # accelerate takes FSDP for a matter of GPUs, and would make whole copies without a word
         made.distributed_state.distributed_type = DistributedType.MULTI_GPU
     return made
-
-
-DECODER_LAYERS = ".language.layers."
-"""What the names of parameters have in them that are kept in shards while they are not at work."""
-
-_ZERO: dict[str, Any] = {
-    "gradient_accumulation_steps": "auto",
-    "gradient_clipping": "auto",
-    "train_batch_size": "auto",
-    "train_micro_batch_size_per_gpu": "auto",
-    "zero_allow_untested_optimizer": True,
-}
-
-PARALLEL: dict[str, dict[str, Any]] = {
-    # a batch may have no box, no mask or no region
-    "ddp": {"ddp_find_unused_parameters": True, "ddp_broadcast_buffers": False},
-    "fsdp": {
-        "fsdp": True,
-        "fsdp_config": {
-            "version": 2,
-            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            # the vision tower's blocks are not called as modules, so they stay in the outermost unit
-            "transformer_layer_cls_to_wrap": ["Qwen2_5_VLDecoderLayer"],
-            "reshard_after_forward": True,
-            "state_dict_type": "FULL_STATE_DICT",
-        },
-    },
-    "zero2": {
-        "deepspeed": {
-            **_ZERO,
-            "zero_optimization": {
-                "stage": 2,
-                "overlap_comm": True,
-                "contiguous_gradients": True,
-                "reduce_bucket_size": 500_000_000,
-            },
-        }
-    },
-    "zero3": {
-        "deepspeed": {
-            **_ZERO,
-            "zero_optimization": {
-                "stage": 3,
-                "overlap_comm": True,
-                "contiguous_gradients": True,
-                "reduce_bucket_size": 500_000_000,
-                "stage3_param_persistence_threshold": 100_000,
-                "stage3_gather_16bit_weights_on_model_save": True,
-            },
-        }
-    },
-}
-"""ddp: a whole copy in each process. fsdp: decoder layers, gradients and optimiser in shards. zero2: gradients and
-optimiser in shards. zero3: parameters too (both need the deepspeed package)."""
 
 
 def touch_all_parameters(step: nn.Module) -> None:

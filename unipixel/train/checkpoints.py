@@ -36,6 +36,12 @@ FILE = "recipe.json"
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "numpy", "pillow", "deepspeed")
 
 
+WORD_TABLES = ("language.embed_tokens.weight", "lm_head.weight")
+"""Tensors with one row per token."""
+_SIDE = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.default\.weight")
+_SIDE_ON_DISK = re.compile(r"\.lora_[AB]\.weight$")
+
+
 def write_run_record(folder: Path, recipe: Recipe, **more: Any) -> None:
     """Write ``recipe.json``; what an earlier start of the same run was given is kept under ``earlier``."""
     path = folder / FILE
@@ -66,11 +72,6 @@ def _collect_versions() -> dict[str, str]:
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-WORD_TABLES = ("language.embed_tokens.weight", "lm_head.weight")
-"""Tensors with one row per token."""
-_SIDE = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.default\.weight")
-_SIDE_ON_DISK = re.compile(r"\.lora_[AB]\.weight$")
 
 
 def add_lora(model: UniPixel, lora: Lora) -> LoraConfig:

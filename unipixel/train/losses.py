@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
@@ -22,34 +21,8 @@ from unipixel.model.unipixel import TrainingOutput, UniPixel
 from unipixel.processing.collation import TrainingBatch
 from unipixel.train.recipe import LossWeights, Recipe, StickerRecipe
 
-
-@dataclass(frozen=True)
-class FrameLoss:
-    """Unweighted loss terms of one sample on one frame, summed over its O objects and divided by O."""
-
-    focal: Tensor
-    dice: Tensor
-    iou: Tensor
-    presence: Tensor
-    focal_per_mask: Tensor
-    """(O, 3) before choosing the best candidate, divided by O."""
-    dice_per_mask: Tensor
-    entropy: Tensor
-    every_candidate: Tensor
-    """Weighted mask loss averaged over the candidates."""
-    selection: Tensor
-
-    def sum_weighted(self, weights: LossWeights) -> Tensor:
-        """The weighted sum."""
-        return (
-            weights.focal * self.focal
-            + weights.dice * self.dice
-            + weights.entropy * self.entropy
-            + weights.every_candidate * self.every_candidate
-            + weights.selection * self.selection
-            + weights.iou * self.iou
-            + weights.presence * self.presence
-        )
+BINDING_LAYER = 1
+"""Decoder layer of the "binding" helper: the words are read, and two layers are left to work with what was found."""
 
 
 def language_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -60,8 +33,11 @@ def language_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def frame_loss(
     decoded: MaskPrediction, target: Tensor, weights: LossWeights, contested: Tensor | None = None
-) -> FrameLoss:
-    """Losses of O objects on one frame.
+) -> dict[str, Tensor]:
+    """Losses of O objects on one frame: their weighted sum as ``loss``, and its unweighted terms.
+
+    Terms are named as in `LossWeights`, summed over the objects and divided by O. ``focal_per_mask`` and
+    ``dice_per_mask``, (O, 3), are those before the best candidate is chosen, divided by O.
 
     Args:
         decoded: candidates of the O objects.
@@ -92,17 +68,17 @@ def frame_loss(
         selection = (doubt.sum((-1, -2)) / region.sum((-1, -2)).clamp(min=1)).mean(-1).sum() / count
     iou = (decoded.multimask_ious.float() - joint).abs().mean(-1) / count
     score = decoded.object_score_logits.float()
-    return FrameLoss(
-        focal=(focal.gather(1, best)[:, 0] * there).sum(),
-        dice=(dice.gather(1, best)[:, 0] * there).sum(),
-        iou=(iou * there).sum(),
-        presence=F.binary_cross_entropy_with_logits(score, there, reduction="sum") / count,
-        focal_per_mask=focal,
-        dice_per_mask=dice,
-        entropy=(entropy.gather(1, best)[:, 0] * there).sum(),
-        every_candidate=(candidates.mean(-1) * there).sum(),
-        selection=selection,
-    )
+    terms = {
+        "focal": (focal.gather(1, best)[:, 0] * there).sum(),
+        "dice": (dice.gather(1, best)[:, 0] * there).sum(),
+        "entropy": (entropy.gather(1, best)[:, 0] * there).sum(),
+        "every_candidate": (candidates.mean(-1) * there).sum(),
+        "selection": selection,
+        "iou": (iou * there).sum(),
+        "presence": F.binary_cross_entropy_with_logits(score, there, reduction="sum") / count,
+    }
+    loss = sum((getattr(weights, name) * term for name, term in terms.items()), start=logits.new_zeros(()))
+    return {"loss": loss, **terms, "focal_per_mask": focal, "dice_per_mask": dice}
 
 
 def focal_loss(logits: Tensor, goal: Tensor, alpha: float = 0.25) -> Tensor:
@@ -126,7 +102,7 @@ def segment_loss(decoded: Sequence[MaskPrediction], targets: Tensor, weights: Lo
 
     Frames that were prompted one by one count as objects of one frame, which comes to the same mean.
     """
-    frames = [frame_loss(d, t, weights).sum_weighted(weights) for d, t in zip(decoded, targets, strict=True)]
+    frames = [frame_loss(d, t, weights)["loss"] for d, t in zip(decoded, targets, strict=True)]
     return torch.stack(frames).sum() / len(frames)
 
 
@@ -226,10 +202,6 @@ def binding_loss(
     return {"binding": torch.cat(losses).mean(), "binding_share": torch.cat(shares).mean().detach()}
 
 
-BINDING_LAYER = 1
-"""Decoder layer of the "binding" helper: the words are read, and two layers are left to work with what was found."""
-
-
 def prompt_loss(
     model: UniPixel, batch: TrainingBatch, weights: LossWeights, corrections: float = 0.0, given_masks: float = 0.0
 ) -> dict[str, Tensor]:
@@ -273,13 +245,13 @@ def prompt_loss(
     features = sam.encode(torch.cat(frames))
     own = features[torch.arange(len(counts), device=goal.device).repeat_interleave(repeats)]
     decoded = sam.decode(sam.add_no_memory(own), own, asked, mark_absent=False)
-    segment = frame_loss(decoded, goal, weights, contested).sum_weighted(weights)
+    segment = frame_loss(decoded, goal, weights, contested)["loss"]
     loss = segment + pointing
     terms = {"segment": segment, "pointing": pointing, **measure_ious([[decoded]], [goal[None]])}
     if corrections and torch.rand(()) < corrections:
         points = draw_correction_clicks(decoded.low_res_masks[:, 0], goal, sam.config.image_size)
         again = sam.decode(sam.add_no_memory(own), own, queries, points, mark_absent=False)
-        loss = loss + frame_loss(again, goal, weights, contested).sum_weighted(weights)
+        loss = loss + frame_loss(again, goal, weights, contested)["loss"]
         terms["corrected_iou"] = measure_ious([[again]], [goal[None]])["mask_iou"]
     return {"loss": loss, **terms}
 

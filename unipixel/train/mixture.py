@@ -30,6 +30,16 @@ CHUNK = 50
 """Batches whose records are sorted by length together; the order stays random at a larger scale."""
 
 
+LOG = logging.getLogger(__name__)
+MAX_DRAWS = 10
+"""Choices of frames that are tried until one shows every object that is asked about."""
+MAX_REPLACED = 10
+"""Records in a row that may be over the limits before that is an error."""
+MAX_CLIP_OBJECTS = 5
+"""Objects that all questions about a clip may have together where the original's protocol is followed."""
+Entry = tuple[Source, Record]
+
+
 class EpochPlan:
     """The order of a mixture.
 
@@ -98,7 +108,7 @@ def add_prompt_turns(sample: Sample, rng: np.random.Generator | None, most: int,
 
     Args:
         rng: chooses objects, prompts and frames; None: the first objects, prompted as in evaluation.
-        named: the form of the question, see `wording.prefilling`; to be taken from the checkpoint.
+        named: the form of the question, see `turn.write_prompt_question`; to be taken from the checkpoint.
 
     Raises:
         DatasetError: the sample shows no object.
@@ -121,18 +131,6 @@ def add_prompt_turns(sample: Sample, rng: np.random.Generator | None, most: int,
         for turn, query in zip(made.turns, made.queries, strict=True)
     ]
     return replace(made, turns=tuple(turns))
-
-
-LOG = logging.getLogger(__name__)
-MAX_DRAWS = 10
-"""Choices of frames that are tried until one shows every object that is asked about."""
-MAX_REPLACED = 10
-"""Records in a row that may be over the limits before that is an error."""
-
-MAX_CLIP_OBJECTS = 5
-"""Objects that all questions about a clip may have together where the original's protocol is followed."""
-
-Entry = tuple[Source, Record]
 
 
 class MixtureDataset(Dataset[TrainingInputs]):
@@ -342,8 +340,8 @@ def add_turns(
     """The sample with its turns; a dataset that words its own questions keeps them.
 
     Args:
-        named: as `wording.worded`; to be taken from the checkpoint.
-        pointing: as `wording.worded`.
+        named: as `wording.write_turns`; to be taken from the checkpoint.
+        pointing: as `wording.write_turns`.
         grid: side of SAM's frames, from which the original's protocol takes points and boxes.
     """
     turns = recipe.turns if source.turns < 0 else source.turns

@@ -18,6 +18,18 @@ from unipixel.data.records import MAX_BAD
 from unipixel.model.config import Recall
 from unipixel.stickers import SceneSettings
 
+Mix = dict[str, float]
+"""Task of a turn -> how often it is drawn."""
+Parts = tuple[str, ...]
+"""Prefixes of parameter names; ``""`` is a prefix of all."""
+Protocol = Literal["correct", "original"]
+"""correct: as this project thinks best. original: as the released training does, mistakes included; the differences are
+in `train/protocol.py`."""
+SourceForm = Literal["regions", "points", "boxes", "mixed", "bare", "memory", "prompts"]
+"""How objects are given: as in `processing.wording`; prompts: a point or box on any object, answered by its mask."""
+R = TypeVar("R")
+_YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
@@ -35,17 +47,6 @@ class LossWeights:
     """Share of the mask loss that all three candidates get, not only the best, so that none dies early."""
     full_resolution: bool = True
     """Compare masks at SAM size (the paper's way) or, faster, on the decoder's quarter-size grid."""
-
-
-Mix = dict[str, float]
-"""Task of a turn -> how often it is drawn."""
-Parts = tuple[str, ...]
-"""Prefixes of parameter names; ``""`` is a prefix of all."""
-Protocol = Literal["correct", "original"]
-"""correct: as this project thinks best. original: as the released training does, mistakes included; the differences are
-in `train/protocol.py`."""
-SourceForm = Literal["regions", "points", "boxes", "mixed", "bare", "memory", "prompts"]
-"""How objects are given: as in `processing.wording`; prompts: a point or box on any object, answered by its mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,10 +255,6 @@ class MixtureRecipe(Recipe):
     limits: RecordLimits = field(default_factory=RecordLimits)
     max_bad: float = MAX_BAD
     """Share of the records that may turn out not to be readable; they are left out. More end the run."""
-
-
-R = TypeVar("R")
-_YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
 def override(record: R, settings: Sequence[str]) -> R:

@@ -162,8 +162,8 @@ def _start_from_released(start: Start, seed: int) -> TrainingSetup:
     tokenizer.add_tokens(added, special_tokens=True)
     if tokenizer.convert_tokens_to_ids(REF) != first:
         raise CheckpointError(f"{folder}: {REF} gets the id {tokenizer.convert_tokens_to_ids(REF)}, expected {first}")
-    point = load_starting_point(config, qwen=start.qwen, sam=start.sam, partial=start.stages, seed=seed)
-    if drawn := [name for name in point.fresh if start.stages and name.endswith("gaussian_matrix")]:
+    model, fresh = load_starting_point(config, qwen=start.qwen, sam=start.sam, partial=start.stages, seed=seed)
+    if drawn := [name for name in fresh if start.stages and name.endswith("gaussian_matrix")]:
         warnings.warn(
             f"the earlier stages {', '.join(start.stages)} do not hold {', '.join(drawn)}, so they are drawn anew, as "
             "the original does; what these stages learnt about points belongs to others",
@@ -175,8 +175,8 @@ def _start_from_released(start: Start, seed: int) -> TrainingSetup:
     base = {"base_model_path": named, "sam2_checkpoint": str(Path(start.sam).resolve())}
     # what an earlier stage taught is as little in the base as what is fresh
     outside = {name for stage in start.stages for name in _list_taught(stage)}
-    changed = {to_module_name(name).split("[")[0] for name in {*point.fresh, *outside}}
-    return TrainingSetup(point.model, processor, base, changed)
+    changed = {to_module_name(name).split("[")[0] for name in {*fresh, *outside}}
+    return TrainingSetup(model, processor, base, changed)
 
 
 def _list_taught(stage: str) -> set[str]:

@@ -36,6 +36,21 @@ from unipixel.stickers.scene import box_object, point_at_object
 from unipixel.stickers.things import PLURAL_NAMES
 from unipixel.train.recipe import Mix, StickerRecipe
 
+ON_PHOTOS = 0.9
+"""Share of the scenes of cut-outs that lie on a piece of a photo; the others lie on a pattern."""
+MAX_STRIDE = 3
+"""Frames of a clip are at most so many apart."""
+MAX_OBJECTS = 9
+"""Objects of one picture have ids from 1 to 9, as on stickers."""
+_PLACE = re.compile(r"\b(left|right|top|bottom|upper|lower|middle|highest|lowest|largest|smallest|biggest)", re.I)
+"""Words that a crop or a flip can make untrue."""
+PHOTO_TASKS = ("refer", "point", "box", "name", "name_mem", "absent")
+"""What is asked of photos and clips, of everything that a mix may hold."""
+MAX_TRIES = 1000
+"""Scenes, photos or clips that are drawn until one can be asked about."""
+CLEARLY_SHOWN = 0.3
+"""Share of a visual token that an object must cover for the token to be called after it."""
+
 
 def draw_prompt(world: Scene, n: int, rng: np.random.Generator) -> Point | Box:
     """A point or a box on an object of a scene."""
@@ -93,20 +108,6 @@ def _keep_frame(track: MaskTrack, frame: int | None) -> MaskTrack:
     if frame is None or track.rles[frame] is None:
         return track
     return MaskTrack(track.size_hw, tuple(rle if t == frame else None for t, rle in enumerate(track.rles)))
-
-
-ON_PHOTOS = 0.9
-"""Share of the scenes of cut-outs that lie on a piece of a photo; the others lie on a pattern."""
-MAX_STRIDE = 3
-"""Frames of a clip are at most so many apart."""
-MAX_OBJECTS = 9
-"""Objects of one picture have ids from 1 to 9, as on stickers."""
-_PLACE = re.compile(r"\b(left|right|top|bottom|upper|lower|middle|highest|lowest|largest|smallest|biggest)", re.I)
-"""Words that a crop or a flip can make untrue."""
-PHOTO_TASKS = ("refer", "point", "box", "name", "name_mem", "absent")
-"""What is asked of photos and clips, of everything that a mix may hold."""
-MAX_TRIES = 1000
-"""Scenes, photos or clips that are drawn until one can be asked about."""
 
 
 class PhotoSampler:
@@ -279,10 +280,6 @@ def _draw_turns(
             prompt = _draw_prompt(sample.objects[n].mask(0), rng, "point" if rng.random() < 0.5 else "box")
             made.append(Turn(question=f"What is [{n}] <|ref|>?", answer=names[n], references=((prompt,),), task="name"))
     return tuple(made)
-
-
-CLEARLY_SHOWN = 0.3
-"""Share of a visual token that an object must cover for the token to be called after it."""
 
 
 class StickerDataset(Dataset[TrainingInputs]):

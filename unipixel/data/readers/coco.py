@@ -38,11 +38,11 @@ from pathlib import Path
 
 import numpy as np
 
-from unipixel.data.coco_files import Box, CocoClip, read_clips, unpack_region
+from unipixel.data.coco_files import CocoClip, read_clips, unpack_region
 from unipixel.data.encodings import build_track
 from unipixel.data.frames import check_size, open_clip, open_picture, resolve_frames
-from unipixel.data.labels import SPLITS, Label, build_queries, choose_names, split_queries
-from unipixel.data.records import Dataset, Record, Records
+from unipixel.data.labels import SPLITS, build_queries, choose_names, split_queries
+from unipixel.data.records import Box, Dataset, Record, Records
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.media.names import NameAliases, find_file, is_junk
@@ -67,11 +67,9 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     left_out: list[tuple[str, str]] = []
     seen: dict[str, Path] = {}
     for path, is_of_split in _find_files(root, split, dataset):
-        found = read_clips(path, dataset)
-        clips, left_out = found.by_name, [*left_out, *found.left_out]
-        names = (
-            list(clips) if is_of_split else choose_names(clips, split, path.parent, dataset, NameAliases(found.names))
-        )
+        clips, all_names, unmasked = read_clips(path, dataset)
+        left_out += unmasked
+        names = list(clips) if is_of_split else choose_names(clips, split, path.parent, dataset, NameAliases(all_names))
         twice = next((name for name in names if name in seen), None)
         if twice is not None:
             raise DatasetError(
@@ -82,7 +80,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
         files = _locate_pictures(folder, {frame for name in names for frame in clips[name].frames}, dataset)
         for name in names:
             clip = clips[name]
-            queries = build_queries({n: Label(one.name, one.expressions) for n, one in clip.objects.items()})
+            queries = build_queries(clip.objects)
             unasked = clip.incomplete_texts if split == "train" else clip.unlocated_texts
             for ending, some in split_queries([query for query in queries if query.text not in unasked], split):
                 records.append(

@@ -45,7 +45,7 @@ from typing import Any
 from unipixel.data.encodings import rles_to_track
 from unipixel.data.files import get_field, open_mask_lists, read_json, read_json_cached, read_numbered_masks, require
 from unipixel.data.frames import open_clip, resolve_frames
-from unipixel.data.records import Dataset, Record
+from unipixel.data.records import Dataset, Expression, Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack, area_rle, parse_rle
 from unipixel.sample import Query, QueryKind, Sample
@@ -161,31 +161,6 @@ _CUT = "TAO/"
 """Videos of ReVOS that are much longer than their objects are to be seen."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expression:
-    """What `Record.raw` holds here."""
-
-    video: str
-    """Id of the video, which is also its frame folder."""
-    expression: str
-    """Id of the expression in its video."""
-    text: str
-    annotations: tuple[str, ...]
-    """Keys of the mask file; empty: there is no such object (or no masks are given out)."""
-    type_id: int | None
-    """ReVOS: 0 referring, 1 reasoning, 2 no object."""
-    num_masks: int
-    """Frames of the whole video, for each of which the mask file has an entry."""
-    first: int = 0
-    """Frame of the video with which the clip begins."""
-    number: int | None = None
-    """Place among the split's expressions in file order, where masks are numbered; from 0."""
-    string_number: int | None = None
-    """The same with videos and expression ids sorted as strings."""
-    total: int = 0
-    """Expressions of the split."""
-
-
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     """One record per expression, in file order.
 
@@ -209,9 +184,9 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
             span: tuple[int, int] | None = (0, len(names))
             if layout.training and masks is not None and raw.number is None:
                 # Several expressions mean the same objects; their masks need to be read once.
-                if (video, *raw.annotations) not in spans:
-                    spans[video, *raw.annotations] = _find_span(masks, raw, where)
-                span = spans[video, *raw.annotations]
+                if (video, *raw.masks) not in spans:
+                    spans[video, *raw.masks] = _find_span(masks, raw, where)
+                span = spans[video, *raw.masks]
             if span is None:
                 continue
             record = Record(
@@ -221,7 +196,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
                 data_type="seg_video" if span[1] - span[0] > 1 else "seg_image",
                 root=root,
                 frame_names=names if span == (0, len(names)) else names[slice(*span)],
-                raw=raw if span[0] == 0 else replace(raw, first=span[0]),
+                raw=replace(raw, frames=range(*span)),
             )
             records.append(record)
     return records
@@ -238,22 +213,16 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     layout = _find_layout(record.dataset, record.split)
     ts = resolve_frames(record, frames, record.num_frames or 0)
     media = open_clip(record, ts)
-    places = [raw.first + t for t in ts]
+    places = [raw.frames[t] for t in ts]
     objects: dict[int, MaskTrack] = {}
     areas: dict[str, MaskTrack] = {}
-    targets: tuple[int | None, ...] = ()
-    if layout.masks is not None:
+    if layout.masks is not None and 1 in raw.query.targets:
         lists = _read_mask_lists(record.root / layout.masks, raw, record.source)
-        targets = (1,) if lists else (None,)
-        if lists:
-            objects[1] = rles_to_track([[rles[t] for rles in lists] for t in places], media.size_hw, record.source)
+        objects[1] = rles_to_track([[rles[t] for rles in lists] for t in places], media.size_hw, record.source)
     if layout.foreground is not None:
         rles = _read_foreground(record.root / layout.foreground, raw, record.source)
         areas["foreground"] = rles_to_track([[rles[t]] for t in places], media.size_hw, f"{record.source}, foreground")
-    kind: QueryKind = "sentence" if layout.questions and raw.text.endswith("?") else layout.kind
-    category = "" if raw.type_id is None else CATEGORIES[raw.type_id]
-    query = Query(kind=kind, text=raw.text, targets=targets, category=category)
-    return Sample(media=media, objects=objects, areas=areas, queries=(query,), source=record.source)
+    return Sample(media=media, objects=objects, areas=areas, queries=(raw.query,), source=record.source)
 
 
 def _find_layout(dataset: str, split: str) -> ExpressionLayout:
@@ -300,12 +269,19 @@ def _read_videos(
             type_id = _parse_type_id(value, where_it_is)
             has_keys = layout.masks is not None and not numbered and type_id != _NO_OBJECT
             text = get_field(value, "exp", where_it_is, str).strip()
+            text = text.replace("_", " ") if layout.names else text
+            masks = _parse_annotation_ids(value, where_it_is) if has_keys else ()
+            query = Query(
+                kind="sentence" if layout.questions and text.endswith("?") else layout.kind,
+                text=text,
+                targets=() if layout.masks is None else (1,) if masks or numbered else (None,),
+                category="" if type_id is None else CATEGORIES[type_id],
+            )
             raw = Expression(
                 video=video,
                 expression=expression,
-                text=text.replace("_", " ") if layout.names else text,
-                annotations=_parse_annotation_ids(value, where_it_is) if has_keys else (),
-                type_id=type_id,
+                query=query,
+                masks=masks,
                 num_masks=len(frames),
                 number=number if numbered else None,
                 string_number=string_numbers.get((video, expression)),
@@ -330,7 +306,7 @@ def _parse_type_id(value: Any, where: str) -> int | None:
 
 def _find_span(path: Path, raw: Expression, where: str) -> tuple[int, int] | None:
     """First frame and end of the clip that shows an expression's objects in training; None: it is left out."""
-    if not raw.annotations:
+    if not raw.masks:
         return None
     if not raw.video.startswith(_CUT):
         return 0, raw.num_masks
@@ -353,7 +329,7 @@ def _read_mask_lists(path: Path, raw: Expression, where: str) -> list[list[Any]]
         found = {str(raw.number): read_numbered_masks(path, raw.number, raw.total, where)}
     else:
         lists = open_mask_lists(path, where.split(" ")[0])
-        found = {key: lists.find(key, where) for key in raw.annotations}
+        found = {key: lists.find(key, where) for key in raw.masks}
     for key, rles in found.items():
         _check_length(rles, raw, f"{where}: the masks {key!r} in {path}")
     return list(found.values())

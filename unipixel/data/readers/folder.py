@@ -32,8 +32,8 @@ import numpy as np
 from unipixel.data.encodings import build_track
 from unipixel.data.files import read_json, require
 from unipixel.data.frames import PICTURE_SUFFIXES, check_size, open_clip, open_picture, resolve_frames
-from unipixel.data.labels import SPLITS, Label, build_queries, choose_names, parse_label, split_queries
-from unipixel.data.records import Dataset, Record
+from unipixel.data.labels import SPLITS, build_queries, choose_names, parse_label, split_queries
+from unipixel.data.records import Dataset, Instance, Record
 from unipixel.errors import DatasetError, MediaError
 from unipixel.masks import load_annotated_ids
 from unipixel.media.names import NameAliases, is_junk, normalize_name
@@ -50,15 +50,6 @@ class _FolderItem(NamedTuple):
     is_video: bool
     frames: tuple[str, ...]
     masks: tuple[str, ...]
-
-
-class _FolderAnnotation(NamedTuple):
-    """What a record keeps."""
-
-    masks: tuple[str, ...]
-    queries: tuple[Query, ...] | None
-    """None: nothing is labelled."""
-    labelled: tuple[int, ...]
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
@@ -82,7 +73,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
                     data_type="seg_video" if item.is_video else "seg_image",
                     root=root,
                     frame_names=item.frames,
-                    raw=_FolderAnnotation(item.masks, some if queries else None, tuple(labels.get(name, {}))),
+                    raw=(item, some if queries else None, tuple(labels.get(name, {}))),
                 )
             )
     return records
@@ -94,10 +85,13 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     Raises:
         DatasetError: a file is missing, damaged or of another size, or a label names an object that is nowhere.
     """
-    raw: _FolderAnnotation = record.raw
-    ts = resolve_frames(record, frames, len(raw.masks))
-    media = open_clip(record, ts) if record.data_type == "seg_video" else open_picture(record, frames)
-    read = [_read_numbers(record, raw.masks[t], media.size_hw) for t in ts]
+    item: _FolderItem
+    queries: tuple[Query, ...] | None  # None: nothing is labelled
+    labelled: tuple[int, ...]
+    item, queries, labelled = record.raw
+    ts = resolve_frames(record, frames, len(item.masks))
+    media = open_clip(record, ts) if item.is_video else open_picture(record, frames)
+    read = [_read_numbers(record, item.masks[t], media.size_hw) for t in ts]
     numbers = [one for one, _ in read]
     values = sorted({value for one in numbers for value in np.unique(one).tolist()} - {0})
     if any(is_cut for _, is_cut in read) and values != [255]:
@@ -106,9 +100,9 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
             f"{record.source}: some of its masks are one object in shades of grey, others hold the numbers {few}; "
             "draw all of them in one way"
         )
-    if values == [255] and 255 not in raw.labelled:
+    if values == [255] and 255 not in labelled:
         numbers, values = [(one != 0).astype(np.uint8) for one in numbers], [1]
-    unseen = sorted(set(raw.labelled) - set(values))
+    unseen = sorted(set(labelled) - set(values))
     if frames is None and unseen:
         raise DatasetError(
             f"{record.source}: labels.json names object {unseen[0]}, but the masks hold the objects "
@@ -118,7 +112,6 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
         value: build_track([one == value for one in numbers], where=record.source)
         for value in sorted({*values, *unseen})
     }
-    queries = raw.queries
     if queries is None:
         queries = (Query(kind="query", text=UNNAMED, targets=tuple(values) or (None,)),)
     return Sample(media=media, objects=objects, queries=queries, source=record.source)
@@ -182,11 +175,11 @@ def _map_stems(folder: Path, dataset: str) -> dict[str, str]:
 
 def _read_labels(
     path: Path, items: Mapping[str, Any], aliases: NameAliases, dataset: str
-) -> dict[str, dict[int, Label]]:
+) -> dict[str, dict[int, Instance]]:
     """Labels by picture or video and object."""
     if not path.exists():
         return {}
-    labels: dict[str, dict[int, Label]] = {}
+    labels: dict[str, dict[int, Instance]] = {}
     written: dict[str, str] = {}
     for key, objects in read_json(path, dataset).items():
         where, name = f"{dataset}: {path}, {key!r}", aliases.find(key)

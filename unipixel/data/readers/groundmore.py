@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ import numpy as np
 from unipixel.data.encodings import build_track, read_id_mask
 from unipixel.data.files import get_field, read_json, require
 from unipixel.data.frames import open_clip, resolve_frames
-from unipixel.data.records import Dataset, Record
+from unipixel.data.records import Dataset, Expression, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -48,27 +47,6 @@ TEST_FRAMES = 20
 _QUESTIONS = {"train": "groundmore/trainval_v2.json", "test": "groundmore/test_v2.json"}
 _NUMBERED = re.compile(r"(\d+)\.(?:jpg|png)$")
 _CLIP = re.compile(r"(\d\d)(\d\d)_(\d\d)(\d\d)")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GroundMoReQuestion:
-    """What `Record.raw` holds here."""
-
-    video: str
-    expression: str
-    """Id of the question in its video."""
-    text: str
-    answer: str
-    ids: tuple[int, ...]
-    """Pixel values of the objects that are meant."""
-    category: str
-    """Causal, Sequential, Counterfactual or Descriptive."""
-    action: tuple[int, int]
-    """First and last frame, counted from the start of the clip at 6 per second, of the action asked about."""
-    numbers: tuple[int, ...]
-    """Numbers of the clip's images."""
-    masks: tuple[str | None, ...]
-    """Paths of their masks under the ``data`` folder; None where there is none, or the action does not last."""
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
@@ -89,9 +67,9 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
         images, masks = _map_numbers(root, f"{folder}/images", where), _map_numbers(root, f"{folder}/masks", where)
         numbers = _choose_numbers(images, masks, split, place)
         for expression, question in get_field(value, "questions", place, dict).items():
-            raw = _parse_question(video, expression, question, clip_start, f"{place}, question {expression!r}")
-            first, last = raw.action if split == "test" else (0, numbers[-1])
-            found = tuple(masks.get(number) if first <= number <= last else None for number in numbers)
+            query, ids, action = _parse_question(question, clip_start, f"{place}, question {expression!r}")
+            first, last = action if split == "test" else (0, numbers[-1])
+            found = tuple(masks.get(number, "") if first <= number <= last else "" for number in numbers)
             record = Record(
                 dataset=dataset,
                 split=split,
@@ -99,7 +77,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
                 data_type="seg_video" if len(numbers) > 1 else "seg_image",
                 root=root,
                 frame_names=tuple(images[number] for number in numbers),
-                raw=replace(raw, numbers=numbers, masks=found),
+                raw=Expression(video=video, expression=expression, query=query, ids=ids, masks=found, frames=numbers),
             )
             records.append(record)
     return records
@@ -112,14 +90,13 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
         DatasetError: a file is missing or damaged, or masks do not fit their frames.
         ValueError: a frame is not in the clip.
     """
-    raw: GroundMoReQuestion = record.raw
+    raw: Expression = record.raw
     ts = resolve_frames(record, frames, record.num_frames or 0)
     media = open_clip(record, ts)
     names = [raw.masks[t] for t in ts]
-    masks = (None if name is None else read_id_mask(record.root / name, raw.ids, record.source) for name in names)
+    masks = (read_id_mask(record.root / name, raw.ids, record.source) if name else None for name in names)
     objects = {1: build_track(masks, size_hw=media.size_hw, where=record.source)}
-    query = Query(kind="question", text=raw.text, answer=raw.answer, targets=(1,), category=raw.category)
-    return Sample(media=media, objects=objects, queries=(query,), source=record.source)
+    return Sample(media=media, objects=objects, queries=(raw.query,), source=record.source)
 
 
 def parse_seconds(text: str, where: str) -> int:
@@ -166,23 +143,24 @@ def _choose_numbers(images: dict[int, str], masks: dict[int, str], split: str, w
     return tuple(numbers)
 
 
-def _parse_question(video: str, expression: str, value: Any, clip_start: int, where: str) -> GroundMoReQuestion:
+def _parse_question(value: Any, clip_start: int, where: str) -> tuple[Query, tuple[int, ...], tuple[int, int]]:
+    """The question, the pixel values of what it means, and first and last frame of the action, from the clip's start.
+
+    Frames count at `FPS`; the category is Causal, Sequential, Counterfactual or Descriptive.
+    """
     text = get_field(value, "question", where, str).strip()
     ids = [part.strip() for part in str(get_field(value, "obj_id", where, (str, int))).split(",")]
     if not all(part.isdigit() for part in ids):
         raise DatasetError(f"{where}: obj_id is {value['obj_id']!r}; it should be numbers such as '1' or '1, 2'")
     start, end = (parse_seconds(get_field(value, f"action_{side}", where, str), where) for side in ("start", "end"))
-    return GroundMoReQuestion(
-        video=video,
-        expression=expression,
+    query = Query(
+        kind="question",
         text=text if text.endswith("?") else f"{text}?",
         answer=get_field(value, "answer", where, str).strip(),
-        ids=tuple(int(part) for part in ids),
+        targets=(1,),
         category=get_field(value, "q_type", where, str).strip(),
-        action=(FPS * (start - clip_start), FPS * (end - clip_start) - 1),
-        numbers=(),
-        masks=(),
     )
+    return query, tuple(int(part) for part in ids), (FPS * (start - clip_start), FPS * (end - clip_start) - 1)
 
 
 DATASETS = {

@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unipixel.data.coco_files import Instance, parse_instance, read_instances, unpack_region
+from unipixel.data.coco_files import parse_instance, read_instances, unpack_region
 from unipixel.data.files import get_field
 from unipixel.data.frames import open_picture, repeat_mask
-from unipixel.data.records import Dataset, Record
+from unipixel.data.records import Dataset, Instance, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -62,19 +62,19 @@ def read_original_records(root: Path, dataset: str, split: str) -> list[Record]:
 def _group_by_photo(root: Path, dataset: str, split: str, *, by_name: bool) -> list[Record]:
     annotations, photos = _FILES[dataset]
     path = root / annotations.format(split)
-    file = read_instances(path, dataset)
-    texts = {key: _format_query(name) for key, name in file.categories.items()}
+    pictures, rows, categories = read_instances(path, dataset)
+    texts = {key: _format_query(name) for key, name in categories.items()}
     queries: dict[object, list[tuple[str, list[Instance]]]] = {}
-    for number, annotation in enumerate(file.annotations):
+    for number, annotation in enumerate(rows):
         where = f"{dataset}: {path}, annotation {number}"
         image_id = get_field(annotation, "image_id", where)
-        if image_id not in file.pictures:
-            raise DatasetError(f"{where}: image {image_id!r} is not among the file's {len(file.pictures)} images")
+        if image_id not in pictures:
+            raise DatasetError(f"{where}: image {image_id!r} is not among the file's {len(pictures)} images")
         one = parse_instance(annotation, texts, where)
         found = queries.setdefault(image_id, [])
-        same = next((members for text, members in found if text == one.category), None) if by_name else None
+        same = next((members for text, members in found if text == one.name), None) if by_name else None
         if same is None:
-            found.append((one.category, [one]))
+            found.append((one.name, [one]))
         else:
             same.append(one)
     return [
@@ -84,10 +84,10 @@ def _group_by_photo(root: Path, dataset: str, split: str, *, by_name: bool) -> l
             id=str(image_id),
             data_type="seg_image",
             root=root,
-            frame_names=(f"{photos}/{picture.file_name}",),
+            frame_names=(f"{photos}/{picture.frames[0]}",),
             raw=(picture.size_hw, queries[image_id]),
         )
-        for image_id, picture in file.pictures.items()
+        for image_id, picture in pictures.items()
         if image_id in queries
     ]
 
@@ -104,7 +104,7 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     for object_id, (text, instances) in enumerate(asked, start=1):
         mask = np.zeros(size_hw, dtype=bool)
         for one in instances:
-            mask |= unpack_region(one.region, size_hw, f"{record.source}, annotation {one.id}")
+            mask |= unpack_region(one.regions[0], size_hw, f"{record.source}, annotation {one.id}")
         objects[object_id] = repeat_mask(mask, media.num_frames)
         queries.append(Query(kind="part" if ":" in text else "query", text=text, targets=(object_id,)))
     return Sample(media=media, objects=objects, queries=tuple(queries), source=record.source)

@@ -25,13 +25,12 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unipixel.data.encodings import rle_to_mask
 from unipixel.data.files import get_field, require
-from unipixel.data.records import Dataset, Record
+from unipixel.data.records import Dataset, Instance, Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.media import open_media
@@ -136,20 +135,10 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     return records
 
 
-@dataclass(frozen=True, kw_only=True)
-class PhotoRegion:
-    """One labelled region of a photo."""
+def read_regions(record: Record) -> list[Instance]:
+    """The usable regions of a photo as RLEs of frame 0, in the order of `sample`'s object numbers from 1 on.
 
-    name: str
-    rle: dict[str, Any]
-    texts: tuple[str, ...] = ()
-    """Expressions, each with "the", that fit it alone."""
-    is_thing: bool = True
-    """False for grass, sky and the like."""
-
-
-def read_regions(record: Record) -> list[PhotoRegion]:
-    """The usable regions of a photo, in the order of `sample`'s object numbers from 1 on.
+    Each expression begins with "the" and fits its region alone.
 
     Raises:
         DatasetError: an entry is missing or malformed.
@@ -183,7 +172,7 @@ def list_coco_things(records: Sequence[Record]) -> list[str]:
     return sorted(found)
 
 
-def _parse_regions(raw: dict[str, Any], name_of_set: str, where: str) -> list[PhotoRegion]:
+def _parse_regions(raw: dict[str, Any], name_of_set: str, where: str) -> list[Instance]:
     least = MIN_SHARE * get_field(raw, "width", where, int) * get_field(raw, "height", where, int)
     instances = get_field(raw, "instances", where, list)
     sources: dict[str, set[str]] = {}
@@ -198,9 +187,9 @@ def _parse_regions(raw: dict[str, Any], name_of_set: str, where: str) -> list[Ph
         # names that became one may each have fitted alone before
         texts = _choose_expressions(one, raw, name_of_set, name) if len(sources[name]) == 1 else ()
         thing = bool(one.get("isthing", True))
-        found.append(PhotoRegion(name=name, rle=get_field(one, "rle", where, dict), texts=texts, is_thing=thing))
+        found.append(Instance(name, texts, {0: get_field(one, "rle", where, dict)}, is_thing=thing))
     if "person_rle" in raw:
-        found.append(PhotoRegion(name="person", rle=raw["person_rle"], texts=("the person",)))
+        found.append(Instance("person", ("the person",), {0: raw["person_rle"]}))
     return found
 
 
@@ -244,9 +233,11 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     media = open_media([record.root / record.frame_names[0]])
     objects, queries = {}, []
     for number, region in enumerate(read_regions(record), 1):
-        mask = rle_to_mask(region.rle, media.size_hw, record.source)
+        mask = rle_to_mask(region.regions[0], media.size_hw, record.source)
         objects[number] = MaskTrack.from_masks(mask[None])
-        queries += [Query(kind="query", text=text, targets=(number,), category=region.name) for text in region.texts]
+        queries += [
+            Query(kind="query", text=text, targets=(number,), category=region.name) for text in region.expressions
+        ]
         queries.append(Query(kind="caption", text=f"What is [{number}]?", answer=f"the {region.name}", about=(number,)))
     return Sample(media=media, objects=objects, queries=tuple(queries), source=record.source)
 

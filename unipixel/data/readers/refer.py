@@ -28,13 +28,14 @@ Known defects, and what is done about them:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from unipixel.data.coco_files import Instance, InstanceFile, parse_instance, read_instances, unpack_region
+from unipixel.data.coco_files import CocoClip, parse_instance, read_instances, unpack_region
 from unipixel.data.files import get_field, read_pickle
 from unipixel.data.frames import open_picture, repeat_mask
-from unipixel.data.records import Dataset, Record
+from unipixel.data.records import Dataset, Instance, Record
 from unipixel.errors import DatasetError
 from unipixel.sample import Query, Sample
 
@@ -42,16 +43,6 @@ _FOLDER = "lisa/refer_seg"
 _COLLECTED_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "refclef": "unc"}
 _PHOTOS = {"refclef": "images/saiapr_tc-12"}
 _COCO_PHOTOS = "images/mscoco/images/train2014"
-
-
-class _ReferAnnotation(NamedTuple):
-    """What a record keeps."""
-
-    size_hw: tuple[int, int]
-    instances: tuple[Instance, ...]
-    """Object n + 1 is entry n."""
-    sentences: tuple[tuple[str, int], ...]
-    """Text and object id."""
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
@@ -83,15 +74,15 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     Raises:
         DatasetError: the photo is missing, damaged or of another size, or a mask malformed.
     """
-    raw: _ReferAnnotation = record.raw
-    media = open_picture(record, frames, raw.size_hw)
+    photo: CocoClip
+    photo, queries = record.raw
+    media = open_picture(record, frames, photo.size_hw)
     objects, boxes = {}, {}
-    for object_id, one in enumerate(raw.instances, start=1):
+    for object_id, one in photo.objects.items():
         where = f"{record.source}, annotation {one.id}"
-        objects[object_id] = repeat_mask(unpack_region(one.region, raw.size_hw, where), media.num_frames)
+        objects[object_id] = repeat_mask(unpack_region(one.regions[0], photo.size_hw, where), media.num_frames)
         if one.box_xyxy is not None:
             boxes[object_id] = one.box_xyxy
-    queries = tuple(Query(kind="query", text=text, targets=(target,)) for text, target in raw.sentences)
     return Sample(media=media, objects=objects, boxes=boxes, queries=queries, source=record.source)
 
 
@@ -110,17 +101,17 @@ class _ReferenceLookup:
     def __init__(self, root: Path, dataset: str) -> None:
         path = root / _FOLDER / dataset / "instances.json"
         self._where = f"{dataset}: {path}"
-        self._file: InstanceFile = read_instances(path, dataset)
-        self._annotations = {get_field(a, "id", self._where): a for a in self._file.annotations}
+        self._pictures, annotations, self._categories = read_instances(path, dataset)
+        self._annotations = {get_field(a, "id", self._where): a for a in annotations}
         self._folder = f"{_FOLDER}/{_PHOTOS.get(dataset, _COCO_PHOTOS)}"
 
-    def find_photo(self, reference: Any, where: str) -> tuple[str, tuple[int, int]]:
-        """Path and size of a reference's photo."""
+    def find_photo(self, reference: Any, where: str) -> tuple[str, CocoClip]:
+        """Path of a reference's photo, and the photo without its objects."""
         image_id = get_field(reference, "image_id", where)
-        if image_id not in self._file.pictures:
+        if image_id not in self._pictures:
             raise DatasetError(f"{where}: image {image_id!r} is not in {self._where}; the two files do not fit")
-        picture = self._file.pictures[image_id]
-        return f"{self._folder}/{picture.file_name}", picture.size_hw
+        photo = self._pictures[image_id]
+        return f"{self._folder}/{photo.frames[0]}", photo
 
     def find_instance(self, reference: Any, where: str) -> Instance:
         """The object that a reference names."""
@@ -128,7 +119,7 @@ class _ReferenceLookup:
         if annotation_id not in self._annotations:
             raise DatasetError(f"{where}: annotation {annotation_id!r} is not in {self._where}; the two do not fit")
         return parse_instance(
-            self._annotations[annotation_id], self._file.categories, f"{self._where}, annotation {annotation_id}"
+            self._annotations[annotation_id], self._categories, f"{self._where}, annotation {annotation_id}"
         )
 
 
@@ -140,8 +131,8 @@ def _read_sentences(reference: Any, where: str) -> list[str]:
 def _index_by_sentence(root: Path, dataset: str, split: str, chosen: list[tuple[Any, str]]) -> list[Record]:
     photos, records = _ReferenceLookup(root, dataset), []
     for reference, where in chosen:
-        name, size_hw = photos.find_photo(reference, where)
-        found = (photos.find_instance(reference, where),)
+        name, photo = photos.find_photo(reference, where)
+        photo = replace(photo, objects={1: photos.find_instance(reference, where)})
         for number, text in enumerate(_read_sentences(reference, where)):
             records.append(
                 Record(
@@ -151,7 +142,7 @@ def _index_by_sentence(root: Path, dataset: str, split: str, chosen: list[tuple[
                     data_type="seg_image",
                     root=root,
                     frame_names=(name,),
-                    raw=_ReferAnnotation(size_hw, found, ((text, 1),)),
+                    raw=(photo, (Query(kind="query", text=text, targets=(1,)),)),
                 )
             )
     return records
@@ -164,16 +155,17 @@ def _index_by_photo(root: Path, dataset: str, chosen: list[tuple[Any, str]]) -> 
         groups.setdefault(get_field(reference, "image_id", where), []).append((reference, where))
     records = []
     for image_id, references in groups.items():
-        name, size_hw = photos.find_photo(*references[0])
+        name, photo = photos.find_photo(*references[0])
         numbers: dict[int, int] = {}
-        instances, sentences = [], []
+        queries: list[Query] = []
         for reference, where in references:
             one = photos.find_instance(reference, where)
             if one.id not in numbers:
-                instances.append(one)
-                numbers[one.id] = len(instances)
-            sentences += [(text, numbers[one.id]) for text in _read_sentences(reference, where) if text.strip()]
-        if sentences:
+                numbers[one.id] = len(numbers) + 1
+                photo.objects[numbers[one.id]] = one
+            texts = (text for text in _read_sentences(reference, where) if text.strip())
+            queries += [Query(kind="query", text=text, targets=(numbers[one.id],)) for text in texts]
+        if queries:
             records.append(
                 Record(
                     dataset=dataset,
@@ -182,7 +174,7 @@ def _index_by_photo(root: Path, dataset: str, chosen: list[tuple[Any, str]]) -> 
                     data_type="seg_image",
                     root=root,
                     frame_names=(name,),
-                    raw=_ReferAnnotation(size_hw, tuple(instances), tuple(sentences)),
+                    raw=(photo, tuple(queries)),
                 )
             )
     return records

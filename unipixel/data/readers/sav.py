@@ -25,7 +25,6 @@ A record is one object; its key is its place in the masks' lists, its object id 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,7 +32,7 @@ from unipixel.data.encodings import sav_to_track
 from unipixel.data.files import get_field, read_json, require
 from unipixel.data.frames import resolve_frames
 from unipixel.data.readers import expressions
-from unipixel.data.records import Dataset, Record
+from unipixel.data.records import Dataset, Expression, Record
 from unipixel.errors import DatasetError, MediaError
 from unipixel.media import open_media
 from unipixel.sample import Query, Sample
@@ -42,19 +41,6 @@ STRIDE = 4
 """Frames of the video from one mask to the next."""
 
 _DESCRIPTIONS = "ref_sav/Ref-SAV-Min-Ratio-0.3.json"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SavDescription:
-    """What `Record.raw` holds in the split train."""
-
-    video: str
-    """Path of the video file under the ``data`` folder."""
-    masks: str
-    """Path of the SA-V annotation under the ``data`` folder."""
-    obj: int
-    """Place of the object in the annotation's lists."""
-    text: str
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
@@ -76,7 +62,8 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
             if not str(key).isdigit():
                 raise DatasetError(f"{place}: an object is called {key!r}; it should be its number among the masks")
             text = get_field(described, "formated", f"{place}, object {key}", str).strip()
-            raw = SavDescription(video=media, masks=masks, obj=int(key), text=text)
+            query = Query(kind="description", text=text, targets=(1,))
+            raw = Expression(video=media, expression=key, query=query, ids=(int(key),), masks=(masks,))
             record = Record(
                 dataset=dataset, split=split, id=f"{video}/{key}", data_type="seg_video", root=root, raw=raw
             )
@@ -93,21 +80,21 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     """
     if record.split != "train":
         return expressions.read_sample(record, frames)
-    raw: SavDescription = record.raw
-    document = read_json(record.root / raw.masks, record.source)
+    raw: Expression = record.raw
+    path, place = record.root / raw.masks[0], raw.ids[0]
+    document = read_json(path, record.source)
     try:
         media = open_media(require(record.root / raw.video, record.source, "video"), every=STRIDE)
     except MediaError as error:
         raise DatasetError(f"{record.source}: {error}; fetch it again") from error
     ts = resolve_frames(record, frames, _check_length(document, media.num_frames, record))
-    masks = sav_to_track(document, raw.obj, ts, f"{record.source}: {record.root / raw.masks}")
+    masks = sav_to_track(document, place, ts, f"{record.source}: {path}")
     if masks.size_hw != media.size_hw:
         raise DatasetError(
             f"{record.source}: the masks are {masks.size_hw[0]} x {masks.size_hw[1]} (height x width), but the video "
             f"{media.size_hw[0]} x {media.size_hw[1]}; take the video at its original size"
         )
-    query = Query(kind="description", text=raw.text, targets=(1,))
-    return Sample(media=media.select(ts), objects={1: masks}, queries=(query,), source=record.source)
+    return Sample(media=media.select(ts), objects={1: masks}, queries=(raw.query,), source=record.source)
 
 
 def _relocate(text: str, ending: str, where: str) -> str:

@@ -23,14 +23,13 @@ A record is one referral; its object, the union of the referral's tracks, has id
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unipixel.data.encodings import read_vicas_track, rles_to_track
 from unipixel.data.files import get_field, read_json, require
 from unipixel.data.frames import open_clip, resolve_frames
-from unipixel.data.records import Dataset, Record
+from unipixel.data.records import Dataset, Expression, Record
 from unipixel.errors import DatasetError
 from unipixel.masks import MaskTrack
 from unipixel.sample import Query, Sample
@@ -38,20 +37,6 @@ from unipixel.sample import Query, Sample
 _SPLITS = ("train", "val", "test")
 _ALL = "vicas/annotations/annotations_wo_masks_v1.0.json"
 _FOLDERS = ("vicas/annotations", "vicas/annotations/v1.0")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VicasReferral:
-    """What `Record.raw` holds here."""
-
-    video: str
-    expression: str
-    """Number of the referral in its video."""
-    text: str
-    tracks: tuple[int, ...]
-    """Ids of the tracks that are meant."""
-    annotation: str | None
-    """Path of the video's own annotation under the ``data`` folder, if it has one."""
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
@@ -81,16 +66,15 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
         DatasetError: a file is missing or damaged, or masks do not fit their frames.
         ValueError: a frame is not in the clip.
     """
-    raw: VicasReferral = record.raw
+    raw: Expression = record.raw
     ts = resolve_frames(record, frames, record.num_frames or 0)
     media = open_clip(record, ts)
     path = record.root / f"vicas/masks/{raw.video}/{raw.expression}.json"
-    if path.exists() or raw.annotation is None:
+    if path.exists() or not raw.masks:
         masks = read_vicas_track(path, ts, record.source, size_hw=media.size_hw, total=record.num_frames)
     else:
-        masks = _read_own_masks(record, raw, raw.annotation, ts, media.size_hw)
-    query = Query(kind="sentence", text=raw.text, targets=(1,))
-    return Sample(media=media, objects={1: masks}, queries=(query,), source=record.source)
+        masks = _read_own_masks(record, raw, ts, media.size_hw)
+    return Sample(media=media, objects={1: masks}, queries=(raw.query,), source=record.source)
 
 
 def _read_video(root: Path, dataset: str, split: str, video: str, together: dict[str, Any] | None) -> list[Record]:
@@ -115,12 +99,13 @@ def _read_video(root: Path, dataset: str, split: str, video: str, together: dict
     records = []
     for number, referral in enumerate(get_field(value, "object_referrals", place, list)):
         there = f"{place}, referral {number}"
-        raw = VicasReferral(
+        text = get_field(referral, "prompt", there, str).strip()
+        raw = Expression(
             video=video,
             expression=str(number),
-            text=get_field(referral, "prompt", there, str).strip(),
-            tracks=tuple(int(track) for track in get_field(referral, "track_ids", there, list)),
-            annotation=own,
+            query=Query(kind="sentence", text=text, targets=(1,)),
+            ids=tuple(int(track) for track in get_field(referral, "track_ids", there, list)),
+            masks=() if own is None else (own,),
         )
         record = Record(
             dataset=dataset,
@@ -135,11 +120,9 @@ def _read_video(root: Path, dataset: str, split: str, video: str, together: dict
     return records
 
 
-def _read_own_masks(
-    record: Record, raw: VicasReferral, annotation: str, ts: Sequence[int], size_hw: tuple[int, int]
-) -> MaskTrack:
+def _read_own_masks(record: Record, raw: Expression, ts: Sequence[int], size_hw: tuple[int, int]) -> MaskTrack:
     """The referral's object by the masks that a per-video annotation holds itself."""
-    path = record.root / annotation
+    path = record.root / raw.masks[0]
     where = f"{record.source}: {path}"
     listed = get_field(read_json(path, record.source), "segmentations", where, list)
     rles = []
@@ -151,7 +134,7 @@ def _read_own_masks(
         masks = get_field(listed[t], "mask_rles", place, list)
         if len(masks) != len(tracks):
             raise DatasetError(f"{place}: {len(masks)} masks for {len(tracks)} tracks; there should be one for each")
-        rles.append([mask for track, mask in zip(tracks, masks, strict=True) if track in raw.tracks])
+        rles.append([mask for track, mask in zip(tracks, masks, strict=True) if track in raw.ids])
     return rles_to_track(rles, size_hw, where)
 
 

@@ -29,16 +29,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unipixel.data.encodings import rles_to_track
 from unipixel.data.files import get_field, read_json
 from unipixel.data.frames import read_clip
-from unipixel.data.records import Dataset, Record, count_words
+from unipixel.data.records import Dataset, Expression, Record, count_words
 from unipixel.errors import DatasetError
-from unipixel.sample import Query, QueryKind, Sample
+from unipixel.sample import Query, Sample
 
 FOLDER = "videorefer/VideoRefer-700K"
 MAX_OBJECTS = 5
@@ -50,39 +50,16 @@ _FIRST_MENTION = re.compile(r"(?:<object(\d+)>)?<region>")
 _MENTION = re.compile(r"<object(\d+)>(?:<region>)?")
 
 
-@dataclass(frozen=True)
-class _VideoReferPart:
-    file: str
-    masks: str
-    kind: QueryKind
-    category: str
-    filtered: bool = True
-    """Whether `MAX_OBJECTS` and `MIN_RATIO` apply; short captions are for pointing, which needs one frame alone."""
-
-
-_PARTS = {
-    "videorefer_short_caption": _VideoReferPart(
-        "videorefer-short-caption-500k-wo-masks.json", "masks_short_caption", "caption", "short", filtered=False
-    ),
-    "videorefer_detailed_caption": _VideoReferPart(
-        "videorefer-detailed-caption-125k-wo-masks.json", "masks_detailed_caption", "caption", "detailed"
-    ),
-    "videorefer_qa": _VideoReferPart("videorefer-qa-75k-wo-masks.json", "masks_qa", "qa", ""),
+_FILES = {
+    "videorefer_short_caption": ("videorefer-short-caption-500k-wo-masks.json", "masks_short_caption"),
+    "videorefer_detailed_caption": ("videorefer-detailed-caption-125k-wo-masks.json", "masks_detailed_caption"),
+    "videorefer_qa": ("videorefer-qa-75k-wo-masks.json", "masks_qa"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _VideoReferRow:
-    """What of a row is kept in the index."""
-
-    number: int
-    video: str
-    ids: tuple[int, ...]
-    frames: tuple[int, ...]
-    introduction: str
-    question: str
-    answer: str
-    words: int
+"""Rows and folder of masks by dataset."""
+_CAPTIONS = {"videorefer_short_caption": "short", "videorefer_detailed_caption": "detailed"}
+"""Category of the datasets whose answers are captions."""
+_ALL_ROWS = "videorefer_short_caption"
+"""Where `MAX_OBJECTS` and `MIN_RATIO` do not apply: short captions are for pointing, which needs one frame alone."""
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
@@ -91,14 +68,14 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     Raises:
         DatasetError: the annotation file is missing, damaged, or not in its documented layout.
     """
-    part = _PARTS[dataset]
-    file = root / FOLDER / part.file
+    file = root / FOLDER / _FILES[dataset][0]
     rows = read_json(file, f"{dataset}/{split}", list)
     records = []
     for number, raw in enumerate(rows):
-        row = _parse_row(raw, number, part, f"{dataset}/{split} row {number} of {file.name}")
-        if row is None:
+        parsed = _parse_row(raw, number, dataset, f"{dataset}/{split} row {number} of {file.name}")
+        if parsed is None:
             continue
+        row, words = parsed
         records.append(
             Record(
                 dataset=dataset,
@@ -107,7 +84,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
                 data_type="region_video",
                 root=root,
                 raw=row,
-                words=row.words,
+                words=words,
                 is_tracked=len(row.frames) > 1,
             )
         )
@@ -120,24 +97,16 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     Raises:
         DatasetError: video or mask file is missing or damaged, or they do not fit the row.
     """
-    row, part = record.raw, _PARTS[record.dataset]
+    row: Expression = record.raw
     whole = len(row.frames) == 1
     numbers, only = (None, row.frames[0]) if whole else (row.frames, None)
     media, chosen = read_clip(record, record.root / FOLDER / "videos" / row.video, numbers, frames, only)
-    masks = _read_masks(record, record.root / FOLDER / part.masks / f"{row.number}.json")
+    masks = _read_masks(record, record.root / FOLDER / row.masks[0])
     objects = {}
-    for object_id, listed in zip(row.ids, masks, strict=True):
+    for object_id, listed in zip(row.query.about, masks, strict=True):
         per_frame = [([] if t != only else listed[0]) if whole else listed[t] for t in chosen]
         objects[object_id] = rles_to_track(per_frame, media.size_hw, f"{record.source}, object {object_id}")
-    query = Query(
-        kind=part.kind,
-        text=row.question,
-        answer=row.answer,
-        introduction=row.introduction,
-        about=row.ids,
-        frame=None if only is None else chosen.index(only),
-        category=part.category,
-    )
+    query = replace(row.query, frame=None if only is None else chosen.index(only))
     return Sample(media=media, objects=objects, queries=(query,), source=record.source)
 
 
@@ -197,12 +166,14 @@ def parse_frame_number(row: Any, numbers: Collection[int], where: str) -> int:
     return number
 
 
-def _parse_row(raw: Any, number: int, part: _VideoReferPart, where: str) -> _VideoReferRow | None:
-    """The row as the index keeps it; None for one that is left out."""
+def _parse_row(raw: Any, number: int, dataset: str, where: str) -> tuple[Expression, int] | None:
+    """The row as the index keeps it, and its words; None for one that is left out."""
     objects = get_field(raw, "annotation", where, list)
     if not objects:
         return None
-    if part.filtered and (len(objects) > MAX_OBJECTS or get_field(raw, "ratio", where, (int, float)) < MIN_RATIO):
+    if dataset != _ALL_ROWS and (
+        len(objects) > MAX_OBJECTS or get_field(raw, "ratio", where, (int, float)) < MIN_RATIO
+    ):
         return None
     turns = get_field(raw, "conversations", where, list)
     if len(turns) != 2:
@@ -220,21 +191,29 @@ def _parse_row(raw: Any, number: int, part: _VideoReferPart, where: str) -> _Vid
     frames = find_annotated_frames(objects, where)
     if not question or not answer:
         raise DatasetError(f"{where}: the question is {question!r:.40} and the answer {answer!r:.40}; give both")
-    video = get_field(raw, "video", where, str)
-    return _VideoReferRow(
-        number, video, ids, frames, replace_tags(introduction), replace_tags(question), replace_tags(answer), words
+    query = Query(
+        kind="caption" if dataset in _CAPTIONS else "qa",
+        text=replace_tags(question),
+        answer=replace_tags(answer),
+        introduction=replace_tags(introduction),
+        about=ids,
+        category=_CAPTIONS.get(dataset, ""),
     )
+    masks = f"{_FILES[dataset][1]}/{number}.json"
+    video = get_field(raw, "video", where, str)
+    return Expression(video=video, query=query, masks=(masks,), frames=frames), words
 
 
 def _read_masks(record: Record, file: Path) -> list[Any]:
     """Per object, per annotated frame, the list of its RLEs."""
-    row = record.raw
+    row: Expression = record.raw
+    count = len(row.query.about)
     masks = read_json(file, record.source, list)
     shapes = [len(frames) if isinstance(frames, list) else -1 for frames in masks]
-    if shapes != [len(row.frames)] * len(row.ids):
+    if shapes != [len(row.frames)] * count:
         raise DatasetError(
             f"{record.source}: {file} holds masks of {len(shapes)} objects on {shapes} frames; "
-            f"the row has {len(row.ids)} on {len(row.frames)}"
+            f"the row has {count} on {len(row.frames)}"
         )
     return [[frame if isinstance(frame, list) else [frame] for frame in frames] for frames in masks]
 
@@ -248,7 +227,7 @@ DATASETS = {
         "data release, huggingface.co/datasets/PolyU-ChenLab/UniPixel-SFT-1M",
         teaches=teaches,
         splits=("train",),
-        files={"train": (f"{FOLDER}/{_PARTS[name].file}", f"{FOLDER}/{_PARTS[name].masks}", f"{FOLDER}/videos")},
+        files={"train": (*(f"{FOLDER}/{file}" for file in _FILES[name]), f"{FOLDER}/videos")},
         index=read_records,
         sample=read_sample,
     )

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from unipixel.errors import MediaError
-from unipixel.media import Limits, Media, Trusted, open_media
+from unipixel.media import Limits, Media, open_media
 from unipixel.media.urls import read_origin, shorten_url
 from unipixel.serve.media import check_url
 from unipixel.serve.settings import ServeSettings
@@ -88,12 +88,9 @@ def _get_limits(url: str, settings: ServeSettings) -> Limits:
     home = settings.label_studio_url
     if not home or not _is_uploaded(url, home):
         return settings.limits
-    trusted = Trusted(read_origin(home))
-    if settings.label_studio_key:
-        trusted = replace(
-            trusted, authorization=get_authorization(home, settings.label_studio_key, settings.url_timeout_s)
-        )
-    return replace(settings.limits, trusted=trusted)
+    key = settings.label_studio_key
+    authorization = get_authorization(home, key, settings.url_timeout_s) if key else ""
+    return replace(settings.limits, trusted_origin=read_origin(home), authorization=authorization)
 
 
 def _is_uploaded(url: str, home: str) -> bool:

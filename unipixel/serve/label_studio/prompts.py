@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -17,19 +17,11 @@ from unipixel.sample import Box, Point, Prompt
 from unipixel.serve.errors import ApiError
 from unipixel.serve.label_studio.brush import decode_brush
 from unipixel.serve.label_studio.config import LabelConfig
-from unipixel.serve.label_studio.schemas import (
-    BrushValue,
-    KeyPointValue,
-    LabelStudioModel,
-    RectangleValue,
-    RegionIn,
-    TextValue,
-    VideoRectangleValue,
-)
+from unipixel.serve.label_studio.schemas import Region, RegionValue
 
-Value = TypeVar("Value", bound=LabelStudioModel)
 MAX_TRACKED_FRAMES = 200
 """Frames of one video on which objects are tracked; between them Label Studio interpolates."""
+_BOX = ("x", "y", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,7 @@ class RegionRequest:
 
 
 def read_requests(
-    drawn: Sequence[RegionIn], config: LabelConfig, size_hw: tuple[int, int], timeline: Timeline | None
+    drawn: Sequence[Region], config: LabelConfig, size_hw: tuple[int, int], timeline: Timeline | None
 ) -> list[RegionRequest]:
     """What the regions of a context ask for: one object per label, or per region of a video; then what words say.
 
@@ -116,7 +108,7 @@ def read_requests(
     Raises:
         ApiError: a region cannot be used.
     """
-    groups: dict[str, list[RegionIn]] = {}
+    groups: dict[str, list[Region]] = {}
     words: list[RegionRequest] = []
     for place, region in enumerate(drawn):
         if region.type == "textarea":
@@ -134,7 +126,7 @@ def read_requests(
     return [*(_read_image_request(group, label, size_hw, number) for number, (label, group) in shown), *words]
 
 
-def _read_image_request(group: Sequence[RegionIn], label: str, size_hw: tuple[int, int], number: int) -> RegionRequest:
+def _read_image_request(group: Sequence[Region], label: str, size_hw: tuple[int, int], number: int) -> RegionRequest:
     prompts: list[Prompt] = []
     for region in group:
         prompts += _read_prompts(region, size_hw, number)
@@ -145,18 +137,18 @@ def _read_image_request(group: Sequence[RegionIn], label: str, size_hw: tuple[in
     boxes = [one for one in prompts if isinstance(one, Box)]
     last = boxes[-1:]  # a second box corrects the first
     kept = tuple(one for one in prompts if not isinstance(one, Box) or one in last)
-    return RegionRequest(label, prompts=kept, rotation=group[-1].image_rotation)
+    return RegionRequest(label, prompts=kept, rotation=group[-1].image_rotation or 0.0)
 
 
-def _read_prompts(region: RegionIn, size_hw: tuple[int, int], number: int) -> list[Prompt]:
+def _read_prompts(region: Region, size_hw: tuple[int, int], number: int) -> list[Prompt]:
     """Prompts for object ``number`` from one region of a picture."""
     positive = region.is_positive is not False
     if region.type == "keypointlabels":
-        click = _parse_value(KeyPointValue, region)
+        click = _parse_value(region, "x", "y")
         x, y = _to_pixels(click.x, click.y, size_hw)
         return [Point(x, y, positive=positive, object_id=number)]
     if region.type == "rectanglelabels":
-        box = _to_box(_parse_value(RectangleValue, region), size_hw, number)
+        box = _to_box(_parse_value(region, *_BOX), size_hw, number)
         if not positive:
             return [Point((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, positive=False, object_id=number)]
         return [box]
@@ -166,7 +158,7 @@ def _read_prompts(region: RegionIn, size_hw: tuple[int, int], number: int) -> li
     raise _build_prompt_error(f"a region of type {region.type[:40]!r} is no prompt for the model; draw {known}")
 
 
-def _read_brush(region: RegionIn, size_hw: tuple[int, int], number: int, positive: bool) -> list[Prompt]:
+def _read_brush(region: Region, size_hw: tuple[int, int], number: int, positive: bool) -> list[Prompt]:
     """A rough mask: the box around it and the point deepest inside."""
     height, width = size_hw
     if (region.original_height, region.original_width) != size_hw:
@@ -175,7 +167,7 @@ def _read_brush(region: RegionIn, size_hw: tuple[int, int], number: int, positiv
             f"the painted mask is of a picture of {size} pixels; the task's is {width} x {height}"
         )
     try:
-        mask = decode_brush(_parse_value(BrushValue, region).rle, size_hw)
+        mask = decode_brush(_parse_value(region, "format", "rle").rle, size_hw)
     except ValueError as error:
         raise _build_prompt_error(str(error)) from error
     box = mask_to_box(mask)
@@ -187,7 +179,7 @@ def _read_brush(region: RegionIn, size_hw: tuple[int, int], number: int, positiv
 
 
 def _read_video_request(
-    group: Sequence[RegionIn], config: LabelConfig, size_hw: tuple[int, int], timeline: Timeline, number: int
+    group: Sequence[Region], config: LabelConfig, size_hw: tuple[int, int], timeline: Timeline, number: int
 ) -> RegionRequest:
     """Boxes on frames of a video, for one object."""
     region = group[-1]
@@ -195,7 +187,7 @@ def _read_video_request(
         raise _build_prompt_error(
             f"a region of type {region.type[:40]!r} is no prompt on a video; draw a box with <VideoRectangle>"
         )
-    value = _parse_value(VideoRectangleValue, region)
+    value = _parse_value(region, "sequence")
     counted = timeline.apply_counts(value.framesCount, value.duration)
     boxes: dict[int, Box] = {}
     for key in value.sequence:
@@ -206,13 +198,13 @@ def _read_video_request(
 
 
 def _read_text_requests(
-    region: RegionIn, config: LabelConfig, timeline: Timeline | None, place: int
+    region: Region, config: LabelConfig, timeline: Timeline | None, place: int
 ) -> list[RegionRequest]:
-    given = _parse_value(TextValue, region).text
+    given = _parse_value(region, "text").text
     texts = [text.strip() for text in ([given] if isinstance(given, str) else given) if text.strip()]
     if not texts:
         raise _build_prompt_error(f"the text of region {place + 1} is empty; say what is to be found")
-    rotation = region.image_rotation
+    rotation = region.image_rotation or 0.0
     return [RegionRequest(match_label(text, config), text=text, rotation=rotation, timeline=timeline) for text in texts]
 
 
@@ -226,7 +218,7 @@ def _get_only_label(config: LabelConfig) -> str:
     return next(iter(config.queries)) if len(config.queries) == 1 else ""
 
 
-def _find_label(region: RegionIn, config: LabelConfig) -> str:
+def _find_label(region: Region, config: LabelConfig) -> str:
     given = region.value.get(region.type)
     names = given if isinstance(given, list) else []
     label = next((name for name in names if isinstance(name, str) and name in config.queries), _get_only_label(config))
@@ -237,7 +229,7 @@ def _find_label(region: RegionIn, config: LabelConfig) -> str:
     return label
 
 
-def _to_box(value: RectangleValue, size_hw: tuple[int, int], number: int, frame: int = 0) -> Box:
+def _to_box(value: RegionValue, size_hw: tuple[int, int], number: int, frame: int = 0) -> Box:
     """The upright box around a box that may be turned, clipped to the picture."""
     height, width = size_hw
     angle = math.radians(value.rotation)
@@ -258,15 +250,22 @@ def _to_pixels(x: float, y: float, size_hw: tuple[int, int]) -> tuple[float, flo
     return min(x * width / 100, width - 1e-3), min(y * height / 100, height - 1e-3)
 
 
-def _parse_value(kind: type[Value], region: RegionIn) -> Value:
+def _parse_value(region: Region, *required: str) -> RegionValue:
+    """The value of a region, which must have some fields, and each box of a sequence those of a box."""
     try:
-        return kind.model_validate(region.value)
+        value = RegionValue.model_validate(region.value)
+        parts = [("", value, required)]
+        parts += [(f"sequence.{place}.", key, (*_BOX, "frame")) for place, key in enumerate(value.sequence)]
+        missing = [
+            f"{place}{name}" for place, part, names in parts for name in names if name not in part.model_fields_set
+        ]
+        why = f"{missing[0]}: Field required" if missing else ""
     except ValidationError as error:
         first: Any = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])[:80]
-        raise _build_prompt_error(
-            f"the value of a region of type {region.type[:40]!r} is not usable: {where}: {first['msg']}"
-        ) from error
+        why = f"{'.'.join(str(part) for part in first['loc'])[:80]}: {first['msg']}"
+    if why:
+        raise _build_prompt_error(f"the value of a region of type {region.type[:40]!r} is not usable: {why}")
+    return value
 
 
 def _build_prompt_error(message: str) -> ApiError:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from unipixel.engine.answer import AnswerObject
+from unipixel.engine.memory import KnownObject
 from unipixel.serve.label_studio.brush import encode_brush
 from unipixel.serve.label_studio.config import Control, LabelConfig
 from unipixel.serve.label_studio.prompts import RegionRequest, Timeline, match_label
-from unipixel.serve.label_studio.schemas import RegionOut
+from unipixel.serve.label_studio.schemas import Region
 
 TOLERANCE = 1.0
 """Pixels by which a polygon's outline may leave the mask's: the stairs of slanted edges go, and little else."""
@@ -20,7 +20,7 @@ MIN_AREA = 4.0
 """Pixels of a part that becomes a polygon."""
 
 
-def build_regions(found: Sequence[tuple[RegionRequest, AnswerObject]], config: LabelConfig) -> list[RegionOut]:
+def build_regions(found: Sequence[tuple[RegionRequest, KnownObject]], config: LabelConfig) -> list[Region]:
     """Regions for objects, one per object and control, for polygons one per part."""
     regions = []
     for request, one in found:
@@ -32,7 +32,7 @@ def build_regions(found: Sequence[tuple[RegionRequest, AnswerObject]], config: L
             if label not in control.labels:
                 continue
             for value in _build_values(control, one, label, request.timeline):
-                region = RegionOut(
+                region = Region(
                     id=request.region_id or secrets.token_hex(5),
                     from_name=control.name,
                     to_name=config.object_name,
@@ -48,7 +48,7 @@ def build_regions(found: Sequence[tuple[RegionRequest, AnswerObject]], config: L
 
 
 def _build_values(
-    control: Control, one: AnswerObject, label: str, timeline: Timeline | None
+    control: Control, one: KnownObject, label: str, timeline: Timeline | None
 ) -> Iterator[dict[str, Any]]:
     if timeline is not None:
         yield {**build_sequence(one, timeline), "labels": [label]}
@@ -63,7 +63,7 @@ def _build_values(
         yield {**_to_percent(one, 0), "rectanglelabels": [label]}
 
 
-def _to_percent(one: AnswerObject, t: int) -> dict[str, float]:
+def _to_percent(one: KnownObject, t: int) -> dict[str, float]:
     """The box of frame ``t``."""
     height, width = one.track.size_hw
     x1, y1, x2, y2 = (float(value) for value in one.boxes[t])
@@ -71,7 +71,7 @@ def _to_percent(one: AnswerObject, t: int) -> dict[str, float]:
     return {**{name: round(100 * share, 6) for name, share in box.items()}, "rotation": 0}
 
 
-def build_sequence(one: AnswerObject, timeline: Timeline) -> dict[str, Any]:
+def build_sequence(one: KnownObject, timeline: Timeline) -> dict[str, Any]:
     """An object's boxes through a video.
 
     A keyframe holds until the next one, with boxes between them interpolated; one that is not ``enabled`` is the last

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Request
 
 from unipixel import __version__
-from unipixel.engine.answer import Answer, AnswerObject
+from unipixel.engine.answer import Answer
+from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.processing.prompts import format_request
 from unipixel.serve.errors import CLIENT_CLOSED, ApiError, describe_error
@@ -30,11 +31,7 @@ from unipixel.serve.label_studio.schemas import (
     PredictIn,
     PredictionOut,
     PredictOut,
-    RegionIn,
-    SetupOut,
-    StatusOut,
-    TaskError,
-    VersionsOut,
+    Region,
 )
 from unipixel.serve.responses import wait_for_result
 from unipixel.serve.runtime import OwnerDep, Runtime, RuntimeDep, forbid_caching
@@ -43,7 +40,7 @@ from unipixel.serve.worker import Job
 MAX_TOKENS = 128
 """Longest reply to the request for one label."""
 TRAINING = ("START_TRAINING",)
-FoundObjects = list[tuple[RegionRequest, AnswerObject]]
+FoundObjects = list[tuple[RegionRequest, KnownObject]]
 
 router = APIRouter(tags=["label studio"], dependencies=[Depends(forbid_caching)])
 
@@ -69,47 +66,51 @@ async def predict(request: Request, runtime: RuntimeDep, owner: OwnerDep, body: 
             if why.status == CLIENT_CLOSED:
                 raise
             failures.append(error)
-            predicted.errors.append(TaskError(task=task.id, message=why.message, code=why.code))
+            predicted.errors.append({"task": task.id, "message": why.message, "code": why.code})
             predicted.results.append([])
     if len(failures) == len(body.tasks):
         raise failures[0]
     return predicted
 
 
-@router.post("/setup", response_model=SetupOut, summary="Connect a project")
+@router.post("/setup", summary="Connect a project")
 async def setup(
     runtime: RuntimeDep,
     label_config: Annotated[str, Body(embed=True, alias="schema", max_length=MAX_CONFIG)] = "",
-) -> SetupOut:
+) -> dict[Literal["model_version"], str]:
     """Say which model answers, and refuse a labelling configuration that it cannot use.
 
     A host name and an access token that come along are not used: the server has its own.
     """
     if not is_blank(label_config):
         read_config(label_config)
-    return SetupOut(model_version=get_version(runtime))
+    return {"model_version": get_version(runtime)}
 
 
-@router.post("/validate", response_model=StatusOut, summary="Check a labelling configuration")
-async def validate(config: Annotated[str, Body(embed=True, max_length=MAX_CONFIG)]) -> StatusOut:
+@router.post("/validate", summary="Check a labelling configuration")
+async def validate(
+    config: Annotated[str, Body(embed=True, max_length=MAX_CONFIG)],
+) -> dict[Literal["status"], Literal["ok"]]:
     """Status 200 if the model can use it, 400 with the reason if it cannot."""
     read_config(config)
-    return StatusOut(status="ok")
+    return {"status": "ok"}
 
 
-@router.get("/versions", response_model=VersionsOut, summary="List versions of the model")
-async def versions(runtime: RuntimeDep) -> VersionsOut:
+@router.get("/versions", summary="List versions of the model")
+async def versions(runtime: RuntimeDep) -> dict[Literal["versions"], list[str]]:
     """There is one."""
-    return VersionsOut(versions=[get_version(runtime)])
+    return {"versions": [get_version(runtime)]}
 
 
-@router.post("/webhook", response_model=StatusOut, summary="Receive an event of Label Studio")
-async def webhook(action: Annotated[str, Body(embed=True, max_length=200)]) -> StatusOut:
+@router.post("/webhook", summary="Receive an event of Label Studio")
+async def webhook(
+    action: Annotated[str, Body(embed=True, max_length=200)],
+) -> dict[Literal["status"], Literal["ignored"]]:
     """Events about annotations are ignored. Training is refused: it is done elsewhere."""
     if action in TRAINING:
         message = "this server does not train; export the annotations and run unipixel train finetune"
         raise ApiError(400, message, code="no_training", param="action")
-    return StatusOut(status="ignored")
+    return {"status": "ignored"}
 
 
 def get_version(runtime: Runtime) -> str:
@@ -123,7 +124,7 @@ async def _predict_task(
     owner: str,
     config: LabelConfig,
     task: LabelStudioTask,
-    drawn: Sequence[RegionIn],
+    drawn: Sequence[Region],
 ) -> PredictionOut:
     key = _get_cache_key(owner, config, task) if drawn and config.medium == "image" else ""
     # somebody who draws has often just drawn on the same picture, whose features are kept
@@ -173,7 +174,7 @@ def open_task(runtime: Runtime, config: LabelConfig, data: Mapping[str, Any]) ->
 
 
 def list_requests(
-    drawn: Sequence[RegionIn],
+    drawn: Sequence[Region],
     config: LabelConfig,
     data: Mapping[str, Any],
     session: Session,

@@ -20,88 +20,58 @@ Name = Annotated[str, Field(max_length=200)]
 Names = Annotated[list[Name], Field(max_length=MAX_PROMPTS)]
 
 
-class LabelStudioModel(BaseModel):
-    """A record of Label Studio's."""
+class RegionValue(BaseModel):
+    """What was drawn, on a video frame by frame. The type of a region says which of the fields it must have."""
 
-    model_config = ConfigDict(extra="ignore")
-
-
-class KeyPointValue(LabelStudioModel):
-    """A click, in percent of the picture."""
-
-    x: Percent
-    y: Percent
-    keypointlabels: Names = []
-
-
-class RectangleValue(LabelStudioModel):
-    """A box, in percent of the picture, turned clockwise around its top left corner by ``rotation`` degrees."""
-
-    x: Percent
-    y: Percent
-    width: Percent
-    height: Percent
-    rotation: Percent = 0.0
-    rectanglelabels: Names = []
-
-
-class BrushValue(LabelStudioModel):
-    """A painted mask."""
-
-    format: Literal["rle"]
-    rle: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(max_length=MAX_BRUSH)]
-    brushlabels: Names = []
-
-
-class KeyFrame(RectangleValue):
-    """A box on one frame of a video."""
-
-    frame: Annotated[int, Field(ge=1, le=10_000_000, description="Counted from 1, at the rate of `<Video>`.")]
-    enabled: bool = True
-
-
-class VideoRectangleValue(LabelStudioModel):
-    """An object's boxes through a video."""
-
-    sequence: Annotated[list[KeyFrame], Field(min_length=1, max_length=10_000)]
+    x: Percent = Field(0.0, description="Of a click, or of the top left corner of a box, in percent of the picture.")
+    y: Percent = 0.0
+    width: Percent = 0.0
+    height: Percent = 0.0
+    rotation: Percent = Field(0.0, description="Degrees by which a box is turned clockwise around that corner.")
+    format: Literal["rle"] = "rle"
+    rle: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(max_length=MAX_BRUSH)] = Field(
+        [], description="A painted mask."
+    )
+    frame: int = Field(1, ge=1, le=10_000_000, description="Counted from 1, at the rate of `<Video>`.")
+    sequence: Annotated[list[RegionValue], Field(min_length=1, max_length=10_000)] = Field(
+        [], description="An object's boxes through a video."
+    )
     framesCount: float = 0.0
     duration: float = 0.0
     labels: Names = []
+    text: Annotated[str, Field(max_length=2000)] | Annotated[list[str], Field(max_length=20)] = Field(
+        "", description="Words typed into a `<TextArea>`."
+    )
 
 
-class TextValue(LabelStudioModel):
-    """Words typed into a `<TextArea>`."""
-
-    text: Annotated[str, Field(max_length=2000)] | Annotated[list[str], Field(max_length=20)]
-
-
-class RegionIn(LabelStudioModel):
-    """Something that an annotator drew with a smart tool."""
+class Region(BaseModel):
+    """What an annotator drew with a smart tool, or what the model found."""
 
     id: Name | None = None
-    type: Name
-    value: dict[str, Any]
     from_name: Name | None = None
     to_name: Name | None = None
-    original_width: int | None = None
-    original_height: int | None = None
-    image_rotation: Percent = 0.0
-    is_positive: bool | None = Field(None, description="False: it is beside the object.")
+    type: Name
+    value: dict[str, Any]
+    score: float | None = None
+    original_width: Annotated[int | None, LEFT_OUT] = None
+    original_height: Annotated[int | None, LEFT_OUT] = None
+    image_rotation: Annotated[Percent | None, LEFT_OUT] = None
+    is_positive: Annotated[bool | None, LEFT_OUT] = Field(default=None, description="False: it is beside the object.")
 
 
-class PredictContext(LabelStudioModel):
+class PredictContext(BaseModel):
     """What an annotator is doing right now."""
 
-    result: Annotated[list[RegionIn], Field(max_length=MAX_PROMPTS)] = []
+    result: Annotated[list[Region], Field(max_length=MAX_PROMPTS)] = []
 
 
-class PredictParams(LabelStudioModel):
+class PredictParams(BaseModel):
     """The part of a request that may hold a context."""
 
     context: PredictContext | None = None
 
 
-class LabelStudioTask(LabelStudioModel):
+class LabelStudioTask(BaseModel):
     """A task, as Label Studio keeps it."""
 
     id: int | str | None = None
@@ -116,62 +86,22 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-class PredictIn(LabelStudioModel):
+class PredictIn(BaseModel):
     """`POST /predict`."""
 
     tasks: Annotated[list[LabelStudioTask], Field(min_length=1, max_length=MAX_TASKS)]
     label_config: Annotated[str, Field(max_length=MAX_CONFIG)]
     params: PredictParams | None = None
 
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"example": EXAMPLE})
-
-
-class SetupOut(BaseModel):
-    """Which model answers."""
-
-    model_version: str
-
-
-class VersionsOut(BaseModel):
-    """The versions of the model; there is one."""
-
-    versions: list[str]
-
-
-class StatusOut(BaseModel):
-    """The outcome of a request."""
-
-    status: Literal["ok", "ignored"]
-
-
-class RegionOut(BaseModel):
-    """A region, as Label Studio draws it."""
-
-    id: str
-    from_name: str
-    to_name: str
-    type: str
-    value: dict[str, Any]
-    score: float
-    original_width: Annotated[int | None, LEFT_OUT] = None
-    original_height: Annotated[int | None, LEFT_OUT] = None
-    image_rotation: Annotated[float | None, LEFT_OUT] = None
+    model_config = ConfigDict(json_schema_extra={"example": EXAMPLE})
 
 
 class PredictionOut(BaseModel):
     """The regions of one task."""
 
-    result: list[RegionOut]
+    result: list[Region]
     score: float = Field(description="Mean score of the regions; 0 where there is none.")
     model_version: str
-
-
-class TaskError(BaseModel):
-    """Why a task got no prediction."""
-
-    task: int | str | None
-    message: str
-    code: str
 
 
 class PredictOut(BaseModel):
@@ -179,4 +109,6 @@ class PredictOut(BaseModel):
 
     results: list[PredictionOut | list[PredictionOut]]
     model_version: str
-    errors: list[TaskError] = []
+    errors: list[dict[Literal["task", "message", "code"], int | str | None]] = Field(
+        default=[], description="Why tasks got no prediction."
+    )

@@ -12,18 +12,8 @@ from typing import Any
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Request, Session
-from unipixel.media import Media
 from unipixel.serve.errors import LOG, ApiError
-from unipixel.serve.openai.schemas import (
-    AssistantMessage,
-    ChatRequest,
-    ImagePart,
-    SystemMessage,
-    TextPart,
-    UnipixelOptions,
-    UserMessage,
-    VideoPart,
-)
+from unipixel.serve.openai.schemas import ChatMessage, ChatRequest, ContentPart, UnipixelOptions
 from unipixel.serve.schemas import QuestionOptions
 
 OBJECT_MARK = re.compile(r"\[\d{1,6}\]")
@@ -94,16 +84,16 @@ def read_conversation(request: ChatRequest, max_text: int) -> ChatConversation:
     return ChatConversation(urls, tuple(history), current, options)
 
 
-def _split_turns(request: ChatRequest) -> tuple[str, list[tuple[list[UserMessage], str | None]]]:
+def _split_turns(request: ChatRequest) -> tuple[str, list[tuple[list[ChatMessage], str | None]]]:
     """System text, and for each turn its questions and its reply."""
     system: list[str] = []
-    turns: list[tuple[list[UserMessage], str | None]] = []
+    turns: list[tuple[list[ChatMessage], str | None]] = []
     for message in request.messages:
-        if isinstance(message, SystemMessage):
+        if message.role in ("system", "developer"):
             if turns:
                 raise _bad_request("a system message comes after a question; it must come first")
             system += _get_texts(message)
-        elif isinstance(message, UserMessage):
+        elif message.role == "user":
             if turns and turns[-1][1] is None:
                 turns[-1][0].append(message)
             else:
@@ -117,7 +107,7 @@ def _split_turns(request: ChatRequest) -> tuple[str, list[tuple[list[UserMessage
     return "\n".join(system), turns
 
 
-def _find_media(turns: list[tuple[list[UserMessage], str | None]]) -> tuple[str, ...]:
+def _find_media(turns: list[tuple[list[ChatMessage], str | None]]) -> tuple[str, ...]:
     """The addresses of the conversation's one clip. Later turns may repeat them, as some clients do."""
     given = [tuple(url for message in messages for url in _get_urls(message)) for messages, _ in turns]
     if not given[0]:
@@ -127,35 +117,32 @@ def _find_media(turns: list[tuple[list[UserMessage], str | None]]) -> tuple[str,
         )
     if any(urls and urls != given[0] for urls in given[1:]):
         raise _bad_request("a later question carries other media; a conversation is about one picture or video")
-    if len(given[0]) > 1 and any(isinstance(part, VideoPart) for m in turns[0][0] for part in _get_parts(m)):
+    if len(given[0]) > 1 and any(part.type == "video_url" for m in turns[0][0] for part in _get_parts(m)):
         message = "a question carries a video and more besides; give one video, or pictures of one size as frames"
         raise _bad_request(message)
     return given[0]
 
 
-def _get_parts(message: UserMessage) -> list[TextPart | ImagePart | VideoPart]:
-    return [] if isinstance(message.content, str) else message.content
+def _get_parts(message: ChatMessage) -> list[ContentPart]:
+    return message.content if isinstance(message.content, list) else []
 
 
-def _get_urls(message: UserMessage) -> list[str]:
-    urls = []
-    for part in _get_parts(message):
-        if isinstance(part, TextPart):
-            continue
-        address = part.image_url if isinstance(part, ImagePart) else part.video_url
-        urls.append(address if isinstance(address, str) else address.url)
-    return urls
+def _get_urls(message: ChatMessage) -> list[str]:
+    addresses = (
+        part.image_url if part.type == "image_url" else part.video_url
+        for part in _get_parts(message)
+        if part.type != "text"
+    )
+    return [one if isinstance(one, str) else one.url for one in addresses if one is not None]
 
 
-def _get_texts(message: SystemMessage | UserMessage | AssistantMessage) -> list[str]:
-    if message.content is None:
-        return [""]
-    if isinstance(message.content, str):
-        return [message.content]
-    return [part.text for part in message.content if isinstance(part, TextPart)]
+def _get_texts(message: ChatMessage) -> list[str]:
+    if not isinstance(message.content, list):
+        return [message.content or ""]
+    return [part.text for part in message.content if part.type == "text" and part.text is not None]
 
 
-def _get_options(messages: list[UserMessage]) -> QuestionOptions:
+def _get_options(messages: list[ChatMessage]) -> QuestionOptions:
     carried = [message.unipixel for message in messages if message.unipixel is not None]
     if len(carried) > 1:
         raise _bad_request("two user messages in a row carry prompts; give them in one")
@@ -173,22 +160,20 @@ def _bad_request(message: str, param: str = "messages") -> ApiError:
 # from a conversation to an answer
 
 
-@dataclass(frozen=True, eq=False)
 class ChatTask:
-    """A conversation with the session in which its question will be asked."""
+    """A conversation with the session in which its question will be asked.
 
-    engine: Engine
-    conversation: ChatConversation
-    sampling: dict[str, Any]
-    """How tokens are chosen: arguments of `Session.stream`."""
-    session: Session
-    is_fresh: bool
-    """Whether nothing was asked in the session yet."""
-    media: Media = field(init=False)
-    """The session's clip, to open it again."""
+    Args:
+        sampling: how tokens are chosen: arguments of `Session.stream`.
+        is_fresh: whether nothing was asked in the session yet.
+    """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "media", self.session.media)
+    def __init__(
+        self, engine: Engine, conversation: ChatConversation, sampling: dict[str, Any], session: Session, is_fresh: bool
+    ) -> None:
+        self.engine, self.conversation, self.sampling = engine, conversation, sampling
+        self.session, self.is_fresh = session, is_fresh
+        self._media = session.media  # to open it again
 
     @property
     def is_batchable(self) -> bool:
@@ -272,8 +257,8 @@ class ChatTask:
         if not self.session.is_closed:
             return self
         options = self.conversation.options
-        session = self.engine.open(self.media, num_frames=options.num_frames, track=options.track)
-        return replace(self, session=session)
+        session = self.engine.open(self._media, num_frames=options.num_frames, track=options.track)
+        return ChatTask(self.engine, self.conversation, self.sampling, session, self.is_fresh)
 
 
 def _get_text(turn: ChatTurn) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -16,13 +16,9 @@ from unipixel.serve.openai.conversation import ChatConversation, ChatTask, read_
 from unipixel.serve.openai.schemas import (
     ChatAnswerMessage,
     ChatChoice,
-    ChatChunk,
-    ChatDelta,
-    ChatMasks,
     ChatObjects,
     ChatRequest,
     ChatResponse,
-    ChunkChoice,
 )
 from unipixel.serve.responses import EVENT_STREAM, format_data, stream_events, wait_for_result
 from unipixel.serve.runtime import OwnerDep, Runtime, RuntimeDep, forbid_caching
@@ -160,21 +156,25 @@ class CompletionWriter:
         """Server-sent events for a piece of the answer."""
         if not self._has_begun:
             self._has_begun = True
-            yield self._write_chunk(ChatDelta(role="assistant", content=""))
+            yield self._format_delta(role="assistant", content="")
         if isinstance(piece, TextPiece):
-            yield self._write_chunk(ChatDelta(content=piece.text))
+            yield self._format_delta(content=piece.text)
         elif isinstance(piece, MaskPiece) and self._with_masks:
-            yield self._write_chunk(ChatDelta(unipixel=ChatMasks(masks=build_masks(piece))))
+            yield self._format_delta(unipixel={"masks": build_masks(piece)})
         elif isinstance(piece, Answer):
-            delta = ChatDelta(unipixel=self._build_objects(piece))
-            yield self._write_chunk(delta, self._get_finish_reason(piece))
+            objects = self._build_objects(piece)
+            yield self._format_delta(self._get_finish_reason(piece), unipixel=objects)
             if self._with_usage:
-                yield format_data(ChatChunk(**self._head, choices=[], usage=self._count_usage(piece)))
+                yield self._format_chunk([], self._count_usage(piece))
 
-    def _write_chunk(self, delta: ChatDelta, reason: Literal["stop", "length"] | None = None) -> str:
-        chunk = ChatChunk(**self._head, choices=[ChunkChoice(delta=delta, finish_reason=reason)])
+    def _format_delta(self, reason: str | None = None, **delta: object) -> str:
+        """An event with what is added to the answer."""
+        return self._format_chunk([{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}])
+
+    def _format_chunk(self, choices: Sequence[Mapping[str, object]], usage: UsageOut | None = None) -> str:
+        chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices}
         # OpenAI's clients expect a usage of null in every chunk, but only if they have asked for usage
-        return format_data(chunk.model_dump(exclude=None if self._with_usage else {"usage"}))
+        return format_data({**chunk, "usage": usage} if self._with_usage else chunk)
 
     def _build_objects(self, answer: Answer) -> ChatObjects:
         """What OpenAI's format has no place for; also notes the answer."""

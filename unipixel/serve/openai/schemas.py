@@ -1,15 +1,17 @@
-"""OpenAI's chat format, as far as it applies here, with our extension under ``unipixel``."""
+"""OpenAI's chat format, as far as it applies here, with our extension under ``unipixel``.
+
+Unknown fields are ignored, since OpenAI may add more of them.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from unipixel.serve.schemas import (
-    LEFT_OUT,
     ClipOptions,
-    MasksOut,
     MediaOut,
     Number,
     ObjectOut,
@@ -21,66 +23,45 @@ MAX_MESSAGES = 128
 MAX_IMAGES = 64
 
 
-class OpenAIModel(BaseModel):
-    """A record of OpenAI's: unknown fields are ignored, since more may be added to it."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class MediaUrl(OpenAIModel):
+class MediaUrl(BaseModel, strict=True):
     """Where the media are."""
 
     url: str = Field(description="A `data:` URL with base64, or an http(s) URL.")
 
 
-class TextPart(OpenAIModel):
-    """Text."""
+class ContentPart(BaseModel, strict=True):
+    """A text, an image or a video, in the field that its type names."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text", "image_url", "video_url"]
+    text: str | None = None
+    image_url: MediaUrl | str | None = Field(None, description="Several of one size are the frames of a clip.")
+    video_url: MediaUrl | str | None = None
 
-
-class ImagePart(OpenAIModel):
-    """An image; several of one size are the frames of a clip."""
-
-    type: Literal["image_url"]
-    image_url: MediaUrl | str
-
-
-class VideoPart(OpenAIModel):
-    """A video."""
-
-    type: Literal["video_url"]
-    video_url: MediaUrl | str
+    @model_validator(mode="after")
+    def check_type(self) -> ContentPart:
+        """Refuse a part without the field that its type names."""
+        if getattr(self, self.type) is None:
+            raise PydanticCustomError("no_content", f"a part of type '{self.type}' must have the field '{self.type}'")
+        return self
 
 
-Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
-Words = str | Annotated[list[TextPart], Field(max_length=MAX_IMAGES)]
+class ChatMessage(BaseModel, strict=True):
+    """Instructions for the first question; a question, of which the first carries the media; or an earlier answer."""
 
-
-class SystemMessage(OpenAIModel):
-    """Instructions; they are put in front of the first question."""
-
-    role: Literal["system", "developer"]
-    content: Words
-
-
-class UserMessage(OpenAIModel):
-    """A question; the first one carries the image or video."""
-
-    role: Literal["user"]
-    content: str | Annotated[list[Part], Field(max_length=2 * MAX_IMAGES)]
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[ContentPart], Field(max_length=2 * MAX_IMAGES)] | None = Field(
+        None, description="Images and videos in a question only; null in an answer only."
+    )
     unipixel: QuestionOptions | None = Field(None, description="Prompts for this question.")
 
-
-class AssistantMessage(OpenAIModel):
-    """An earlier answer, as it was given."""
-
-    role: Literal["assistant"]
-    content: Words | None = None
-
-
-Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+    @model_validator(mode="after")
+    def check_content(self) -> ChatMessage:
+        """Refuse media where none belong, and a message without content that is no answer."""
+        if self.content is None and self.role != "assistant":
+            raise PydanticCustomError("no_content", f"a message of the role '{self.role}' must have content")
+        if self.role != "user" and isinstance(self.content, list) and any(p.type != "text" for p in self.content):
+            raise PydanticCustomError("bad_content", f"a message of the role '{self.role}' must be text only")
+        return self
 
 
 class UnipixelOptions(QuestionOptions, ClipOptions):
@@ -89,13 +70,13 @@ class UnipixelOptions(QuestionOptions, ClipOptions):
     stream_masks: bool = Field(False, description="With `stream`: send masks frame by frame, as they are tracked.")
 
 
-class StreamOptions(OpenAIModel):
+class StreamOptions(BaseModel, strict=True):
     """What a stream carries besides the answer."""
 
     include_usage: bool | None = None
 
 
-class ResponseFormat(OpenAIModel):
+class ResponseFormat(BaseModel, strict=True):
     """The form of the answer, which can only be text."""
 
     type: Literal["text"] = "text"
@@ -132,13 +113,13 @@ EXAMPLES: list[Any] = [
 ]
 
 
-class ChatRequest(OpenAIModel):
+class ChatRequest(BaseModel, strict=True):
     """One question with the conversation before it."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra={"examples": EXAMPLES})
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
 
     model: str = Field(max_length=500)
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -200,37 +181,3 @@ class ChatResponse(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoice]
     usage: UsageOut
-
-
-class ChatMasks(BaseModel):
-    """Masks of one frame, as they are tracked."""
-
-    masks: MasksOut
-
-
-class ChatDelta(BaseModel):
-    """What a chunk adds to the answer."""
-
-    role: Annotated[Literal["assistant"] | None, LEFT_OUT] = None
-    content: Annotated[str | None, LEFT_OUT] = None
-    unipixel: Annotated[ChatObjects | ChatMasks | None, LEFT_OUT] = None
-
-
-class ChunkChoice(BaseModel):
-    """The only choice of a chunk."""
-
-    index: int = 0
-    delta: ChatDelta
-    finish_reason: Literal["stop", "length"] | None = None
-    logprobs: None = None
-
-
-class ChatChunk(BaseModel):
-    """One event of an answer that is streamed."""
-
-    id: str
-    created: int
-    model: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    choices: list[ChunkChoice]
-    usage: UsageOut | None = None

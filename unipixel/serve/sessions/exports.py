@@ -12,7 +12,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from unipixel.engine.answer import Answer, AnswerObject
+from unipixel.engine.answer import Answer
+from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.serve.errors import ApiError
 
@@ -20,9 +21,7 @@ ExportFormat: TypeAlias = Literal["coco", "davis", "overlay", "yolo"]
 MAX_DAVIS_ID = 255
 
 
-def write_export(
-    session: Session, objects: Sequence[AnswerObject], name: str, kind: ExportFormat, folder: Path
-) -> Path:
+def write_export(session: Session, objects: Sequence[KnownObject], name: str, kind: ExportFormat, folder: Path) -> Path:
     """Write objects into a folder.
 
     ``coco``: a COCO dataset as JSON. ``davis``: a zip of one palette PNG per frame. ``overlay``: the clip with masks

@@ -40,8 +40,7 @@ from unipixel.serve.sessions.schemas import (
     RenameRequest,
     SegmentRequest,
     SessionOut,
-    SessionsOut,
-    StoppedOut,
+    SessionSummary,
     TrackRequest,
     TurnOut,
 )
@@ -143,7 +142,7 @@ class SessionJobs:
                 yield format_event("answer" if isinstance(piece, Answer) else "objects", build_result(piece))
 
         def build_error_event(body: ErrorOut) -> str:
-            return format_event("stopped" if body.error.code == "stopped" else "error", body)
+            return format_event("stopped" if body.error["code"] == "stopped" else "error", body)
 
         return await stream_events(job, build_events, build_error_event, lambda: self._store.finish_job(entry, job))
 
@@ -211,10 +210,10 @@ def _announce(entry: SessionEntry, response: Response) -> SessionOut:
     return build_session(entry)
 
 
-@session_router.get("/v1/sessions", response_model=SessionsOut, summary="List sessions")
-async def list_sessions(store: StoreDep, owner: OwnerDep) -> SessionsOut:
+@session_router.get("/v1/sessions", summary="List sessions")
+async def list_sessions(store: StoreDep, owner: OwnerDep) -> dict[Literal["sessions"], list[SessionSummary]]:
     """Open and saved sessions that belong to the API key of the request."""
-    return SessionsOut(sessions=store.list_sessions(owner))
+    return {"sessions": store.list_sessions(owner)}
 
 
 @session_router.get(SESSION_PATH, response_model=SessionOut, summary="Return one session")
@@ -279,13 +278,13 @@ async def ask(runtime: RuntimeDep, entry: EntryDep, jobs: JobsDep, body: AskRequ
     return await jobs.run("ask", work, build_answer, stream=body.stream)
 
 
-@session_router.post(SESSION_PATH + "/stop", response_model=StoppedOut, summary="Stop the work of a session")
-async def stop(entry: EntryDep) -> StoppedOut:
-    """Masks that have been tracked so far are kept."""
+@session_router.post(SESSION_PATH + "/stop", summary="Stop the work of a session")
+async def stop(entry: EntryDep) -> dict[Literal["stopped"], int]:
+    """Return how many pieces of work were stopped. Masks that have been tracked so far are kept."""
     jobs = list(entry.jobs)
     for job in jobs:
         job.cancel(JobCancelled(409, "the work was stopped; what was tracked so far is kept", code="stopped"))
-    return StoppedOut(stopped=len(jobs))
+    return {"stopped": len(jobs)}
 
 
 @session_router.post(SESSION_PATH + "/save", response_model=SessionOut, summary="Save a session")

@@ -133,12 +133,6 @@ class SessionSummary(BaseModel):
     is_open: bool = Field(description="False: it is saved but not open; the next request opens it.")
 
 
-class SessionsOut(BaseModel):
-    """The sessions that belong to an API key."""
-
-    sessions: list[SessionSummary]
-
-
 class AnswerOut(BaseModel):
     """An answer."""
 
@@ -155,9 +149,3 @@ class ObjectsOut(BaseModel):
     """Objects with their masks."""
 
     objects: list[ObjectOut]
-
-
-class StoppedOut(BaseModel):
-    """How many pieces of work were stopped."""
-
-    stopped: int

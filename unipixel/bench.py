@@ -1,0 +1,624 @@
+"""Measuring: time per stage, peak memory, and how much encoding once saves against encoding again for every object.
+
+    from unipixel.bench import run_bench
+
+    report = run_bench(quick=True)
+    report.to_json()
+
+Everything is measured on random weights, whose speed is that of trained ones. The peak memory of tracking through a
+video is measured in a process of its own: ``python -m unipixel.bench VIDEO``.
+
+What it is measured against takes every object by itself, with all frames encoded again for it. This is the loop of the
+original implementation, written with the same layers: for each `<|seg|>` all frames are encoded, the object is prompted
+on the first one and tracked alone, and every frame is remembered, the last one too. It gives the same masks as tracking
+all objects together.
+
+Source: UniPixel's released inference on SAM 2's video predictor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unipixel.draw import write_mp4
+from unipixel.engine.answer import STAGES, Answer, Timings
+from unipixel.engine.engine import Engine, choose_device, choose_dtype
+from unipixel.engine.memory import Anchor, set_spans
+from unipixel.engine.tracking import ENCODE_BATCH, FrameFeatureCache, propagate, to_rles
+from unipixel.masks import Rle, iou_rles
+from unipixel.media import Media
+from unipixel.model.config import POINTERS_IN_MEMORY, SamConfig
+from unipixel.model.presets import IMAGE_SIZE, TINY_SAM, build_nano_config, initialise
+from unipixel.model.segmenter import FrameFeatures, Segmenter, build_sine_encoding, build_time_encoding
+from unipixel.model.unipixel import UniPixel
+from unipixel.processing import ImageSettings, Processor
+from unipixel.processing.chat import SYSTEM
+from unipixel.processing.images import prepare_sam_frames
+from unipixel.processing.tokenizer import build_tokenizer
+from unipixel.sample import Box, Point
+
+PARTS = ("memory", "image", "clip", "session")
+"""What can be measured on its own."""
+MEMORY_LIMIT = 1.1
+"""Most that the longer video may take, as a multiple of the shorter one's peak."""
+COUNTED = {
+    "read": "frame",
+    "vision_tower": "frame",
+    "prefill": "token",
+    "decode": "token",
+    "sam_encode": "frame",
+    "track": "object and frame",
+}
+"""Stage -> what is counted in it."""
+REAL_SAM = SamConfig()
+"""Hiera-B+ at 768 px, the segmenter of the released checkpoints."""
+QUESTION = "What is this?"
+SIZE_HW = (120, 160)
+NUM_OBJECTS = 2
+Attention = Literal["layers", "ours"]
+"""Memory attention by the layers' own forward, or by `Segmenter.attend`."""
+
+
+def build_random_engine(
+    sam: SamConfig | None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Engine:
+    """An engine of random weights: language and vision parts of nano's size, the segmenter of the size given.
+
+    Args:
+        sam: size of the segmenter; None for nano's.
+        dtype: of the parameters; buffers stay in fp32, as in a loaded checkpoint.
+    """
+    tokenizer = build_tokenizer(
+        [SYSTEM, "system user assistant", QUESTION, "Please segment and tell about the region."]
+    )
+    nano = build_nano_config(len(tokenizer), Processor(tokenizer).chat.ids)
+    config = nano if sam is None else replace(nano, sam=sam)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = UniPixel(config)
+    initialise(model, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        # every object counts as there, so that its masks take the whole way to the end
+        model.segmenter.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    settings = ImageSettings(
+        min_pixels=IMAGE_SIZE**2, max_pixels=IMAGE_SIZE**2, share_budget=False, sam_size=config.sam.image_size
+    )
+    return Engine(model.to(device), Processor(tokenizer, settings))
+
+
+def draw_moving_discs(num_frames: int, size_hw: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """uint8 (T, H, W, 3): three coloured discs that wander over a gradient."""
+    height, width = size_hw
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    plain = np.stack([x * 120 / width + 40, y * 120 / height + 40, np.full((height, width), 90.0)], -1).astype(np.uint8)
+    colours = rng.integers(120, 256, (3, 3))
+    phases = rng.random((3, 2)) * 2 * np.pi
+    frames = np.repeat(plain[None], num_frames, 0)
+    for t in range(num_frames):
+        for colour, (a, b) in zip(colours, phases, strict=True):
+            middle_x = width * (0.5 + 0.35 * np.sin(a + t / 9))
+            middle_y = height * (0.5 + 0.35 * np.sin(b + t / 7))
+            frames[t][(x - middle_x) ** 2 + (y - middle_y) ** 2 < (min(size_hw) / 8) ** 2] = colour
+    return frames
+
+
+def draw_random_queries(engine: Engine, count: int, seed: int = 0) -> torch.Tensor:
+    """(N, Q, C) mask queries, as a reply with ``count`` `<|seg|>` tokens would give."""
+    config = engine.model.config
+    generator = torch.Generator().manual_seed(seed)
+    queries = torch.randn(count, config.hidden_tokens, config.sam.hidden_size, generator=generator)
+    return queries.to(engine.device, engine.model.dtype)
+
+
+@torch.no_grad()
+def track_separately(
+    segmenter: Segmenter,
+    media: Media,
+    settings: ImageSettings,
+    query: Tensor,
+    attention: Attention = "layers",
+) -> list[Rle | None]:
+    """Masks of one object on every frame, at source size, with nothing shared.
+
+    Args:
+        query: (1, Q, C) of its `<|seg|>`.
+    """
+    features = _encode(segmenter, media, settings)
+    memories: list[Tensor] = []
+    pointers: list[Tensor] = []
+    rles: list[Rle | None] = []
+    for t in range(len(features)):
+        frame = features[t : t + 1]
+        if t == 0:
+            embed = segmenter.add_no_memory(frame)
+        else:
+            embed = _condition(segmenter, frame, memories, pointers, len(features), attention)
+        decoded = segmenter.decode(embed, frame, query if t == 0 else None)
+        memories.append(segmenter.encode_memory(frame.embed, decoded.low_res_masks, decoded.object_score_logits))
+        pointers.append(decoded.object_pointer)
+        rles += to_rles(decoded.low_res_masks, media.size_hw)
+    return rles
+
+
+def _encode(segmenter: Segmenter, media: Media, settings: ImageSettings) -> FrameFeatures:
+    device = segmenter.no_memory_embedding.device
+    chunks = [range(i, min(i + ENCODE_BATCH, media.num_frames)) for i in range(0, media.num_frames, ENCODE_BATCH)]
+    return FrameFeatures.cat(
+        [segmenter.encode(prepare_sam_frames(media.frames(chunk), settings).to(device)) for chunk in chunks]
+    )
+
+
+def _condition(
+    segmenter: Segmenter,
+    frame: FrameFeatures,
+    memories: list[Tensor],
+    pointers: list[Tensor],
+    num_frames: int,
+    attention: Attention,
+) -> Tensor:
+    """Features of the next frame after those remembered; ``memories`` hold every frame since the first."""
+    t, slots = len(memories), segmenter.config.num_memories
+    longest = max(min(num_frames, POINTERS_IN_MEMORY) - 1, 1)
+    recent = range(max(1, t - slots + 1), t)
+    seen = range(t - 1, 0, -1)[:longest]
+    attend = segmenter.attend if attention == "ours" else partial(attend_by_layers, segmenter)
+    return attend(
+        frame.embed,
+        torch.stack([memories[0], *(memories[i] for i in recent)], 1),
+        [slots - 1, *(t - i - 1 for i in recent)],
+        torch.stack([pointers[0], *(pointers[i] for i in seen)], 1),
+        [age / longest for age in (t, *(t - i for i in seen))],
+    )
+
+
+def attend_by_layers(
+    segmenter: Segmenter,
+    embed: Tensor,
+    memories: Tensor,
+    memory_slots: Sequence[int],
+    pointers: Tensor,
+    pointer_distance: Sequence[float],
+) -> Tensor:
+    """What `Segmenter.attend` computes, for one object, by the forward of the layers themselves."""
+    _, _, _, width = memories.shape
+    channels, grid, dtype = segmenter.config.hidden_size, segmenter.config.grid, segmenter.dtype
+    place = build_sine_encoding(grid, width, embed.device).to(dtype)
+    when = segmenter.memory_temporal_positional_encoding[list(memory_slots), 0]
+    distance = torch.tensor(pointer_distance, dtype=torch.float32, device=embed.device)
+    moment = segmenter.temporal_positional_encoding_projection_layer(build_time_encoding(distance, channels).to(dtype))
+    code = torch.cat([(place + when).flatten(0, 1), moment.repeat_interleave(channels // width, 0)])
+    tokens = torch.cat([memories.flatten(1, 2), pointers.reshape(1, -1, width)], 1)
+    x = segmenter.memory_attention(
+        current_vision_features=embed.flatten(2).permute(2, 0, 1),
+        current_vision_position_embeddings=build_sine_encoding(grid, channels, embed.device).to(dtype)[:, None],
+        memory=tokens.transpose(0, 1),
+        memory_posision_embeddings=code[:, None],  # the argument is spelled so
+        num_object_pointer_tokens=pointers.shape[1] * (channels // width),
+    )
+    # (cells, 1, C), or with one more axis of size one, depending on the version of transformers
+    return x.reshape(grid * grid, channels).t().reshape(1, channels, grid, grid)
+
+
+class Stopwatch:
+    """Adds up the time that its ``with`` blocks take, work waiting on an accelerator included.
+
+    Attributes:
+        wall_s: seconds as on a clock on the wall.
+        cpu_s: seconds of all threads of this process; other programs on the machine do not count.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.wall_s, self.cpu_s = device, 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._synchronize()
+        self._begin = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self._synchronize()
+        wall, cpu = self._begin
+        self.wall_s += time.perf_counter() - wall
+        self.cpu_s += time.process_time() - cpu
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def peak_memory_mb() -> float | None:
+    """Most memory that this process has ever had resident, in MB; None where the system does not say."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage would also report the peak of the process that started this one
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 / (1024 if sys.platform == "darwin" else 1)
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What tracking through one video took."""
+
+    frames: int
+    peak_mb: float
+    """Most that was ever resident, the program and the model included."""
+    start_mb: float
+    """The same before the video was opened."""
+    seconds: float
+
+
+def measure_memory(video: Path, *, quick: bool, threads: int) -> MemoryUse:
+    """Track through a video in a fresh process.
+
+    Raises:
+        RuntimeError: the process failed, or the system does not say how much memory it took.
+    """
+    command = [sys.executable, "-m", "unipixel.bench", str(video), "--threads", str(threads)]
+    done = subprocess.run(command + ["--quick"] * quick, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"measuring memory failed: {done.stderr.strip().splitlines()[-1:]}")
+    return MemoryUse(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def write_video(path: Path, num_frames: int) -> Path:
+    """A video of ``num_frames`` frames whose objects wander."""
+    period = draw_moving_discs(100, SIZE_HW)
+    return write_mp4((period[t % len(period)] for t in range(num_frames)), path)
+
+
+def track_video(video: Path, *, quick: bool) -> MemoryUse:
+    """Track two boxed objects through all frames of a video in this process."""
+    engine = build_random_engine(TINY_SAM if quick else None)
+    before = peak_memory_mb()
+    started = time.perf_counter()
+    height, width = SIZE_HW
+    boxes = [Box(width * x, height * x, width * (x + 0.3), height * (x + 0.3)) for x in (0.1, 0.5)][:NUM_OBJECTS]
+    with engine.open(str(video), num_frames=8, track="all") as session:
+        objects = session.segment(boxes, force=True)
+        frames = session.num_frames
+    seconds, after = time.perf_counter() - started, peak_memory_mb()
+    if before is None or after is None:
+        raise RuntimeError("this system does not say how much memory a process takes")
+    if len(objects) != len(boxes) or any(one.track.num_frames != frames for one in objects):
+        raise RuntimeError("not every object was tracked through all frames")
+    return MemoryUse(frames, after, before, seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """Two ways to the same thing, and how much faster ours is."""
+
+    name: str
+    required: float | None
+    """Least speed-up that is required; None where the ratio is only reported."""
+    ours: Stopwatch
+    other: Stopwatch
+    agreement: float | None = None
+    """Mean IoU between the masks of both ways."""
+
+    @property
+    def speedup(self) -> float:
+        return self.other.wall_s / self.ours.wall_s
+
+    @property
+    def cpu_speedup(self) -> float:
+        """Ratio of processor seconds, which other programs on the machine distort less."""
+        return self.other.cpu_s / self.ours.cpu_s
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether both ratios reach the required one: on a busy machine wall time alone can mislead."""
+        if self.required is None:
+            return None
+        return min(self.speedup, self.cpu_speedup) >= self.required
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "required": self.required,
+            "is_met": self.is_met,
+            "speedup": self.speedup,
+            "cpu_speedup": self.cpu_speedup,
+            "ours_s": self.ours.wall_s,
+            "other_s": self.other.wall_s,
+            "ours_cpu_s": self.ours.cpu_s,
+            "other_cpu_s": self.other.cpu_s,
+            "agreement": self.agreement,
+        }
+
+
+def compare_objects(
+    engine: Engine, num_frames: int, num_objects: int, required: float, size_hw: tuple[int, int], *, strict: bool
+) -> list[Ratio]:
+    """All objects of a reply in one batch over shared features, against `track_separately` for each of them.
+
+    The two ways take turns, so that a machine that slows down meanwhile slows both down.
+
+    Args:
+        strict: also compare with a loop that has our own, faster memory attention.
+    """
+    media = Media.from_array(draw_moving_discs(num_frames, size_hw))
+    queries = draw_random_queries(engine, num_objects)
+    ways: list[Attention] = ["layers", "ours"] if strict else ["layers"]
+    ours, alone = Stopwatch(engine.device), {way: Stopwatch(engine.device) for way in ways}
+    together: list[list[Rle | None]] = []
+    singly: dict[Attention, list[list[Rle | None]]] = {way: [] for way in ways}
+    for number in range(num_objects):
+        for way in ways:
+            with alone[way]:
+                query = queries[number : number + 1]
+                singly[way].append(
+                    track_separately(engine.model.segmenter, media, engine.processor.settings, query, way)
+                )
+        if number == (num_objects - 1) // 2:
+            with ours:
+                together = track_together(engine, media, queries)
+    what = "1 image" if num_frames == 1 else f"{num_frames} frames"
+    name = f"{what}, {num_objects} objects"
+    names = {"layers": name, "ours": f"{name}, the loop with our attention"}
+    return [
+        Ratio(
+            name=names[way],
+            required=required if way == "layers" else None,
+            ours=ours,
+            other=alone[way],
+            agreement=_mean_iou(together, singly[way]),
+        )
+        for way in ways
+    ]
+
+
+def track_together(engine: Engine, media: Media, queries: torch.Tensor) -> list[list[Rle | None]]:
+    """Masks of all objects on every frame by the engine's own tracking, from a clip that nothing is known of yet."""
+    segmenter, count = engine.model.segmenter, media.num_frames
+    cache = FrameFeatureCache(segmenter, media, engine.processor.settings)
+    anchors = {i: set_spans([Anchor(0, query)], count) for i, query in enumerate(queries)}
+    rles: list[list[Rle | None]] = [[] for _ in queries]
+    for frame in propagate(segmenter, cache, media.size_hw, count, anchors):
+        for i, rle in frame.rles.items():
+            rles[i].append(rle)
+    return rles
+
+
+def _mean_iou(one: list[list[Rle | None]], other: list[list[Rle | None]]) -> float:
+    scores = []
+    for track, twin in zip(one, other, strict=True):
+        for a, b in zip(track, twin, strict=True):
+            scores.append(float(a is b) if a is None or b is None else iou_rles(a, b))
+    return float(np.mean(scores))
+
+
+def compare_questions(
+    engine: Engine, num_frames: int, required: float, size_hw: tuple[int, int]
+) -> tuple[list[Answer], Ratio]:
+    """Point at one object and ask what it is, then point at another one and ask again.
+
+    Returns:
+        Both answers, and what the second one took beside the first.
+    """
+    height, width = size_hw
+    points = [Point(width * 0.3, height * 0.3), Point(width * 0.6, height * 0.6)]
+    spent = [Stopwatch(engine.device), Stopwatch(engine.device)]
+    answers: list[Answer] = []
+    with engine.open(draw_moving_discs(num_frames, size_hw), num_frames=num_frames, fps=8) as session:
+        for point, total in zip(points, spent, strict=True):
+            with total:
+                answers.append(session.ask(QUESTION, prompts=point, force=True, max_new_tokens=16))
+    ratio = Ratio(
+        name=f"second question, {num_frames} frames, a new object", required=required, ours=spent[1], other=spent[0]
+    )
+    return answers, ratio
+
+
+@dataclass
+class BenchReport:
+    """Everything that was measured."""
+
+    setting: dict[str, Any]
+    """The machine, the sizes, the dtype."""
+    stages: list[Timings] = field(default_factory=list)
+    """Of the first question of a session, and of the second one; empty where they were not measured."""
+    ratios: list[Ratio] = field(default_factory=list)
+    memory: list[MemoryUse] = field(default_factory=list)
+    """Of tracking through a shorter and a longer video."""
+    peak_memory_mb: float | None = None
+    """Of this process, with the large model."""
+
+    @property
+    def memory_growth(self) -> float | None:
+        """Peak memory of the longer video as a multiple of the shorter one's."""
+        return self.memory[1].peak_mb / self.memory[0].peak_mb if self.memory else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "setting": self.setting,
+            "stages": [self._convert_stage(name) for name in (self.stages[0] if self.stages else ())],
+            "ratios": [ratio.to_json() for ratio in self.ratios],
+            "memory": {
+                "videos": [vars(use) for use in self.memory],
+                "growth": self.memory_growth,
+                "limit": MEMORY_LIMIT,
+            },
+            "peak_memory_mb": self.peak_memory_mb,
+        }
+
+    def _convert_stage(self, name: str) -> dict[str, Any]:
+        (first, second), count = self.stages, self.stages[0].counts.get(name, 0)
+        return {
+            "name": name,
+            "first_s": first[name],
+            "second_s": second[name],
+            "per": COUNTED.get(name, ""),
+            "count": count,
+            "each_s": first[name] / count if count else None,
+        }
+
+
+def run_bench(
+    *,
+    quick: bool = False,
+    only: Sequence[str] = (),
+    dtype: str = "auto",
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: Callable[[str], None] = lambda _: None,
+) -> BenchReport:
+    """Measure.
+
+    Args:
+        quick: very small sizes, to see in seconds that everything runs; the figures mean nothing.
+        only: some of `PARTS`; empty for all.
+        dtype: ``"fp32"``, ``"bf16"``, or ``"auto"``: the one that multiplies matrices faster here.
+        threads: of torch; None leaves it to torch.
+        device: where the model runs; ``"auto"`` as in `unipixel.load`.
+        progress: called with what is measured next.
+
+    Raises:
+        ValueError: an argument is wrong, or the device is not there.
+        RuntimeError: memory cannot be measured here.
+    """
+    unknown = [name for name in only if name not in PARTS]
+    if unknown:
+        raise ValueError(f"there is no measurement {unknown[0]!r}; choose from {', '.join(PARTS)}")
+    if dtype not in ("auto", "fp32", "bf16"):
+        raise ValueError(f"dtype is {dtype!r}; it must be 'fp32', 'bf16' or 'auto'")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}; it must be at least 1")
+    place = choose_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    kind = _choose_dtype(dtype, place)
+    parts = tuple(only) or PARTS
+    report = BenchReport(_describe_setting(place, kind, quick=quick))
+    if "memory" in parts:
+        lengths = (20, 60) if quick else (100, 1000)
+        report.memory = _measure_memory(lengths, quick=quick, progress=progress)
+    if set(parts) == {"memory"}:
+        return report
+    progress("building the model with random weights")
+    engine = build_random_engine(TINY_SAM if quick else REAL_SAM, dtype=kind, device=place)
+    _measure_speed(engine, parts, quick, report, progress)
+    report.peak_memory_mb = peak_memory_mb()
+    return report
+
+
+def _measure_speed(
+    engine: Engine, parts: tuple[str, ...], quick: bool, report: BenchReport, progress: Callable[[str], None]
+) -> None:
+    size_hw = (96, 128) if quick else (480, 640)
+    progress("warming up")
+    compare_questions(engine, 2, 1.0, size_hw)
+    if "session" in parts:
+        progress("asking twice about one video")
+        answers, ratio = compare_questions(engine, 4 if quick else 8, 5.0, size_hw)
+        report.stages = _list_timings(answers)
+        report.ratios.append(ratio)
+    if "image" in parts:
+        progress("objects of an image, together and one by one")
+        report.ratios[:0] = compare_objects(engine, 1, 3 if quick else 8, 5.0, size_hw, strict=False)
+    if "clip" in parts:
+        progress("objects of a clip, together and one by one")
+        found = compare_objects(engine, 4 if quick else 8, 2 if quick else 3, 2.5, size_hw, strict=True)
+        place = 1 if "image" in parts else 0
+        report.ratios[place:place] = found
+
+
+def _measure_memory(lengths: tuple[int, int], *, quick: bool, progress: Callable[[str], None]) -> list[MemoryUse]:
+    uses = []
+    with tempfile.TemporaryDirectory() as folder:
+        for length in lengths:
+            progress(f"tracking through {length} frames")
+            video = write_video(Path(folder) / f"{length}.mp4", length)
+            uses.append(measure_memory(video, quick=quick, threads=torch.get_num_threads()))
+    return uses
+
+
+def _list_timings(answers: Sequence[Answer]) -> list[Timings]:
+    """Of each answer, with the time that saving it takes."""
+    timings = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, answer in enumerate(answers):
+            stages = Timings({name: answer.timings[name] for name in STAGES}, answer.timings.counts)
+            started = time.perf_counter()
+            answer.save(Path(folder) / str(number))
+            stages["save (overlay and JSON)"] = time.perf_counter() - started
+            timings.append(stages)
+    return timings
+
+
+def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    if device.type != "cpu":
+        return choose_dtype(None, "", device)
+    return torch.bfloat16 if _time_product(torch.bfloat16) < 0.8 * _time_product(torch.float32) else torch.float32
+
+
+def _time_product(dtype: torch.dtype) -> float:
+    """Least processor seconds of a matrix product: processors without bf16 units emulate them slowly."""
+    matrix = torch.ones(768, 768, dtype=dtype)
+    times = []
+    for _ in range(5):
+        started = time.process_time()
+        matrix @ matrix
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+def _describe_setting(device: torch.device, dtype: torch.dtype, *, quick: bool) -> dict[str, Any]:
+    sam = "a very small SAM at 64 px" if quick else "SAM 2.1 Hiera-B+ at 768 px"
+    return {
+        "model": f"{sam}, language and vision parts of nano's size, random weights",
+        "memory_model": "a very small SAM at 64 px" if quick else "nano's size (SAM at 160 px), fp32",
+        "device": str(device),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "quick": quick,
+    }
+
+
+def main() -> None:
+    """Measure and print one line of JSON."""
+    parser = argparse.ArgumentParser(description="Track through a video and print the peak memory as JSON.")
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(json.dumps(vars(track_video(options.video, quick=options.quick))))
+
+
+if __name__ == "__main__":
+    main()
