@@ -59,8 +59,8 @@ class First:
     def integers(self, low: int, high: int | None = None) -> int:
         return 0 if high is None else low
 
-    def uniform(self, low: float, high: float) -> float:
-        return (low + high) / 2
+    def uniform(self, low: float, high: float, size: int | None = None) -> Any:
+        return (low + high) / 2 if size is None else np.full(size, (low + high) / 2)
 
     def permutation(self, count: int) -> np.ndarray:
         return np.arange(count)
