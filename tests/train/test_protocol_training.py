@@ -354,6 +354,6 @@ def test_edges_of_boxes_are_off_by_up_to_20_of_768_pixels(grid: int | None) -> N
     mask = np.zeros((1, 768, 768), dtype=bool)
     mask[0, 100:500, 200:600] = True
     track = MaskTrack.from_masks(mask)
-    box = wording._draw_box(track, 0, Highest(), grid)  # type: ignore[arg-type]
+    box = wording._draw_box(track, 0, Highest(), grid)
     last = 1 if grid else 0  # on the grid the last pixel is the edge, not its outer side
     assert (box.x1, box.y1, box.x2, box.y2) == pytest.approx((220, 120, 620 - last, 520 - last), abs=1e-9)
