@@ -82,7 +82,7 @@ class Recorder:
             def release(self) -> None:
                 pass
 
-        patch.setattr("unipixel.engine.session.Dialogue", Dialogue)
+        patch.setattr("unipixel.engine.objects.Dialogue", Dialogue)
         patch.setattr("unipixel.engine.objects.propagate", self.propagate)
         return EnginePredictor(Engine(model, processor))
 

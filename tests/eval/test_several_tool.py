@@ -47,7 +47,7 @@ def test_what_is_asked_is_taken_apart_into_the_things_that_are_wanted(tool: Modu
         streams = {kind: make(moving) for kind, make in tool.KINDS.items()}
         for _ in range(5):
             request = next(streams["named one by one"])
-            assert request.world.is_video is moving and request.world.held_out
+            assert request.world.is_video is moving and request.world.is_held_out
             assert len(split_request(request.text)) == len(request.truth) >= 2
             request = next(streams["all of a kind"])
             assert len(split_request(request.text)) == 1 < len(request.truth) <= split_request(request.text)[0][1]

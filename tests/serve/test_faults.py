@@ -377,6 +377,8 @@ def test_description_of_the_api_is_complete(quick: Live) -> None:
         for method, operation in operations.items():
             assert operation["summary"] and operation["description"], (method, path)
             assert {"400", "500"} <= set(operation["responses"]) and "422" not in operation["responses"]
+            for answer in operation["responses"].values():  # what a client is sent is described, not just called text
+                assert answer.get("content", {}).get("application/json", {}).get("schema") != {"type": "string"}, path
     schemas = described["components"]["schemas"]
     for name in ("ChatRequest", "OpenRequest", "AskRequest", "SegmentRequest", "CorrectRequest", "TrackRequest"):
         assert schemas[name]["examples"], name

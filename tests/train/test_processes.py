@@ -24,13 +24,13 @@ RUNS = """
 import os, shutil, sys
 from dataclasses import replace
 from pathlib import Path
-from unipixel.train.recipe import Evaluation, Start
+from unipixel.train.recipe import Start, ValidationSettings
 from unipixel.train.recipes import RECIPES
 from unipixel.train.run import run
 
 start, folder, ways = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 recipe = replace(RECIPES["debug"](), start=Start(model=start), steps=3, batch_size=4, distinct=4,
-                 evaluation=Evaluation(), log_steps=1, save_steps=2, learning_rate=1e-3)
+                 evaluation=ValidationSettings(), log_steps=1, save_steps=2, learning_rate=1e-3)
 
 def shared(place, world, parallel):
     children = []

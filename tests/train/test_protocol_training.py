@@ -27,7 +27,8 @@ from torch import Tensor
 
 from unipixel import data
 from unipixel.data import DATASETS, Record
-from unipixel.processing import ImageSettings, Processor, build_tokenizer
+from unipixel.masks import MaskTrack
+from unipixel.processing import ImageSettings, Processor, build_tokenizer, wording
 from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.sample import Sample
 from unipixel.train.mixture import MixtureDataset
@@ -59,8 +60,8 @@ class First:
     def integers(self, low: int, high: int | None = None) -> int:
         return 0 if high is None else low
 
-    def uniform(self, low: float, high: float) -> float:
-        return (low + high) / 2
+    def uniform(self, low: float, high: float, size: int | None = None) -> Any:
+        return (low + high) / 2 if size is None else np.full(size, (low + high) / 2)
 
     def permutation(self, count: int) -> np.ndarray:
         return np.arange(count)
@@ -342,3 +343,17 @@ def test_a_recorded_field_with_another_value_is_found(
             assert bool(found) == differs, found
         return
     pytest.skip(f"no recorded sample has the field {field}")
+
+
+@pytest.mark.parametrize("grid", [None, 768])
+def test_edges_of_boxes_are_off_by_up_to_20_of_768_pixels(grid: int | None) -> None:
+    class Highest(First):
+        def uniform(self, low: float, high: float, size: int | None = None) -> Any:
+            return high if size is None else np.full(size, high)
+
+    mask = np.zeros((1, 768, 768), dtype=bool)
+    mask[0, 100:500, 200:600] = True
+    track = MaskTrack.from_masks(mask)
+    box = wording._draw_box(track, 0, Highest(), grid)
+    last = 1 if grid else 0  # on the grid the last pixel is the edge, not its outer side
+    assert (box.x1, box.y1, box.x2, box.y2) == pytest.approx((220, 120, 620 - last, 520 - last), abs=1e-9)

@@ -2,7 +2,7 @@
 masks and names, as many as are wanted.
 
     settings = SceneSettings(sprites=cutouts(PHOTOS), photos=clean_crops(PHOTOS), photo_share=0.9, repaint=0.0)
-    picture = stickers.scene(0, 0, settings)
+    picture = stickers.generate_scene(0, 0, settings)
 
 Source: Simple Copy-Paste (Ghiasi et al., arXiv 2012.07177). PHOTOS is a folder as `data.readers.photos` reads it; its
 split ``train`` alone is used.

@@ -55,7 +55,7 @@ class EnginePredictor(Predictor):
             )
         else:
             answer = self._ask_as_written(session, question, question.sample.objects)
-        return Prediction(answer.raw_text, answer.objects)
+        return Prediction(answer.raw_text, _strip_objects(answer.objects))
 
     def answer_batch(self, questions: Sequence[Question]) -> list[Prediction | UnipixelError]:
         """Replies to plain questions, with text and prompts and nothing else, which the model answers together."""
@@ -67,7 +67,10 @@ class EnginePredictor(Predictor):
             max_new_tokens=max(question.max_new_tokens for question in questions),
             on_error="return",
         )
-        return [one if isinstance(one, UnipixelError) else Prediction(one.raw_text, one.objects) for one in answers]
+        return [
+            one if isinstance(one, UnipixelError) else Prediction(one.raw_text, _strip_objects(one.objects))
+            for one in answers
+        ]
 
     def close(self) -> None:
         if self._session is not None:
@@ -122,7 +125,12 @@ class EnginePredictor(Predictor):
         whole = MaskTrack(size_hw, (encode_rle(np.ones(size_hw, dtype=bool)),) * session.num_frames)
         known = {one.id: one.track if one.track.visible.any() else whole for one in objects}
         answer = self._ask_as_written(session, replace(question, regions=ids), known)
-        return Prediction(answer.raw_text, objects)
+        return Prediction(answer.raw_text, _strip_objects(objects))
+
+
+def _strip_objects(objects: Sequence[KnownObject]) -> tuple[KnownObject, ...]:
+    """Ids, masks and scores: a run keeps its predictions, and should not keep the states that made them."""
+    return tuple(KnownObject(id=one.id, label="", track=one.track, frame_scores=one.frame_scores) for one in objects)
 
 
 class PerfectPredictor(Predictor):

@@ -395,7 +395,8 @@ def _draw_box(track: MaskTrack, t: int, rng: np.random.Generator | None, grid: i
         x1, y1, x2, y2 = (float(value) for value in (columns[0], rows[0], columns[-1], rows[-1]))
         right, bottom = width - 1.0, height - 1.0
     if rng is not None:
-        x1, y1, x2, y2 = jitter_box((x1, y1, x2, y2), (bottom, right), rng, noise=BOX_NOISE, most=MAX_BOX_NOISE)
+        most = MAX_BOX_NOISE * width / right  # a share of the whole side, also where the last pixel is the limit
+        x1, y1, x2, y2 = jitter_box((x1, y1, x2, y2), (bottom, right), rng, noise=BOX_NOISE, most=most)
     # what lies on a single row or column of the grid still needs a box with an inside
     x2, y2 = x2 if x2 > x1 else x1 + 1, y2 if y2 > y1 else y1 + 1
     return Box(x1 * across, y1 * down, x2 * across, y2 * down, frame=t)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from unipixel.serve.errors import describe_error
 from unipixel.serve.schemas import ErrorOut
@@ -36,10 +36,8 @@ def dump_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False, default=BaseModel.model_dump)
 
 
-class JsonResponse(Response):
-    """A JSON response that refuses values that are no JSON."""
-
-    media_type = "application/json"
+class JsonResponse(JSONResponse):
+    """A JSON response of schemas, too; from this base class the API's description knows that it is JSON."""
 
     def render(self, content: Any) -> bytes:
         return dump_json(content).encode()
