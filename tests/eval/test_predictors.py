@@ -149,6 +149,12 @@ def test_picture_sizes_of_a_protocol_are_for_released_checkpoints_only(engine: E
     assert (settings.compute_max_area(1), settings.fps, settings.frame_resize) == (256 * 28 * 28, 0.5, "tensor")
 
 
+def test_a_view_keeps_the_rate_of_a_checkpoint_unless_it_has_one_of_its_own(engine: Engine) -> None:
+    slow = Engine(engine.model, Processor(engine.processor.tokenizer, ImageSettings(fps=1.0)))
+    for view, fps in ((ImageSettings(), 1.0), (ImageSettings(fps=4.0), 4.0)):
+        assert EnginePredictor(slow)._get_engine(view).processor.settings.fps == fps
+
+
 def test_objects_that_are_given_stand_in_the_order_of_the_question_and_one_that_is_unseen_keeps_its_line(
     predictor: EnginePredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,7 +101,8 @@ class EnginePredictor(Predictor):
             min_pixels=view.min_pixels,
             max_pixels=view.max_pixels,
             share_budget=view.share_budget,
-            fps=view.fps,
+            # a view that leaves the usual rate as it is leaves the checkpoint's own as well
+            fps=settings.fps if view.fps == RELEASED.fps else view.fps,
             frame_resize=view.frame_resize,
         )
         return Engine(self.engine.model, Processor(self.engine.processor.tokenizer, seen))
