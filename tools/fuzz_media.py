@@ -428,10 +428,7 @@ def main() -> None:
                         (options.keep / f"{options.seed}-{number}").write_bytes(data)
                 done = sum(outcomes.values())
                 if done % 1000 == 0:
-                    print(
-                        f"{done} files, {dict(outcomes)}, server {watch.peak >> 20} MB, decoder {watch.child_peak >> 20} MB",
-                        flush=True,
-                    )
+                    print(f"{done} files, {dict(outcomes)}, memory {watch.peak >> 20} MB", flush=True)
 
         with ThreadPoolExecutor(options.clients) as pool:
             list(pool.map(work, range(options.count)))
@@ -443,8 +440,9 @@ def main() -> None:
     process.wait(60)
     for outcome, count in outcomes.most_common():
         print(f"{count:7d}  {outcome}")
-    print(f"server: {watch.start >> 20} MB at first, at most {watch.peak >> 20}, {rest >> 20} at rest; one decoder at most "
-          f"{watch.child_peak >> 20}, all together at most {watch.total_peak >> 20}, at rest {[n >> 20 for n in others]}")  # fmt: skip
+    print(f"server: {watch.start >> 20} MB at first, at most {watch.peak >> 20}, at rest {rest >> 20}")
+    print(f"decoders: one at most {watch.child_peak >> 20} MB, at rest {[n >> 20 for n in others]}")
+    print(f"all together at most {watch.total_peak >> 20} MB")
     print(f"slowest: {slowest[0]:.1f} s, {slowest[1]}; sessions left open: {health['sessions']}")
     if watch.peak > watch.start + MAX_SERVER_BYTES:
         failures.append(f"the server grew to {watch.peak >> 20} MB")

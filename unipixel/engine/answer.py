@@ -274,9 +274,11 @@ class Answer:
 
     def _draw_overlay(self, frame: np.ndarray, t: int) -> np.ndarray:
         seen = [one for one in self.objects if one.track.rles[t] is not None]
-        masks = np.stack([one.track.mask(t) for one in seen]) if seen else np.zeros((0, *frame.shape[:2]), dtype=bool)
         return draw.overlay(
-            frame, masks, labels=[f"{one.id} {one.label}".strip() for one in seen], ids=[one.id for one in seen]
+            frame,
+            (one.track.mask(t) for one in seen),
+            labels=[f"{one.id} {one.label}".strip() for one in seen],
+            ids=[one.id for one in seen],
         )
 
     def _draw_sheet(self) -> np.ndarray:

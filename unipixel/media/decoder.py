@@ -366,6 +366,8 @@ def _answer(
     message: dict[str, Any], readers: OrderedDict[str, _FrameReader], output: IO[bytes], start_bytes: int
 ) -> None:
     limits = Limits(**message["limits"])
+    answer: dict[str, Any]
+    frames: list[np.ndarray] = []
     key = json.dumps([message["path"], message["limits"]])
     try:
         _bound(limits, start_bytes)
@@ -388,9 +390,8 @@ def _answer(
                 "timestamps_s": None if source.timestamps_s is None else [float(t) for t in source.timestamps_s],
                 "warnings": [str(one.message) for one in caught],
             }
-            frames = []
         else:
-            answer, frames = {}, []
+            answer = {}
             for index in message["indices"]:
                 _bound(limits, start_bytes)
                 frames.append(np.ascontiguousarray(reader.frame(index), dtype=np.uint8))

@@ -268,7 +268,7 @@ def patchify(frames: np.ndarray, settings: ImageSettings) -> tuple[Tensor, tuple
 
 def prepare_sam_frames(frames: np.ndarray, settings: ImageSettings) -> Tensor:
     """Frames, uint8 (T, H, W, 3), as SAM sees them: float32 (T, 3, S, S), stretched to the square and normalised."""
-    x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 255
+    x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float().div_(255)
     side = (settings.sam_size, settings.sam_size)
     if x.shape[-2:] != side:
         x = F.interpolate(x, size=side, mode="bilinear", align_corners=False, antialias=True)
