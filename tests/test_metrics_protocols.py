@@ -205,14 +205,9 @@ def test_unknown_rules_and_numbers_of_options_are_refused() -> None:
         metrics.parse_choice("a", 0)
 
 
-def test_choice_accuracy_counts_unreadable_replies_as_wrong_and_splits_by_category() -> None:
-    scores = metrics.choice_accuracy(["a", "B", None, "c"], ["A", "b", "c", "d"], ["basic", "basic", "basic", "future"])
-    assert scores.accuracy == 0.5
-    assert scores.per_category == {"basic": pytest.approx(2 / 3), "future": 0.0}
-    assert scores.counts == {"basic": 3, "future": 1}
-    assert scores.unreadable == 1
-    assert scores.mean_of_categories == pytest.approx(1 / 3)
-    assert metrics.choice_accuracy(["a"], ["a"]).per_category == {"all": 1.0}
+def test_unreadable_replies_are_wrong_and_choices_are_divided_by_category() -> None:
+    right = metrics.grade_choices(["a", "B", None, "c"], ["A", "b", "c", "d"], ["basic", "basic", "basic", "future"])
+    assert right == {"basic": [True, True, False], "future": [False]}
 
 
 def test_the_original_reads_letters_to_the_first_blank_and_none_of_what_begins_with_one() -> None:
@@ -229,11 +224,11 @@ def test_the_original_gives_nothing_for_two_empty_volumes() -> None:
     assert scores["J"] == 1.0 and scores["F"] == pytest.approx(1.0, abs=1e-6)
 
 
-def test_choice_accuracy_refuses_lists_that_do_not_fit() -> None:
+def test_choices_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValueError, match="1 predicted, 2 expected"):
-        metrics.choice_accuracy(["a"], ["a", "b"])
+        metrics.grade_choices(["a"], ["a", "b"], ["all", "all"])
     with pytest.raises(ValueError, match="at least 1"):
-        metrics.choice_accuracy([], [])
+        metrics.grade_choices([], [], [])
 
 
 # --- wrong input ---------------------------------------------------------------------------------------------------

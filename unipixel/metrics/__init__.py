@@ -14,7 +14,7 @@ figures. A prediction and its target have the same size: predictions are brought
 from unipixel.metrics.boundary import boundary_f, boundary_map, boundary_radius
 from unipixel.metrics.boxes import box_from_mask, box_iou, rec_hit
 from unipixel.metrics.captions import cider_d, token_f1
-from unipixel.metrics.choices import ChoiceScores, choice_accuracy, parse_choice
+from unipixel.metrics.choices import grade_choices, parse_choice
 from unipixel.metrics.regions import Overlap, iou, overlap, overlap_scores, volume_scores
 from unipixel.metrics.sequences import (
     FrameScores,
@@ -26,7 +26,6 @@ from unipixel.metrics.sequences import (
 )
 
 __all__ = [
-    "ChoiceScores",
     "FrameScores",
     "Overlap",
     "boundary_f",
@@ -34,10 +33,10 @@ __all__ = [
     "boundary_radius",
     "box_from_mask",
     "box_iou",
-    "choice_accuracy",
     "cider_d",
     "davis_scores",
     "frame_scores",
+    "grade_choices",
     "iou",
     "overlap",
     "overlap_scores",

@@ -1,10 +1,9 @@
-"""Multiple-choice answers: the letter a reply names, and accuracy per category."""
+"""Multiple-choice answers: the letter a reply names, and which are right, by category."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 RULES = ("first_word", "bracketed", "original")
 
@@ -44,48 +43,23 @@ def parse_choice(text: str, num_options: int, *, rule: str = "first_word") -> st
     return letter if letter and letter in "abcdefghijklmnopqrstuvwxyz"[:num_options] else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChoiceScores:
-    """Accuracy over questions, and by category."""
-
-    accuracy: float
-    """Share of right answers over all questions."""
-    per_category: dict[str, float]
-    """Share of right answers by category, in order of first appearance."""
-    counts: dict[str, int]
-    """Questions by category."""
-    unreadable: int
-    """Replies that named no valid option; they are counted as wrong."""
-
-    @property
-    def mean_of_categories(self) -> float:
-        """Unweighted mean of the categories (MVBench's average)."""
-        return sum(self.per_category.values()) / len(self.per_category)
-
-
-def choice_accuracy(
-    predicted: Sequence[str | None], expected: Sequence[str], categories: Sequence[str] | None = None
-) -> ChoiceScores:
-    """Score chosen letters; case does not matter.
+def grade_choices(
+    predicted: Sequence[str | None], expected: Sequence[str], categories: Sequence[str]
+) -> dict[str, list[bool]]:
+    """Whether each chosen letter is the right one, by category in order of first appearance; case does not matter.
 
     Args:
         predicted: a letter per question, or None for an unreadable or failed reply (wrong).
         expected: the right letter per question.
-        categories: a name per question; without, all belong to ``"all"``.
+        categories: a name per question.
 
     Raises:
         ValueError: the lengths differ, or there is no question.
     """
-    names = categories if categories is not None else ["all"] * len(expected)
-    if not expected or not len(predicted) == len(expected) == len(names):
-        lengths = f"{len(predicted)} predicted, {len(expected)} expected, {len(names)} categories"
+    if not expected or not len(predicted) == len(expected) == len(categories):
+        lengths = f"{len(predicted)} predicted, {len(expected)} expected, {len(categories)} categories"
         raise ValueError(f"there are {lengths}; the numbers must be equal and at least 1")
     right: dict[str, list[bool]] = {}
-    for letter, truth, name in zip(predicted, expected, names, strict=True):
+    for letter, truth, name in zip(predicted, expected, categories, strict=True):
         right.setdefault(name, []).append(letter is not None and letter.lower() == truth.lower())
-    return ChoiceScores(
-        accuracy=sum(map(sum, right.values())) / len(expected),
-        per_category={name: sum(answers) / len(answers) for name, answers in right.items()},
-        counts={name: len(answers) for name, answers in right.items()},
-        unreadable=sum(letter is None for letter in predicted),
-    )
+    return right
