@@ -179,12 +179,12 @@ def _ask_about_clip(engine: Engine, scene: Scene, max_new_tokens: int) -> tuple[
 
 def _score_answer(answer: Answer, truth: np.ndarray) -> str:
     """IoU of everything that an answer segments."""
-    from unipixel.metrics import overlap
+    from unipixel.metrics import iou
 
     mask = np.zeros_like(truth)
     for one in answer.objects:
         mask |= one.masks[0]
-    return f"IoU {overlap(mask, truth).iou:.2f}"
+    return f"IoU {iou(mask, truth):.2f}"
 
 
 def _stack_images(pictures: Sequence[np.ndarray]) -> np.ndarray:
