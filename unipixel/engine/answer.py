@@ -48,13 +48,6 @@ class Timings(dict[str, float]):
 
 
 @dataclass(frozen=True)
-class TextPiece:
-    """Words of an answer, as they are written."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class MaskPiece:
     """Masks of one frame, as it is tracked."""
 
@@ -290,7 +283,8 @@ class Answer:
         return draw.make_contact_sheet([self.draw(t) for t in shown], captions)
 
 
-Piece: TypeAlias = TextPiece | MaskPiece | Answer
+Piece: TypeAlias = str | MaskPiece | Answer
+"""Words of an answer as they are written, masks as they are tracked, and at the end the whole answer."""
 
 
 class Clock:

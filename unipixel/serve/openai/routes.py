@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 
-from unipixel.engine.answer import Answer, MaskPiece, TextPiece
+from unipixel.engine.answer import Answer, MaskPiece
 from unipixel.serve.errors import ApiError
 from unipixel.serve.media import open_urls
 from unipixel.serve.openai.conversation import ChatConversation, ChatTask, read_conversation
@@ -157,8 +157,8 @@ class CompletionWriter:
         if not self._has_begun:
             self._has_begun = True
             yield self._format_delta(role="assistant", content="")
-        if isinstance(piece, TextPiece):
-            yield self._format_delta(content=piece.text)
+        if isinstance(piece, str):
+            yield self._format_delta(content=piece)
         elif isinstance(piece, MaskPiece) and self._with_masks:
             yield self._format_delta(unipixel={"masks": build_masks(piece)})
         elif isinstance(piece, Answer):

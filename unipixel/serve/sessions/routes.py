@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, Up
 from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 
-from unipixel.engine.answer import Answer, MaskPiece, Piece, TextPiece
+from unipixel.engine.answer import Answer, MaskPiece, Piece
 from unipixel.engine.memory import KnownObject
 from unipixel.errors import MediaError, PromptError
 from unipixel.serve.errors import ApiError, JobCancelled
@@ -134,8 +134,8 @@ class SessionJobs:
                 self._store.finish_job(entry, job)
 
         def build_events(piece: Any) -> Iterator[str]:
-            if isinstance(piece, TextPiece):
-                yield format_event("text", {"text": piece.text})
+            if isinstance(piece, str):
+                yield format_event("text", {"text": piece})
             elif isinstance(piece, MaskPiece):
                 yield format_event("masks", build_masks(piece))
             else:
