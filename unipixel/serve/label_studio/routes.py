@@ -14,7 +14,7 @@ from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.processing.prompts import format_request
 from unipixel.serve.errors import CLIENT_CLOSED, ApiError, describe_error
-from unipixel.serve.label_studio.config import LabelConfig, is_blank, read_config
+from unipixel.serve.label_studio.config import LabelConfig, is_blank
 from unipixel.serve.label_studio.media import open_task_media
 from unipixel.serve.label_studio.prompts import (
     RegionRequest,
@@ -52,7 +52,7 @@ async def predict(request: Request, runtime: RuntimeDep, owner: OwnerDep, body: 
     A task that fails alone is refused with its reason. Among several, it gets an empty list, for which Label Studio
     stores nothing, and its reason is among `errors`.
     """
-    config = read_config(body.label_config)
+    config = LabelConfig(body.label_config)
     drawn = body.params.context.result if body.params is not None and body.params.context is not None else []
     if drawn and len(body.tasks) > 1:
         raise ApiError(400, f"{len(body.tasks)} tasks came with one drawing; send one task with it", code="bad_request")
@@ -83,7 +83,7 @@ async def setup(
     A host name and an access token that come along are not used: the server has its own.
     """
     if not is_blank(label_config):
-        read_config(label_config)
+        LabelConfig(label_config)
     return {"model_version": get_version(runtime)}
 
 
@@ -92,7 +92,7 @@ async def validate(
     config: Annotated[str, Body(embed=True, max_length=MAX_CONFIG)],
 ) -> dict[Literal["status"], Literal["ok"]]:
     """Status 200 if the model can use it, 400 with the reason if it cannot."""
-    read_config(config)
+    LabelConfig(config)
     return {"status": "ok"}
 
 
