@@ -74,7 +74,7 @@ def measure(name: str, count: int) -> str:
     )
     step, clock = TrainingStep(model, recipe), Clock()
     learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    optimizer = MuonAdamW(learning, learning_rate=0.0, muon_factor=2.0, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = MuonAdamW(learning, replace(recipe, learning_rate=0.0, rates={}, muon=2.0, weight_decay=0.0))
     for column, method in PARTS.items():
         setattr(model, method, clock.around(column, getattr(model, method)))
     for attention, where in (("plain", PlainAttention()), ("fused", nullcontext())):

@@ -80,7 +80,8 @@ def main() -> None:
     torch.manual_seed(options.seed)
     teacher = Teacher.from_package()
     start = Start(model=options.model, fresh="" if options.model else "nano", parts=tuple(options.start))
-    begun = prepare_training(Recipe(name="features", start=start, seed=options.seed))
+    recipe = Recipe(name="features", start=start, seed=options.seed, learning_rate=options.rate, muon=2.0)
+    begun = prepare_training(recipe)
     model, processor = begun.model, begun.processor
     files = [path for path, _ in list_whole_photos(options.photos)]
     files += list(list_photos(options.more)) if options.more else []
@@ -92,7 +93,7 @@ def main() -> None:
     device = torch.device("cuda" if cuda else "cpu")
     model, losses, teacher = model.to(device), losses.to(device), teacher.to(device)
     learning = [(n, p) for n, p in [*model.named_parameters(), *losses.named_parameters()] if p.requires_grad]
-    optimizer = MuonAdamW(learning, learning_rate=options.rate, muon_factor=2.0, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = MuonAdamW(learning, recipe)
     mean, std = (
         torch.tensor(values).view(3, 1, 1) for values in (processor.settings.sam_mean, processor.settings.sam_std)
     )

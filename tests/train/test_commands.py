@@ -120,6 +120,7 @@ def test_list_names_every_recipe() -> None:
         ("train finetune -o run --data folder:nowhere", "nowhere"),
         ("train debug -o run --set steps=0", "steps is 0"),
         ("train debug -o run --set trainable=heart", "fits no parameter"),
+        ("train debug -o run --set rates.segmentr=0.1", "rates names 'segmentr', which fits no parameter"),
         ("train debug -o run --set micro_batch=3", "cannot share evenly"),
         ("train debug -o run --report paper", "tracker 'paper'"),
         ("train debug -o run --parallel magic", "ddp, fsdp, zero2, zero3"),

@@ -21,7 +21,7 @@ from unipixel.train.recipes import RECIPES
 from unipixel.train.run import check_recipe, run, train
 from unipixel.train.setup import prepare_training
 from unipixel.train.sticker_data import StickerDataset
-from unipixel.train.trainer import WRITING
+from unipixel.train.trainer import WRITING, MuonAdamW, is_hidden_matrix
 
 QUIET: dict[str, Any] = {"workers": 0, "report": ("none",)}
 
@@ -65,6 +65,18 @@ class Stopping(Dataset[Any]):
         if index == self._last:
             raise self._error
         return self._dataset[index]
+
+
+def test_muon_and_adamw_both_learn_at_the_rate_of_a_part() -> None:
+    recipe = debug(learning_rate=1e-3, rates={"segmenter": 1e-4, "segmenter.mask_decoder": 0.0}, muon=2.0)
+    model = prepare_training(recipe).model
+    named = dict(model.named_parameters())
+    optimizer = MuonAdamW(named.items(), recipe)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(named)
+    for name, parameter in named.items():
+        rate = 0.0 if name.startswith("segmenter.mask_decoder") else 1e-4 if name.startswith("segmenter") else 1e-3
+        assert rates[id(parameter)] == rate * (2.0 if is_hidden_matrix(name, parameter) else 1.0), name
 
 
 def test_debug_learns_one_batch_from_scratch_and_draws_what_it_sees(tmp_path: Path) -> None:

@@ -159,13 +159,14 @@ def set_trainable(model: UniPixel, recipe: Recipe) -> None:
     """Have the recipe's parts and LoRA learn, and nothing else; to be called after LoRA was added.
 
     Raises:
-        ValueError: a part fits no parameter.
+        ValueError: a part, or one that has its own rate, fits no parameter.
     """
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    unknown = [part for part in recipe.trainable if not any(name.startswith(part) for name in names)]
-    if unknown:
-        parts = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"trainable names {unknown[0]!r}, which fits no parameter; parts are {parts}")
+    for setting, parts in (("trainable", recipe.trainable), ("rates", tuple(recipe.rates))):
+        unknown = [part for part in parts if not any(name.startswith(part) for name in names)]
+        if unknown:
+            known = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(f"{setting} names {unknown[0]!r}, which fits no parameter; parts are {known}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name or name.startswith(recipe.trainable))
 

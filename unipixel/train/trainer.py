@@ -99,39 +99,34 @@ class MuonAdamW(torch.optim.Optimizer):
     Source: Jordan et al., Muon (2024); rates comparable to AdamW's by Liu et al., arXiv 2502.16982.
     """
 
-    def __init__(
-        self,
-        named: Iterable[tuple[str, nn.Parameter]],
-        *,
-        learning_rate: float,
-        muon_factor: float,
-        betas: tuple[float, float],
-        weight_decay: float,
-    ) -> None:
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], recipe: Recipe) -> None:
         """Take over the parameters.
 
         Args:
             named: parameters that learn, by name.
-            learning_rate: of AdamW.
-            muon_factor: Muon's rate is so many times AdamW's.
-            betas: of AdamW.
-            weight_decay: of both; AdamW spares vectors.
+            recipe: its ``learning_rate`` and ``rates`` are AdamW's, Muon's are ``muon`` times those; weights of both
+                decay by ``weight_decay``, but AdamW's vectors.
         """
         every = list(named)
-        hidden = [p for n, p in every if is_hidden_matrix(n, p)]
-        rest = [p for n, p in every if not is_hidden_matrix(n, p)]
+        hidden: dict[float, list[Tensor]] = {}
+        rest: dict[tuple[float, bool], list[Tensor]] = {}
+        for name, parameter in every:
+            rate = find_learning_rate(name, recipe)
+            if is_hidden_matrix(name, parameter):
+                hidden.setdefault(rate, []).append(parameter)
+            else:
+                rest.setdefault((rate, parameter.ndim > 1), []).append(parameter)
         self._muon = torch.optim.Muon(
-            hidden, lr=learning_rate * muon_factor, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            [{"params": parameters, "lr": rate * recipe.muon} for rate, parameters in hidden.items()],
+            weight_decay=recipe.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
         )
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in rest if p.ndim > 1]},
-            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
-        ]
         self._adamw = torch.optim.AdamW(
-            groups,
-            lr=learning_rate,
-            betas=betas,
-            weight_decay=weight_decay,
+            [
+                {"params": parameters, "lr": rate, "weight_decay": recipe.weight_decay if decays else 0.0}
+                for (rate, decays), parameters in rest.items()
+            ],
+            betas=(0.9, recipe.adam_beta2),
         )
         super().__init__([{"params": [p for _, p in every]}], {})
         # the same dictionaries, so that a scheduler reaches both
@@ -241,13 +236,7 @@ class UniPixelTrainer(Trainer):
             recipe, whole = self._recipe, self.model if model is None else model
             learning = [(n, p) for n, p in whole.named_parameters() if p.requires_grad]
             if recipe.muon:
-                self.optimizer = MuonAdamW(
-                    [(n.removeprefix("model."), p) for n, p in learning],
-                    learning_rate=recipe.learning_rate,
-                    muon_factor=recipe.muon,
-                    betas=(0.9, recipe.adam_beta2),
-                    weight_decay=recipe.weight_decay,
-                )
+                self.optimizer = MuonAdamW([(n.removeprefix("model."), p) for n, p in learning], recipe)
             else:
                 decaying = set(self.get_decay_parameter_names(whole))
                 kind, options = self.get_optimizer_cls_and_kwargs(self.args, whole)
@@ -377,6 +366,12 @@ class UniPixelTrainer(Trainer):
         """Nothing: `resume_weights` has read the weights before the model was wrapped."""
 
 
+def find_learning_rate(name: str, recipe: Recipe) -> float:
+    """The rate of a parameter, by its name in the model: that of the longest of the recipe's prefixes that fits."""
+    fits = [prefix for prefix in recipe.rates if name.startswith(prefix)]
+    return recipe.rates[max(fits, key=len)] if fits else recipe.learning_rate
+
+
 def group_parameters(
     learning: list[tuple[str, nn.Parameter]], decaying: set[str], recipe: Recipe
 ) -> list[dict[str, Any]]:
@@ -391,9 +386,7 @@ def group_parameters(
         (recipe.learning_rate, False): [],
     }
     for name, parameter in learning:
-        own = name.removeprefix("model.")
-        fits = [prefix for prefix in recipe.rates if own.startswith(prefix)]
-        rate = recipe.rates[max(fits, key=len)] if fits else recipe.learning_rate
+        rate = find_learning_rate(name.removeprefix("model."), recipe)
         groups.setdefault((rate, name in decaying), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "weight_decay": recipe.weight_decay if decays else 0.0}
