@@ -183,7 +183,7 @@ Usage: TypeAlias = Annotated[
     dict[Literal["prompt_tokens", "completion_tokens", "total_tokens"], int],
     Field(
         min_length=3,
-        description="As OpenAI counts them: those of the prompt are the image or video and all text before the reply.",
+        description="Tokens, as OpenAI counts them: the prompt is the image or video and all text before the reply.",
     ),
 ]
 
