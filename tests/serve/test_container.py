@@ -33,3 +33,14 @@ def test_entry_point_is_the_server_which_wants_keys(tmp_path: Path, monkeypatch:
     given = [argument.replace("/state", str(tmp_path)) for argument in arguments]
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 2 and "there is no API key" in result.stderr
+
+
+def test_what_it_installs_is_what_is_tested_and_has_hashes() -> None:
+    def read(name: str) -> dict[str, str]:
+        pins = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in pins}
+
+    locked, pinned = read("container.lock"), read("constraints.txt")
+    assert locked.items() <= pinned.items() and {"fastapi", "transformers", "pillow", "filelock"} <= locked.keys()
+    entries = re.split(r"\n(?=[A-Za-z])", (ROOT / "container.lock").read_text(encoding="utf-8"))
+    assert all("--hash=sha256:" in entry for entry in entries if "==" in entry.splitlines()[0])
