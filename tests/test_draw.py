@@ -196,3 +196,21 @@ def test_clips_that_are_none_are_refused(write: Any, tmp_path: Path) -> None:
 def test_written_pictures_are_plain_rgb(tmp_path: Path) -> None:
     with Image.open(write_png(GREY, tmp_path / "grey.png")) as image:
         assert (image.mode, image.size, image.format) == ("RGB", (80, 60), "PNG")
+
+
+def test_masks_that_overlap_blend_in_order_whatever_their_place_and_form() -> None:
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (600, 300, 3), dtype=np.uint8)
+    masks = np.zeros((3, 600, 300), dtype=bool)
+    masks[0, :400, 50:300] = masks[1, 250:600, :120] = True
+    masks[2] = rng.random((600, 300)) < 0.3
+    wanted = frame.astype(np.float32)
+    for number, mask in enumerate(masks, start=1):
+        colour = np.array(get_colour(number), dtype=np.float32)
+        wanted[mask] += 0.45 * (colour - wanted[mask])
+        wanted[outline(mask, 1)] = colour
+    drawn = overlay(frame, masks, labels=["", "", ""])
+    np.testing.assert_array_equal(drawn, wanted.round().astype(np.uint8))
+    np.testing.assert_array_equal(overlay(frame, iter(masks), labels=["", "", ""]), drawn)
+    with pytest.raises(ValueError, match="must have the shape"):
+        overlay(frame, iter(masks[:, 1:]))

@@ -81,7 +81,7 @@ def overlay(
     """
     frame = _to_frame(frame)
     height, width = frame.shape[:2]
-    if isinstance(masks, np.ndarray) and masks.ndim != 3:
+    if isinstance(masks, np.ndarray) and (masks.ndim != 3 or masks.shape[1:] != (height, width)):
         raise ValueError(f"masks must have the shape (N, {height}, {width}), not {masks.shape}")
     thickness = max(1, round(min(height, width) / 240))
     parts = [_cut_out(mask, (height, width), thickness) for mask in masks]
@@ -117,7 +117,7 @@ def _cut_out(
     """The part of a mask that is not empty, with a margin of one pixel: it, its outline, and where its corner lies."""
     mask = np.asarray(mask).astype(bool, copy=False)
     if mask.shape != size_hw:
-        raise ValueError(f"masks must have the shape (N, {size_hw[0]}, {size_hw[1]}), not (N, {mask.shape})")
+        raise ValueError(f"masks must have the shape {size_hw}, as the frame has, not {mask.shape}")
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
