@@ -49,7 +49,7 @@ class Guard:
         try:
             scope.setdefault("state", {})["owner"] = self._find_owner(scope["path"], headers)
             if not self._keys:
-                self._check_origin(headers)
+                self._check_origin(scope["path"], headers)
             max_bytes = self._get_max_bytes(scope["path"])
             announced = headers.get("content-length", "0")
             if len(announced) > MAX_LENGTH_DIGITS or not announced.isdecimal() or int(announced) > max_bytes:
@@ -81,7 +81,7 @@ class Guard:
             )
         return digest.hex()
 
-    def _check_origin(self, headers: Headers) -> None:
+    def _check_origin(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
         if not is_loopback(_split_address(f"//{host}").hostname or ""):
             message = f"the host {host[:80]!r} is not this machine; a server for others needs API keys"
@@ -89,6 +89,15 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin not in self._settings.cors_origins and _split_address(origin).netloc != host:
             message = f"the origin {origin[:80]!r} may not call this server; allow it with --cors-origin"
+            raise ApiError(403, message, code="wrong_origin")
+        # pictures and scripts that a page embeds name no origin, but browsers say where the page is from
+        if (
+            origin is None
+            and is_guarded(path)
+            and headers.get("sec-fetch-site") in ("cross-site", "same-site")
+            and not self._settings.cors_origins
+        ):
+            message = "pages of other origins may not call this server; allow them with --cors-origin"
             raise ApiError(403, message, code="wrong_origin")
 
     def _get_max_bytes(self, path: str) -> int:

@@ -20,7 +20,9 @@ def browser() -> Iterator[Any]:
     if found is None:
         pytest.skip(f"no Chromium is installed ({', '.join(BROWSERS)})")
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        chromium = driver.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--host-resolver-rules=MAP *.example 127.0.0.1"]
+        )
         yield chromium
         chromium.close()
 
