@@ -73,7 +73,8 @@ ATTEMPTS = {
     "upload": """(() => { const form = new FormData(); form.append("file", new Blob([new Uint8Array(64)]), "a.png");
         return fetch(URL + "/v1/sessions/upload", {method: "POST", mode: "no-cors", body: form}) })()""",
     "chat": """fetch(URL + "/v1/chat/completions", {method: "POST", mode: "no-cors",
-        body: JSON.stringify({model: "nano", messages: [{role: "user", content: [{type: "image_url", image_url: {url: PICTURE}}]}]})})""",
+        body: JSON.stringify({model: "nano", messages: [{role: "user",
+            content: [{type: "image_url", image_url: {url: PICTURE}}]}]})})""",
     "delete": "fetch(URL + SESSION, {method: 'DELETE'})",
     "stop": "fetch(URL + SESSION + '/stop', {method: 'POST', mode: 'no-cors'})",
     "beacon": "Promise.resolve(navigator.sendBeacon(URL + SESSION + '/undo', 'x'))",
@@ -82,7 +83,8 @@ ATTEMPTS = {
     "picture": """new Promise((done, fail) => { const image = new Image(); image.onload = () => done("seen");
         image.onerror = fail; image.src = URL + SESSION + "/frames/0"; })""",
     "script": """new Promise((done, fail) => { const tag = document.createElement("script");
-        tag.onload = () => done("run"); tag.onerror = fail; tag.src = URL + "/v1/sessions"; document.body.append(tag); })""",
+        tag.onload = () => done("run"); tag.onerror = fail;
+        tag.src = URL + "/v1/sessions"; document.body.append(tag); })""",
 }
 PICTURE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
