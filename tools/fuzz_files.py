@@ -52,7 +52,9 @@ MAX_CPU_S = 60.0
 """Processor seconds that one case may take."""
 MAX_GROWTH = 1 << 30
 """Bytes by which one case may raise the peak of the process."""
-MAX_MESSAGE = 1200
+MAX_SPACE = 12 << 30
+"""Bytes of address space that the process may have; a bare one of torch takes some 5 GB of it."""
+MAX_MESSAGE = 2500
 Edit = Callable[[bytes, random.Random], bytes]
 
 
@@ -83,9 +85,8 @@ class InternalError(Exception):
 
 ODD_VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 77, -(2**40), 2**31, 2**63, 10**30, 10**400, 0.5, -0.0, 1e308, 1e-308,
-    float("nan"), float("inf"), -float("inf"), "", "x", "nan", "0", "\ud800", "\x00", "é" * 70,
-    "../../x",
-    "/etc/passwd", "http://127.0.0.1:9/x", [], [[]], [0], [None], {}, {"a": {}}, [1, 2], ["x"], [0.5, -3], [[1, 2], [3, 4]],
+    float("nan"), float("inf"), -float("inf"), "", "x", "nan", "0", "\ud800", "\x00", "é" * 70, "../../x", "/etc/x",
+    "http://127.0.0.1:9/x", [], [[]], [0], [None], {}, {"a": {}}, [1, 2], ["x"], [0.5, -3], [[1, 2], [3, 4]],
 )  # fmt: skip
 
 
@@ -494,6 +495,83 @@ def check_sentence(message: str, *paths: Path) -> str:
     return message
 
 
+# checkpoints
+
+
+def build_checkpoints(folder: Path) -> list[Path]:
+    """A whole model, one in shards, and an adapter over the first."""
+    from dataclasses import replace
+
+    from unipixel.model.weights import load_model, save_model
+    from unipixel.processing import Processor
+    from unipixel.train.recipe import Lora, Start
+    from unipixel.train.recipes import RECIPES
+    from unipixel.train.run import run
+
+    whole = build_checkpoint(folder / "whole")
+    save_model(load_model(whole), folder / "shards", max_shard_size="300KB")
+    Processor.from_folder(whole).save(folder / "shards")
+    recipe = replace(
+        RECIPES["debug"](),
+        start=Start(model=str(whole)),
+        steps=1,
+        evaluation=replace(RECIPES["debug"]().evaluation, samples=0),
+        trainable=("seg_head.",),
+        lora=Lora(rank=2, alpha=4.0),
+        save="adapter",
+    )
+    run(recipe, folder / "training", workers=0, report=("none",))
+    return [whole, folder / "shards", folder / "training" / "final"]
+
+
+def edit_file(path: Path, rng: random.Random, touched: Path) -> None:
+    """A file of a folder with other contents, or none."""
+    data, chance = path.read_bytes(), rng.random()
+    if chance < 0.04:
+        path.unlink()
+    elif chance < 0.07:
+        path.unlink()
+        path.mkdir()
+    elif chance < 0.2:
+        path.write_bytes(edit_bytes(data, rng))
+    elif path.suffix == ".json":
+        path.write_bytes(edit_json(data, rng))
+    elif path.suffix == ".jsonl":
+        path.write_bytes(edit_lines(data, rng))
+    elif path.suffix == ".safetensors":
+        path.write_bytes(edit_safetensors(data, rng))
+    elif path.suffix in (".pt", ".pth", ".bin"):
+        path.write_bytes(edit_torch(data, rng, touched))
+    else:
+        path.write_bytes(edit_bytes(data, rng))
+
+
+def check_checkpoint(sources: list[Path], folder: Path, rng: random.Random) -> str:
+    """One edited checkpoint; returns what became of it."""
+    target, touched, again = folder / "edited", folder / "touched", folder / "again.session"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(rng.choice(sources), target)
+    names = sorted(target.iterdir())
+    weights = [one for one in names if one.suffix in (".safetensors", ".bin")]
+    settings = [one for one in names if one.name in ("config.json", "sam2_config.json", "preprocessor_config.json")]
+    edit_file(rng.choice(rng.choice([names, weights, settings, settings])), rng, touched)
+    try:
+        engine = load(target, device="cpu")
+    except CheckpointError as error:
+        return f"refused: {check_sentence(str(error), target).partition(' (`unipixel doctor')[0]}"
+    finally:
+        if touched.exists():
+            raise InternalError("code in a file was run")
+    frames = list(draw_moving_discs(3, (60, 80)))
+    try:
+        with engine.open(frames) as session:
+            session.segment([Point(40, 30), Box(5, 5, 40, 40)], force=True)
+            use_session(session, again)
+    except (MediaError, PromptError) as error:
+        return f"accepted, unfit for the clip: {check_sentence(str(error), target)}"
+    return "accepted"
+
+
 # cases
 
 
@@ -522,7 +600,7 @@ def run_cases(count: int, seed: int, only: int | None, check: Callable[[random.R
         kind, _, sentence = outcome.partition(": ")
         report.outcomes[kind] += 1
         if kind == "refused":
-            report.sentences.setdefault(sentence.rpartition("(")[2][:50], sentence)
+            report.sentences.setdefault(sentence.rpartition("(")[2][:40], sentence)
         if (number + 1) % 25 == 0:
             print(f"{number + 1} of {count}: {dict(report.outcomes)}", file=sys.stderr, flush=True)
 
@@ -554,18 +632,25 @@ def main() -> int:
     parser.add_argument("--sentences", action="store_true", help="print an example of each kind of refusal")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    # what would take more ends as an error, not the machine
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_SPACE, MAX_SPACE))
     warnings.simplefilter("ignore")
     report = Report()
     with tempfile.TemporaryDirectory(prefix="unipixel-fuzz-") as name:
         folder = Path(name)
-        source = build_checkpoint(folder / "model")
         if given.kind == "sessions":
-            engine = load(source, device="cpu")
+            engine = load(build_checkpoint(folder / "model"), device="cpu")
             (folder / "sessions").mkdir()
             sources = build_sessions(engine, folder / "sessions")
 
             def check(rng: random.Random) -> str:
                 return check_session(engine, sources, folder, rng)
+
+        else:
+            sources = build_checkpoints(folder)
+
+            def check(rng: random.Random) -> str:
+                return check_checkpoint(sources, folder, rng)
 
         run_cases(given.count, given.seed, given.only, check, report)
     if given.sentences:

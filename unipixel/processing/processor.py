@@ -117,11 +117,20 @@ class Processor:
         return cls(load_tokenizer(folder), ImageSettings.from_folder(folder, sam_size=size))
 
     def check_ids(self, config: UniPixelConfig) -> None:
-        """Refuse a tokenizer that was not made for a model: with other numbers every answer would be wrong in silence.
+        """Refuse a tokenizer or image settings that were not made for a model: answers would be wrong in silence.
 
         Raises:
             CheckpointError: lists what does not fit.
         """
+        settings, vision = self.settings, config.vision
+        cut = (settings.patch_size, settings.merge_size, settings.temporal_patch_size)
+        if cut != (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size):
+            raise CheckpointError(
+                f"the image settings cut frames by {cut} (patch_size, merge_size, temporal_patch_size), config.json by "
+                f"{(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)}"
+            )
+        if settings.sam_size != config.sam.image_size:
+            raise CheckpointError(f"sam_size is {settings.sam_size}, the model's {config.sam.image_size}")
         if problems := find_vocabulary_errors(self.chat.ids, len(self.tokenizer), config):
             raise CheckpointError(f"the tokenizer does not fit config.json: {'; '.join(problems)}")
 
