@@ -16,6 +16,7 @@ import argparse
 import copy
 import io
 import json
+import os
 import pickle
 import random
 import resource
@@ -41,11 +42,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from typer.testing import CliRunner
 
+from unipixel import ablation
 from unipixel.bench import draw_moving_discs
 from unipixel.cli import app
 from unipixel.engine.engine import Engine, load
 from unipixel.engine.session import Session
-from unipixel.errors import CheckpointError, MediaError, PromptError, UnipixelError
+from unipixel.errors import CheckpointError, MediaError, PromptError
 from unipixel.sample import Box, Mask, Point
 
 MAX_CPU_S = 60.0
@@ -572,6 +574,111 @@ def check_checkpoint(sources: list[Path], folder: Path, rng: random.Random) -> s
     return "accepted"
 
 
+# folders of training, evaluation and ablations
+
+TRAINING = ["train", "debug", "--workers", "0", "--report", "none", "--set", "evaluation.samples=0", "--set", "turns=1"]
+VARIANTS = {
+    "whole": [],
+    "muon": ["--set", "muon=2"],
+    "adapter": ["--set", "save=adapter", "--set", "lora.rank=2", "--set", "trainable=seg_head."],
+}
+EVALUATED = ("refcoco/testA", "mevis/valid_u", "mevis/valid", "reason_seg/val", "refcoco/val")
+FIGURES = {"refer": 0.5, "prompt": 0.25}
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    """Exit code of a command, and the last line that it wrote on stderr."""
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    lines = result.stderr.strip().splitlines()
+    return result.exit_code, lines[-1] if lines else ""
+
+
+def judge_command(code: int, line: str, *paths: Path) -> str:
+    """What became of a command: it did its work, or refused it in one sentence."""
+    if code == 0:
+        return "accepted"
+    if code != 2 or not line.startswith("unipixel: "):
+        raise InternalError(f"the command ended with {code}: {line[:600]!r}")
+    return f"refused: {check_sentence(line.removeprefix('unipixel: '), *paths)}"
+
+
+def build_runs(folder: Path) -> Path:
+    """A folder with runs of two steps, evaluations on small data, and an ablation's figures."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    from miniatures import write_miniatures
+
+    model = build_checkpoint(folder / "model")
+    for name, changes in VARIANTS.items():
+        start = ["--model", model] if name == "adapter" else []
+        run = folder / "training" / name
+        code, line = invoke(*TRAINING, *changes, *start, "--set", "steps=2", "--set", "save_steps=1", "-o", run)
+        if code:
+            raise RuntimeError(f"the run {name} failed: {line}")
+        shutil.rmtree(run / "final")
+        shutil.rmtree(run / "checkpoint-1")
+    write_miniatures(folder / "data")
+    for name in EVALUATED:
+        out = folder / "eval" / name.replace("/", "-")
+        code, line = invoke("eval", name, "--model", "perfect", "--data-root", folder, "-o", out, "--limit", 4)
+        if code:
+            raise RuntimeError(f"the evaluation {name} failed: {line}")
+    ablation._run_sticker_world = lambda *_: dict(FIGURES)  # what is edited are the figures, not the training
+    run_tokens(folder / "ablation")
+    for name in VARIANTS:  # what is not edited must be gone on with, or nothing that is refused says anything
+        shutil.copytree(folder / "training" / name, folder / "edited")
+        outcome = resume_training(folder, name, folder / "edited")
+        if outcome != "accepted":
+            raise RuntimeError(f"the run {name} cannot be gone on with: {outcome}")
+        shutil.rmtree(folder / "edited")
+    return folder
+
+
+def resume_training(source: Path, name: str, run: Path) -> str:
+    """Go on with a run for one more step; returns what became of it."""
+    start = ["--model", source / "model"] if name == "adapter" else []
+    changes = [*VARIANTS[name], *start, "--set", "steps=3", "--set", "save_steps=1"]
+    outcome = judge_command(*invoke(*TRAINING, *changes, "-o", run), run)
+    if outcome == "accepted":
+        load(run / "final", device="cpu")
+    return outcome
+
+
+def run_tokens(out: Path) -> tuple[int, str]:
+    """The smallest ablation."""
+    return invoke("train", "ablation", "tokens", "-o", out, "--set", "steps=1", "--count", "1")
+
+
+def check_run(source: Path, folder: Path, rng: random.Random) -> str:
+    """One edited folder of a run; returns what became of it."""
+    target, touched = folder / "edited", folder / "touched"
+    shutil.rmtree(target, ignore_errors=True)
+    kind = rng.choice(["training"] * 5 + ["eval"] * 3 + ["ablation"])
+    if kind == "ablation":
+        shutil.copytree(source / kind, target)
+        edit_file(target / "tokens.json", rng, touched)
+        return judge_command(*run_tokens(target), target)
+    name = rng.choice(sorted(path.name for path in (source / kind).iterdir()))
+    shutil.copytree(source / kind / name, target)
+    if kind == "eval":
+        (path,) = target.glob("*/*/*.jsonl")
+        edit_file(path, rng, touched)
+        again = ["--data-root", source, "-o", target]
+        commands: list[list[Any]] = [
+            ["report", target, "-o", target],
+            ["report", target, "--rescore", *again],
+            ["eval", name.replace("-", "/"), "--model", "perfect", "--limit", "4", *again],
+        ]
+        return judge_command(*invoke(*rng.choice(commands)), target)
+    names = [path for path in target.rglob("*") if path.is_file()]
+    states = [path for path in names if path.suffix in (".pt", ".pth", ".bin") or path.name == "trainer_state.json"]
+    records = [path for path in names if path.name in ("recipe.json", "log.jsonl")]
+    edit_file(rng.choice(rng.choice([names, states, states, records])), rng, touched)
+    outcome = resume_training(source, name, target)
+    if touched.exists():
+        raise InternalError("code in a file was run")
+    return outcome
+
+
 # cases
 
 
@@ -635,6 +742,8 @@ def main() -> int:
     # what would take more ends as an error, not the machine
     resource.setrlimit(resource.RLIMIT_AS, (MAX_SPACE, MAX_SPACE))
     warnings.simplefilter("ignore")
+    if given.only is not None:
+        os.environ["UNIPIXEL_TRACE"] = "1"
     report = Report()
     with tempfile.TemporaryDirectory(prefix="unipixel-fuzz-") as name:
         folder = Path(name)
@@ -645,6 +754,12 @@ def main() -> int:
 
             def check(rng: random.Random) -> str:
                 return check_session(engine, sources, folder, rng)
+
+        elif given.kind == "runs":
+            source = build_runs(folder)
+
+            def check(rng: random.Random) -> str:
+                return check_run(source, folder, rng)
 
         else:
             sources = build_checkpoints(folder)

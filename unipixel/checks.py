@@ -16,14 +16,17 @@ MAX_INTEGER = (1 << 53) - 1
 """Largest whole number that every reader of JSON keeps exactly, and that no tensor or array has to refuse."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+        allow_nan: take ``NaN`` and ``Infinity``, as Python writes them, for figures that may be undefined.
 
     Raises:
         ValueError: it is no JSON, or is nested too deep.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=None if allow_nan else _refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
@@ -83,6 +86,31 @@ def check_mapping(value: Any, name: str, needed: Iterable[str] = ()) -> dict[str
     if lacking is not None:
         raise ValueError(f"{name} lacks the field {lacking!r}")
     return value
+
+
+def check_like(value: Any, model: Any, name: str) -> None:
+    """A value of the same build as another one: lists as long, mappings with no other fields, numbers finite."""
+    if isinstance(model, bool | str) or model is None:
+        if type(value) is not type(model):
+            raise ValueError(f"{name} is {shorten(value)}; it must be of the kind of {shorten(model)}")
+    elif isinstance(model, int):
+        check_integer(value, name, -MAX_INTEGER)
+    elif isinstance(model, float):
+        check_number(value, name)
+    elif isinstance(model, list | tuple):
+        for place, (one, other) in enumerate(zip(check_list(list_of(value), name, len(model)), model, strict=True)):
+            check_like(one, other, f"{name}[{place}]")
+    elif isinstance(model, dict):
+        unknown = next((key for key in check_mapping(value, name) if key not in model), None)
+        if unknown is not None:
+            raise ValueError(f"{name} has the field {shorten(unknown)}, which does not belong there")
+        for key, one in value.items():
+            check_like(one, model[key], f"{name}.{key}")
+
+
+def list_of(value: Any) -> Any:
+    """A tuple as a list; anything else as it is."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def shorten(value: Any) -> str:

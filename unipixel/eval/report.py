@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unipixel.checks import check_number, join_lines
 from unipixel.data.differences import describe_differences
 from unipixel.data.records import format_reasons
 from unipixel.errors import DatasetError
 from unipixel.eval.benchmarks import BENCHMARKS, PublishedFigure, get_protocol
 from unipixel.eval.judge import merge_grades
-from unipixel.eval.predictions import PredictionLine, RunHeader, read_lines
-from unipixel.eval.protocols import Figure
+from unipixel.eval.predictions import PredictionLine, RunHeader, names_frames, read_lines
+from unipixel.eval.protocols import BenchmarkProtocol, Figure
 
 EMPTY_RULE = "an error is scored as an empty reply"
 FAILURES_NAMED = 10
@@ -148,16 +149,30 @@ def build_section(header: RunHeader, lines: Sequence[PredictionLine], remarks: S
     """The figures of a run.
 
     Raises:
-        DatasetError: there is no such benchmark any more.
+        DatasetError: there is no such benchmark any more, or the measures are not its own.
+        ValueError: there is no such protocol.
     """
     if header.benchmark not in BENCHMARKS or header.split not in BENCHMARKS[header.benchmark].splits:
         raise DatasetError(f"the predictions are of {header.benchmark}/{header.split}, which is no benchmark here")
     protocol = get_protocol(header.benchmark, header.split, header.protocol)
+    try:
+        return _build_section(header, protocol, lines, remarks)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise DatasetError(
+            f"the measures of {header.benchmark}/{header.split} are not those of its protocol ({join_lines(error)}); "
+            "make them anew with --rescore, or run again into another folder"
+        ) from error
+
+
+def _build_section(
+    header: RunHeader, protocol: BenchmarkProtocol, lines: Sequence[PredictionLine], remarks: Sequence[str]
+) -> ReportSection:
     split = BENCHMARKS[header.benchmark].splits[header.split]
     measures = [one for line in lines for one in line.measures]
     failed = sum(bool(line.error) for line in lines)
     figures = []
     for figure in protocol.summarize(measures):
+        check_number(figure.value, figure.name)
         figures.append(figure)
         if figure.baseline is not None:
             name = f"{figure.name} by {figure.baseline_name}"
@@ -188,7 +203,7 @@ def is_uploadable(header: RunHeader, lines: Sequence[PredictionLine]) -> bool:
     As the original does it, a failed question whose frames are known is an empty mask.
     """
     empty = header.protocol == "original"
-    failed = any(line.left_out or (line.error and not (empty and "frames" in line.measures[0])) for line in lines)
+    failed = any(line.left_out or (line.error and not (empty and names_frames(line))) for line in lines)
     return header.limit is None and len(lines) == header.units and not failed
 
 

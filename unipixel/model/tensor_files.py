@@ -28,6 +28,19 @@ SHOWN = 10
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+TORCH_FILE_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    OSError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What reading a damaged torch file, and taking up what was in it, ends with."""
 _LONGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
 
@@ -141,19 +154,7 @@ def _open_torch(path: Path) -> dict[str, StoredTensor]:
     try:
         # only the zip layout can be mapped; weights_only keeps pickled code from running
         tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        LookupError,
-        OSError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        AssertionError,
-        MemoryError,
-    ) as error:
+    except TORCH_FILE_ERRORS as error:
         reason = str(error).strip().splitlines() or ["it is empty"]
         raise CheckpointError(f"{path} cannot be read as a file of tensors only: {reason[0]}") from error
     if isinstance(tree, dict) and isinstance(tree.get("model"), dict):  # Meta's files

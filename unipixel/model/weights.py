@@ -161,7 +161,7 @@ def fill_model(
         target = dtype if places[0][0] in parameters else torch.float32
         # a copy, because what is read may be a window on the file
         value = tensors[name].read().to(device=device, dtype=target, copy=True)
-        _check_finite(value, name, tensors[name], source)
+        check_finite(value, name, tensors[name], source)
         for place, _ in places:
             state.setdefault(place, []).append(value)
     model.load_state_dict(
@@ -174,7 +174,7 @@ def fill_model(
     return model.to(device)
 
 
-def _check_finite(value: Tensor, name: str, stored: StoredTensor, source: object) -> None:
+def check_finite(value: Tensor, name: str, stored: StoredTensor, source: object) -> None:
     """Refuse a tensor with a number that is none, or that its type cannot hold: every answer would be wrong in silence.
 
     The extremes are found by one fast pass over what has just been copied, and hand on a NaN.
