@@ -74,7 +74,7 @@ def check_list(value: Any, name: str, length: int | None = None) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"{name} is {shorten(value)}; it must be a list")
     if length is not None and len(value) != length:
-        raise ValueError(f"{name} has {len(value)} entries; it must have {length}")
+        raise ValueError(f"{name} is {shorten(value)}; it must have {length} entries, not {len(value)}")
     return value
 
 

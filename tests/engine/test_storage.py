@@ -370,7 +370,7 @@ def draw_frame(width: int = 120) -> bytes:
     "entries",
     [
         {"../../evil": b"x"},
-        {"/tmp/evil": b"x"},
+        {"/evil": b"x"},
         {"frames/000003.png": draw_frame()},
         {"frames/000001.png": draw_frame(121)},
         {"frames/000001.png": draw_frame()[:60]},

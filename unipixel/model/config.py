@@ -321,24 +321,20 @@ class UniPixelConfig:
         eos = (generation or {}).get("eos_token_id")
         if eos is None:
             eos = tree["eos_token_id"] if tree.get("eos_token_id") is not None else text["eos_token_id"]
-        tied, language = read_tying(tree), _read_language_config(text)
-
-        def check_token(value: Any, name: str) -> int:
-            return check_integer(value, name, 0, language.vocab_size - 1)
-
+        tied = read_tying(tree)
         return cls(
-            language=language,
+            language=_read_language_config(text),
             vision=_read_vision_config(check_mapping(tree["vision_config"], "vision_config")),
             sam=sam,
             pixel=PixelConfig(**check_mapping(tree["pixel"], "pixel")) if "pixel" in tree else RELEASED_PIXEL,
             tie_word_embeddings=head_stored is not True if tied is None else tied,
             hidden_tokens=check_integer(tree.get("sam2_hidden_tokens", 2), "sam2_hidden_tokens", 1, 1024),
-            image_token_id=check_token(tree["image_token_id"], "image_token_id"),
-            video_token_id=check_token(tree["video_token_id"], "video_token_id"),
-            ref_token_id=check_token(tree["ref_token_id"], "ref_token_id"),
-            seg_token_id=check_token(tree["seg_token_id"], "seg_token_id"),
-            mem_token_id=check_token(tree["mem_token_id"], "mem_token_id"),
-            eos_token_ids=tuple(check_token(x, "eos_token_id") for x in (eos if isinstance(eos, list) else [eos])),
+            image_token_id=check_integer(tree["image_token_id"], "image_token_id"),
+            video_token_id=check_integer(tree["video_token_id"], "video_token_id"),
+            ref_token_id=check_integer(tree["ref_token_id"], "ref_token_id"),
+            seg_token_id=check_integer(tree["seg_token_id"], "seg_token_id"),
+            mem_token_id=check_integer(tree["mem_token_id"], "mem_token_id"),
+            eos_token_ids=tuple(check_integer(x, "eos_token_id") for x in (eos if isinstance(eos, list) else [eos])),
             sam_name=name,
             carried=tree,
             sam_carried=dict(sam_tree or {}),

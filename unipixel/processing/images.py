@@ -117,6 +117,12 @@ class ImageSettings:
     the nearest source pixel (cheaper, and objects keep their area)."""
 
     def __post_init__(self) -> None:
+        try:
+            self._check()
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(join_lines(error)) from error
+
+    def _check(self) -> None:
         for name, most in _BOUNDS.items():
             check_integer(getattr(self, name), f"image setting {name}", 1, most)
         if self.max_pixels < self.min_pixels:
@@ -169,7 +175,7 @@ class ImageSettings:
         try:
             settings = cls.from_dict(tree)
             return settings if sam_size is None else replace(settings, sam_size=sam_size)
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError, CheckpointError) as error:
             raise CheckpointError(f"{path} has a malformed field: {join_lines(error)}") from None
 
     @classmethod

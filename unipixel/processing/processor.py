@@ -67,7 +67,7 @@ def find_vocabulary_errors(ids: Mapping[str, int], entries: int, config: UniPixe
 
     Args:
         ids: number of each special token in the tokenizer.
-        entries: tokens that the tokenizer knows, at least.
+        entries: tokens that the tokenizer knows, or one more than its largest number.
         config: of the model.
     """
     wanted = {
@@ -131,7 +131,7 @@ class Processor:
             )
         if settings.sam_size != config.sam.image_size:
             raise CheckpointError(f"sam_size is {settings.sam_size}, the model's {config.sam.image_size}")
-        if problems := find_vocabulary_errors(self.chat.ids, len(self.tokenizer), config):
+        if problems := find_vocabulary_errors(self.chat.ids, 1 + max(self.tokenizer.get_vocab().values()), config):
             raise CheckpointError(f"the tokenizer does not fit config.json: {'; '.join(problems)}")
 
     def save(self, folder: str | Path) -> None:

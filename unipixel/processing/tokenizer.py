@@ -113,7 +113,8 @@ def _check_file(path: Path) -> None:
         tree = parse_json(path.read_text(encoding="utf-8"))
         model = tree["model"]
         vocabulary, merges = model["vocab"], [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-        ok = all(isinstance(number, int) for number in vocabulary.values())
+        ok = all(isinstance(number, int) and number >= 0 for number in vocabulary.values())
+        ok = ok and len(set(vocabulary.values())) == len(vocabulary)
         ok = ok and all(a in vocabulary and b in vocabulary and a + b in vocabulary for a, b in merges)
         ok = ok and all(isinstance(token["content"], str) for token in tree["added_tokens"])
     except OSError as error:
