@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -15,7 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unipixel.errors import CheckpointError
-from unipixel.train.checkpoints import check_state, list_checkpoints, write_run_record
+from unipixel.train.checkpoints import (
+    check_optimizer,
+    check_scheduler,
+    check_state,
+    list_checkpoints,
+    write_run_record,
+)
 from unipixel.train.recipe import Lora, Start, StickerRecipe, ValidationSettings
 from unipixel.train.recipes import RECIPES
 from unipixel.train.run import run
@@ -126,45 +133,89 @@ def test_every_field_of_a_trainer_state_is_checked(
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", "null", "[" * 50_000])
-def test_a_trainer_state_that_is_none_is_refused(resume: Callable[..., Path], text: str | None) -> None:
-    def edit(folder: Path) -> None:
-        (folder / "trainer_state.json").unlink()
-        if text is not None:
-            (folder / "trainer_state.json").write_text(text)
+def test_a_trainer_state_that_is_none_is_refused(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "trainer_state.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"trainer_state\.json is missing, damaged or of another run"):
+        check_state(tmp_path)
 
-    assert "trainer_state.json" in refused(resume, "whole", edit)
+
+def edit_group(**fields: Any) -> Callable[[Any], None]:
+    return lambda tree: tree["param_groups"][0].update(fields)
+
+
+def edit_entry(name: str, change: Callable[[torch.Tensor], Any]) -> Callable[[Any], None]:
+    def edit(tree: Any) -> None:
+        tree["state"][0][name] = change(tree["state"][0][name])
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        edit_entry("exp_avg", lambda t: t * float("nan")),
+        edit_entry("exp_avg", lambda t: t[:1]),
+        edit_entry("exp_avg", lambda t: None),
+        edit_entry("exp_avg_sq", lambda t: -t - 1),
+        edit_entry("step", lambda t: torch.tensor(-3.0)),
+        edit_entry("step", lambda t: 1),
+        edit_group(betas=(0.5, -3)),
+        edit_group(betas=[0.5]),
+        edit_group(lr=float("inf")),
+        edit_group(lr=-1.0),
+        edit_group(eps="x"),
+        edit_group(weight_decay=None),
+        lambda tree: tree["state"][0].pop("exp_avg_sq"),
+        lambda tree: tree["state"][0].update(more=1),
+    ],
+)
+def test_what_an_optimiser_takes_up_must_fit_its_parameters(tmp_path: Path, edit: Callable[[Any], Any]) -> None:
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    own = [dict(group) for group in optimizer.param_groups]
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    check_optimizer(optimizer, own, tmp_path / "optimizer.pt")
+    tree = copy.deepcopy(optimizer.state_dict())
+    edit(tree)
+    optimizer.load_state_dict(tree)
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt is missing, damaged or of another run"):
+        check_optimizer(optimizer, own, tmp_path / "optimizer.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 3},
+        {"base_lrs": [1.0]},
+        {"base_lrs": ["x", 1.0]},
+        {"base_lrs": [float("nan"), 1.0]},
+        {"last_epoch": "1"},
+        {"last_epoch": None},
+        {"lr_lambdas": [{"func": 3}, {}]},
+    ],
+)
+def test_what_a_schedule_takes_up_must_be_its_own(tmp_path: Path, change: dict[str, Any]) -> None:
+    own = {"base_lrs": [1.0, 2.0], "last_epoch": 1, "lr_lambdas": [{}, {}], "_last_lr": [1.0, 2.0]}
+    check_scheduler(own, own, tmp_path / "scheduler.pt")
+    check_scheduler({**own, "verbose": False}, own, tmp_path / "scheduler.pt")  # as an older torch writes it
+    with pytest.raises(CheckpointError, match=r"scheduler\.pt is missing, damaged or of another run"):
+        check_scheduler(own | change, own, tmp_path / "scheduler.pt")
 
 
 @pytest.mark.parametrize(
     ("kind", "edit"),
     [
         ("whole", edit_moment("exp_avg", lambda t: t * float("nan"))),
-        ("whole", edit_moment("exp_avg", lambda t: t[:1])),
-        ("whole", edit_moment("exp_avg", lambda t: None)),
-        ("whole", edit_moment("exp_avg_sq", lambda t: -t - 1)),
-        ("whole", edit_moment("step", lambda t: torch.tensor(-3.0))),
         ("whole", edit_torch("optimizer.pt", lambda tree: [tree])),
-        ("whole", edit_torch("optimizer.pt", lambda tree: {"state": {}})),
         ("whole", edit_torch("optimizer.pt", lambda tree: tree["param_groups"].pop() and None)),
-        ("whole", edit_torch("optimizer.pt", lambda tree: tree["param_groups"][0].update(betas=(0.5, -3)))),
-        ("whole", edit_torch("optimizer.pt", lambda tree: tree["param_groups"][0].update(lr=float("inf")))),
-        ("whole", edit_torch("optimizer.pt", lambda tree: tree["param_groups"][0].update(eps="x"))),
-        (
-            "whole",
-            edit_torch("optimizer.pt", lambda tree: next(iter(tree["state"].values())).pop("exp_avg_sq") and None),
-        ),
         ("whole", lambda folder: (folder / "optimizer.pt").unlink()),
-        ("whole", lambda folder: (folder / "optimizer.pt").write_bytes(b"PK")),
         ("muon", edit_moment("momentum_buffer", lambda t: t / 0)),
         ("muon", edit_torch("optimizer.pt", lambda tree: tree.pop("muon") and None)),
-        ("whole", edit_torch("scheduler.pt", lambda tree: tree.update(step=3))),
-        ("whole", edit_torch("scheduler.pt", lambda tree: tree.update(base_lrs=[1.0]))),
-        ("whole", edit_torch("scheduler.pt", lambda tree: tree.update(last_epoch="1"))),
         ("whole", edit_torch("scheduler.pt", lambda tree: tree.pop("last_epoch") and None)),
-        ("whole", lambda folder: (folder / "scheduler.pt").unlink()),
         ("whole", edit_torch("rng_state.pth", lambda tree: {"python": 3})),
         ("whole", lambda folder: (folder / "rng_state.pth").unlink()),
-        ("whole", lambda folder: (folder / "rng_state.pth").write_bytes(b"")),
     ],
 )
 def test_states_of_another_run_or_of_a_hand_are_refused(
@@ -186,15 +237,12 @@ def edit_weights(name: str, change: Callable[[dict[str, torch.Tensor]], Any]) ->
     ("kind", "edit", "words"),
     [
         ("whole", edit_weights("model.safetensors", lambda t: t["seg_head.1.bias"].fill_(torch.nan)), "NaN"),
-        ("whole", edit_weights("model.safetensors", lambda t: t.pop("seg_head.1.bias")), "missing"),
         (
             "adapter",
             edit_weights("adapter_model.safetensors", lambda t: next(iter(t.values())).fill_(torch.inf)),
             "NaN",
         ),
-        ("adapter", edit_weights("adapter_model.safetensors", lambda t: t.popitem()), "lacks"),
         ("adapter", edit_weights("pytorch_model.safetensors", lambda t: t.popitem()), "lacks"),
-        ("adapter", edit_weights("pytorch_model.safetensors", lambda t: t.update(x=torch.ones(1))), "weights of an"),
         ("adapter", lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x"), "weights of an adapter"),
         ("adapter", lambda folder: (folder / "pytorch_model.safetensors").unlink(), "weights of an adapter"),
     ],
@@ -209,7 +257,8 @@ def test_edited_weights_of_a_run_are_refused(
 def test_no_pickle_in_a_checkpoint_is_run(resume: Callable[..., Path], tmp_path: Path, name: str) -> None:
     harm = tmp_path / "harm"
     content = {"state": Code(harm), "param_groups": Code(harm), "python": Code(harm), "base_lrs": Code(harm)}
-    refused(resume, "whole", lambda folder: torch.save(content, folder / name))
+    said = refused(resume, "whole", lambda folder: torch.save(content, folder / name))
+    assert name in said and "weights_only" not in said  # nobody is told how to run it
     assert not harm.exists()
 
 

@@ -156,6 +156,8 @@ def _open_torch(path: Path) -> dict[str, StoredTensor]:
         tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except TORCH_FILE_ERRORS as error:
         reason = str(error).strip().splitlines() or ["it is empty"]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words tell how to run what is in it
+            reason = ["it is damaged, or holds more than tensors and plain values"]
         raise CheckpointError(f"{path} cannot be read as a file of tensors only: {reason[0]}") from error
     if isinstance(tree, dict) and isinstance(tree.get("model"), dict):  # Meta's files
         tree = tree["model"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import platform
 import re
 import sys
@@ -400,6 +401,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, own: Sequence[Mapping[str,
 def refuse_state(path: Path, error: Exception) -> CheckpointError:
     """What a file of a checkpoint that cannot be gone on from is refused with."""
     reason = f"{error.strerror}" if isinstance(error, OSError) and error.strerror else join_lines(error)
+    if isinstance(error, pickle.UnpicklingError):  # torch's own words tell how to run what is in it
+        reason = "it is no torch file, or holds more than tensors and plain values"
     return CheckpointError(
         f"{path} is missing, damaged or of another run ({reason}); delete the folder {path.parent.name} to go on from "
         "the checkpoint before it"
