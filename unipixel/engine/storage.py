@@ -14,7 +14,6 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -143,9 +142,9 @@ def load_workspace(
             )
             tensors = load_tensors(file.read(TENSORS))
             clip = _read_clip(record["clip"], file, names, media)
-        num_frames = check_integer(record["num_frames"], "num_frames", 1)
+        num_frames = check_integer(record["num_frames"], "num_frames", 1, 1 << 31)
         feature_frames = check_integer(record["feature_frames"], "feature_frames", 1)
-        space = Workspace.open(model, processor, clip, num_frames, feature_frames)
+        space = Workspace(model, processor, clip, num_frames, feature_frames)
         objects = [
             _read_object(one, f"objects[{place}]", tensors, space)
             for place, one in enumerate(check_list(record["objects"], "objects"))
@@ -162,7 +161,7 @@ def load_workspace(
         raise MediaError(
             f"{path} is not a session file: a field is missing or malformed ({join_lines(error)})"
         ) from error
-    space = replace(space, memory=memory)
+    space.memory = memory
     space.dialogue.restore(transcript, unread)
     return space
 
