@@ -159,7 +159,6 @@ def edit_entry(name: str, change: Callable[[torch.Tensor], Any]) -> Callable[[An
         edit_entry("exp_avg", lambda t: None),
         edit_entry("exp_avg_sq", lambda t: -t - 1),
         edit_entry("step", lambda t: torch.tensor(-3.0)),
-        edit_entry("step", lambda t: 1),
         edit_group(betas=(0.5, -3)),
         edit_group(betas=[0.5]),
         edit_group(lr=float("inf")),
