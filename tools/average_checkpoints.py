@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from unipixel.errors import UnipixelError
 from unipixel.model.weights import load_model, save_model
 from unipixel.processing import Processor
 from unipixel.train.checkpoints import copy_weights
@@ -27,14 +28,26 @@ def main() -> None:
     options = parser.parse_args()
     if not 0 <= options.share <= 1:
         parser.error(f"--share is {options.share}; give a number from 0 to 1")
-    processor = Processor.from_folder(options.first)
-    model, other = (load_model(str(options.first)).float() for _ in range(2))
-    copy_weights(other, options.second, tokenizer=processor.tokenizer)
+    try:
+        average(options.first, options.second, options.out, options.share)
+    except (UnipixelError, OSError) as error:
+        parser.exit(2, f"average_checkpoints: {error}\n")
+
+
+def average(first: Path, second: Path, out: Path, share: float) -> None:
+    """Write the mean of two checkpoints.
+
+    Raises:
+        CheckpointError: one of them is missing or damaged, or they are of different architectures.
+    """
+    processor = Processor.from_folder(first)
+    model, other = (load_model(str(first)).float() for _ in range(2))
+    copy_weights(other, second, tokenizer=processor.tokenizer)
     with torch.no_grad():
         for own, given in zip(model.parameters(), other.parameters(), strict=True):  # a tied table comes once
-            own.lerp_(given, 1 - options.share)
-    save_model(model, options.out)
-    processor.save(options.out)
+            own.lerp_(given, 1 - share)
+    save_model(model, out)
+    processor.save(out)
 
 
 if __name__ == "__main__":

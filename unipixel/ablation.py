@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unipixel.checks import check_flag, check_mapping, check_number, check_text, join_lines, parse_json
 from unipixel.engine.engine import load
 from unipixel.errors import DatasetError
 from unipixel.eval.predictors import EnginePredictor
@@ -591,11 +592,19 @@ def _read_results(place: Path, plan: AblationPlan) -> Results:
     if not place.exists():
         return {}
     try:
-        stored = json.loads(place.read_text(encoding="utf-8"))
-        kind = (stored["ablation"], stored["is_real"])
-        results: Results = stored["results"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{place} is no file of an ablation's figures; name another folder with -o") from error
+        stored = check_mapping(parse_json(place.read_text(encoding="utf-8")), "it", ("ablation", "is_real", "results"))
+        kind = (check_text(stored["ablation"], "ablation"), check_flag(stored["is_real"], "is_real"))
+        results: Results = check_mapping(stored["results"], "results")
+        for condition in results.values():
+            for one in check_mapping(condition, "a condition").values():
+                check_mapping(one, "a seed", ("key", "figures"))
+                check_text(one["key"], "key")
+                for value in check_mapping(one["figures"], "figures").values():
+                    check_number(value, "a figure")
+    except ValueError as error:
+        raise ValueError(
+            f"{place} is no file of an ablation's figures ({join_lines(error)}); name another folder with -o"
+        ) from error
     if kind != (plan.name, plan.data_root is not None):
         where = "real data" if kind[1] else "the built-in world"
         raise ValueError(f"{place} holds figures on {where}; name another folder with -o")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.errors import CheckpointError, MediaError
+from unipixel.masks import MaskTrack
 from unipixel.media import open_media
 from unipixel.sample import Box, Mask, Point
 
@@ -143,15 +147,28 @@ def test_files_that_are_no_sessions_are_refused(tiny_engine: Engine, tmp_path: P
 
 def edited(source: Path, target: Path, change: Callable[[dict], None]) -> Path:
     """A copy of a session with another record."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        for name in old.namelist():
-            data = old.read(name)
-            if name == "session.json":
-                record = json.loads(data)
-                change(record)
-                data = json.dumps(record).encode()
-            new.writestr(name, data)
+    entries = unpack(source)
+    record = json.loads(entries["session.json"])
+    change(record)
+    return pack(target, {**entries, "session.json": json.dumps(record).encode()})
+
+
+def unpack(source: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(source) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def pack(target: Path, entries: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(target, "w", kind) as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
     return target
+
+
+def assert_refused(engine: Engine, path: Path) -> None:
+    with pytest.raises(MediaError) as caught:
+        engine.open_session(path)
+    assert len(str(caught.value)) < 700 and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -194,3 +211,222 @@ def test_a_reply_that_holds_input_markup_can_be_gone_on_from(tiny_engine: Engine
     live.save(tmp_path / "session.zip")
     restored = tiny_engine.open_session(tmp_path / "session.zip")
     assert_same(*[s.ask("What colour is [1]?", **SHORT) for s in (restored, live)])
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_engine: Engine, clip: Clips, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A session that holds one of everything: objects 1 (words), 2 (a point, corrected), 3 (a mask), and a dialogue."""
+    path = tmp_path_factory.mktemp("whole") / "s.zip"
+    session = tiny_engine.open(clip(3))
+    session.segment(Point(30, 30), force=True)
+    session.correct(1, [Point(50, 40, frame=2), Point(5, 5, frame=2, positive=False)])
+    session.segment(Mask(np.ones((90, 120), bool)))
+    session.ask("What is [2]?", prompts=Box(5, 5, 60, 60), force=True, **SHORT)
+    session.save(path)
+    assert tiny_engine.open_session(edited(path, path.with_name("same.zip"), lambda record: None)).objects
+    return path
+
+
+def edit_object(**fields: object) -> Callable[[dict], None]:
+    return lambda record: record["objects"][0].update(fields)
+
+
+def edit_prompt(**fields: object) -> Callable[[dict], None]:
+    return lambda record: record["objects"][0]["prompts"][0].update(fields)
+
+
+def edit_clip(**fields: object) -> Callable[[dict], None]:
+    return lambda record: record["clip"].update(fields)
+
+
+def edit_dialogue(**fields: object) -> Callable[[dict], None]:
+    return lambda record: record["dialogue"].update(fields)
+
+
+BOX = {"box": [1, 1, 9, 9], "frame": 0, "object_id": None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit_object(frame_scores=[float("nan")] * 3),
+        edit_object(frame_scores=[10**400] * 3),
+        edit_object(frame_scores=[2.0, 0.5, 0.5]),
+        edit_object(frame_scores=["0.5"] * 3),
+        edit_object(id=0),
+        edit_object(id=2),
+        edit_object(id=True),
+        edit_object(id="1"),
+        edit_object(label=7),
+        edit_object(label="\ud800"),
+        edit_object(prompts={}),
+        edit_object(prompts=[BOX, BOX]),
+        edit_object(anchors=[{"frame": 0, "mask": None}] * 2),
+        edit_object(anchors=[{"frame": 1.0, "mask": None}]),
+        edit_object(anchors=[{"frame": 0, "mask": {"size": [9, 9], "counts": "i20"}}]),
+        edit_prompt(object_id=2),
+        edit_prompt(object_id=1.0),
+        edit_prompt(frame=3),
+        edit_prompt(frame=-1),
+        edit_prompt(point=[float("inf"), 3]),
+        edit_prompt(point=[500, 3]),
+        edit_prompt(point=[3]),
+        edit_prompt(positive=1),
+        edit_clip(fps=0),
+        edit_clip(fps=float("nan")),
+        edit_clip(fps="2"),
+        edit_clip(source=None),
+        edit_clip(size_hw=[90]),
+        edit_clip(size_hw=[2**40, 2**40]),
+        edit_clip(frame_indices=[2, 1, 0]),
+        edit_clip(frame_indices=[0, 1, 10**30]),
+        edit_clip(frame_indices=[0, 1]),
+        edit_clip(path="http://127.0.0.1:9/x.png"),
+        edit_clip(path=[]),
+        edit_dialogue(unread=[-1]),
+        edit_dialogue(unread=[0] * 5000),
+        edit_dialogue(num_regions=0),
+        edit_dialogue(num_regions=10**12),
+        edit_dialogue(num_regions=True),
+        edit_dialogue(frames=[3]),
+        edit_dialogue(ids=[1.5]),
+        lambda r: r["dialogue"]["ids"].append(-1),  # stands for no input
+        lambda r: r["dialogue"]["ids"].extend([1] * 5000),
+        lambda r: r.update(num_frames=0),
+        lambda r: r.update(num_frames=True),
+        lambda r: r.update(feature_frames=1.5),
+        lambda r: r.update(next_id=1),
+        lambda r: r.update(next_id=10**30),
+        lambda r: r.update(format=True),
+        lambda r: r["objects"].append(r["objects"][0]),
+    ],
+)
+def test_every_field_of_a_session_is_checked_when_it_is_opened(
+    tiny_engine: Engine, whole: Path, tmp_path: Path, change: Callable[[dict], None]
+) -> None:
+    assert_refused(tiny_engine, edited(whole, tmp_path / "t.zip", change))
+
+
+@pytest.mark.parametrize("token", ["video_token_id", "image_token_id", "mem_token_id", "ref_token_id"])
+def test_tokens_of_inputs_that_are_not_there_are_refused(
+    tiny_engine: Engine, whole: Path, tmp_path: Path, token: str
+) -> None:
+    number = getattr(tiny_engine.model.config, token)
+    assert_refused(tiny_engine, edited(whole, tmp_path / "t.zip", lambda r: r["dialogue"]["ids"].append(number)))
+
+
+TensorEdit = Callable[[torch.Tensor], torch.Tensor | None]
+
+
+@pytest.mark.parametrize(
+    ("end", "change"),
+    [
+        ("queries", lambda t: t * float("nan")),
+        ("queries", lambda t: t[:1]),
+        ("queries", lambda t: t.long()),
+        ("coords", lambda t: t[:0]),
+        ("coords", lambda t: t + 1e9),
+        ("coords", lambda t: t.double()),
+        ("coords", lambda t: t.repeat(3000, 1)),
+        ("labels", lambda t: t + 9),
+        ("labels", lambda t: t[None]),
+        ("labels", lambda t: t.int()),
+        ("labels", lambda t: None),
+        ("regions/0", lambda t: t[:, :, :1]),
+        ("regions/0", lambda t: t[:, :0]),
+        ("regions/0", lambda t: t * 0),
+        ("regions/0", lambda t: t * 7),
+        ("regions/0", lambda t: t.float()),
+        ("regions/0", lambda t: torch.ones_like(t).repeat(1, 3, 1, 1)),
+    ],
+)
+def test_every_tensor_of_a_session_is_checked_when_it_is_opened(
+    tiny_engine: Engine, whole: Path, tmp_path: Path, end: str, change: TensorEdit
+) -> None:
+    entries = unpack(whole)
+    tensors = load_tensors(entries["tensors.safetensors"])
+    names = [name for name in tensors if name.endswith(end)]
+    for name in names:
+        made = change(tensors.pop(name))
+        if made is not None:
+            tensors[name] = made.contiguous()
+    assert names
+    assert_refused(tiny_engine, pack(tmp_path / "t.zip", {**entries, "tensors.safetensors": save_tensors(tensors)}))
+
+
+def test_a_tensor_that_belongs_to_nothing_is_refused(tiny_engine: Engine, whole: Path, tmp_path: Path) -> None:
+    entries = unpack(whole)
+    tensors = {**load_tensors(entries["tensors.safetensors"]), "objects/9/0/queries": torch.ones(2)}
+    assert_refused(tiny_engine, pack(tmp_path / "t.zip", {**entries, "tensors.safetensors": save_tensors(tensors)}))
+
+
+def draw_frame(width: int = 120) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((90, width, 3), np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"../../evil": b"x"},
+        {"/evil": b"x"},
+        {"frames/000003.png": draw_frame()},
+        {"frames/000001.png": draw_frame(121)},
+        {"frames/000001.png": draw_frame()[:60]},
+        {"frames/000001.png": b""},
+        {"session.json": b"[" * 100_000},
+        {"session.json": b" " * (40 << 20) + b"{}"},
+        {"session.json": b"[]"},
+        {"session.json": b"\xff"},
+        {"tensors.safetensors": b""},
+        {"tensors.safetensors": bytes(8) + b"{}"},
+        {"tensors.safetensors": bytes(40 << 20)},
+    ],
+)
+def test_a_session_with_foreign_entries_is_refused(
+    tiny_engine: Engine, whole: Path, tmp_path: Path, entries: dict[str, bytes]
+) -> None:
+    assert_refused(tiny_engine, pack(tmp_path / "t.zip", unpack(whole) | entries))
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_session_is_packed_by_deflate_alone(tiny_engine: Engine, whole: Path, tmp_path: Path, kind: int) -> None:
+    assert_refused(tiny_engine, pack(tmp_path / "t.zip", unpack(whole), kind))
+
+
+@pytest.mark.parametrize("gone", ["session.json", "tensors.safetensors", "frames/000002.png"])
+def test_a_session_without_one_of_its_entries_is_refused(
+    tiny_engine: Engine, whole: Path, tmp_path: Path, gone: str
+) -> None:
+    entries = unpack(whole)
+    del entries[gone]
+    assert_refused(tiny_engine, pack(tmp_path / "t.zip", entries))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_entries_of_one_name_are_refused(tiny_engine: Engine, whole: Path, tmp_path: Path) -> None:
+    path = pack(tmp_path / "t.zip", unpack(whole))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("session.json", unpack(whole)["session.json"])
+    assert_refused(tiny_engine, path)
+
+
+def test_sizes_that_lie_are_refused(tiny_engine: Engine, whole: Path, tmp_path: Path) -> None:
+    data = pack(tmp_path / "t.zip", unpack(whole)).read_bytes()
+    place = data.index(b"PK\x01\x02")
+    for offset, size in ((20, 1), (24, 1), (24, 2**31)):  # packed, unpacked
+        (tmp_path / "u.zip").write_bytes(
+            data[: place + offset] + size.to_bytes(4, "little") + data[place + offset + 4 :]
+        )
+        assert_refused(tiny_engine, tmp_path / "u.zip")
+
+
+def test_a_session_of_well_packed_things_can_be_opened_again(
+    tiny_engine: Engine, clip: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unipixel.engine.storage.SMALL_BYTES", 1000)
+    session = tiny_engine.open(clip(2))
+    session.add_object(1, MaskTrack((90, 120), (None, None)), "never there " * 2000)
+    session.save(tmp_path / "s.zip")
+    assert tiny_engine.open_session(tmp_path / "s.zip").objects.keys() == {1}

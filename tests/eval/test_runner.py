@@ -189,6 +189,55 @@ def test_a_damaged_line_names_file_and_line(tmp_path: Path) -> None:
         LineFile(path, squares().build_header(6, 16), PredictionLine)
 
 
+@pytest.mark.parametrize(
+    ("number", "change"),
+    [
+        (0, {"units": "6"}),
+        (0, {"shard": 3}),
+        (0, {"limit": True}),
+        (0, {"benchmark": None}),
+        (0, {"more": 1}),
+        (1, {"place": -1}),
+        (1, {"id": 3}),
+        (1, {"seconds": "1"}),
+        (1, {"measures": {}}),
+        (1, {"measures": [3]}),
+        (1, {"measures": [{"J": 10**400}]}),
+        (1, {"measures": [{"J": float("nan")}]}),
+        (1, {"error": ["x"]}),
+        (1, {"replies": {}}),
+        (1, {"replies": [{"text": 3, "objects": []}]}),
+        (1, {"replies": [{"text": "", "objects": [{"id": 1}]}]}),
+        (1, {"replies": [{"text": "", "objects": [{"id": 1, "size": [2, 2], "rles": [None], "scores": []}]}]}),
+        (1, {"more": 1}),
+    ],
+)
+def test_every_field_of_predictions_is_checked(tmp_path: Path, number: int, change: dict[str, object]) -> None:
+    predict(squares(), PerfectPredictor(), tmp_path)
+    path = squares().get_path(tmp_path)
+    lines = path.read_text().splitlines()
+    lines[number] = json.dumps(json.loads(lines[number]) | change)
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DatasetError, match=r"of an evaluation|is no JSON") as error:
+        collect_sections([tmp_path])
+    assert "\n" not in str(error.value) and "Error:" not in str(error.value)
+
+
+@pytest.mark.parametrize("measures", [[{}], [{"J": "x"}], [{"J": None, "F": 1, "J&F": 1, "category": ""}], [[]]])
+def test_measures_that_are_not_those_of_the_protocol_are_refused(tmp_path: Path, measures: list[object]) -> None:
+    predict(squares(), PerfectPredictor(), tmp_path)
+    path = squares().get_path(tmp_path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text(
+        "".join(
+            json.dumps(line | {"measures": measures}) + "\n" if "id" in line else json.dumps(line) + "\n"
+            for line in lines
+        )
+    )
+    with pytest.raises(DatasetError):
+        collect_sections([tmp_path])
+
+
 def test_a_limit_asks_the_first_questions_only(tmp_path: Path) -> None:
     lines = predict(squares(limit=3), PerfectPredictor(), tmp_path)
     assert list(lines) == ["v0/0", "v0/1", "v1/0"]

@@ -304,9 +304,14 @@ def shrink_nonsense(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(tree))
 
 
+def nest_deep(folder: Path) -> None:
+    (folder / "config.json").write_text('{"a": ' + "[" * 50_000 + "]" * 50_000 + "}")
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
+        (nest_deep, "nested too deep"),
         (break_config, "model_type is 'llama', expected 'pixel_qwen2_5_vl'"),
         (shrink_nonsense, "wide"),
         (cut_weights, "not a complete safetensors file"),
@@ -324,6 +329,109 @@ def test_a_damaged_folder_is_refused_in_one_sentence(saved: Path, tmp_path: Path
     folder = Path(shutil.copytree(saved, tmp_path / "copy"))
     damage(folder)
     with pytest.raises(CheckpointError, match=words) as error:
+        load_model(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["seg_head.1.bias", "sam2.memory_encoder.out_proj.weight", "model.norm.weight"])
+def test_the_first_tensor_that_is_not_finite_is_refused_by_name(
+    saved: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "copy"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, folder / "model.safetensors")
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(CheckpointError, match=rf"{re.escape(name)} holds NaN or infinity"):
+            load_model(folder, dtype=dtype)
+
+
+def test_numbers_that_a_type_cannot_hold_are_told_from_damage(saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "copy"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][0] = 1e6
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds numbers too large for float16"):
+        load_model(folder, dtype=torch.float16)
+    assert load_model(folder).language.norm.weight[0] == 1e6
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("vocab_size", -1),
+        ("hidden_size", 10**9),
+        ("num_hidden_layers", True),
+        ("num_hidden_layers", 10**6),
+        ("num_attention_heads", 3),
+        ("num_key_value_heads", 0),
+        ("rms_norm_eps", "small"),
+        ("rope_theta", 0),
+        ("rope_scaling", []),
+        ("rope_scaling/mrope_section", [1]),
+        ("rope_scaling/mrope_section", [1.5, 1.5, 1]),
+        ("vision_config", 3),
+        ("vision_config/depth", 0),
+        ("vision_config/num_heads", 7),
+        ("vision_config/in_channels", 4),
+        ("vision_config/spatial_merge_size", 3),
+        ("vision_config/fullatt_block_indexes", [99]),
+        ("vision_config/fullatt_block_indexes", "all"),
+        ("text_config", [1]),
+        ("pixel", {"recall": "nothing"}),
+        ("pixel", {"propagate": 1}),
+        ("pixel", []),
+        ("sam2_config", ["b"]),
+        ("sam2_image_size", 10**6 * 32),
+        ("sam2_image_size", "64"),
+        ("sam2_hidden_tokens", 2.5),
+        ("seg_token_id", -1),
+        ("seg_token_id", "5"),
+        ("eos_token_id", [None]),
+        ("eos_token_id", 10**400),
+    ],
+)
+def test_fields_of_a_config_are_checked_when_it_is_read(saved: Path, tmp_path: Path, path: str, value: Any) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "copy"))
+    (folder / "generation_config.json").unlink()
+    tree = json.loads((folder / "config.json").read_text())
+    *above, last = path.split("/")
+    for part in (tree, *([tree["text_config"]] if path.partition("/")[0] in tree["text_config"] else [])):
+        for key in above:
+            part = part[key]
+        part[last] = value
+    (folder / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError) as error:
+        load_model(folder)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("image_encoder", []),
+        ("image_encoder/trunk/stages", [1, 2]),
+        ("image_encoder/trunk/stages", [1, 2, 10**9, 1]),
+        ("image_encoder/trunk/global_att_blocks", [10**9]),
+        ("image_encoder/trunk/window_spec", "8"),
+        ("image_encoder/trunk/num_heads", 0),
+        ("memory_attention/num_layers", 10**7),
+        ("memory_attention/dropout", 2),
+        ("mask_decoder/mlp_dim", [64]),
+        ("num_maskmem", -7),
+    ],
+)
+def test_fields_of_a_sam_config_are_checked_when_it_is_read(saved: Path, tmp_path: Path, path: str, value: Any) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "copy"))
+    tree = json.loads((folder / "sam2_config.json").read_text())
+    *above, last = path.split("/")
+    part = tree
+    for key in above:
+        part = part.setdefault(key, {})
+    part[last] = value
+    (folder / "sam2_config.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError) as error:
         load_model(folder)
     assert "\n" not in str(error.value)
 

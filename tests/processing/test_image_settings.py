@@ -152,6 +152,13 @@ def test_a_released_folder_has_the_pixel_limits_of_the_release_and_not_those_it_
         ('{"unipixel": {"frame_resize": "opencv"}}', "frame_resize is 'opencv'"),
         ('{"unipixel": 3}', "malformed"),
         ('{"image_mean": [0.5]}', "image_mean is"),
+        ('{"image_mean": 0.5}', "malformed"),
+        ('{"image_std": [0, 1, 1]}', "image_std"),
+        ('{"patch_size": true}', "patch_size is True"),
+        ('{"unipixel": {"max_pixels": 1000000000000}}', "max_pixels is"),
+        ('{"unipixel": {"fps": "2"}}', "fps is '2'"),
+        ('{"unipixel": {"fps": NaN}}', "not valid JSON"),
+        ('{"unipixel": {"share_budget": 1}}', "share_budget is 1"),
     ],
 )
 def test_malformed_settings_are_refused_with_the_reason(text: str, message: str, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+import zipfile
 from pathlib import Path
 
 from live import Live, running
@@ -81,3 +83,32 @@ def test_damaged_records_are_left_alone(quick_engine: Engine, media: Path, tmp_p
     with running(quick_engine, state=tmp_path) as live:
         live.get(address, 404)
         assert (folder / "media").exists()
+
+
+def test_an_edited_session_is_refused_when_it_is_opened_and_can_be_deleted(
+    quick_engine: Engine, media: Path, tmp_path: Path
+) -> None:
+    with running(quick_engine, state=tmp_path) as live:
+        edited, whole, renamed = (filled(live, media) for _ in range(3))
+        for address in (edited, whole, renamed):
+            live.post(f"{address}/save", {})
+        before = live.get(whole)
+    (path,) = (tmp_path / "sessions" / edited.rpartition("/")[2]).rglob("saved.session")
+    with zipfile.ZipFile(path) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    record = json.loads(entries["session.json"])
+    record["objects"][0]["frame_scores"] = [float("nan")] * 2
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in {**entries, "session.json": json.dumps(record).encode()}.items():
+            file.writestr(name, data)
+    (path,) = (tmp_path / "sessions" / renamed.rpartition("/")[2]).rglob("about.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"created": "yesterday"}))
+    with running(quick_engine, state=tmp_path) as live:
+        listed = {one["id"] for one in live.get("/v1/sessions")["sessions"]}
+        assert listed == {address.rpartition("/")[2] for address in (edited, whole)}
+        for _ in range(2):
+            error = live.get(edited, 400)["error"]
+            assert error["code"] == "bad_media" and "NaN" in error["message"]
+        assert live.get(whole) == before
+        assert live.http.delete(edited).status_code == 204
+        live.get(edited, 404)

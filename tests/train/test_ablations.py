@@ -98,8 +98,19 @@ def test_what_is_done_is_not_done_again_and_what_conditions_share_is_trained_onc
 def test_figures_on_other_data_are_not_mixed(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "time.json").write_text(json.dumps({"ablation": "time", "is_real": True, "results": {}}))
     assert "holds figures on real data" in invoke("time", "-o", tmp_path, "--model", tiny).stderr
-    (tmp_path / "time.json").write_text("[]")
-    assert "no file of an ablation" in invoke("time", "-o", tmp_path, "--model", tiny).stderr
+    kind = {"ablation": "time", "is_real": False}
+    for value in (
+        [],
+        {**kind, "results": []},
+        {**kind, "results": {"with": 3}},
+        {**kind, "results": {"with": {"0": {"key": "x"}}}},
+        {**kind, "results": {"with": {"0": {"key": "x", "figures": {"refer": "high"}}}}},
+        {**kind, "results": {"with": {"0": {"key": "x", "figures": {"refer": float("nan")}}}}},
+        {**kind, "is_real": 0, "results": {}},
+    ):
+        (tmp_path / "time.json").write_text(json.dumps(value))
+        done = invoke("time", "-o", tmp_path, "--model", tiny)
+        assert done.exit_code == 2 and "no file of an ablation" in done.stderr, value
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ class Dialogue:
             PromptError: the turn is not usable, or the conversation has outgrown what the model can read.
         """
         self._record_reply()
+        self._limit_length(len(self._opening_ids), reply.options)  # before all of it is encoded
         opening = self._read_opening()
         later = len(self._transcript.input_ids) > 0 and not reply.is_separate
         if later:

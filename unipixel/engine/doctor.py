@@ -382,12 +382,14 @@ def _check_files(folder: Path, config: UniPixelConfig, tree: dict[str, Any], fin
     entries = 0
     try:
         tokenizer = load_tokenizer(folder)
-        ids, entries = dict(tokenizer.get_added_vocab()), len(tokenizer)
+        ids, entries = dict(tokenizer.get_added_vocab()), 1 + max(tokenizer.get_vocab().values())
     except CheckpointError as error:
         finding.problems.append(str(error))
         if settings.exists() and (stated := _read(settings, finding)):
-            added = stated.get("added_tokens_decoder") or {}
-            ids = {str(entry.get("content")): int(number) for number, entry in added.items()}
+            added = stated.get("added_tokens_decoder")
+            for number, entry in added.items() if isinstance(added, dict) else ():
+                if number.isdecimal() and isinstance(entry, dict):
+                    ids[str(entry.get("content"))] = int(number[:9])
             entries = max(ids.values(), default=-1) + 1
     if ids:
         finding.facts["tokenizer"] = f"{entries:,} entries"

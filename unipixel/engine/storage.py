@@ -10,9 +10,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,27 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from unipixel import __version__
+from unipixel.checks import (
+    check_flag,
+    check_integer,
+    check_list,
+    check_mapping,
+    check_number,
+    check_text,
+    join_lines,
+    parse_json,
+    shorten,
+)
 from unipixel.engine.answer import Clip
 from unipixel.engine.memory import Anchor, KnownObject, ObjectMemory, set_spans
 from unipixel.engine.objects import Workspace
-from unipixel.errors import CheckpointError, MediaError
-from unipixel.masks import MaskTrack, decode_rle, encode_rle, parse_rle
+from unipixel.errors import CheckpointError, MediaError, PromptError
+from unipixel.masks import MaskTrack, Rle, decode_rle, encode_rle, parse_rle
+from unipixel.masks.rle import check_size_hw
 from unipixel.media import Media, MediaLike, open_media
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import Processor, TurnInputs
+from unipixel.processing.prompts import MAX_POINTS, check_prompt
 from unipixel.sample import Box, Mask, Point, Prompt
 
 FORMAT = 1
@@ -41,6 +56,12 @@ MAX_EMBEDDED_FRAMES = 64
 """Longest clip whose frames go into the file when nothing is said."""
 MAX_BYTES = 4 << 30
 """Largest file that is read, unpacked."""
+SMALL_BYTES, MAX_RATIO = 16 << 20, 32
+"""A file unpacks to so many bytes and so many times its own size at most. Larger entries are written as they are, so
+that no session that was saved can be refused for being well packed."""
+MAX_CLICKS = 4096
+"""Points of one object on one frame."""
+_FRAME = re.compile(r"frames/\d{6}\.png")
 
 
 def save_workspace(space: Workspace, path: str | Path, *, frames: bool | None = None) -> None:
@@ -85,10 +106,11 @@ def save_workspace(space: Workspace, path: str | Path, *, frames: bool | None = 
 
 
 def _write_file(path: Path, record: dict[str, Any], tensors: dict[str, Tensor], frames: Iterable[np.ndarray]) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr(RECORD, json.dumps(record))
-        # copies, because anchors of one object share their queries
-        file.writestr(TENSORS, save_tensors({name: t.cpu().contiguous().clone() for name, t in tensors.items()}))
+    # copies, because anchors of one object share their queries
+    packed_tensors = save_tensors({name: t.cpu().contiguous().clone() for name, t in tensors.items()})
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in ((RECORD, json.dumps(record, allow_nan=False).encode()), (TENSORS, packed_tensors)):
+            file.writestr(name, data, zipfile.ZIP_DEFLATED if len(data) <= SMALL_BYTES // 2 else zipfile.ZIP_STORED)
         for t, frame in enumerate(frames):
             packed = io.BytesIO()
             Image.fromarray(frame).save(packed, format="PNG", compress_level=3)
@@ -107,31 +129,71 @@ def load_workspace(
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as file:
-            size = sum(info.file_size for info in file.infolist())
-            if size > MAX_BYTES:
-                raise MediaError(f"{path} unpacks to {size} bytes, more than the {MAX_BYTES} allowed for a session")
-            record = json.loads(file.read(RECORD))
-            tensors = load_tensors(file.read(TENSORS))
-            if record["format"] != FORMAT:
-                raise MediaError(f"{path} has the session format {record['format']!r}; this version reads {FORMAT}")
+            names = _check_entries(file, path)
+            record = check_mapping(parse_json(file.read(RECORD)), "the record", ("format", "model"))
+            if record["format"] != FORMAT or isinstance(record["format"], bool):
+                raise MediaError(
+                    f"{path} has the session format {shorten(record['format'])}; this version reads {FORMAT}"
+                )
             if record["model"] != compute_fingerprint(model):
                 raise CheckpointError(f"{path} was saved with another model; load the one it was saved with")
-            clip = _read_clip(record["clip"], file, media)
-        num_frames, feature_frames = int(record["num_frames"]), int(record["feature_frames"])
-        if num_frames < 1 or feature_frames < 1:
-            raise ValueError(f"num_frames and feature_frames are {num_frames} and {feature_frames}")
-        objects = [_read_object(one, tensors, model, clip) for one in record["objects"]]
-        memory = ObjectMemory(objects, int(record["next_id"]))
-        transcript, unread = _read_transcript(record["dialogue"], tensors, model)
+            check_mapping(
+                record, "the record", ("clip", "num_frames", "feature_frames", "next_id", "objects", "dialogue")
+            )
+            tensors = load_tensors(file.read(TENSORS))
+            clip = _read_clip(record["clip"], file, names, media)
+        num_frames = check_integer(record["num_frames"], "num_frames", 1, 1 << 31)
+        feature_frames = check_integer(record["feature_frames"], "feature_frames", 1)
+        space = Workspace(model, processor, clip, num_frames, feature_frames)
+        objects = [
+            _read_object(one, f"objects[{place}]", tensors, space)
+            for place, one in enumerate(check_list(record["objects"], "objects"))
+        ]
+        memory = ObjectMemory(objects, _check_ids([one.id for one in objects], record["next_id"]))
+        transcript, unread = _read_transcript(record["dialogue"], tensors, space)
+        if tensors:
+            raise ValueError(f"it holds the tensor {shorten(next(iter(tensors)))}, which belongs to nothing")
     except OSError as error:
         raise MediaError(f"{path} cannot be read ({error.strerror or error})") from error
     except (zipfile.BadZipFile, zlib.error, SafetensorError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise MediaError(f"{path} is not a session file, or it is damaged ({error})") from error
-    except (KeyError, TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
-        raise MediaError(f"{path} is not a session file: a field is missing or malformed ({error})") from error
-    space = Workspace(model, processor, clip, num_frames, feature_frames, memory)
+        raise MediaError(f"{path} is not a session file, or it is damaged ({join_lines(error)})") from error
+    except (KeyError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, PromptError) as error:
+        raise MediaError(
+            f"{path} is not a session file: a field is missing or malformed ({join_lines(error)})"
+        ) from error
+    space.memory = memory
     space.dialogue.restore(transcript, unread)
     return space
+
+
+def _check_entries(file: zipfile.ZipFile, path: Path) -> set[str]:
+    """Names in the zip, once they and what they unpack to are what a session can have.
+
+    Raises:
+        MediaError: it unpacks to too much.
+        ValueError: an entry is foreign, missing, there twice or packed in another way.
+    """
+    entries = [info for info in file.infolist() if info.filename != "frames/"]
+    size, allowed = sum(info.file_size for info in entries), SMALL_BYTES + MAX_RATIO * path.stat().st_size
+    if size > min(allowed, MAX_BYTES):
+        raise MediaError(f"{path} unpacks to {size} bytes, more than the {min(allowed, MAX_BYTES)} allowed for it")
+    names = {info.filename for info in entries}
+    for info in entries:
+        if info.filename not in (RECORD, TENSORS) and not _FRAME.fullmatch(info.filename):
+            raise ValueError(f"it has an entry {shorten(info.filename)}, which no session has")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"the entry {info.filename} is not packed by deflate")
+    if len(names) < len(entries):
+        raise ValueError("it has two entries of one name")
+    if lacking := {RECORD, TENSORS} - names:
+        raise ValueError(f"it has no {min(lacking)}")
+    return names
+
+
+def _check_ids(ids: Sequence[int], next_id: Any) -> int:
+    if len(set(ids)) < len(ids):
+        raise ValueError("two objects have one id")
+    return check_integer(next_id, "next_id", max(ids, default=0) + 1)
 
 
 def compute_fingerprint(model: UniPixel) -> str:
@@ -163,22 +225,43 @@ def _compute_checksum(media: Media) -> int:
     return zlib.crc32(media.frames([0, media.num_frames - 1]).tobytes())
 
 
-def _read_clip(record: dict[str, Any], file: zipfile.ZipFile, media: MediaLike | None) -> Clip:
-    indices = tuple(int(i) for i in record["frame_indices"])
-    if not indices:
-        raise ValueError("frame_indices is empty")
+def _read_clip(value: Any, file: zipfile.ZipFile, names: set[str], media: MediaLike | None) -> Clip:
+    record = check_mapping(value, "clip", ("source", "path", "size_hw", "fps", "frame_indices", "checksum"))
+    source, size_hw = check_text(record["source"], "clip.source"), list(check_size_hw(record["size_hw"]))
+    fps = record["fps"]
+    if fps is not None and check_number(fps, "clip.fps", 0.0) == 0:
+        raise ValueError("clip.fps is 0; it must be more")
+    indices = tuple(check_integer(i, "a frame index") for i in check_list(record["frame_indices"], "frame_indices"))
+    if not indices or any(b <= a for a, b in pairwise(indices)):
+        raise ValueError("frame_indices must be ascending, with at least one")
     if media is None and record["path"] is None:
-        pictures = [Image.open(io.BytesIO(file.read(_name_frame(t))), formats=["PNG"]) for t in range(len(indices))]
-        opened = open_media(pictures)
+        wanted = [_name_frame(t) for t in range(len(indices))]
+        if names - {RECORD, TENSORS} != set(wanted):
+            raise ValueError(f"its frames are not those of its {len(indices)} frame_indices")
+        packed = [file.read(name) for name in wanted]
+        for _ in _open_frames(packed, size_hw):
+            pass  # a damaged frame is refused now, not when a question needs it
+        opened = _open_frames(packed, size_hw)
     else:
-        whole = open_media(record["path"] if media is None else media)
+        if media is None:
+            media = check_text(record["path"], "clip.path")
+            if _find_source(media) is None:  # an address in a file from elsewhere is not followed
+                raise MediaError(f"{media} does not exist; pass media= with where the source of the session is now")
+        whole = open_media(media)
         if max(indices) >= whole.num_frames:
             raise MediaError(f"{whole.source} has {whole.num_frames} frames, but the session uses frame {max(indices)}")
         opened = whole.select(indices)
-    if list(opened.size_hw) != record["size_hw"] or _compute_checksum(opened) != record["checksum"]:
+    if list(opened.size_hw) != size_hw or _compute_checksum(opened) != record["checksum"]:
         raise MediaError(f"{opened.source} is not what the session was about: its frames have changed")
-    fps = record["fps"]
-    return Clip(opened, str(record["source"]), indices, None if fps is None else float(fps))
+    return Clip(opened, source, indices, None if fps is None else float(fps))
+
+
+def _open_frames(packed: Sequence[bytes], size_hw: list[int]) -> Media:
+    """Frames that lie in the file, each of the size that was said: a few bytes can claim any."""
+    pictures = [Image.open(io.BytesIO(data), formats=["PNG"]) for data in packed]
+    if any([picture.height, picture.width] != size_hw for picture in pictures):
+        raise ValueError(f"a frame is not {size_hw[1]} x {size_hw[0]} pixels")
+    return open_media(pictures)
 
 
 def _write_prompt(prompt: Prompt) -> dict[str, Any]:
@@ -190,15 +273,30 @@ def _write_prompt(prompt: Prompt) -> dict[str, Any]:
     return {"mask": encode_rle(prompt.mask), **where}
 
 
-def _read_prompt(record: dict[str, Any]) -> Prompt:
-    frame, object_id = int(record["frame"]), record["object_id"]
+def _read_prompt(value: Any, name: str, object_id: int, space: Workspace) -> Prompt:
+    record = check_mapping(value, name, ("frame", "object_id"))
+    if record["object_id"] not in (None, object_id) or isinstance(record["object_id"], bool | float):
+        raise ValueError(f"{name} is about object {shorten(record['object_id'])}, and stands with object {object_id}")
+    size_hw, frame = space.clip.media.size_hw, check_integer(record["frame"], f"{name}.frame")
+    prompt: Prompt
     if "point" in record:
-        x, y = record["point"]
-        return Point(float(x), float(y), frame, bool(record["positive"]), object_id)
-    if "box" in record:
-        x1, y1, x2, y2 = (float(v) for v in record["box"])
-        return Box(x1, y1, x2, y2, frame, object_id)
-    return Mask(decode_rle(record["mask"]), frame, object_id)
+        x, y = (check_number(v, f"{name}.point") for v in check_list(record["point"], f"{name}.point", 2))
+        positive = check_flag(record.get("positive"), f"{name}.positive")
+        prompt = Point(x, y, frame, positive, record["object_id"])
+    elif "box" in record:
+        x1, y1, x2, y2 = (check_number(v, f"{name}.box") for v in check_list(record["box"], f"{name}.box", 4))
+        prompt = Box(x1, y1, x2, y2, frame, record["object_id"])
+    else:
+        prompt = Mask(decode_rle(_read_mask(record.get("mask"), f"{name}.mask", size_hw)), frame, record["object_id"])
+    check_prompt(prompt, size_hw, space.num_frames)
+    return prompt
+
+
+def _read_mask(value: Any, name: str, size_hw: tuple[int, int]) -> Rle:
+    rle = parse_rle(value)
+    if tuple(rle["size"]) != tuple(size_hw):
+        raise ValueError(f"{name} is {rle['size'][0]} x {rle['size'][1]}; the clip is {size_hw[0]} x {size_hw[1]}")
+    return rle
 
 
 def _write_object(known: KnownObject, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -220,33 +318,94 @@ def _write_object(known: KnownObject, tensors: dict[str, Tensor]) -> dict[str, A
     }
 
 
-def _read_object(record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel, clip: Clip) -> KnownObject:
-    object_id, track = int(record["id"]), MaskTrack.from_json(record["track"])
-    scores = tuple(float(s) for s in record["frame_scores"])
-    if track.num_frames != len(clip.frame_indices) or len(scores) != track.num_frames:
-        raise ValueError(f"object {object_id} has {track.num_frames} masks, the clip {len(clip.frame_indices)} frames")
-    if track.size_hw != tuple(clip.media.size_hw):
+def _take_tensor(
+    tensors: dict[str, Tensor], name: str, dtypes: Sequence[torch.dtype], shape: tuple[int | range, ...]
+) -> Tensor:
+    """A tensor out of the table, which has none of that name afterwards.
+
+    Args:
+        shape: its sides, or the range that a side must be in.
+
+    Raises:
+        ValueError: it is not there, of another type or shape, or holds a number that is not finite.
+    """
+    if name not in tensors:
+        raise ValueError(f"the tensor {name} is missing")
+    tensor = tensors.pop(name)
+    fits = tensor.ndim == len(shape) and all(
+        n in side if isinstance(side, range) else n == side for n, side in zip(tensor.shape, shape, strict=True)
+    )
+    if tensor.dtype not in dtypes or not fits:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"the tensor {name} is {kind} {list(tensor.shape)}, which is not what it should be")
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise ValueError(f"the tensor {name} holds numbers that are not finite")
+    return tensor
+
+
+def _take_clicks(
+    tensors: dict[str, Tensor], names: tuple[str, str], most: int, space: Workspace
+) -> tuple[Tensor, Tensor]:
+    """Coordinates and labels of 1 to ``most`` points, as SAM takes them."""
+    coords = _take_tensor(tensors, names[0], (torch.float32,), (range(1, most + 1), 2))
+    labels = _take_tensor(tensors, names[1], (torch.int64,), (len(coords),))
+    if coords.min() < 0 or coords.max() > space.visual.settings.sam_size or labels.min() < 0 or labels.max() > 3:
+        raise ValueError(f"the tensors {names[0]} and {names[1]} are not points of a frame with their labels")
+    return coords, labels
+
+
+def _read_object(value: Any, name: str, tensors: dict[str, Tensor], space: Workspace) -> KnownObject:
+    record = check_mapping(value, name, ("id", "label", "track", "frame_scores", "prompts", "anchors"))
+    object_id, track = check_integer(record["id"], f"{name}.id", 1), MaskTrack.from_json(record["track"])
+    if track.size_hw != tuple(space.clip.media.size_hw):
         raise ValueError(f"the masks of object {object_id} have another size than the clip")
-    anchors = []
-    for number, anchor in enumerate(record["anchors"]):
-        name = f"objects/{object_id}/{number}"
-        queries, coords = tensors.get(f"{name}/queries"), tensors.get(f"{name}/coords")
-        if queries is not None and queries.shape != (model.config.hidden_tokens, model.config.sam.hidden_size):
-            raise ValueError(f"the queries of object {object_id} have the shape {tuple(queries.shape)}")
-        frame, mask = int(anchor["frame"]), anchor["mask"]
-        if not 0 <= frame < track.num_frames or (coords is not None and coords.shape[1:] != (2,)):
-            raise ValueError(f"anchor {number} of object {object_id}")
-        clicks = None if coords is None else (coords.to(model.device), tensors[f"{name}/labels"].to(model.device))
-        queries = None if queries is None else queries.to(model.device, model.dtype)
-        anchors.append(Anchor(frame, queries, clicks, None if mask is None else parse_rle(mask)))
+    if track.num_frames != space.num_frames:
+        raise ValueError(f"object {object_id} has {track.num_frames} masks, the clip {space.num_frames} frames")
+    scores = check_list(record["frame_scores"], f"{name}.frame_scores", track.num_frames)
+    anchors = [
+        _read_anchor(one, f"objects/{object_id}/{number}", tensors, space)
+        for number, one in enumerate(check_list(record["anchors"], f"{name}.anchors"))
+    ]
+    if len({anchor.frame for anchor in anchors}) < len(anchors):
+        raise ValueError(f"object {object_id} has two anchors on one frame")
+    prompts = [
+        _read_prompt(one, f"{name}.prompts[{place}]", object_id, space)
+        for place, one in enumerate(check_list(record["prompts"], f"{name}.prompts"))
+    ]
+    for frame in {int(prompt.frame) for prompt in prompts}:
+        here = [prompt for prompt in prompts if prompt.frame == frame]
+        after = here[max((n for n, prompt in enumerate(here) if isinstance(prompt, Mask)), default=0) :]
+        if sum(isinstance(prompt, Box) for prompt in after) > 1:
+            raise ValueError(f"object {object_id} has two boxes on frame {frame}")
     return KnownObject(
         id=object_id,
-        label=str(record["label"]),
+        label=check_text(record["label"], f"{name}.label"),
         track=track,
-        frame_scores=scores,
-        prompts=tuple(_read_prompt(one) for one in record["prompts"]),
+        frame_scores=tuple(check_number(s, f"a score of object {object_id}", 0.0, 1.0) for s in scores),
+        prompts=tuple(prompts),
         anchors=set_spans(anchors, track.num_frames),
     )
+
+
+def _read_anchor(value: Any, name: str, tensors: dict[str, Tensor], space: Workspace) -> Anchor:
+    record, model = check_mapping(value, name, ("frame", "mask")), space.model
+    frame, mask = check_integer(record["frame"], f"the frame of {name}", 0, space.num_frames - 1), record["mask"]
+    queries = clicks = None
+    if f"{name}/queries" in tensors:
+        shape = (model.config.hidden_tokens, model.config.sam.hidden_size)
+        queries = _take_tensor(tensors, f"{name}/queries", _QUERY_TYPES, shape).to(model.device, model.dtype)
+        if not queries.isfinite().all():
+            raise ValueError(f"the tensor {name}/queries is not finite in the model's type")
+    if f"{name}/coords" in tensors:
+        coords, labels = _take_clicks(tensors, (f"{name}/coords", f"{name}/labels"), MAX_CLICKS, space)
+        clicks = coords.to(model.device), labels.to(model.device)
+    if queries is None and clicks is None and mask is None:
+        raise ValueError(f"{name} says nothing about the object")
+    shape_hw = space.clip.media.size_hw
+    return Anchor(frame, queries, clicks, None if mask is None else _read_mask(mask, f"the mask of {name}", shape_hw))
+
+
+_QUERY_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _write_transcript(transcript: TurnInputs, unread: list[int], tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -263,23 +422,43 @@ def _write_transcript(transcript: TurnInputs, unread: list[int], tensors: dict[s
     }
 
 
-def _read_transcript(
-    record: dict[str, Any], tensors: dict[str, Tensor], model: UniPixel
-) -> tuple[TurnInputs, list[int]]:
-    ids, unread = [int(i) for i in record["ids"]], [int(i) for i in record["unread"]]
-    frames = [int(f) for f in record["frames"]]
-    size = model.config.language.vocab_size
-    if any(not -size <= i < size for i in ids) or any(not 0 <= i < size for i in unread):
-        raise ValueError("a token id is outside of the vocabulary")
-    if ids.count(model.config.ref_token_id) != len(frames):
+def _read_transcript(value: Any, tensors: dict[str, Tensor], space: Workspace) -> tuple[TurnInputs, list[int]]:
+    record = check_mapping(value, "dialogue", ("ids", "unread", "frames", "num_regions"))
+    config, visual = space.model.config, space.visual
+    last = config.language.vocab_size - 1
+    ids = [check_integer(i, "a token id", -1 - last, last) for i in check_list(record["ids"], "dialogue.ids")]
+    unread = [check_integer(i, "a token id", 0, last) for i in check_list(record["unread"], "dialogue.unread")]
+    length = len(space.processor.chat.encode_opening(visual.num_tokens)) + len(ids) + len(unread)
+    if length > config.language.max_position_embeddings:
+        raise ValueError(f"the conversation is {length} tokens long")
+    visuals = {config.video_token_id, config.image_token_id}
+    written = {-1 - i for i in ids if i < 0}
+    if visuals & set(ids) or not written <= visuals | {config.ref_token_id, config.mem_token_id}:
+        raise ValueError("a token stands in the conversation that cannot be there")
+    shown = len(visual.llm_frame_indices) - 1
+    frames = [check_integer(f, "the frame of a prompt", 0, shown) for f in check_list(record["frames"], "frames")]
+    if ids.count(config.ref_token_id) != len(frames):
         raise ValueError(f"{len(frames)} prompts do not fit the conversation")
+    clicks = [
+        _take_clicks(tensors, (f"dialogue/coords/{number}", f"dialogue/labels/{number}"), MAX_POINTS, space)
+        for number in range(len(frames))
+    ]
+    (steps, rows, columns), merge = visual.grid, visual.settings.merge_size
+    shape = (steps, range(1, len(ids) + 1), rows // merge, columns // merge)
     # files of other versions hold a tensor for each question with regions
-    regions = [tensors[f"dialogue/regions/{number}"].bool() for number in range(int(record["num_regions"]))]
+    regions = [
+        _take_tensor(tensors, f"dialogue/regions/{number}", (torch.uint8, torch.bool), shape)
+        for number in range(check_integer(record["num_regions"], "num_regions", 0, len(ids)))
+    ]
+    if any(one.max() > 1 or not one.flatten(2).any(-1).any(0).all() for one in regions):
+        raise ValueError("a region of the conversation is empty, or no mask")
+    if ids.count(config.mem_token_id) != sum(int(one.flatten(2).any(-1).sum()) for one in regions):
+        raise ValueError("the regions do not fit the conversation")
     transcript = TurnInputs(
         torch.tensor(ids, dtype=torch.long),
-        [tensors[f"dialogue/coords/{number}"] for number in range(len(frames))],
-        [tensors[f"dialogue/labels/{number}"] for number in range(len(frames))],
+        [coords for coords, _ in clicks],
+        [labels for _, labels in clicks],
         torch.tensor(frames, dtype=torch.long),
-        torch.cat(regions, 1) if regions else None,
+        torch.cat([one.bool() for one in regions], 1) if regions else None,
     )
     return transcript, unread

@@ -224,7 +224,7 @@ def _stack_prompts(anchors: Sequence[Anchor]) -> tuple[Tensor | None, tuple[Tens
 
 def compute_scores(decoded: MaskPrediction) -> Tensor:
     """(N,) predicted IoU times presence."""
-    return decoded.iou_scores.float() * decoded.object_score_logits.float().sigmoid()
+    return (decoded.iou_scores.float() * decoded.object_score_logits.float().sigmoid()).nan_to_num(0.0)
 
 
 def decode_frame(segmenter: Segmenter, frame: FrameFeatures, anchors: Sequence[Anchor]) -> MaskPrediction:

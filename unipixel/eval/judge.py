@@ -19,7 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from unipixel.errors import UnipixelError
+from unipixel.checks import check_text, join_lines
+from unipixel.errors import DatasetError, UnipixelError
 from unipixel.eval.captions import BEST_GRADE, DIMENSIONS
 from unipixel.eval.predictions import GradeLine, LineFile, PredictionLine, read_lines
 
@@ -190,7 +191,12 @@ def grade_predictions(
 
 
 def _grade_line(judge: Judge, line: PredictionLine) -> GradeLine:
-    caption, prediction = line.measures[0]["caption"], line.measures[0]["prediction"]
+    try:
+        caption, prediction = (
+            check_text(line.measures[0][name], f"the {name} of {line.id}") for name in ("caption", "prediction")
+        )
+    except (LookupError, ValueError) as error:
+        raise DatasetError(f"{line.id} holds no description to be graded ({join_lines(error)})") from error
     try:
         # nothing said is worth nothing
         grades = judge.grade(caption, prediction) if prediction.strip() else dict.fromkeys(DIMENSIONS, 0.0)
@@ -212,7 +218,7 @@ def merge_grades(path: Path, lines: list[PredictionLine]) -> tuple[list[Predicti
     failed = sum(bool(line.error) for line in found)
     merged = []
     for line in lines:
-        if line.id in grades and line.is_answered:
+        if line.id in grades and line.is_answered and line.measures:
             line = replace(line, measures=({**line.measures[0], "grades": grades[line.id]},))
         merged.append(line)
     notes = [f"graded by {found[0].judge}"]

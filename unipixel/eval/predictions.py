@@ -15,16 +15,26 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from unipixel.checks import (
+    check_integer,
+    check_list,
+    check_mapping,
+    check_number,
+    check_text,
+    join_lines,
+    parse_json,
+)
 from unipixel.errors import DatasetError
 from unipixel.eval.protocols import Measures, Prediction
 from unipixel.masks import MaskTrack
+from unipixel.masks.rle import check_size_hw
 
 ROOTS = {"mevis": "", "ref_youtube_vos": "Annotations/"}
 """Layout of an upload -> what stands in front of every name."""
@@ -47,6 +57,19 @@ class RunHeader:
     """Units of the whole run, over all shards."""
     num_frames: int
     """Frames that the model sees at most."""
+
+    @classmethod
+    def from_json(cls, value: Any) -> RunHeader:
+        """The first line of a file; ValueError says what is wrong with it."""
+        record = check_mapping(value, "it", (one.name for one in fields(cls)))
+        for name in ("benchmark", "split", "model", "protocol"):
+            check_text(record[name], name)
+        if record["limit"] is not None:
+            check_integer(record["limit"], "limit", 1)
+        check_integer(record["shard"], "shard", 0, check_integer(record["shards"], "shards", 1) - 1)
+        check_integer(record["units"], "units")
+        check_integer(record["num_frames"], "num_frames", 1)
+        return cls(**record)
 
     @property
     def run_key(self) -> tuple[Any, ...]:
@@ -83,12 +106,28 @@ class PredictionLine:
         return {"id": self.id, "place": self.place, **outcome, "measures": self.measures, "seconds": self.seconds}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> PredictionLine:
+    def from_json(cls, value: Any) -> PredictionLine:
         """What `to_json` wrote; wrong fields raise TypeError, ValueError or LookupError."""
-        values = dict(value)
+        values = dict(check_mapping(value, "it", ("id", "place")))
         replies = values.pop("replies", None)
-        predictions = None if replies is None else tuple(Prediction.from_json(one) for one in replies)
-        return cls(predictions=predictions, **values)
+        if replies is not None:
+            replies = tuple(Prediction.from_json(one) for one in check_list(replies, "replies"))
+        for name in ("id", "error", "left_out"):
+            check_text(values.get(name, ""), name)
+        check_integer(values["place"], "place")
+        check_number(values.get("seconds", 0.0), "seconds", 0.0)
+        for one in check_list(values.get("measures", []), "measures"):
+            _check_finite(check_mapping(one, "a measure"), "a measure")
+        return cls(predictions=replies, **values)
+
+
+def _check_finite(value: Any, name: str) -> None:
+    """Refuse numbers of a measure that are not finite, or larger than anything can be."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_finite(one, name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        check_number(value, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +149,14 @@ class GradeLine:
         return {name: value for name, value in vars(self).items() if value not in (None, "")}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> GradeLine:
-        return cls(**value)
+    def from_json(cls, value: Any) -> GradeLine:
+        """What `to_json` wrote; wrong fields raise TypeError, ValueError or LookupError."""
+        values = check_mapping(value, "it", ("id", "judge"))
+        for name in ("id", "judge", "error"):
+            check_text(values.get(name, ""), name)
+        for grade in check_mapping(values.get("grades") or {}, "grades").values():
+            check_number(grade, "a grade", 0.0)
+        return cls(**values)
 
 
 L = TypeVar("L", PredictionLine, GradeLine)
@@ -125,23 +170,28 @@ def read_lines(path: Path, kind: type[L]) -> tuple[RunHeader | None, list[L], in
     Raises:
         DatasetError: a complete line is none of this kind, or the header another one.
     """
-    data = path.read_bytes() if path.exists() else b""
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror})") from error
     complete = data.rfind(b"\n") + 1
     header, lines = None, []
     for number, text in enumerate(data[:complete].splitlines(), start=1):
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except ValueError as error:
-            raise DatasetError(f"{path}, line {number} is no JSON ({error}); delete the file and run again") from error
+            raise DatasetError(
+                f"{path}, line {number} is no JSON ({join_lines(error)}); delete the file and run again"
+            ) from error
         try:
             if header is None:
-                header = RunHeader(**value)
+                header = RunHeader.from_json(value)
             else:
                 lines.append(kind.from_json(value))
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             wrong = "does not begin with the header" if header is None else f"holds in line {number} no line"
             raise DatasetError(
-                f"{path} {wrong} of an evaluation ({type(error).__name__}: {error}); delete the file and run again"
+                f"{path} {wrong} of an evaluation ({join_lines(error)}); delete the file and run again"
             ) from error
     return header, lines, complete
 
@@ -240,19 +290,32 @@ def write_zip(lines: Iterable[PredictionLine], layout: str, path: Path, *, origi
 
 def _list_files(line: PredictionLine, root: str, original: bool) -> Iterable[tuple[str, bytes]]:
     """Names and contents of the PNGs of one expression, whose id is ``video/expression``."""
-    if line.left_out or (line.error and not (original and "frames" in line.measures[0])):
+    if line.left_out or (line.error and not (original and names_frames(line))):
         raise DatasetError(
             f"{line.id} failed ({line.error or line.left_out}), so there is nothing to upload for it; "
             "run again with --retry"
         )
     tracks = [one.track for prediction in line.predictions or () for one in prediction.objects]
     tracks = tracks[: 1 if original else None]
-    frames, size_hw = line.measures[0]["frames"], tuple(line.measures[0]["size_hw"])
+    try:
+        frames = [check_text(name, "the name of a frame") for name in line.measures[0]["frames"]]
+        size_hw = check_size_hw(line.measures[0]["size_hw"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{line.id}: what its frames are called is not written down ({join_lines(error)})"
+        ) from error
     wrong = next((track for track in tracks if track.num_frames != len(frames)), None)
     if wrong is not None:
         raise DatasetError(f"{line.id}: there are masks of {wrong.num_frames} frames, the clip has {len(frames)}")
+    if any(track.size_hw != size_hw for track in tracks):
+        raise DatasetError(f"{line.id}: there are masks of another size than the frames'")
     for t, frame in enumerate(frames):
         yield f"{root}{line.id}/{frame}.png", encode_png(tracks, t, size_hw)
+
+
+def names_frames(line: PredictionLine) -> bool:
+    """Whether a line says what the frames of its unit are called, as an upload needs to know."""
+    return bool(line.measures) and "frames" in line.measures[0]
 
 
 def encode_png(tracks: list[MaskTrack], t: int, size_hw: tuple[int, int]) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from unipixel.checks import check_integer, check_list, check_mapping, check_number, check_text
 from unipixel.data import open_index
 from unipixel.data.records import Record
 from unipixel.engine.memory import KnownObject
@@ -95,13 +96,24 @@ class Prediction:
         return {"text": self.text, "objects": objects}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Prediction:
+    def from_json(cls, value: Any) -> Prediction:
         """What `to_json` wrote; wrong fields raise TypeError, ValueError or LookupError."""
-        objects = (
-            KnownObject(id=int(one["id"]), label="", track=MaskTrack.from_json(one), frame_scores=tuple(one["scores"]))
-            for one in value["objects"]
+        record = check_mapping(value, "a reply", ("text", "objects"))
+        return cls(
+            check_text(record["text"], "the text of a reply"),
+            tuple(_read_object(one) for one in check_list(record["objects"], "the objects of a reply")),
         )
-        return cls(value["text"], tuple(objects))
+
+
+def _read_object(value: Any) -> KnownObject:
+    record, track = check_mapping(value, "an object", ("id", "scores")), MaskTrack.from_json(value)
+    scores = check_list(record["scores"], "the scores of an object", track.num_frames)
+    return KnownObject(
+        id=check_integer(record["id"], "the id of an object"),
+        label="",
+        track=track,
+        frame_scores=tuple(check_number(score, "a score") for score in scores),
+    )
 
 
 class Predictor(ABC):

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unipixel.checks import check_number, join_lines
 from unipixel.data.differences import describe_differences
 from unipixel.data.records import format_reasons
 from unipixel.errors import DatasetError
 from unipixel.eval.benchmarks import BENCHMARKS, PAPER, RELEASES, get_protocol
 from unipixel.eval.judge import merge_grades
-from unipixel.eval.predictions import PredictionLine, RunHeader, read_lines
+from unipixel.eval.predictions import PredictionLine, RunHeader, names_frames, read_lines
 from unipixel.eval.protocols import BenchmarkProtocol, Figure
 
 EMPTY_RULE = "an error is scored as an empty reply"
@@ -37,7 +38,8 @@ class ReportSection:
         notes: what a reader should know.
 
     Raises:
-        DatasetError: there is no such benchmark any more.
+        DatasetError: there is no such benchmark any more, or the measures are not its own.
+        ValueError: there is no such protocol.
     """
 
     def __init__(self, header: RunHeader, lines: Sequence[PredictionLine], remarks: Sequence[str] = ()) -> None:
@@ -48,8 +50,18 @@ class ReportSection:
         self.title = f"{benchmark.title} {header.split}"
         self.figures: list[Figure] = []
         protocol = get_protocol(header.benchmark, header.split, header.protocol)
+        try:
+            self._summarize(protocol, remarks)
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise DatasetError(
+                f"the measures of {header.benchmark}/{header.split} are not those of its protocol "
+                f"({join_lines(error)}); make them anew with --rescore, or run again into another folder"
+            ) from error
+
+    def _summarize(self, protocol: BenchmarkProtocol, remarks: Sequence[str]) -> None:
         measures = [one for line in self.lines for one in line.measures]
         for figure in protocol.summarize(measures):
+            check_number(figure.value, figure.name)
             self.figures.append(figure)
             if figure.baseline is not None:
                 name = f"{figure.name} by {figure.baseline_name}"
@@ -187,7 +199,7 @@ def is_uploadable(header: RunHeader, lines: Sequence[PredictionLine]) -> bool:
     As the original does it, a failed question whose frames are known is an empty mask.
     """
     empty = header.protocol == "original"
-    failed = any(line.left_out or (line.error and not (empty and "frames" in line.measures[0])) for line in lines)
+    failed = any(line.left_out or (line.error and not (empty and names_frames(line))) for line in lines)
     return header.limit is None and len(lines) == header.units and not failed
 
 

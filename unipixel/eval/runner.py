@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from unipixel.checks import join_lines
 from unipixel.data import Record, read
 from unipixel.data.records import MAX_BAD, BadRecords
 from unipixel.errors import DatasetError, MediaError
@@ -250,9 +251,14 @@ def rescore(run: BenchmarkRun, lines: Sequence[PredictionLine], num_frames: int)
             raise ValueError(f"{line.id!r} is no unit of {run.name}/{run.split}; the predictions are of other data")
         unit = units[line.id]
         questions = run.protocol.build_questions(unit, run.read, num_frames)
-        if line.predictions is None:
-            measures = _score_failure(run.protocol, unit, run.read, num_frames)
-        else:
-            measures = run.protocol.score_unit(questions, line.predictions)
+        try:
+            if line.predictions is None:
+                measures = _score_failure(run.protocol, unit, run.read, num_frames)
+            else:
+                measures = run.protocol.score_unit(questions, line.predictions)
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise DatasetError(
+                f"the predictions for {line.id} are not of its questions ({join_lines(error)})"
+            ) from error
         fresh.append(replace(line, measures=measures))
     return fresh

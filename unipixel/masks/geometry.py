@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from unipixel.masks.rle import check_mask, check_size_hw, decode_rle, shorten
+from unipixel.checks import shorten
+from unipixel.masks.rle import check_mask, check_size_hw, decode_rle
 
 
 def trace_polygons(mask: np.ndarray) -> list[list[float]]:

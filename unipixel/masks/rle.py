@@ -8,6 +8,8 @@ from typing import Any, TypedDict
 import numpy as np
 from pycocotools import mask as coco
 
+from unipixel.checks import shorten
+
 MAX_MASK_PIXELS = 1 << 28
 """Largest height times width of one mask; a few characters of run lengths can claim any size."""
 
@@ -126,12 +128,6 @@ def check_mask(mask: np.ndarray) -> np.ndarray:
 def format_size(size: Sequence[int]) -> str:
     """Height and width as messages write them."""
     return f"{size[0]} x {size[1]}"
-
-
-def shorten(value: Any) -> str:
-    """A value of unknown length as messages write it."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _check_runs(value: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from unipixel.checks import shorten
 from unipixel.masks.geometry import mask_to_polygons
 from unipixel.masks.rle import (
     Rle,
@@ -20,7 +21,6 @@ from unipixel.masks.rle import (
     format_size,
     iou_rles,
     parse_rle,
-    shorten,
     union_rles,
 )
 

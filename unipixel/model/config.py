@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
@@ -20,6 +20,7 @@ from transformers.models.sam2_video.configuration_sam2_video import (
     Sam2VideoPromptEncoderConfig,
 )
 
+from unipixel.checks import check_flag, check_integer, check_list, check_mapping, check_number, check_text, join_lines
 from unipixel.errors import CheckpointError
 from unipixel.model.tensor_files import has_head
 from unipixel.model.tensor_files import read_json as read_json
@@ -61,8 +62,16 @@ class SamConfig:
     """Dropout of memory attention while training."""
 
     def __post_init__(self) -> None:
-        if self.image_size <= 0 or self.image_size % 32:
+        for name, most in _SAM_BOUNDS.items():
+            check_integer(getattr(self, name), f"SAM's {name}", 1, most)
+        if self.image_size % 32:
             raise CheckpointError(f"SAM image size is {self.image_size}; it must be a positive multiple of 32")
+        check_number(self.dropout, "SAM's dropout", 0.0, 1.0)
+        for name, length in (("stages", 4), ("window_sizes", 4), ("background_size", 2), ("global_blocks", None)):
+            values = check_list(list(getattr(self, name)), f"SAM's {name}", length)
+            least, most = (0, sum(self.stages) - 1) if name == "global_blocks" else (1, 256)
+            for value in values:
+                check_integer(value, f"a number of SAM's {name}", least, most)
 
     @property
     def grid(self) -> int:
@@ -85,7 +94,7 @@ class SamConfig:
             node: Any = tree
             try:
                 for key in path:
-                    node = node[key]
+                    node = check_mapping(node, "a section of sam2_config.json")[key]
             except KeyError:
                 if name not in _OWN_SIZES:
                     raise
@@ -150,6 +159,22 @@ class SamConfig:
         )
 
 
+_SAM_BOUNDS = {
+    "image_size": 4096,
+    "hidden_size": 1 << 14,
+    "memory_size": 1 << 14,
+    "embed_dim": 1 << 14,
+    "num_heads": 256,
+    "memory_attention_layers": 256,
+    "memory_attention_ffn": 1 << 20,
+    "fuser_layers": 256,
+    "num_memories": 256,
+    "decoder_ffn": 1 << 20,
+    "decoder_heads": 256,
+    "iou_head_hidden": 1 << 16,
+}
+"""Largest sizes; what a file says is worked with before any tensor can contradict it."""
+
 _HYDRA_PATHS = {
     "embed_dim": ("image_encoder", "trunk", "embed_dim"),
     "num_heads": ("image_encoder", "trunk", "num_heads"),
@@ -199,6 +224,17 @@ class PixelConfig:
     """Masks are made on the first frame and tracked; False: made on every frame by itself. Released: True."""
     recall: Recall = "memory"
     """How the model knows of an object that it was pointed at. Released: "memory"."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("region_pool_order", ("raster", "window")),
+            ("rope_restart", ("spatial", "all_axes")),
+            ("recall", get_args(Recall)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        for name in ("integer_seconds_per_grid", "visual_place_encoding", "propagate"):
+            check_flag(getattr(self, name), name)
 
 
 RELEASED_PIXEL = PixelConfig(region_pool_order="window", integer_seconds_per_grid=True, rope_restart="all_axes")
@@ -261,9 +297,8 @@ class UniPixelConfig:
             return cls.from_dict(tree, sam, generation, head_stored=head_stored)
         except KeyError as error:
             raise CheckpointError(f"{path}: field {error} is missing") from error
-        except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"{path}: a field is malformed: {reason}") from error
+        except (TypeError, ValueError, AttributeError, ArithmeticError, StrictDataclassError) as error:
+            raise CheckpointError(f"{path}: a field is malformed: {join_lines(error)}") from error
 
     @classmethod
     def from_dict(
@@ -279,9 +314,9 @@ class UniPixelConfig:
         Args:
             head_stored: decides about tying where the config is silent; unknown counts as tied.
         """
-        text = {**tree, **(tree.get("text_config") or {})}
-        size = int(tree.get("sam2_image_size", 1024))
-        name = tree.get("sam2_config") or ""
+        text = {**tree, **check_mapping(tree.get("text_config") or {}, "text_config")}
+        size = tree.get("sam2_image_size", 1024)
+        name = check_text(tree.get("sam2_config") or "", "sam2_config")
         sam = SamConfig.from_hydra(sam_tree, size) if sam_tree else SamConfig.from_name(name, size)
         eos = (generation or {}).get("eos_token_id")
         if eos is None:
@@ -289,17 +324,17 @@ class UniPixelConfig:
         tied = read_tying(tree)
         return cls(
             language=_read_language_config(text),
-            vision=_read_vision_config(tree["vision_config"]),
+            vision=_read_vision_config(check_mapping(tree["vision_config"], "vision_config")),
             sam=sam,
-            pixel=PixelConfig(**tree["pixel"]) if "pixel" in tree else RELEASED_PIXEL,
+            pixel=PixelConfig(**check_mapping(tree["pixel"], "pixel")) if "pixel" in tree else RELEASED_PIXEL,
             tie_word_embeddings=head_stored is not True if tied is None else tied,
-            hidden_tokens=int(tree.get("sam2_hidden_tokens", 2)),
-            image_token_id=int(tree["image_token_id"]),
-            video_token_id=int(tree["video_token_id"]),
-            ref_token_id=int(tree["ref_token_id"]),
-            seg_token_id=int(tree["seg_token_id"]),
-            mem_token_id=int(tree["mem_token_id"]),
-            eos_token_ids=tuple(int(x) for x in eos) if isinstance(eos, list) else (int(eos),),
+            hidden_tokens=check_integer(tree.get("sam2_hidden_tokens", 2), "sam2_hidden_tokens", 1, 1024),
+            image_token_id=check_integer(tree["image_token_id"], "image_token_id"),
+            video_token_id=check_integer(tree["video_token_id"], "video_token_id"),
+            ref_token_id=check_integer(tree["ref_token_id"], "ref_token_id"),
+            seg_token_id=check_integer(tree["seg_token_id"], "seg_token_id"),
+            mem_token_id=check_integer(tree["mem_token_id"], "mem_token_id"),
+            eos_token_ids=tuple(check_integer(x, "eos_token_id") for x in (eos if isinstance(eos, list) else [eos])),
             sam_name=name,
             carried=tree,
             sam_carried=dict(sam_tree or {}),
@@ -431,18 +466,52 @@ _VISION_FIELDS = [
 ]  # fmt: skip
 
 
+_LANGUAGE_BOUNDS = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 20,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 1024,
+    "num_key_value_heads": 1024,
+    "max_position_embeddings": 1 << 24,
+}
+_VISION_BOUNDS = {
+    "depth": 1024,
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 20,
+    "num_heads": 1024,
+    "patch_size": 256,
+    "temporal_patch_size": 16,
+    "tokens_per_second": 1 << 16,
+    "window_size": 1 << 14,
+    "out_hidden_size": 1 << 16,
+}
+MERGE_SIZE, CHANNELS = 2, 3
+"""Patches per side of a visual token, and colours of a pixel: what this code is written for."""
+
+
+def _check_sizes(config: Any, bounds: dict[str, int], heads: str) -> None:
+    """Refuse sizes that are no whole numbers in their bounds, or heads that do not divide the width."""
+    for name, most in bounds.items():
+        check_integer(getattr(config, name), name, 1, most)
+    check_number(config.initializer_range, "initializer_range", 0.0, 100.0)
+    if config.hidden_size % (2 * getattr(config, heads)):
+        raise ValueError(f"hidden_size is {config.hidden_size}, which {getattr(config, heads)} heads cannot share")
+
+
 def _read_language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
-    rope = dict(tree.get("rope_parameters") or tree.get("rope_scaling") or {})
-    rope["rope_theta"] = tree.get("rope_theta", rope.get("rope_theta", 1_000_000.0))
-    # "mrope" is an alias in older files; the sections make the difference, the frequencies are the default ones
-    rope["rope_type"] = "default"
-    rope.pop("type", None)
-    sections, heads = rope.get("mrope_section"), tree["num_attention_heads"]
-    if sections and 2 * sum(sections) * heads != tree["hidden_size"]:
+    stated = check_mapping(tree.get("rope_parameters") or tree.get("rope_scaling") or {}, "rope_scaling")
+    theta = tree.get("rope_theta", stated.get("rope_theta", 1_000_000.0))
+    if check_number(theta, "rope_theta", 0.0) == 0:
+        raise ValueError("rope_theta is 0; it must be more")
+    sections = check_list(stated.get("mrope_section") or [16, 24, 24], "mrope_section", 3)
+    heads, width = tree["num_attention_heads"], tree["hidden_size"]
+    if 2 * sum(check_integer(n, "a number of mrope_section", 1, 1 << 16) for n in sections) * heads != width:
         raise CheckpointError(
-            f"mrope_section is {sections}, which must add up to half the width of a head "
-            f"({tree['hidden_size']} / {heads} / 2)"
+            f"mrope_section is {sections}, which must add up to half the width of a head ({width} / {heads} / 2)"
         )
+    # "mrope" is an alias in older files; the sections make the difference, the frequencies are the default ones
+    rope = {"mrope_section": sections, "rope_theta": theta, "rope_type": "default"}
     config = Qwen2_5_VLTextConfig(
         **{name: tree[name] for name in _TEXT_FIELDS if name in tree},
         rope_parameters=rope,
@@ -450,11 +519,26 @@ def _read_language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
         eos_token_id=None,
         use_sliding_window=False,
     )
+    _check_sizes(config, _LANGUAGE_BOUNDS, "num_attention_heads")
+    check_number(config.rms_norm_eps, "rms_norm_eps", 0.0, 1.0)
+    check_number(config.attention_dropout, "attention_dropout", 0.0, 1.0)
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise ValueError(
+            f"num_key_value_heads is {config.num_key_value_heads}; it must divide {config.num_attention_heads} heads"
+        )
     config._attn_implementation = "sdpa"
     return config
 
 
 def _read_vision_config(tree: dict[str, Any]) -> Qwen2_5_VLVisionConfig:
     config = Qwen2_5_VLVisionConfig(**{name: tree[name] for name in _VISION_FIELDS if name in tree})
+    _check_sizes(config, _VISION_BOUNDS, "num_heads")
+    if (config.spatial_merge_size, config.in_channels) != (MERGE_SIZE, CHANNELS):
+        raise ValueError(
+            f"spatial_merge_size is {config.spatial_merge_size!r} and in_channels {config.in_channels!r}; they must be "
+            f"{MERGE_SIZE} and {CHANNELS}"
+        )
+    for block in check_list(config.fullatt_block_indexes, "fullatt_block_indexes"):
+        check_integer(block, "a number of fullatt_block_indexes", 0, config.depth - 1)
     config._attn_implementation = "sdpa"
     return config

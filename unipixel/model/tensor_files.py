@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import warnings
@@ -17,6 +16,7 @@ from huggingface_hub.utils import TensorInfo  # type: ignore[attr-defined]  # ex
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unipixel.checks import join_lines, parse_json
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.tensor_names import canonicalize
 
@@ -28,6 +28,19 @@ SHOWN = 10
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+TORCH_FILE_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    OSError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What reading a damaged torch file, and taking up what was in it, ends with."""
 _LONGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
 
@@ -55,11 +68,11 @@ class StoredTensor:
 def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON object; CheckpointError names the file when it is missing or malformed."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); a checkpoint folder must have it") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+        raise CheckpointError(f"{path} is not valid JSON: {join_lines(error)}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path} holds a {type(tree).__name__}, expected a JSON object")
     return tree
@@ -85,7 +98,7 @@ def read_header(file: BinaryIO, name: object) -> dict[str, TensorInfo]:
         raise CheckpointError(f"{name} is not a complete safetensors file: it has no header")
     text, base = file.read(length), 8 + length
     try:
-        tree = json.loads(text)
+        tree = parse_json(text)
         return {
             tensor: TensorInfo(
                 cast(Any, str(entry["dtype"])), [int(n) for n in entry["shape"]], (base + int(begin), base + int(end))
@@ -128,7 +141,7 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
     except (SafetensorError, OSError) as error:
         with path.open("rb") as head:
             pointer = head.read(40).startswith(b"version https://git-lfs")
-        reason = "it is a Git LFS pointer, run `git lfs pull`" if pointer else f"{error}"
+        reason = "it is a Git LFS pointer, run `git lfs pull`" if pointer else join_lines(error)
         raise CheckpointError(f"{path} is not a complete safetensors file: {reason}") from error
 
     def make_reader(name: str) -> Callable[[], Tensor]:
@@ -141,8 +154,10 @@ def _open_torch(path: Path) -> dict[str, StoredTensor]:
     try:
         # only the zip layout can be mapped; weights_only keeps pickled code from running
         tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
+    except TORCH_FILE_ERRORS as error:
         reason = str(error).strip().splitlines() or ["it is empty"]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words tell how to run what is in it
+            reason = ["it is damaged, or holds more than tensors and plain values"]
         raise CheckpointError(f"{path} cannot be read as a file of tensors only: {reason[0]}") from error
     if isinstance(tree, dict) and isinstance(tree.get("model"), dict):  # Meta's files
         tree = tree["model"]

@@ -9,6 +9,7 @@ meaning in half precision.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,17 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    StrictDataclassError,
+)
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from unipixel.checks import join_lines
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.model.lora_weights import is_adapter, list_partial_names, overlay, read_base_name
@@ -111,8 +119,8 @@ def build_empty_model(config: UniPixelConfig) -> UniPixel:
     try:
         with _EmptyOnMeta():
             return UniPixel(config)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
-        raise CheckpointError(f"the sizes in config.json do not make a model: {error}") from error
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, StrictDataclassError) as error:
+        raise CheckpointError(f"the sizes in config.json do not make a model: {join_lines(error)}") from error
 
 
 def list_expected_shapes(model: UniPixel) -> dict[str, tuple[int, ...]]:
@@ -153,6 +161,7 @@ def fill_model(
         target = dtype if places[0][0] in parameters else torch.float32
         # a copy, because what is read may be a window on the file
         value = tensors[name].read().to(device=device, dtype=target, copy=True)
+        check_finite(value, name, tensors[name], source)
         for place, _ in places:
             state.setdefault(place, []).append(value)
     model.load_state_dict(
@@ -163,6 +172,19 @@ def fill_model(
     if model.config.tie_word_embeddings:
         model.lm_head.weight = model.language.embed_tokens.weight
     return model.to(device)
+
+
+def check_finite(value: Tensor, name: str, stored: StoredTensor, source: object) -> None:
+    """Refuse a tensor with a number that is none, or that its type cannot hold: every answer would be wrong in silence.
+
+    The extremes are found by one fast pass over what has just been copied, and hand on a NaN.
+    """
+    if not value.numel() or all(math.isfinite(float(extreme)) for extreme in torch.aminmax(value)):
+        return
+    if stored.read().isfinite().all():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{source}: {name} holds numbers too large for {kind}; load it as float32 or bfloat16")
+    raise CheckpointError(f"{source}: {name} holds NaN or infinity; the file is damaged, or its training went wrong")
 
 
 def read_checkpoint(

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from unipixel.checks import check_flag, check_integer, check_list, check_mapping, check_number, join_lines
 from unipixel.errors import CheckpointError, MediaError
 from unipixel.media import Media, sample_indices
 from unipixel.model.config import read_json
@@ -59,6 +60,19 @@ _PROCESSING: dict[str, Any] = {
     "size": {"longest_edge": 12845056, "shortest_edge": 3136},
 }
 """What released processor files say besides."""
+
+
+_BOUNDS = {
+    "patch_size": 256,
+    "merge_size": 16,
+    "temporal_patch_size": 16,
+    "min_pixels": 1 << 26,
+    "max_pixels": 1 << 26,
+    "budget_frames": 1 << 31,
+    "max_frames": 1 << 31,
+    "sam_size": 4096,
+}
+"""Largest values: a frame is resized to whatever a file says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,20 +117,26 @@ class ImageSettings:
     the nearest source pixel (cheaper, and objects keep their area)."""
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "merge_size", "temporal_patch_size", "min_pixels", "budget_frames", "max_frames"):
-            if getattr(self, name) < 1:
-                raise CheckpointError(f"image setting {name} is {getattr(self, name)}; it must be at least 1")
+        try:
+            self._check()
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(join_lines(error)) from error
+
+    def _check(self) -> None:
+        for name, most in _BOUNDS.items():
+            check_integer(getattr(self, name), f"image setting {name}", 1, most)
         if self.max_pixels < self.min_pixels:
-            raise CheckpointError(f"max_pixels is {self.max_pixels}, less than min_pixels {self.min_pixels}")
+            raise ValueError(f"max_pixels is {self.max_pixels}, less than min_pixels {self.min_pixels}")
         for name in ("image_mean", "image_std", "sam_mean", "sam_std"):
-            if len(getattr(self, name)) != 3:
-                raise CheckpointError(f"image setting {name} is {getattr(self, name)}; it must be 3 numbers")
-        if self.fps <= 0 or self.sam_size < 1:
-            raise CheckpointError(f"fps is {self.fps} and sam_size {self.sam_size}; both must be positive")
+            for value in check_list(list(getattr(self, name)), f"image setting {name}", 3):
+                least = 1e-6 if name.endswith("std") else -1e6
+                check_number(value, f"a number of image setting {name}", least, 1e6)
+        check_number(self.fps, "image setting fps", 1e-6, 1e6)
+        check_flag(self.share_budget, "image setting share_budget")
         if self.frame_resize not in ("pillow", "tensor"):
-            raise CheckpointError(f"frame_resize is {self.frame_resize!r}; it must be 'pillow' or 'tensor'")
+            raise ValueError(f"frame_resize is {self.frame_resize!r}; it must be 'pillow' or 'tensor'")
         if self.target_rule not in ("touched", "nearest"):
-            raise CheckpointError(f"target_rule is {self.target_rule!r}; it must be 'touched' or 'nearest'")
+            raise ValueError(f"target_rule is {self.target_rule!r}; it must be 'touched' or 'nearest'")
 
     @property
     def token_side(self) -> int:
@@ -154,14 +174,14 @@ class ImageSettings:
             tree = read_json(path)
         try:
             settings = cls.from_dict(tree)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} has a malformed field: {error}") from None
-        return settings if sam_size is None else replace(settings, sam_size=sam_size)
+            return settings if sam_size is None else replace(settings, sam_size=sam_size)
+        except (AttributeError, TypeError, ValueError, CheckpointError) as error:
+            raise CheckpointError(f"{path} has a malformed field: {join_lines(error)}") from None
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> ImageSettings:
         """Settings of a parsed ``preprocessor_config.json``."""
-        own = tree.get(SECTION, {})
+        own = check_mapping(tree.get(SECTION, {}), SECTION)
         unknown = set(own) - {field.name for field in fields(cls)}
         if unknown:
             raise CheckpointError(f"{FILE} has unknown fields {', '.join(sorted(unknown))} under {SECTION!r}")

@@ -67,7 +67,7 @@ def find_vocabulary_errors(ids: Mapping[str, int], entries: int, config: UniPixe
 
     Args:
         ids: number of each special token in the tokenizer.
-        entries: tokens that the tokenizer knows, at least.
+        entries: tokens that the tokenizer knows, or one more than its largest number.
         config: of the model.
     """
     wanted = {
@@ -117,12 +117,21 @@ class Processor:
         return cls(load_tokenizer(folder), ImageSettings.from_folder(folder, sam_size=size))
 
     def check_ids(self, config: UniPixelConfig) -> None:
-        """Refuse a tokenizer that was not made for a model: with other numbers every answer would be wrong in silence.
+        """Refuse a tokenizer or image settings that were not made for a model: answers would be wrong in silence.
 
         Raises:
             CheckpointError: lists what does not fit.
         """
-        if problems := find_vocabulary_errors(self.chat.ids, len(self.tokenizer), config):
+        settings, vision = self.settings, config.vision
+        cut = (settings.patch_size, settings.merge_size, settings.temporal_patch_size)
+        if cut != (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size):
+            raise CheckpointError(
+                f"the image settings cut frames by {cut} (patch_size, merge_size, temporal_patch_size), config.json by "
+                f"{(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)}"
+            )
+        if settings.sam_size != config.sam.image_size:
+            raise CheckpointError(f"sam_size is {settings.sam_size}, the model's {config.sam.image_size}")
+        if problems := find_vocabulary_errors(self.chat.ids, 1 + max(self.tokenizer.get_vocab().values()), config):
             raise CheckpointError(f"the tokenizer does not fit config.json: {'; '.join(problems)}")
 
     def save(self, folder: str | Path) -> None:

@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import Qwen2Tokenizer
 
+from unipixel.checks import join_lines, parse_json
 from unipixel.errors import CheckpointError
 from unipixel.processing.chat import END_OF_TEXT, MEM, NAMED_SEG, REF, SEG, SPECIAL_TOKENS, TURN_END
 from unipixel.processing.images import PROCESSOR_CLASS
@@ -45,8 +46,8 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise CheckpointError(f"{folder} has no tokenizer; it needs tokenizer.json, or vocab.json and merges.txt")
     try:
         return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError) as error:
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {join_lines(error)}") from error
 
 
 def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
@@ -109,16 +110,17 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
 def _check_file(path: Path) -> None:
     """Refuse a ``tokenizer.json`` that is not a byte-level BPE; the tokenizer library has no exception of its own."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_text(encoding="utf-8"))
         model = tree["model"]
         vocabulary, merges = model["vocab"], [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-        ok = all(isinstance(number, int) for number in vocabulary.values())
+        ok = all(isinstance(number, int) and number >= 0 for number in vocabulary.values())
+        ok = ok and len(set(vocabulary.values())) == len(vocabulary)
         ok = ok and all(a in vocabulary and b in vocabulary and a + b in vocabulary for a, b in merges)
         ok = ok and all(isinstance(token["content"], str) for token in tree["added_tokens"])
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not the file of a byte-level BPE tokenizer: {error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not the file of a byte-level BPE tokenizer: {join_lines(error)}") from error
     if not ok:
         raise CheckpointError(f"{path} has a merge or a number that does not fit its vocabulary")
 

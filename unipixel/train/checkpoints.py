@@ -10,25 +10,47 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.trainer_callback import TrainerControl, TrainerState
 
 from unipixel import __version__
+from unipixel.checks import (
+    check_flag,
+    check_integer,
+    check_like,
+    check_list,
+    check_mapping,
+    check_number,
+    join_lines,
+    parse_json,
+    shorten,
+)
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
+from unipixel.model.tensor_files import TORCH_FILE_ERRORS, StoredTensor
 from unipixel.model.tensor_names import PEFT_PREFIX, build_disk_layout, to_disk_name, to_memory_name, to_official_name
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint, resolve_checkpoint, save_model
+from unipixel.model.weights import (
+    build_empty_model,
+    check_finite,
+    fill_model,
+    read_checkpoint,
+    resolve_checkpoint,
+    save_model,
+)
 from unipixel.processing.tokenizer import load_tokenizer
 from unipixel.train.recipe import Lora, Recipe
 
@@ -43,12 +65,21 @@ _SIDE_ON_DISK = re.compile(r"\.lora_[AB]\.weight$")
 
 
 def write_run_record(folder: Path, recipe: Recipe, **more: Any) -> None:
-    """Write ``recipe.json``; what an earlier start of the same run was given is kept under ``earlier``."""
+    """Write ``recipe.json``; what an earlier start of the same run was given is kept under ``earlier``.
+
+    Raises:
+        CheckpointError: the file that is there is no such record.
+    """
     path = folder / FILE
     earlier = []
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        earlier = [*before.pop("earlier", []), before]
+    if path.exists():
+        try:
+            before = check_mapping(parse_json(path.read_text(encoding="utf-8"), allow_nan=True), "it")
+            earlier = [*check_list(before.pop("earlier", []), "'earlier'"), before]
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} is not the record of a run ({join_lines(error)}); delete it, or choose another folder"
+            ) from error
     record = {
         "recipe": asdict(recipe),
         "seed": recipe.seed,
@@ -177,17 +208,28 @@ def restore(model: UniPixel, folder: Path) -> None:
     Raises:
         CheckpointError: the folder does not fit the model.
     """
-    stored = {
-        to_official_name(name): tensor for name, tensor in load_file(folder / "pytorch_model.safetensors").items()
-    }
-    if (folder / "adapter_model.safetensors").is_file():
-        stored |= load_file(folder / "adapter_model.safetensors")
+    stored = {}
+    try:
+        for name, tensor in load_file(folder / "pytorch_model.safetensors").items():
+            stored[to_official_name(name)] = tensor
+        if (folder / "adapter_model.safetensors").is_file():
+            stored |= load_file(folder / "adapter_model.safetensors")
+    except (SafetensorError, KeyError, OSError) as error:
+        raise CheckpointError(f"{folder} does not hold the weights of an adapter ({join_lines(error)})") from error
     own = model.state_dict()
     plain = {name.replace(".base_layer.", "."): tensor for name, tensor in own.items() if ".lora_" not in name}
     places = build_disk_layout(plain) | {other: [(name, own[name])] for name, other in _name_pairs(own).items()}
     unknown = [name for name in stored if name not in places or stored[name].shape != places[name][0][1].shape]
     if unknown:
         raise CheckpointError(f"{folder} does not fit this run: {unknown[0]} is not in the model, or of another shape")
+    learning = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    if model.config.tie_word_embeddings:
+        learning.discard("lm_head.weight")
+    lacking = [name for name, rows in places.items() if name not in stored and any(row in learning for row, _ in rows)]
+    if lacking:
+        raise CheckpointError(f"{folder} does not fit this run: it lacks {lacking[0]}, which is trained")
+    for name, value in stored.items():
+        check_finite(value, name, StoredTensor.from_tensor(value), folder)
     with torch.no_grad():
         for name, value in stored.items():
             for _, target in places[name]:
@@ -213,8 +255,7 @@ def copy_weights(
         CheckpointError: the folder lacks one of them, or has it in another shape.
     """
     config, tensors = read_checkpoint(folder)
-    other = UniPixel(config)
-    fill_model(other, tensors, folder)
+    other = fill_model(build_empty_model(config), tensors, folder)
     wanted = {k: v for k, v in other.state_dict().items() if k.startswith(parts)}
     own = {k: v for k, v in model.state_dict().items() if k.startswith(parts)}
     missing = [k for k in own if k not in wanted]
@@ -244,8 +285,11 @@ def copy_rows_by_token(own: Tensor, tokenizer: Any, given: Tensor, source: Any) 
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    found = [p for p in run.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
+    found = [(int(match[1]), p) for p in run.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(p.name))]
+    return [path for _, path in sorted(found) if path.is_dir()]
+
+
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,15})")
 
 
 def resume_weights(model: UniPixel, checkpoint: Path, recipe: Recipe) -> None:
@@ -254,3 +298,112 @@ def resume_weights(model: UniPixel, checkpoint: Path, recipe: Recipe) -> None:
         restore(model, checkpoint)
     else:
         copy_weights(model, checkpoint)
+
+
+STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"
+"""Files in which `transformers.Trainer` keeps where a run stands."""
+_MOMENTS = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
+"""What AdamW and Muon remember of a parameter."""
+
+
+def check_state(checkpoint: Path) -> None:
+    """Refuse a checkpoint whose ``trainer_state.json`` the loop could not go on from.
+
+    Raises:
+        CheckpointError: names the file and what is wrong with it.
+    """
+    path = checkpoint / STATE
+    try:
+        state = check_mapping(parse_json(path.read_text(encoding="utf-8"), allow_nan=True), "it", ("global_step",))
+        number = int(checkpoint.name.rpartition("-")[2])
+        if check_integer(state["global_step"], "global_step") != number:
+            raise ValueError(f"global_step is {state['global_step']}; in this folder it must be {number}")
+        model = asdict(TrainerState())
+        for name in state:
+            if name not in model:
+                raise ValueError(f"it has the field {shorten(name)}, which does not belong there")
+            if isinstance(model[name], bool):
+                check_flag(state[name], name)
+            elif isinstance(model[name], int | float):
+                check_number(state[name], name, 0.0)
+        for one in check_list(state.get("log_history", []), "log_history"):
+            check_mapping(one, "an entry of log_history")
+        for name in ("best_model_checkpoint", "best_metric", "best_global_step", "trial_name", "trial_params"):
+            if state.get(name) is not None:
+                raise ValueError(f"{name} is {shorten(state[name])}; a run of ours has none")
+        if state.get("train_batch_size") is not None:
+            check_integer(state["train_batch_size"], "train_batch_size", 1)
+        check_mapping(state.get("stateful_callbacks"), "stateful_callbacks", (TrainerControl.__name__,))
+        check_mapping(state["stateful_callbacks"][TrainerControl.__name__], TrainerControl.__name__)
+    except (OSError, ValueError) as error:
+        raise refuse_state(path, error) from error
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A torch file of a checkpoint that holds a mapping; nothing in it is run.
+
+    Raises:
+        CheckpointError: it is missing, damaged or something else.
+    """
+    try:
+        return check_mapping(torch.load(path, map_location="cpu", weights_only=True), "it")
+    except TORCH_FILE_ERRORS as error:
+        raise refuse_state(path, error) from error
+
+
+def check_scheduler(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
+    """Refuse the state of a scheduler that another run, or a hand, has written.
+
+    Args:
+        own: the state of this run's scheduler before it takes that up.
+
+    Raises:
+        CheckpointError: names the field.
+    """
+    try:
+        check_mapping(state, "it", ("base_lrs", "last_epoch"))
+        check_like({name: value for name, value in state.items() if name in own or name != "verbose"}, own, "it")
+    except ValueError as error:
+        raise refuse_state(path, error) from error
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, own: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Refuse what an optimiser has taken up if it does not fit its parameters, or is not finite.
+
+    Args:
+        own: its groups before.
+
+    Raises:
+        CheckpointError: says what is wrong.
+    """
+    try:
+        for group, before in zip(optimizer.param_groups, own, strict=True):
+            for name, model in before.items():
+                if name != "params" and isinstance(model, int | float | tuple | list) and not isinstance(model, bool):
+                    check_like(group.get(name), model, f"the setting {name}")
+            for name in ("lr", "weight_decay", "eps"):
+                check_number(group.get(name, 0.0), f"the setting {name}", 0.0)
+            for beta in group.get("betas", ()):
+                check_number(beta, "a beta", 0.0, 1.0)
+        for parameter, moments in optimizer.state.items():
+            if set(check_mapping(moments, "an entry")) not in _MOMENTS:
+                raise ValueError(f"an entry has the fields {', '.join(map(str, moments)) or 'none'}")
+            for name, value in moments.items():
+                shape = () if name == "step" else parameter.shape
+                if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
+                    raise ValueError(f"{name} of a parameter is no tensor of its shape {list(shape)}")
+                if not value.isfinite().all() or (name != "exp_avg" and name in _MOMENTS[0] and (value < 0).any()):
+                    raise ValueError(f"{name} of a parameter of the shape {list(parameter.shape)} cannot be")
+    except ValueError as error:
+        raise refuse_state(path, error) from error
+
+
+def refuse_state(path: Path, error: Exception) -> CheckpointError:
+    """What a file of a checkpoint that cannot be gone on from is refused with."""
+    reason = f"{error.strerror}" if isinstance(error, OSError) and error.strerror else join_lines(error)
+    if isinstance(error, pickle.UnpicklingError):  # torch's own words tell how to run what is in it
+        reason = "it is no torch file, or holds more than tensors and plain values"
+    return CheckpointError(
+        f"{path} is missing, damaged or of another run ({reason}); delete the folder {path.parent.name} to go on from "
+        "the checkpoint before it"
+    )

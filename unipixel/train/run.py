@@ -16,7 +16,7 @@ from unipixel.errors import DatasetError
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing.processor import Processor
 from unipixel.train.arguments import build_arguments, is_first_process
-from unipixel.train.checkpoints import add_lora, list_checkpoints, resume_weights, write_run_record
+from unipixel.train.checkpoints import add_lora, check_state, list_checkpoints, resume_weights, write_run_record
 from unipixel.train.mixture import MixtureDataset
 from unipixel.train.recipe import MixtureRecipe, Recipe, StickerRecipe
 from unipixel.train.setup import TrainingSetup, build_training_processor, prepare_training
@@ -136,6 +136,7 @@ def train(
         enable_checkpointing(model)
     found = list_checkpoints(folder)
     if found:
+        check_state(found[-1])
         resume_weights(model, found[-1], recipe)
     trainer = UniPixelTrainer(
         setup, recipe, lora, validation, args=build_arguments(recipe, folder, **options), train_dataset=dataset

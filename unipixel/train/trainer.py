@@ -24,9 +24,20 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback
 
+from unipixel.model.tensor_files import TORCH_FILE_ERRORS
 from unipixel.processing.collation import TrainingInputs
 from unipixel.train.arguments import forget_call_order, gather_outside_layers, touch_all_parameters
-from unipixel.train.checkpoints import list_checkpoints, save_adapter, save_whole
+from unipixel.train.checkpoints import (
+    OPTIMIZER,
+    SCHEDULER,
+    check_optimizer,
+    check_scheduler,
+    list_checkpoints,
+    read_state,
+    refuse_state,
+    save_adapter,
+    save_whole,
+)
 from unipixel.train.losses import TrainingStep
 from unipixel.train.recipe import Recipe
 from unipixel.train.setup import TrainingSetup
@@ -139,6 +150,11 @@ class MuonAdamW(torch.optim.Optimizer):
         self._muon.step()
         self._adamw.step()
         return loss
+
+    @property
+    def parts(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """Muon and AdamW."""
+        return self._muon, self._adamw
 
     def state_dict(self) -> dict[str, Any]:
         """Both states."""
@@ -364,6 +380,38 @@ class UniPixelTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: `resume_weights` has read the weights before the model was wrapped."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Take up optimiser and schedule, which are left out in silence by the loop itself where a file is missing."""
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
+        parts = optimizer.parts if isinstance(optimizer, MuonAdamW) else (optimizer,)
+        own = [[dict(group) for group in part.param_groups] for part in parts]
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if not is_sharded:
+            read_state(folder / OPTIMIZER)
+        check_scheduler(read_state(folder / SCHEDULER), self.lr_scheduler.state_dict(), folder / SCHEDULER)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except TORCH_FILE_ERRORS as error:
+            raise refuse_state(folder / OPTIMIZER, error) from error
+        if not is_sharded:
+            for part, groups in zip(parts, own, strict=True):
+                check_optimizer(part, groups, folder / OPTIMIZER)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Take up the states of the random generators."""
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if not any(path.is_file() for path in folder.glob("rng_state*.pth")):
+            raise refuse_state(folder / "rng_state.pth", ValueError("there is no such file"))
+        try:
+            super()._load_rng_state(checkpoint)
+        except TORCH_FILE_ERRORS as error:
+            raise refuse_state(folder / "rng_state.pth", error) from error
 
 
 def find_learning_rate(name: str, recipe: Recipe) -> float:

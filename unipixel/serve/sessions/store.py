@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unipixel.checks import check_integer, check_list, check_mapping, check_text, parse_json, shorten
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.errors import MediaError
@@ -105,8 +106,8 @@ class SessionStore:
             if not SESSION_ID.fullmatch(folder.name) or not folder.is_dir():
                 continue
             try:
-                record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-                if record["id"] != folder.name or not (folder / SAVED_FILE).exists():
+                record = check_record(parse_json((folder / RECORD_FILE).read_text(encoding="utf-8")), folder.name)
+                if not (folder / SAVED_FILE).exists():
                     raise ValueError("incomplete")
                 self._saved[folder.name] = record
                 _remove_leftovers(folder)
@@ -337,6 +338,23 @@ class SessionStore:
         self._saved.pop(session_id, None)
         self._restore_locks.pop(session_id, None)
         shutil.rmtree(self._root / session_id, ignore_errors=True)
+
+
+def check_record(value: Any, session_id: str) -> dict[str, Any]:
+    """What `SessionEntry.record` has written; later, a wrong field would fail every list of the owner's sessions.
+
+    Raises:
+        ValueError: says which field.
+    """
+    record = {"name": MEDIA_FILE, "turns": [], **check_mapping(value, "its record", ("id", "owner", "created"))}
+    if record["id"] != session_id:
+        raise ValueError(f"its id is {shorten(record['id'])}")
+    for name in ("owner", "name"):
+        check_text(record[name], name)
+    check_integer(record["created"], "created")
+    for turn in check_list(record["turns"], "turns"):
+        check_text(TurnOut.model_validate(turn, strict=True).text, "a reply")
+    return record
 
 
 def _refresh_after_each(entry: SessionEntry, pieces: Any) -> Iterator[Any]:
