@@ -106,27 +106,27 @@ def build_sessions(engine: Engine, folder: Path) -> list[Path]:
 def use_session(session: Session, path: Path) -> None:
     """Everything that can be done with an open session; what it refuses, it must refuse as a prompt."""
 
-    def attempt(work: Callable[[], Any]) -> None:
+    def attempt(work: Callable[..., Any], *arguments: Any, **named: Any) -> None:
         with suppress(PromptError):
-            work()
+            work(*arguments, **named)
 
     last = session.num_frames - 1
     for one in session.objects.values():
         json.dumps(one.to_json(), allow_nan=False)
-    attempt(lambda: session.ask("What is this?", max_new_tokens=3))
+    attempt(session.ask, "What is this?", max_new_tokens=3)
     ids = list(session.objects)
     for number in ids[:2]:
-        attempt(lambda number=number: session.ask(f"Where is [{number}]?", max_new_tokens=2))
-        attempt(lambda number=number: session.correct(number, Point(3, 3, frame=last)))
-        attempt(lambda number=number: session.remove_prompt(number, -1))
-        attempt(lambda number=number: session.remove_prompt(number, 0))
-        attempt(lambda number=number: session.rename(number, "other"))
-    attempt(lambda: session.segment(Box(2, 2, 20, 20), force="always"))
+        attempt(session.ask, f"Where is [{number}]?", max_new_tokens=2)
+        attempt(session.correct, number, Point(3, 3, frame=last))
+        attempt(session.remove_prompt, number, -1)
+        attempt(session.remove_prompt, number, 0)
+        attempt(session.rename, number, "other")
+    attempt(session.segment, Box(2, 2, 20, 20), force="always")
     attempt(session.undo)
     attempt(session.redo)
     attempt(session.undo)
     attempt(session.track)
-    attempt(lambda: session.track(start=last))
+    attempt(session.track, start=last)
     answer = session.ask("Tell.", prompts=[Point(9, 9)], max_new_tokens=2, force=True)
     json.dumps(answer.to_json(), allow_nan=False)
     answer.to_coco()
