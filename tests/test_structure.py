@@ -28,6 +28,7 @@ PAGES = [
 
 LAYERS = {
     "errors": 0,
+    "atomic": 0,
     "media": 1,
     "masks": 1,
     "metrics": 1,
@@ -46,7 +47,7 @@ LAYERS = {
     "cli": 8,
     "__main__": 9,
 }
-NO_TORCH = {"errors", "media", "masks", "metrics", "draw", "sample", "data", "stickers"}
+NO_TORCH = {"errors", "atomic", "media", "masks", "metrics", "draw", "sample", "data", "stickers"}
 ONLY_IN = {
     "av": {"media", "draw"},
     **{name: {"serve"} for name in ("aiohttp", "fastapi", "flask", "sse_starlette", "starlette", "uvicorn")},

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unipixel.atomic import write_text
 from unipixel.engine.engine import load
 from unipixel.errors import DatasetError
 from unipixel.eval.predictors import EnginePredictor
@@ -614,6 +615,4 @@ def _write_results(place: Path, plan: AblationPlan, results: Results, text: str)
         "results": results,
     }
     for path, content in ((place, json.dumps(stored, indent=1) + "\n"), (place.with_suffix(".md"), text + "\n")):
-        draft = path.with_name(f"{path.name}.part")
-        draft.write_text(content, encoding="utf-8")
-        draft.replace(path)
+        write_text(path, content)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unipixel import __version__
+from unipixel.atomic import write_text
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.tensor_names import PEFT_PREFIX, build_disk_layout, to_disk_name, to_memory_name, to_official_name
@@ -57,7 +58,7 @@ def write_run_record(folder: Path, recipe: Recipe, **more: Any) -> None:
         **more,
         "earlier": earlier,
     }
-    path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=1, default=str) + "\n")
 
 
 def _collect_versions() -> dict[str, str]:
