@@ -6,11 +6,11 @@
 
 Each round forks a process that has everything imported, so that it starts at once, and sends it SIGKILL. Every tenth
 round fills the disk instead: a small file system in memory where we may mount one (``--disk tmpfs``), else a bound on
-the size of files (``--disk rlimit``). Ends with 1 if anything was lost, torn, or other than in a run that was left alone.
+the size of files (``--disk rlimit``). Ends with 1 if anything was lost, torn, or other than in a run left alone.
 
 serve: clients open, segment, ask, rename, save and delete; after a restart every session has to be as it was when a
-save of it was acknowledged, or when one was under way. train: the recipe ``debug`` goes on until it is done; its weights
-have to be those of a run that was left alone, and no checkpoint may vanish or be cut off. eval: a few questions of the
+save of it was acknowledged, or when one was under way. train: the recipe ``debug`` goes on until it is done; its
+weights have to be those of a run left alone, and no checkpoint may vanish or be cut off. eval: a few questions of the
 built-in world; lines that were there have to stay, and the figures have to be the same.
 """
 
@@ -54,8 +54,9 @@ CLIENTS = 4
 OPERATIONS = {"open": 1.0, "segment": 2.0, "ask": 2.0, "rename": 2.0, "save": 4.0, "delete": 0.5}
 MAX_SESSIONS = 6
 """Sessions of one client; above it, it deletes more often."""
-TRAIN = ["train", "debug", "steps=12", "save_steps=1", "keep=3", "evaluation.samples=0", "log_steps=1"]
-TRAIN += ["--workers", "0", "--report", "none"]
+TRAIN = ["train", "debug", "--workers", "0", "--report", "none"]
+for setting in ("steps=8", "save_steps=1", "keep=3", "evaluation.samples=0", "log_steps=1"):
+    TRAIN += ["--set", setting]
 EVAL = ["eval", "stickers", "--limit", "4"]
 
 
@@ -185,8 +186,8 @@ class ServerChaos:
 
     def __init__(self, folder: Path, seed: int, kind: str) -> None:
         self._engine, self._rng = build_engine(), random.Random(seed)
-        self._disk = Disk(folder / "disk", kind)
-        self._state, self._log = self._disk.folder / "state", folder / "server.log"
+        self.disk = Disk(folder / "disk", kind)
+        self._state, self._log = self.disk.folder / "state", folder / "server.log"
         self._known: dict[str, Known] = {}
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
@@ -296,7 +297,7 @@ class ServerChaos:
     def run_round(self, number: int, *, full: bool) -> None:
         """Start, compare, work, kill."""
         idle_s = self._rng.choice([0.4, 1800.0])
-        bound = self._disk.fill(20_000) if full and not self._disk.is_mounted else None
+        bound = self.disk.fill(20_000) if full and not self.disk.is_mounted else None
         child, url = self.start(idle_s, bound)
         if not url:
             self.faults.append(f"the server did not start: {self._log.read_text()[-500:]}")
@@ -310,13 +311,13 @@ class ServerChaos:
             thread.start()
         if full:
             time.sleep(self._rng.uniform(0.2, 1.0))
-            self._disk.fill(self._rng.choice([0, 5_000, 20_000]))
+            self.disk.fill(self._rng.choice([0, 5_000, 20_000]))
         time.sleep(self._rng.uniform(0.1, 6.0))
         child.kill()
         is_over.set()
         for thread in threads:
             thread.join()
-        self._disk.empty()
+        self.disk.empty()
 
     def run(self, rounds: int) -> None:
         """All rounds, and a last comparison."""
@@ -326,8 +327,7 @@ class ServerChaos:
         child, url = self.start(1800.0)
         self.check(url)
         child.kill()
-        print(f"disk full by {self._disk.kind}; {dict(sorted(self.counts.items()))}")
-        self._disk.close()
+        print(f"disk full by {self.disk.kind}; {dict(sorted(self.counts.items()))}")
 
 
 # train and eval
@@ -350,7 +350,7 @@ class CommandChaos:
 
     def __init__(self, folder: Path, seed: int, kind: str) -> None:
         self._folder, self._rng = folder, random.Random(seed)
-        self._disk = Disk(folder / "disk", kind)
+        self.disk = Disk(folder / "disk", kind)
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
 
@@ -382,11 +382,11 @@ class CommandChaos:
             raise SystemExit(f"the command does not work: {log.read_text()[-2000:]}")
         typical, expected = time.monotonic() - began, self.read_result(whole)
         print(f"left alone: {typical:.1f} s", flush=True)
-        out, number = self._disk.folder / "run-0", 0
+        out, number = self.disk.folder / "run-0", 0
         before: list[Any] = []
         while number < rounds:
             full = number % 10 == 9
-            bound = self._disk.fill(self._rng.randrange(200_000)) if full else None
+            bound = self.disk.fill(self._rng.randrange(200_000)) if full else None
             child = Child(run_command(self.get_command(out)), log, bound)
             code = child.wait(None if full else self._rng.uniform(0, 0.6 * typical))
             if code is None:
@@ -399,7 +399,7 @@ class CommandChaos:
                     self.faults.append(f"a full disk gave the status {code} and {log.read_text()[-300:]}")
             elif code:
                 self.faults.append(f"going on failed with {code}: {log.read_text()[-500:]}")
-            self._disk.empty()
+            self.disk.empty()
             after = self.read_progress(out)
             if not self.is_kept(before, after):
                 self.faults.append(f"progress was lost: {len(before)} before, {len(after)} after")
@@ -409,7 +409,7 @@ class CommandChaos:
                 if not self.is_equal(self.read_result(out), expected):
                     self.faults.append(f"{out.name} came out other than the run that was left alone")
                 shutil.rmtree(out)
-                out, before = self._disk.folder / f"run-{self.counts['runs done']}", []
+                out, before = self.disk.folder / f"run-{self.counts['runs done']}", []
                 continue  # nothing was killed
             number += 1
             show(number - 1, rounds, self.counts["runs done"], self.faults)
@@ -417,8 +417,7 @@ class CommandChaos:
         if child.wait() or not self.is_equal(self.read_result(out), expected):
             self.faults.append(f"the last run failed or came out other: {log.read_text()[-500:]}")
         self.counts["runs done"] += 1
-        print(f"disk full by {self._disk.kind}; {dict(self.counts)}")
-        self._disk.close()
+        print(f"disk full by {self.disk.kind}; {dict(self.counts)}")
 
 
 class TrainChaos(CommandChaos):
@@ -512,7 +511,10 @@ def main() -> None:
     kinds = {"serve": ServerChaos, "train": TrainChaos, "eval": EvalChaos}
     with tempfile.TemporaryDirectory(prefix="unipixel-chaos-") as folder:
         chaos = kinds[given.what](Path(folder), given.seed, given.disk)
-        chaos.run(given.rounds)
+        try:
+            chaos.run(given.rounds)
+        finally:
+            chaos.disk.close()
     for fault in chaos.faults[:20]:
         print(f"FAULT {fault}")
     print(f"{given.what}: {given.rounds} rounds, {len(chaos.faults)} faults")

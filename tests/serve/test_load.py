@@ -1,4 +1,4 @@
-"""A short run of ``tools/load_serve.py``: clients side by side, each answer against the one that was given alone."""
+"""A short run of ``tools/load_server.py``: clients side by side, each answer against the one that was given alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unipixel.engine.engine import Engine
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
-    return importlib.import_module("load_serve")
+    return importlib.import_module("load_server")
 
 
 def test_clients_side_by_side_get_their_own_answers(load: Any, nano: Live) -> None:
