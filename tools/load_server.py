@@ -41,6 +41,8 @@ MIXED |= {"stop": 0.07, "leave": 0.06, "delete": 0.07}
 FINE = {200, 201, 204, 429}
 CUT_SHORT = {404, 409}
 """What work may be answered with whose session was stopped or deleted before it began."""
+IDLE_S = 5.0
+"""Seconds after which a connection is made anew: the server closes idle ones."""
 SAMPLE_S = 2.0
 REST_S = 60.0
 """Seconds of quiet at the end, in which memory, threads and files come back."""
@@ -93,6 +95,7 @@ class Client:
     def __init__(self, url: str, tally: Tally) -> None:
         self._url, self._tally = url, tally
         self._line = http.client.HTTPConnection(urlsplit(url).netloc, timeout=600)
+        self._used_s = time.monotonic()
 
     def connect(self) -> Client:
         """Another connection of the same client."""
@@ -102,12 +105,15 @@ class Client:
         """Status and content; one that is told to come back later does so."""
         while True:
             since = time.monotonic()
+            if since - self._used_s > IDLE_S:
+                self._line.close()
             self._line.request(method, path, body, {"Content-Type": "application/json"})
             reply = self._line.getresponse()
             first = reply.read1(65536) if kind.endswith("stream") else b""
             begun = time.monotonic() - since
             content = first + reply.read()
-            spent = time.monotonic() - since
+            self._used_s = time.monotonic()
+            spent = self._used_s - since
             with self._tally.lock:
                 self._tally.statuses[reply.status] += 1
                 if reply.status < 300:
