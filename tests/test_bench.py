@@ -111,8 +111,8 @@ def test_second_question_reads_and_encodes_nothing_again(engine: Engine) -> None
 
 def test_tracking_through_a_video_tells_its_peak_memory(tmp_path: Path) -> None:
     use = track_video(write_video(tmp_path / "clip.mp4", 12), quick=True)
-    assert use.frames == 12
-    assert use.peak_mb >= use.start_mb > 0
+    assert use["frames"] == 12
+    assert use["peak_mb"] >= use["start_mb"] > 0
 
 
 def test_moving_blobs_are_the_same_every_time_and_move() -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from unipixel.metrics import cider_d, token_f1
-from unipixel.metrics.captions import caption_words
+from unipixel.metrics.texts import caption_words
 
 
 def test_words_are_small_and_without_punctuation_and_contractions_are_cut() -> None:

@@ -26,15 +26,15 @@ def test_frame_scores_are_those_of_the_single_frames_and_take_generators() -> No
     predictions, targets, voids = rng.random((3, 5, 40, 70)) > 0.8
     scores = metrics.frame_scores(iter(predictions), iter(targets), iter(voids))
     for t in range(5):
-        assert scores.J[t] == metrics.iou(predictions[t], targets[t], voids[t])
-        assert scores.F[t] == metrics.boundary_f(predictions[t], targets[t], voids[t])
-    means = scores.means()
-    assert means["J&F"] == pytest.approx((scores.J.mean() + scores.F.mean()) / 2)
+        assert scores["J"][t] == metrics.iou(predictions[t], targets[t], voids[t])
+        assert scores["F"][t] == metrics.boundary_f(predictions[t], targets[t], voids[t])
+    means = metrics.mean_scores(scores)
+    assert means["J&F"] == pytest.approx((scores["J"].mean() + scores["F"].mean()) / 2)
 
 
 def test_a_perfect_prediction_scores_one_in_every_frame() -> None:
     targets = np.stack([box(0, 0, 3, 3), blank(), ~blank(), box(5, 7, 6, 8)])
-    assert metrics.frame_scores(targets, targets).means() == {"J": 1.0, "F": 1.0, "J&F": 1.0}
+    assert metrics.mean_scores(metrics.frame_scores(targets, targets)) == {"J": 1.0, "F": 1.0, "J&F": 1.0}
 
 
 def test_statistics_are_mean_share_above_half_and_loss_from_first_to_last_quarter() -> None:
@@ -54,8 +54,8 @@ def test_statistics_of_one_frame_and_of_a_very_long_clip() -> None:
 
 
 def test_davis_averages_over_objects_and_drops_the_given_frames() -> None:
-    first = metrics.FrameScores(np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.5, 0.5, 0.0]))
-    second = metrics.FrameScores(np.array([0.0, 0.2, 0.4, 0.0]), np.array([0.0, 0.6, 0.8, 0.0]))
+    first = {"J": np.array([0.0, 1.0, 1.0, 0.0]), "F": np.array([0.0, 0.5, 0.5, 0.0])}
+    second = {"J": np.array([0.0, 0.2, 0.4, 0.0]), "F": np.array([0.0, 0.6, 0.8, 0.0])}
     scores = metrics.davis_scores([first, second], drop_ends=True)
     assert scores["J-Mean"] == pytest.approx((1.0 + 0.3) / 2)
     assert scores["J-Recall"] == pytest.approx(0.5)
@@ -71,26 +71,26 @@ def test_revos_measures_agreement_and_spill_relative_to_the_annotated_foreground
     predictions = np.stack([box(0, 0, 2, 5), box(0, 0, 1, 4)])  # 2 outside, 4 outside
     foregrounds = np.stack([box(0, 0, 4, 4), box(0, 0, 4, 4)])  # 16 pixels
     scores = metrics.revos_frame_scores(predictions, targets, foregrounds)
-    assert scores.A == pytest.approx([46 / 48, 44 / 48])
-    assert scores.R == pytest.approx([1 - 2 / 16, 1 - 4 / 16])
-    assert scores.J == pytest.approx([0.8, 0.0])
-    assert set(scores.means()) == {"J", "F", "J&F", "A", "R"}
+    assert scores["A"] == pytest.approx([46 / 48, 44 / 48])
+    assert scores["R"] == pytest.approx([1 - 2 / 16, 1 - 4 / 16])
+    assert scores["J"] == pytest.approx([0.8, 0.0])
+    assert set(metrics.mean_scores(scores)) == {"J", "F", "J&F", "A", "R"}
 
 
 def test_revos_robustness_is_one_inside_the_target_and_never_negative() -> None:
     target, foreground = box(0, 0, 4, 4)[None], box(0, 0, 4, 4)[None]
-    assert metrics.revos_frame_scores(box(1, 1, 2, 2)[None], target, foreground).R[0] == 1.0
-    assert metrics.revos_frame_scores(~blank()[None], target, foreground).R[0] == 0.0
-    assert metrics.revos_frame_scores(blank()[None], blank()[None], blank()[None]).R[0] == 1.0
-    assert metrics.revos_frame_scores(box(0, 0, 1, 1)[None], blank()[None], blank()[None]).R[0] == 0.0
+    assert metrics.revos_frame_scores(box(1, 1, 2, 2)[None], target, foreground)["R"][0] == 1.0
+    assert metrics.revos_frame_scores(~blank()[None], target, foreground)["R"][0] == 0.0
+    assert metrics.revos_frame_scores(blank()[None], blank()[None], blank()[None])["R"][0] == 1.0
+    assert metrics.revos_frame_scores(box(0, 0, 1, 1)[None], blank()[None], blank()[None])["R"][0] == 0.0
 
 
 def test_original_revos_counts_background_only_and_punishes_spill_255_times() -> None:
     target, foreground = box(0, 0, 2, 4)[None], ~blank()[None]
     scores = metrics.revos_frame_scores(target, target, foreground, original=True)
-    assert scores.A[0] == pytest.approx(40 / 48)
-    assert scores.R[0] == 1.0
-    assert metrics.revos_frame_scores(box(0, 0, 2, 5)[None], target, foreground, original=True).R[0] == 0.0
+    assert scores["A"][0] == pytest.approx(40 / 48)
+    assert scores["R"][0] == 1.0
+    assert metrics.revos_frame_scores(box(0, 0, 2, 5)[None], target, foreground, original=True)["R"][0] == 0.0
 
 
 def test_revos_overall_is_the_unweighted_mean_of_the_groups_of_rounded_percents() -> None:
@@ -205,14 +205,9 @@ def test_unknown_rules_and_numbers_of_options_are_refused() -> None:
         metrics.parse_choice("a", 0)
 
 
-def test_choice_accuracy_counts_unreadable_replies_as_wrong_and_splits_by_category() -> None:
-    scores = metrics.choice_accuracy(["a", "B", None, "c"], ["A", "b", "c", "d"], ["basic", "basic", "basic", "future"])
-    assert scores.accuracy == 0.5
-    assert scores.per_category == {"basic": pytest.approx(2 / 3), "future": 0.0}
-    assert scores.counts == {"basic": 3, "future": 1}
-    assert scores.unreadable == 1
-    assert scores.mean_of_categories == pytest.approx(1 / 3)
-    assert metrics.choice_accuracy(["a"], ["a"]).per_category == {"all": 1.0}
+def test_unreadable_replies_are_wrong_and_choices_are_divided_by_category() -> None:
+    right = metrics.grade_choices(["a", "B", None, "c"], ["A", "b", "c", "d"], ["basic", "basic", "basic", "future"])
+    assert right == {"basic": [True, True, False], "future": [False]}
 
 
 def test_the_original_reads_letters_to_the_first_blank_and_none_of_what_begins_with_one() -> None:
@@ -229,11 +224,11 @@ def test_the_original_gives_nothing_for_two_empty_volumes() -> None:
     assert scores["J"] == 1.0 and scores["F"] == pytest.approx(1.0, abs=1e-6)
 
 
-def test_choice_accuracy_refuses_lists_that_do_not_fit() -> None:
+def test_choices_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValueError, match="1 predicted, 2 expected"):
-        metrics.choice_accuracy(["a"], ["a", "b"])
+        metrics.grade_choices(["a"], ["a", "b"], ["all", "all"])
     with pytest.raises(ValueError, match="at least 1"):
-        metrics.choice_accuracy([], [])
+        metrics.grade_choices([], [], [])
 
 
 # --- wrong input ---------------------------------------------------------------------------------------------------

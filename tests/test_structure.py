@@ -197,14 +197,14 @@ def is_broad(handler: ast.ExceptHandler) -> bool:
     return any(name is None or getattr(name, "id", "") in {"Exception", "BaseException"} for name in caught)
 
 
-def test_broad_excepts_stand_only_at_the_three_boundaries() -> None:
+def test_broad_excepts_stand_only_at_the_boundaries() -> None:
     wrong = []
     for path in MODULES:
-        if package(path) in BROAD_EXCEPT_ALLOWED or path == PACKAGE / "eval" / "runner.py":
+        if package(path) in BROAD_EXCEPT_ALLOWED or relative(path) in ("eval/runner.py", "media/decoder.py"):
             continue
         handlers = [node for node in ast.walk(parse(path)) if isinstance(node, ast.ExceptHandler)]
         wrong += [f"{relative(path)}:{handler.lineno}" for handler in handlers if is_broad(handler)]
-    assert not wrong, f"except Exception outside of eval/runner, serve, cli: {wrong}"
+    assert not wrong, f"except Exception outside of eval/runner, media/decoder, serve, cli: {wrong}"
 
 
 def is_trivial(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

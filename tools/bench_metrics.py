@@ -101,7 +101,7 @@ def main() -> None:
 
     def ours() -> np.ndarray:
         scores = frame_scores((pair[0] for pair in pairs), (pair[1] for pair in pairs))
-        return np.stack([scores.J, scores.F], axis=1)
+        return np.stack([scores["J"], scores["F"]], axis=1)
 
     ours_s, our_scores = best_of(options.repeats, ours)
     print(f"{len(pairs)} frames of {distinct[0][0].shape[1]}x{distinct[0][0].shape[0]}, tolerance {radius} px")

@@ -201,6 +201,9 @@ def type_name(schema: Mapping[str, Any]) -> str:
             return " or ".join(type_name(part) for part in schema[key])
     if "const" in schema or "enum" in schema:
         return " or ".join(f"`{json.dumps(value)}`" for value in schema.get("enum", [schema.get("const")]))
+    if "propertyNames" in schema:
+        names = type_name(schema["propertyNames"]).replace(" or ", ", ")
+        return f"object with {names}: {type_name(schema['additionalProperties'])}"
     if schema.get("type") == "array":
         return f"array of {type_name(schema['items'])}" if schema.get("items") else "array"
     return str(schema.get("type", "any"))

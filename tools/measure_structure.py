@@ -40,7 +40,7 @@ def is_participle(name: str) -> bool:
 
 
 def is_record(node: ast.ClassDef, schemas: set[str]) -> bool:
-    """Whether a class is a dataclass, a named tuple, a typed dictionary, or a schema made of ``schemas`` so far."""
+    """Whether a class is a dataclass, a named tuple, a typed dictionary, or a schema made of ``schemas``."""
     decorators = {ast.unparse(item).split("(")[0].split(".")[-1] for item in node.decorator_list}
     bases = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases}
     return "dataclass" in decorators or bool((RECORD_BASES | schemas) & bases)
@@ -61,10 +61,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON and nothing else")
     options = parser.parse_args()
     functions = 0
-    participles, records = [], []
+    participles: list[str] = []
     classes: dict[str, list[str]] = defaultdict(list)
-    schemas: set[str] = set()
     lines: dict[str, int] = {}
+    every: list[tuple[str, ast.ClassDef]] = []
     for path in sorted(options.folder.rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         place = path.relative_to(options.folder).as_posix()
@@ -73,14 +73,16 @@ def main() -> None:
             where = f"{place}:{node.lineno} {node.name}"
             if isinstance(node, ast.ClassDef):
                 classes[node.name].append(where)
-                if is_record(node, schemas):
-                    records.append(where)
-                    if not node.decorator_list:
-                        schemas.add(node.name)
+                every.append((where, node))
             else:
                 functions += 1
                 if is_participle(node.name):
                     participles.append(where)
+    schemas: set[str] = set()
+    # a base may stand in a later file
+    while found := {n.name for _, n in every if not n.decorator_list and is_record(n, schemas)} - schemas:
+        schemas |= found
+    records = [where for where, node in every if is_record(node, schemas)]
     repeated = [" and ".join(places) for places in classes.values() if len(places) > 1]
     short = [f"{place} {count}" for place, count in lines.items() if count < SHORT]
     counts = {

@@ -265,20 +265,8 @@ def peak_memory_mb() -> float | None:
     return peak / 1024 / (1024 if sys.platform == "darwin" else 1)
 
 
-@dataclass(frozen=True)
-class MemoryUse:
-    """What tracking through one video took."""
-
-    frames: int
-    peak_mb: float
-    """Most that was ever resident, the program and the model included."""
-    start_mb: float
-    """The same before the video was opened."""
-    seconds: float
-
-
-def measure_memory(video: Path, *, quick: bool, threads: int) -> MemoryUse:
-    """Track through a video in a fresh process.
+def measure_memory(video: Path, *, quick: bool, threads: int) -> dict[str, float]:
+    """`track_video` in a fresh process.
 
     Raises:
         RuntimeError: the process failed, or the system does not say how much memory it took.
@@ -287,7 +275,8 @@ def measure_memory(video: Path, *, quick: bool, threads: int) -> MemoryUse:
     done = subprocess.run(command + ["--quick"] * quick, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"measuring memory failed: {done.stderr.strip().splitlines()[-1:]}")
-    return MemoryUse(**json.loads(done.stdout.splitlines()[-1]))
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def write_video(path: Path, num_frames: int) -> Path:
@@ -296,8 +285,13 @@ def write_video(path: Path, num_frames: int) -> Path:
     return write_mp4((period[t % len(period)] for t in range(num_frames)), path)
 
 
-def track_video(video: Path, *, quick: bool) -> MemoryUse:
-    """Track two boxed objects through all frames of a video in this process."""
+def track_video(video: Path, *, quick: bool) -> dict[str, float]:
+    """Track two boxed objects through all frames of a video in this process.
+
+    Returns:
+        ``frames``, ``peak_mb`` (the most that was ever resident, the program and the model included), ``start_mb`` (the
+        same before the video was opened), and ``seconds``.
+    """
     engine = build_random_engine(TINY_SAM if quick else None)
     before = peak_memory_mb()
     started = time.perf_counter()
@@ -311,7 +305,7 @@ def track_video(video: Path, *, quick: bool) -> MemoryUse:
         raise RuntimeError("this system does not say how much memory a process takes")
     if len(objects) != len(boxes) or any(one.track.num_frames != frames for one in objects):
         raise RuntimeError("not every object was tracked through all frames")
-    return MemoryUse(frames, after, before, seconds)
+    return {"frames": frames, "peak_mb": after, "start_mb": before, "seconds": seconds}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,15 +443,15 @@ class BenchReport:
     stages: list[Timings] = field(default_factory=list)
     """Of the first question of a session, and of the second one; empty where they were not measured."""
     ratios: list[Ratio] = field(default_factory=list)
-    memory: list[MemoryUse] = field(default_factory=list)
-    """Of tracking through a shorter and a longer video."""
+    memory: list[dict[str, float]] = field(default_factory=list)
+    """Of tracking through a shorter and a longer video, see `track_video`."""
     peak_memory_mb: float | None = None
     """Of this process, with the large model."""
 
     @property
     def memory_growth(self) -> float | None:
         """Peak memory of the longer video as a multiple of the shorter one's."""
-        return self.memory[1].peak_mb / self.memory[0].peak_mb if self.memory else None
+        return self.memory[1]["peak_mb"] / self.memory[0]["peak_mb"] if self.memory else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -465,7 +459,7 @@ class BenchReport:
             "stages": [self._convert_stage(name) for name in (self.stages[0] if self.stages else ())],
             "ratios": [ratio.to_json() for ratio in self.ratios],
             "memory": {
-                "videos": [vars(use) for use in self.memory],
+                "videos": self.memory,
                 "growth": self.memory_growth,
                 "limit": MEMORY_LIMIT,
             },
@@ -553,7 +547,9 @@ def _measure_speed(
         report.ratios[place:place] = found
 
 
-def _measure_memory(lengths: tuple[int, int], *, quick: bool, progress: Callable[[str], None]) -> list[MemoryUse]:
+def _measure_memory(
+    lengths: tuple[int, int], *, quick: bool, progress: Callable[[str], None]
+) -> list[dict[str, float]]:
     uses = []
     with tempfile.TemporaryDirectory() as folder:
         for length in lengths:
@@ -617,7 +613,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(json.dumps(vars(track_video(options.video, quick=options.quick))))
+    print(json.dumps(track_video(options.video, quick=options.quick)))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def test_prompt_and_patches_are_those_of_the_original(
     limits = {"min_pixels": told["min_pixels"], "max_pixels": told["max_pixels"], "share_budget": False}
     processor = loaded.processor
     processor.settings = replace(processor.settings, **limits)
-    visual = VisualInput.from_media(Media.from_array(given["frames"].numpy()), processor.settings)
+    visual = VisualInput(Media.from_array(given["frames"].numpy()), processor.settings)
     turn = processor.build_first_turn(Turn(question=told["question"]), visual)
     assert turn.input_ids.tolist() == given["input_ids"][0].tolist()
     assert visual.grid == tuple(given["video_grid_thw"][0].tolist())

@@ -20,12 +20,12 @@ def test_the_docs_hold_the_table_as_the_code_has_it() -> None:
 
 
 def test_every_row_is_about_benchmarks_that_exist_and_is_there_once() -> None:
-    for one in EVALUATION:
-        for name in one.where:
+    for where, _, _ in EVALUATION:
+        for name in where:
             benchmark, _, split = name.partition("/")
             assert benchmark in BENCHMARKS and (not split or split in BENCHMARKS[benchmark].splits), name
     assert len(set(EVALUATION)) == len(EVALUATION)
-    assert all(one.original != one.correct for one in EVALUATION)
+    assert all(original != correct for _, original, correct in EVALUATION)
 
 
 def test_a_benchmark_without_a_row_has_one_protocol_and_others_have_two() -> None:

@@ -72,7 +72,7 @@ def server() -> Iterator[Server]:
 
 
 def judge(server: Server, **options: object) -> EndpointJudge:
-    return EndpointJudge(model="m", base_url=server.url, wait_s=0.0, timeout_s=5.0, **options)
+    return EndpointJudge("m", server.url, wait_s=0.0, timeout_s=5.0, **options)
 
 
 def described() -> BenchmarkRun:
@@ -105,11 +105,11 @@ def test_faults_that_pass_are_tried_again_and_others_not(server: Server) -> None
 
 
 def test_an_endpoint_that_is_not_there_is_named() -> None:
-    nowhere = EndpointJudge(model="m", base_url="http://127.0.0.1:9", tries=1)
+    nowhere = EndpointJudge("m", "http://127.0.0.1:9", tries=1)
     with pytest.raises(JudgeError, match=r"the judge m at http://127\.0\.0\.1:9 gave no grades"):
         nowhere.grade("a", "b")
     with pytest.raises(JudgeError, match="must begin with http"):
-        EndpointJudge(base_url="file:///x").grade("a", "b")
+        EndpointJudge("m", "file:///x").grade("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_grades_of_two_judges_are_not_mixed(tmp_path: Path, server: Server) -> N
     made = described()
     predict(made, PerfectPredictor(), tmp_path)
     grade_predictions(made.get_path(tmp_path), judge(server))
-    other = EndpointJudge(model="other", base_url=server.url)
+    other = EndpointJudge("other", server.url)
     with pytest.raises(ValueError, match=r"grades\.jsonl holds grades of m, not of other"):
         grade_predictions(made.get_path(tmp_path), other)
 

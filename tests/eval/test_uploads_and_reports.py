@@ -125,7 +125,7 @@ def test_texts_of_a_page_are_escaped(evaluated: tuple[Path, list[BenchmarkRun]])
     sections = collect_sections([evaluated[0]])
     hostile = "<script>alert(1)</script>"
     line = replace(sections[0].lines[1], error=hostile)
-    object.__setattr__(sections[0], "lines", (line,))
+    sections[0].lines = (line,)
     assert hostile not in render_page(sections, [[]] * len(sections))
 
 

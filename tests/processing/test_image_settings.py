@@ -92,7 +92,7 @@ def test_sam_frames_of_sam_size_are_only_normalised() -> None:
 def test_a_visual_knows_its_grid_before_any_frame_is_read(tmp_path: Path) -> None:
     for t in range(5):
         Image.new("RGB", (64, 48)).save(tmp_path / f"{t}.png")
-    visual = VisualInput.from_media(open_media(tmp_path), ImageSettings())
+    visual = VisualInput(open_media(tmp_path), ImageSettings())
     for path in tmp_path.iterdir():
         path.unlink()
     t, h, w = visual.grid
@@ -103,18 +103,18 @@ def test_a_visual_knows_its_grid_before_any_frame_is_read(tmp_path: Path) -> Non
 
 def test_a_long_clip_is_sampled_evenly_and_includes_the_frames_that_must_be_seen() -> None:
     settings = ImageSettings(max_frames=4)
-    assert VisualInput.from_media(blank(3), settings).llm_frame_indices == (0, 1, 2)
-    assert VisualInput.from_media(blank(10), settings).llm_frame_indices == (0, 3, 6, 9)
-    assert VisualInput.from_media(blank(10), settings, include=[4]).llm_frame_indices == (0, 4, 6, 9)
-    assert VisualInput.from_media(blank(10), settings, include=[1, 2, 3]).llm_frame_indices[:3] == (1, 2, 3)
-    assert VisualInput.from_media(blank(10), settings, include=[9, 0]).llm_frame_indices == (0, 3, 6, 9)
-    assert VisualInput.from_media(blank(10), replace(settings, max_frames=1)).llm_frame_indices == (0,)
+    assert VisualInput(blank(3), settings).llm_frame_indices == (0, 1, 2)
+    assert VisualInput(blank(10), settings).llm_frame_indices == (0, 3, 6, 9)
+    assert VisualInput(blank(10), settings, include=[4]).llm_frame_indices == (0, 4, 6, 9)
+    assert VisualInput(blank(10), settings, include=[1, 2, 3]).llm_frame_indices[:3] == (1, 2, 3)
+    assert VisualInput(blank(10), settings, include=[9, 0]).llm_frame_indices == (0, 3, 6, 9)
+    assert VisualInput(blank(10), replace(settings, max_frames=1)).llm_frame_indices == (0,)
     with pytest.raises(ValueError, match="5 frames must be seen"):
-        VisualInput.from_media(blank(10), settings, include=range(5))
+        VisualInput(blank(10), settings, include=range(5))
 
 
 def test_a_frame_that_is_not_seen_stands_for_its_nearest_neighbour() -> None:
-    visual = VisualInput.from_media(blank(10), ImageSettings(max_frames=4))  # sees 0, 3, 6, 9
+    visual = VisualInput(blank(10), ImageSettings(max_frames=4))  # sees 0, 3, 6, 9
     assert [visual.find_position(t) for t in range(10)] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
 
 

@@ -14,7 +14,7 @@ from live import EXAMPLES, Live, data_url, running
 from unipixel.engine.engine import Engine
 from unipixel.masks import encode_rle, iou_rles, polygons_to_mask
 from unipixel.sample import Box, Point
-from unipixel.serve.label_studio.config import read_config
+from unipixel.serve.label_studio.config import LabelConfig
 
 brush = pytest.importorskip("label_studio_sdk.converter.brush")
 interface = pytest.importorskip("label_studio_sdk.label_interface")
@@ -244,7 +244,7 @@ def test_configurations_in_the_documentation_are_valid_and_usable() -> None:
     kinds = []
     for block in blocks:
         interface.LabelInterface(block).validate()
-        kinds.append([control.kind for control in read_config(block).controls])
+        kinds.append([kind for kind, _, _ in LabelConfig(block).controls])
     assert kinds == [["brushlabels"], ["polygonlabels"], ["rectanglelabels"], ["videorectangle"]]
 
 

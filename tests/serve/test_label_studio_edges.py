@@ -21,7 +21,7 @@ from unipixel.engine.memory import KnownObject
 from unipixel.errors import MediaError
 from unipixel.masks import MaskTrack, mask_to_polygons, polygons_to_mask
 from unipixel.media import open_media
-from unipixel.serve.label_studio.config import read_config
+from unipixel.serve.label_studio.config import LabelConfig
 from unipixel.serve.label_studio.media import get_authorization, resolve_address
 from unipixel.serve.label_studio.prompts import MAX_TRACKED_FRAMES, Timeline, select_clip
 from unipixel.serve.label_studio.regions import build_sequence, simplify_polygons
@@ -102,16 +102,16 @@ def test_setup_takes_a_blank_configuration_and_refuses_one_without_use(quick: Li
 
 
 def test_labels_are_asked_for_by_their_hints_and_written_by_their_aliases() -> None:
-    assert dict(read_config(CONFIG).queries) == {"d": "the spotted dog", "cat": "cat"}
+    assert dict(LabelConfig(CONFIG).queries) == {"d": "the spotted dog", "cat": "cat"}
 
 
 def test_controls_for_prompting_get_no_regions_unless_there_are_no_others() -> None:
     smart = CONFIG.replace('name="brush"', 'name="brush" smart="true"')
-    assert [one.name for one in read_config(smart).controls] == ["brush"]
+    assert [name for _, name, _ in LabelConfig(smart).controls] == ["brush"]
     both = smart.replace(
         "</View>", '<RectangleLabels name="r" toName="image"><Label value="x"/></RectangleLabels></View>'
     )
-    assert [one.name for one in read_config(both).controls] == ["r"]
+    assert [name for _, name, _ in LabelConfig(both).controls] == ["r"]
 
 
 Requests = list[tuple[str, str]]

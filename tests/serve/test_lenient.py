@@ -15,7 +15,7 @@ from unipixel.engine.answer import Answer, Clip
 from unipixel.engine.memory import KnownObject
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
-from unipixel.serve.label_studio.config import read_config
+from unipixel.serve.label_studio.config import LabelConfig
 from unipixel.serve.sessions.exports import build_yolo_files, get_still_name, quote_yaml
 
 CHAT = "/v1/chat/completions"
@@ -152,18 +152,18 @@ TWO = """<View><Image name="{a}" value="${a}"/><Image name="{b}" value="${b}"/>
 
 @pytest.mark.parametrize("aim", ["before", "after"])
 def test_of_two_pictures_the_one_that_labels_draw_on_is_taken(aim: str) -> None:
-    config = read_config(TWO.format(a="before", b="after", aim=aim))
+    config = LabelConfig(TWO.format(a="before", b="after", aim=aim))
     assert (config.object_name, config.data_key) == (aim, aim)
 
 
 def test_a_video_beside_a_picture_is_taken_if_labels_draw_on_it() -> None:
     xml = """<View><Image name="poster" value="$poster"/><Video name="v" value="$video"/>
     <VideoRectangle name="b" toName="v"/><Labels name="l" toName="v"><Label value="dog"/></Labels></View>"""
-    config = read_config(xml)
+    config = LabelConfig(xml)
     assert (config.medium, config.data_key) == ("video", "video")
     choices = """<View><Image name="a" value="$a"/><Choices name="c" toName="a"><Choice value="x"/></Choices>
     <Image name="b" value="$b"/><RectangleLabels name="r" toName="b"><Label value="dog"/></RectangleLabels></View>"""
-    assert read_config(choices).data_key == "b"
+    assert LabelConfig(choices).data_key == "b"
 
 
 def test_json_can_be_read_back_whatever_the_names(tmp_path: Path) -> None:

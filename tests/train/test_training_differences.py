@@ -24,11 +24,11 @@ def test_the_docs_have_the_table_of_the_code(mark: str, rows: tuple[Difference, 
 
 
 def test_the_table_names_data_sets_that_there_are() -> None:
-    assert {name for row in (*TRAINING, *TRAINING_ALWAYS) for name in row.where} <= set(DATASETS)
+    assert {name for where, _, _ in (*TRAINING, *TRAINING_ALWAYS) for name in where} <= set(DATASETS)
 
 
 def test_every_data_set_with_an_index_of_the_original_is_in_the_table() -> None:
-    listed = {name for row in TRAINING for name in row.where}
+    listed = {name for where, _, _ in TRAINING for name in where}
     assert {name for name, dataset in DATASETS.items() if dataset.original is not None} <= listed
 
 

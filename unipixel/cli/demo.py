@@ -6,9 +6,9 @@ The scenes are the first of two held-out seeds that hold what is to be shown; se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import as_file, files
 from itertools import count
 from pathlib import Path
@@ -30,17 +30,6 @@ STILL_SEED, CLIP_SEED = 100, 101
 """Above `stickers.EVAL_SEED`; no figure and no training draws from them."""
 NUM_SHEET_FRAMES = 5
 """Frames of the clip in the picture."""
-
-
-@dataclass(frozen=True, eq=False)
-class DemoAnswer:
-    """One question of the demo."""
-
-    question: str
-    answer: str
-    score: str
-    pictures: tuple[np.ndarray, ...]
-    """Overlays, uint8 (H, W, 3)."""
 
 
 def open_example(name: str) -> AbstractContextManager[Path]:
@@ -90,27 +79,30 @@ def demo(
     from unipixel.draw import make_contact_sheet, write_mp4, write_png
 
     still, clip = find_still_scene(), find_clip_scene()
-    rows = [_print_answer(one) for one in _ask_about_picture(engine, still, max_new_tokens)]
-    followed, frames = _ask_about_clip(engine, clip, max_new_tokens)
-    _print_answer(followed)
-    captions = [f"{one.question}\n{one.answer}\n{one.score}" for one in rows]
-    top = make_contact_sheet([one.pictures[0] for one in rows], captions, columns=len(rows), cell_width=224)
-    notes = [f"{followed.question}\n{followed.answer}\n{followed.score}"] + [""] * (len(followed.pictures) - 1)
-    bottom = make_contact_sheet(list(followed.pictures), notes, columns=len(followed.pictures), cell_width=224)
+    pictures, captions = zip(*_ask_about_picture(engine, still, max_new_tokens), strict=True)
+    top = make_contact_sheet(pictures, captions, columns=len(pictures), cell_width=224)
+    frames, caption = _ask_about_clip(engine, clip, max_new_tokens)
+    chosen = np.linspace(0, len(frames) - 1, NUM_SHEET_FRAMES).round().astype(int)
+    notes = [caption] + [""] * (len(chosen) - 1)
+    bottom = make_contact_sheet([frames[t] for t in chosen], notes, columns=len(chosen), cell_width=224)
     out.mkdir(parents=True, exist_ok=True)
     show_written(
         [write_png(_stack_images([top, bottom]), out / "demo.png"), write_mp4(frames, out / "demo.mp4", fps=4)]
     )
 
 
-def _print_answer(one: DemoAnswer) -> DemoAnswer:
-    """Print what was asked, answered and scored."""
-    typer.echo(f"\n{one.question}\n  {one.answer}\n  {one.score}")
-    return one
+def _print_answer(question: str, answer: str, score: str) -> str:
+    """Print what was asked, answered and scored; returns it as a caption."""
+    typer.echo(f"\n{question}\n  {answer}\n  {score}")
+    return f"{question}\n{answer}\n{score}"
 
 
-def _ask_about_picture(engine: Engine, scene: Scene, max_new_tokens: int) -> list[DemoAnswer]:
-    """By text, by a point, something that is not there, a name from memory, and a choice; each in a session anew."""
+def _ask_about_picture(engine: Engine, scene: Scene, max_new_tokens: int) -> Iterator[tuple[np.ndarray, str]]:
+    """By text, by a point, something that is not there, a name from memory, and a choice; each in a session anew.
+
+    Yields:
+        The picture with what was found, uint8 (H, W, 3), and its caption.
+    """
     from unipixel.draw import mark_prompts, overlay
     from unipixel.errors import PromptError
     from unipixel.masks import find_interior_point
@@ -125,7 +117,6 @@ def _ask_about_picture(engine: Engine, scene: Scene, max_new_tokens: int) -> lis
     places = [find_interior_point(mask) for mask in truth]
     clicks = [Point(float(x), float(y)) for x, y in places]
     marked = [mark_prompts(picture, [(click.x, click.y, True)]) for click in clicks]
-    shown = []
     with engine.open(picture) as session:
 
         def ask(text: str | None, at: Sequence[int] = ()) -> Answer:
@@ -142,16 +133,16 @@ def _ask_about_picture(engine: Engine, scene: Scene, max_new_tokens: int) -> lis
 
         text = f"Please segment the {names[0]} in this image."
         answer = ask(text)
-        shown.append(DemoAnswer(text, answer.text, _score_answer(answer, truth[0]), (draw(answer, picture),)))
+        yield draw(answer, picture), _print_answer(text, answer.text, _score_answer(answer, truth[0]))
         answer = ask(None, [1])
         text = f"(a click on the {names[1]})"
-        shown.append(DemoAnswer(text, answer.text, _score_answer(answer, truth[1]), (draw(answer, marked[1]),)))
+        yield draw(answer, marked[1]), _print_answer(text, answer.text, _score_answer(answer, truth[1]))
         missing = choose_absent_name(facts, rng)
         text = f"Please segment the {missing} in this image."
         answer = ask(text)
         right = not any(one.masks.any() for one in answer.objects)
         verdict = "right: nothing is marked" if right else "wrong: it is not there"
-        shown.append(DemoAnswer(text, answer.text, verdict, (draw(answer, picture),)))
+        yield draw(answer, picture), _print_answer(text, answer.text, verdict)
         text, letter = ask_name_choice(facts, 3, 1, rng)
         for n, asked, expected in ((2, "What is [1]?", f"the {names[2]}"), (3, text, letter)):
             try:
@@ -159,12 +150,11 @@ def _ask_about_picture(engine: Engine, scene: Scene, max_new_tokens: int) -> lis
             except PromptError:  # there is nothing to ask about
                 said = "(nothing was found under the click)"
             verdict = "right" if said.rstrip(".") == expected else f"wrong: it is {expected}"
-            shown.append(DemoAnswer(f"(a click, then) {asked}", said, verdict, (draw(None, marked[n]),)))
-    return shown
+            yield draw(None, marked[n]), _print_answer(f"(a click, then) {asked}", said, verdict)
 
 
-def _ask_about_clip(engine: Engine, scene: Scene, max_new_tokens: int) -> tuple[DemoAnswer, list[np.ndarray]]:
-    """Two things followed to the end of a clip, one of which leaves; with all frames drawn."""
+def _ask_about_clip(engine: Engine, scene: Scene, max_new_tokens: int) -> tuple[list[np.ndarray], str]:
+    """Two things followed to the end of a clip, one of which leaves: all frames drawn, and the caption."""
     from unipixel.draw import overlay
     from unipixel.metrics import volume_scores
 
@@ -184,18 +174,17 @@ def _ask_about_clip(engine: Engine, scene: Scene, max_new_tokens: int) -> tuple[
         f"{name} J&F {volume_scores(masks[k] if k < len(masks) else nothing, scene.masks[n])['J&F']:.2f}"
         for k, (n, name) in enumerate(zip(wanted, names, strict=True))
     ]
-    chosen = np.linspace(0, len(frames) - 1, NUM_SHEET_FRAMES).round().astype(int)
-    return DemoAnswer(text, answer.text, ", ".join(scores), tuple(frames[t] for t in chosen)), frames
+    return frames, _print_answer(text, answer.text, ", ".join(scores))
 
 
 def _score_answer(answer: Answer, truth: np.ndarray) -> str:
     """IoU of everything that an answer segments."""
-    from unipixel.metrics import overlap
+    from unipixel.metrics import iou
 
     mask = np.zeros_like(truth)
     for one in answer.objects:
         mask |= one.masks[0]
-    return f"IoU {overlap(mask, truth).iou:.2f}"
+    return f"IoU {iou(mask, truth):.2f}"
 
 
 def _stack_images(pictures: Sequence[np.ndarray]) -> np.ndarray:

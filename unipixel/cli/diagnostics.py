@@ -122,7 +122,8 @@ def _show_memory(report: BenchReport) -> None:
     table = Table("frames", "peak, MB", "of which tracking, MB", "seconds")
     table.title = f"Memory of tracking 2 objects, {report.setting['memory_model']}"
     for use in report.memory:
-        table.add_row(str(use.frames), f"{use.peak_mb:.0f}", f"{use.peak_mb - use.start_mb:.0f}", f"{use.seconds:.1f}")
+        peak = use["peak_mb"]
+        table.add_row(f"{use['frames']}", f"{peak:.0f}", f"{peak - use['start_mb']:.0f}", f"{use['seconds']:.1f}")
     stdout().print(table)
     growth = report.memory_growth
     if growth is not None:

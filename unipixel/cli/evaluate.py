@@ -189,7 +189,7 @@ def _open_judge(url: str | None, model: str, protocol: str) -> Judge | None:
         return None
     from unipixel.eval.judge import EndpointJudge
 
-    return EndpointJudge(model=model, base_url=url, original=protocol == "original")
+    return EndpointJudge(model, url, original=protocol == "original")
 
 
 def _predict_runs(
@@ -262,15 +262,13 @@ def write_report(
 
 def _write_upload(one: ReportSection, out: Path) -> Path | None:
     """The zip for the server that scores a benchmark, once everything is answered."""
-    from unipixel.eval.benchmarks import BENCHMARKS
     from unipixel.eval.predictions import write_zip
     from unipixel.eval.report import is_uploadable
 
-    layout = BENCHMARKS[one.header.benchmark].splits[one.header.split].layout
-    if not layout or not is_uploadable(one.header, one.lines):
+    if not one.split.layout or not is_uploadable(one.header, one.lines):
         return None
     path = out / f"{one.header.benchmark}-{one.header.split}-{one.header.protocol}.zip"
-    write_zip(one.lines, layout, path, original=one.header.protocol == "original")
+    write_zip(one.lines, one.split.layout, path, original=one.header.protocol == "original")
     return path
 
 
@@ -285,7 +283,7 @@ def _show_section(one: ReportSection) -> None:
     for cells in format_rows(one):
         shown.add_row(*cells)
     console.print(shown)
-    if any(given.secondary for given in one.published.values()):
+    if one.split.in_paper:
         console.print(SECONDARY.replace("\\", ""))
     for note in one.notes:
         console.print(f"- {note}")

@@ -111,17 +111,17 @@ def show_stream(session: Session, text: str | None, *, quiet: bool = False, **op
         quiet: show no words.
         options: of `Session.stream`.
     """
-    from unipixel.engine.answer import Answer, MaskPiece, TextPiece
+    from unipixel.engine.answer import Answer, MaskPiece
 
     bar, answer, has_words = build_progress("tracking", transient=True), None, False
     try:
         for piece in session.stream(text, **options):
-            if isinstance(piece, TextPiece):
+            if isinstance(piece, str):
                 bar.stop()
                 for task in bar.task_ids:
                     bar.remove_task(task)
                 if not quiet:
-                    typer.echo(piece.text, nl=False)
+                    typer.echo(piece, nl=False)
                     sys.stdout.flush()
                     has_words = True
             elif isinstance(piece, MaskPiece) and session.num_frames > 1:

@@ -42,6 +42,8 @@ __all__ = [
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 _GIF_SHORTEST, _GIF_LONGEST = 2, 65_535
 """Hundredths of a second: viewers slow frames of less than 2 down to 10, and a file holds no more than 16 bits."""
+_STRIP = 256
+"""Rows of a frame that are worked on at a time."""
 _MARGIN = 8
 """Pixels between the cells of a contact sheet."""
 
@@ -57,7 +59,7 @@ def get_colour(object_id: int) -> tuple[int, int, int]:
 
 def overlay(
     frame: np.ndarray,
-    masks: np.ndarray,
+    masks: np.ndarray | Iterable[np.ndarray],
     labels: Sequence[str] | None = None,
     ids: Sequence[int] | None = None,
     *,
@@ -67,7 +69,7 @@ def overlay(
 
     Args:
         frame: uint8 (H, W, 3).
-        masks: bool (N, H, W); later ones lie above earlier ones, empty ones draw nothing.
+        masks: bool (N, H, W), or one (H, W) after another; later ones lie above earlier ones, empty ones draw nothing.
         labels: text per object; by default its id, which also takes the place of text that no font can write. Empty
             text draws no label.
         ids: object ids, which choose the colours; by default 1, 2, ...
@@ -79,35 +81,63 @@ def overlay(
     Raises:
         ValueError: Shapes or lengths do not fit each other.
     """
-    frame, masks = _to_frame(frame), np.asarray(masks)
-    if masks.ndim != 3 or masks.shape[1:] != frame.shape[:2]:
-        raise ValueError(f"masks must have the shape (N, {frame.shape[0]}, {frame.shape[1]}), not {masks.shape}")
-    masks = masks.astype(bool)
-    ids = list(range(1, len(masks) + 1)) if ids is None else [int(object_id) for object_id in ids]
+    frame = _to_frame(frame)
+    height, width = frame.shape[:2]
+    if isinstance(masks, np.ndarray) and masks.ndim != 3:
+        raise ValueError(f"masks must have the shape (N, {height}, {width}), not {masks.shape}")
+    thickness = max(1, round(min(height, width) / 240))
+    parts = [_cut_out(mask, (height, width), thickness) for mask in masks]
+    ids = list(range(1, len(parts) + 1)) if ids is None else [int(object_id) for object_id in ids]
     texts = [str(object_id) for object_id in ids] if labels is None else [str(label) for label in labels]
-    if len(ids) != len(masks) or len(texts) != len(masks):
-        raise ValueError(f"{len(masks)} masks need as many ids and labels, not {len(ids)} and {len(texts)}")
-    out = frame.astype(np.float32)
-    thickness = max(1, round(min(frame.shape[:2]) / 240))
-    for mask, object_id in zip(masks, ids, strict=True):
-        colour = np.array(get_colour(object_id), dtype=np.float32)
-        out[mask] += opacity * (colour - out[mask])
-        out[outline(mask, thickness)] = colour
-    image = Image.fromarray(out.round().astype(np.uint8))
-    for mask, object_id, text in zip(masks, ids, texts, strict=True):
-        if text and mask.any():
-            _write_label(
-                image, text if is_writable(text) else str(object_id), _find_middle(mask), get_colour(object_id)
-            )
+    if len(ids) != len(parts) or len(texts) != len(parts):
+        raise ValueError(f"{len(parts)} masks need as many ids and labels, not {len(ids)} and {len(texts)}")
+    colours = [np.array(get_colour(object_id), dtype=np.float32) for object_id in ids]
+    out = np.empty_like(frame)
+    for top in range(0, height, _STRIP):  # numbers of a large frame with fractions would take four times its memory
+        strip = frame[top : top + _STRIP].astype(np.float32)
+        for part, colour in zip(parts, colours, strict=True):
+            if part is not None:
+                inside, edge, (y, x) = part
+                rows = slice(max(top - y, 0), max(top + _STRIP - y, 0))
+                above = max(y - top, 0)
+                inside, edge = inside[rows], edge[rows]
+                area = strip[above : above + len(inside), x : x + inside.shape[1]]
+                area[inside] += opacity * (colour - area[inside])
+                area[edge] = colour
+        out[top : top + _STRIP] = strip.round().astype(np.uint8)
+    image = Image.fromarray(out)
+    for part, object_id, text in zip(parts, ids, texts, strict=True):
+        if text and part is not None:
+            written = text if is_writable(text) else str(object_id)
+            _write_label(image, written, _find_middle(part[0], part[2]), get_colour(object_id))
     return np.array(image)
+
+
+def _cut_out(
+    mask: np.ndarray, size_hw: tuple[int, int], thickness: int
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int]] | None:
+    """The part of a mask that is not empty, with a margin of one pixel: it, its outline, and where its corner lies."""
+    mask = np.asarray(mask).astype(bool, copy=False)
+    if mask.shape != size_hw:
+        raise ValueError(f"masks must have the shape (N, {size_hw[0]}, {size_hw[1]}), not (N, {mask.shape})")
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    top, left = max(int(rows[0]) - 1, 0), max(int(columns[0]) - 1, 0)
+    part = mask[top : rows[-1] + 2, left : columns[-1] + 2].copy()
+    return part, outline(part, thickness), (top, left)
 
 
 def outline(mask: np.ndarray, thickness: int = 1) -> np.ndarray:
     """The pixels of a bool (H, W) mask within ``thickness`` steps of its edge; the picture's border is no edge."""
-    inner = np.asarray(mask).astype(bool)
+    mask = np.asarray(mask).astype(bool, copy=False)
+    inner = mask
     for _ in range(thickness):
-        padded = np.pad(inner, 1, constant_values=True)
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        before, inner = inner, inner.copy()
+        inner[1:] &= before[:-1]
+        inner[:-1] &= before[1:]
+        inner[:, 1:] &= before[:, :-1]
+        inner[:, :-1] &= before[:, 1:]
     return mask & ~inner
 
 
@@ -269,11 +299,25 @@ def _prepare_path(path: str | Path) -> Path:
     return path
 
 
-def _find_middle(mask: np.ndarray) -> tuple[int, int]:
-    """The (x, y) of the mask's pixel nearest to its centre of mass, so that a label lies on the object itself."""
-    rows, columns = np.nonzero(mask)
-    nearest = int(((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin())
-    return int(columns[nearest]), int(rows[nearest])
+def _find_middle(mask: np.ndarray, corner: tuple[int, int]) -> tuple[int, int]:
+    """The (x, y) of the mask's pixel nearest to its centre of mass, so that a label lies on the object itself.
+
+    Args:
+        mask: a part of the whole, not empty.
+        corner: row and column at which it begins.
+    """
+    counts = mask.sum(1), mask.sum(0)
+    middle = [float(n @ (np.arange(len(n)) + first)) / int(n.sum()) for n, first in zip(counts, corner, strict=True)]
+    nearest, found = math.inf, (0, 0)
+    for top in range(0, len(mask), _STRIP):
+        rows, columns = np.nonzero(mask[top : top + _STRIP])
+        if len(rows):
+            rows, columns = rows + (top + corner[0]), columns + corner[1]
+            distances = (rows - middle[0]) ** 2 + (columns - middle[1]) ** 2
+            place = int(distances.argmin())
+            if distances[place] < nearest:
+                nearest, found = float(distances[place]), (int(columns[place]), int(rows[place]))
+    return found
 
 
 def _write_label(image: Image.Image, text: str, middle: tuple[int, int], colour: tuple[int, int, int]) -> None:

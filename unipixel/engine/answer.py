@@ -49,13 +49,6 @@ class Timings(dict[str, float]):
 
 
 @dataclass(frozen=True)
-class TextPiece:
-    """Words of an answer, as they are written."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class MaskPiece:
     """Masks of one frame, as it is tracked."""
 
@@ -275,9 +268,11 @@ class Answer:
 
     def _draw_overlay(self, frame: np.ndarray, t: int) -> np.ndarray:
         seen = [one for one in self.objects if one.track.rles[t] is not None]
-        masks = np.stack([one.track.mask(t) for one in seen]) if seen else np.zeros((0, *frame.shape[:2]), dtype=bool)
         return draw.overlay(
-            frame, masks, labels=[f"{one.id} {one.label}".strip() for one in seen], ids=[one.id for one in seen]
+            frame,
+            (one.track.mask(t) for one in seen),
+            labels=[f"{one.id} {one.label}".strip() for one in seen],
+            ids=[one.id for one in seen],
         )
 
     def _draw_sheet(self) -> np.ndarray:
@@ -289,7 +284,8 @@ class Answer:
         return draw.make_contact_sheet([self.draw(t) for t in shown], captions)
 
 
-Piece: TypeAlias = TextPiece | MaskPiece | Answer
+Piece: TypeAlias = str | MaskPiece | Answer
+"""Words of an answer as they are written, masks as they are tracked, and at the end the whole answer."""
 
 
 class Clock:

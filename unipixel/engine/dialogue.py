@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -41,7 +42,7 @@ class Dialogue:
             frames = len(self.visual.llm_frame_indices)
             with self._clock.stage("read"):
                 # of a copy, so that the patches are not kept
-                pixels = replace(self.visual).pixel_values
+                pixels = copy.copy(self.visual).pixel_values
             with self._clock.stage("vision_tower"), torch.no_grad():
                 self._vision = self._model.encode_vision(pixels.to(self._model.device), self.visual.grid_thw)
             self._clock.count("read", frames)

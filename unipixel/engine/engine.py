@@ -189,7 +189,7 @@ class Engine:
         """
         count = self.processor.settings.max_frames if num_frames is None else num_frames
         clip = choose_clip(open_media(media, every=every, fps=fps, limits=limits), count, track)
-        return Session(Workspace.open(self.model, self.processor, Clip.from_media(clip), count, feature_frames))
+        return Session(Workspace(self.model, self.processor, Clip.from_media(clip), count, feature_frames))
 
     def open_session(self, path: str | Path, media: MediaLike | None = None) -> Session:
         """Open a session that was saved.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,43 +29,30 @@ from unipixel.processing.prompts import build_sam_points
 from unipixel.sample import Box, Mask, Point, Prompt
 
 
-@dataclass(frozen=True, eq=False)
 class Workspace:
-    """Everything that a session has."""
+    """Everything that a session about a clip has.
 
-    model: UniPixel
-    processor: Processor
-    clip: Clip
-    visual: VisualInput
-    dialogue: Dialogue
-    features: FrameFeatureCache
-    memory: ObjectMemory
-    clock: Clock
+    Args:
+        num_frames: frames of the clip that the language model sees at most, evenly spread.
+        feature_frames: frames whose SAM features are kept; the bound of a long clip's memory.
+        memory: the objects that are known already.
+    """
 
-    @classmethod
-    def open(
-        cls,
+    def __init__(
+        self,
         model: UniPixel,
         processor: Processor,
         clip: Clip,
         num_frames: int,
         feature_frames: int = CACHED_FRAMES,
         memory: ObjectMemory | None = None,
-    ) -> Workspace:
-        """That of a new session about a clip.
-
-        Args:
-            num_frames: frames of the clip that the language model sees at most, evenly spread.
-            feature_frames: frames whose SAM features are kept; the bound of a long clip's memory.
-            memory: the objects that are known already.
-        """
-        settings, clock = processor.settings, Clock(model.device)
-        visual = VisualInput.from_media(clip.media, replace(settings, max_frames=num_frames))
-        dialogue = Dialogue(model, processor, visual, clock)
-        features = FrameFeatureCache(model.segmenter, clip.media, settings, capacity=feature_frames, clock=clock)
-        return cls(
-            model, processor, clip, visual, dialogue, features, ObjectMemory() if memory is None else memory, clock
-        )
+    ) -> None:
+        settings, media = processor.settings, clip.media
+        self.model, self.processor, self.clip, self.clock = model, processor, clip, Clock(model.device)
+        self.memory = ObjectMemory() if memory is None else memory
+        self.visual = VisualInput(media, replace(settings, max_frames=num_frames))
+        self.dialogue = Dialogue(model, processor, self.visual, self.clock)
+        self.features = FrameFeatureCache(model.segmenter, media, settings, capacity=feature_frames, clock=self.clock)
 
     @property
     def num_frames(self) -> int:

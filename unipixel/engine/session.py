@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeAlias, TypeVar
 
-from unipixel.engine.answer import Answer, Clip, MaskPiece, Piece, TextPiece, Timings
+from unipixel.engine.answer import Answer, Clip, MaskPiece, Piece, Timings
 from unipixel.engine.generation import DecodingOptions, Reply
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.objects import Workspace, choose_start_frames, correct_object, restart_object, track_objects
@@ -35,7 +35,7 @@ from unipixel.processing import TurnInputs
 from unipixel.processing.chat import SEG
 from unipixel.sample import Box, Mask, Point, Prompt, Turn
 
-__all__ = ["Answer", "MaskPiece", "Request", "Session", "TextPiece", "TrackedFrames", "choose_clip"]
+__all__ = ["Answer", "MaskPiece", "Request", "Session", "TrackedFrames", "choose_clip"]
 
 TrackedFrames: TypeAlias = Literal["sampled", "all"]
 """Which frames are tracked: those that the language model sees, or all of the source."""

@@ -124,7 +124,7 @@ def load_workspace(
         raise MediaError(f"{path} is not a session file, or it is damaged ({error})") from error
     except (KeyError, TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
         raise MediaError(f"{path} is not a session file: a field is missing or malformed ({error})") from error
-    space = Workspace.open(model, processor, clip, num_frames, feature_frames, memory)
+    space = Workspace(model, processor, clip, num_frames, feature_frames, memory)
     space.dialogue.restore(transcript, unread)
     return space
 

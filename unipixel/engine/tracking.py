@@ -87,7 +87,7 @@ class FrameFeatureCache:
     @torch.no_grad()
     def _encode(self, frames: list[int]) -> list[FrameFeatures]:
         with self._clock.stage("read"):
-            pixels = prepare_sam_frames(self._media.frames(frames), self._settings)
+            pixels = torch.cat([prepare_sam_frames(one[None], self._settings) for one in self._media.select(frames)])
         self._clock.count("read", len(frames))
         with self._clock.stage("sam_encode"):
             device = self._segmenter.no_memory_embedding.device

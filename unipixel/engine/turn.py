@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from unipixel.engine.answer import Answer, MaskPiece, Piece, TextPiece
+from unipixel.engine.answer import Answer, MaskPiece, Piece
 from unipixel.engine.detokenizer import ReplyDetokenizer, find_label
 from unipixel.engine.generation import DecodingOptions, Reply
 from unipixel.engine.memory import Anchor, KnownObject
@@ -319,11 +319,11 @@ def _write(
     for token in reply:
         shown = text.push(token)
         if shown and show:
-            yield TextPiece(lead + shown)
+            yield lead + shown
             lead = ""
     shown = text.finish()
     if shown and show:
-        yield TextPiece(lead + shown)
+        yield lead + shown
     queries = reply.compute_queries(space.model)
     return Answer(
         text=before + text.text if text.text else "",

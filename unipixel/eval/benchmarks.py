@@ -33,22 +33,8 @@ RELEASES = {"UniPixel-3B": "released 3B", "UniPixel-7B": "released 7B, October 2
 PAPER = "paper"
 
 
-@dataclass(frozen=True)
-class PublishedFigure:
-    """One published number."""
-
-    small: float | None
-    """UniPixel-3B."""
-    large: float | None
-    """UniPixel-7B."""
-    secondary: bool = False
-    """From the paper's tables, read from notes on them; else of the released checkpoints, from their repository."""
-
-    @property
-    def releases(self) -> dict[str, str]:
-        """Which release each of the numbers is of, by the checkpoint's name."""
-        given = {"UniPixel-3B": self.small, "UniPixel-7B": self.large}
-        return {name: PAPER if self.secondary else RELEASES[name] for name, value in given.items() if value is not None}
+Published = Mapping[str, tuple[float | None, float | None]]
+"""Published numbers of UniPixel-3B and UniPixel-7B by the name of the figure; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +44,10 @@ class Split:
     data: str
     """Split of the dataset."""
     protocol: BenchmarkProtocol
-    published: Mapping[str, PublishedFigure] = field(default_factory=dict)
-    """By the name of the figure."""
+    published: Published = field(default_factory=dict)
+    """Of the released checkpoints, from their repository."""
+    in_paper: Published = field(default_factory=dict)
+    """From the paper's tables, read from notes on them; figures that are not in ``published``."""
     layout: Literal["", "mevis", "ref_youtube_vos"] = ""
     """Layout of the zip for the server that scores it; empty: it is scored here."""
 
@@ -76,9 +64,9 @@ class Benchmark:
     """Splits that are run where none is named."""
 
 
-def list_jf_figures(small: tuple[float, float, float], large: tuple[float, float, float]) -> dict[str, PublishedFigure]:
+def list_jf_figures(small: tuple[float, float, float], large: tuple[float, float, float]) -> Published:
     """Published J, F and J&F."""
-    return {name: PublishedFigure(a, b) for name, a, b in zip(("J", "F", "J&F"), small, large, strict=True)}
+    return {name: (a, b) for name, a, b in zip(("J", "F", "J&F"), small, large, strict=True)}
 
 
 def _build_refcoco(title: str, dataset: str, figures: Mapping[str, tuple[float, float, float | None]]) -> Benchmark:
@@ -87,10 +75,8 @@ def _build_refcoco(title: str, dataset: str, figures: Mapping[str, tuple[float, 
         name: Split(
             data=name,
             protocol=ReferringMasks(),
-            published={
-                "cIoU": PublishedFigure(small, large),
-                **({"REC Acc@0.5": PublishedFigure(None, rec, secondary=True)} if rec else {}),
-            },
+            published={"cIoU": (small, large)},
+            in_paper={"REC Acc@0.5": (None, rec)} if rec else {},
         )
         for name, (small, large, rec) in figures.items()
     }
@@ -99,34 +85,18 @@ def _build_refcoco(title: str, dataset: str, figures: Mapping[str, tuple[float, 
 
 def _build_pixelqa_splits() -> dict[str, Split]:
     """PixelQA by its kinds of prompts, free-running and with the pre-filling answer forced."""
-    published: dict[str, dict[str, PublishedFigure]] = {
-        "point": {
-            "J&F": PublishedFigure(57.2, 42.3, secondary=True),
-            "accuracy": PublishedFigure(70.8, 71.4, secondary=True),
-        },
+    in_paper: dict[str, Published] = {
+        "point": {"J&F": (57.2, 42.3), "accuracy": (70.8, 71.4)},
         "box": {},
-        "mixed": {
-            "J&F": PublishedFigure(49.0, 44.9, secondary=True),
-            "accuracy": PublishedFigure(68.5, 71.4, secondary=True),
-        },
+        "mixed": {"J&F": (49.0, 44.9), "accuracy": (68.5, 71.4)},
     }
     kinds: tuple[Literal["point", "box", "mixed"], ...] = ("point", "box", "mixed")
     splits: dict[str, Split] = {}
     for ending, forced in (("", False), ("_forced", True)):
         for kind in kinds:
             protocol = PixelQA(prompts=kind, forced=forced)
-            splits[kind + ending] = Split(data="test", protocol=protocol, published=published[kind])
+            splits[kind + ending] = Split(data="test", protocol=protocol, in_paper=in_paper[kind])
     return splits
-
-
-def _list_grades(
-    average: tuple[float, float], four: tuple[float, float, float, float] | None
-) -> dict[str, PublishedFigure]:
-    parts = dict(zip(("SC", "AD", "TD", "HD"), four or (), strict=False))
-    return {
-        "average": PublishedFigure(*average),
-        **{name: PublishedFigure(value, None, secondary=True) for name, value in parts.items()},
-    }
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -137,10 +107,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             "valid": Split(
                 data="valid",
                 protocol=Revos(),
-                published={
-                    **list_jf_figures((59.7, 64.4, 62.1), (61.7, 65.7, 63.7)),
-                    "reasoning J&F": PublishedFigure(59.6, None, secondary=True),
-                },
+                published=list_jf_figures((59.7, 64.4, 62.1), (61.7, 65.7, 63.7)),
+                in_paper={"reasoning J&F": (59.6, None)},
             )
         },
         default=("valid",),
@@ -152,7 +120,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "valid_u": Split(
                 data="valid_u",
                 protocol=VideoMasks(),
-                published={"J&F": PublishedFigure(59.7, None, secondary=True)},
+                in_paper={"J&F": (59.7, None)},
             ),
             "valid": Split(
                 data="valid",
@@ -231,7 +199,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "val": Split(
                 data="val",
                 protocol=ReasoningMasks(),
-                published={"gIoU": PublishedFigure(64.0, 60.5), "cIoU": PublishedFigure(56.2, 58.7)},
+                published={"gIoU": (64.0, 60.5), "cIoU": (56.2, 58.7)},
             ),
             "test": Split(data="test", protocol=ReasoningMasks()),
         },
@@ -241,13 +209,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         title="VideoRefer-Bench-D",
         dataset="videorefer_bench_d",
         splits={
-            "single": Split(
-                data="test", protocol=Captions(regions="single"), published=_list_grades((3.42, 3.37), None)
-            ),
+            "single": Split(data="test", protocol=Captions(regions="single"), published={"average": (3.42, 3.37)}),
             "multi": Split(
                 data="test",
                 protocol=Captions(regions="multiple"),
-                published=_list_grades((3.44, 3.36), (4.08, 3.13, 3.13, 3.42)),
+                published={"average": (3.44, 3.36)},
+                in_paper={"SC": (4.08, None), "AD": (3.13, None), "TD": (3.13, None), "HD": (3.42, None)},
             ),
         },
         default=("single", "multi"),
@@ -259,18 +226,18 @@ BENCHMARKS: dict[str, Benchmark] = {
             "single": Split(
                 data="test",
                 protocol=Choices(style="videorefer", regions="single"),
-                published={"accuracy": PublishedFigure(72.2, 73.4)},
+                published={"accuracy": (72.2, 73.4)},
             ),
             "multi": Split(
                 data="test",
                 protocol=Choices(style="videorefer", regions="multiple"),
-                published={
-                    "accuracy": PublishedFigure(72.8, 74.1),
-                    "Basic Questions": PublishedFigure(75.3, None, secondary=True),
-                    "Sequential Questions": PublishedFigure(70.7, None, secondary=True),
-                    "Relationship Questions": PublishedFigure(62.3, None, secondary=True),
-                    "Reasoning Questions": PublishedFigure(87.4, None, secondary=True),
-                    "Future Predictions": PublishedFigure(77.2, None, secondary=True),
+                published={"accuracy": (72.8, 74.1)},
+                in_paper={
+                    "Basic Questions": (75.3, None),
+                    "Sequential Questions": (70.7, None),
+                    "Relationship Questions": (62.3, None),
+                    "Reasoning Questions": (87.4, None),
+                    "Future Predictions": (77.2, None),
                 },
             ),
         },
@@ -286,7 +253,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "test": Split(
                 data="test",
                 protocol=Choices(style="mvbench", mean_of_categories=True),
-                published={"accuracy": PublishedFigure(62.5, 64.3)},
+                published={"accuracy": (62.5, 64.3)},
             )
         },
         default=("test",),

@@ -26,7 +26,7 @@ from unipixel.eval.protocols import (
     select_frames,
     spread_frames,
 )
-from unipixel.metrics.captions import cider_d, token_f1
+from unipixel.metrics.texts import cider_d, token_f1
 from unipixel.processing.wording import format_query
 
 DIMENSIONS = {

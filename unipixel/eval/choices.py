@@ -25,7 +25,7 @@ from unipixel.eval.protocols import (
     select_frames,
     spread_frames,
 )
-from unipixel.metrics import choice_accuracy, parse_choice
+from unipixel.metrics import grade_choices, parse_choice
 from unipixel.processing import ImageSettings
 from unipixel.processing.wording import CHOICE_PRIMERS, ChoiceStyle, format_choice
 from unipixel.sample import Query, Sample
@@ -144,15 +144,16 @@ def summarize_accuracy(measures: Sequence[Measures], *, mean_of_categories: bool
     if not measures:
         return []
     columns = ([m[key] for m in measures] for key in ("letter", "expected", "category"))
-    scores = choice_accuracy(*columns)
-    overall = scores.mean_of_categories if mean_of_categories else scores.accuracy
+    right = grade_choices(*columns)
+    shares = {name: sum(answers) / len(answers) for name, answers in right.items()}
+    if mean_of_categories:
+        overall = sum(shares.values()) / len(shares)
+    else:
+        overall = sum(map(sum, right.values())) / len(measures)
     figures = [Figure(name="accuracy", value=100 * overall, count=len(measures))]
-    if list(scores.per_category) == ["all"]:
+    if list(right) == ["all"]:
         return figures
-    return figures + [
-        Figure(name=name, value=100 * scores.per_category[name], count=scores.counts[name])
-        for name in sorted(scores.per_category)
-    ]
+    return figures + [Figure(name=name, value=100 * shares[name], count=len(right[name])) for name in sorted(right)]
 
 
 def note_unreadable(measures: Sequence[Measures]) -> list[str]:

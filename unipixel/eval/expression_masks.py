@@ -35,9 +35,9 @@ from unipixel.eval.protocols import (
 )
 from unipixel.masks import MaskTrack
 from unipixel.metrics import (
-    Overlap,
     davis_scores,
     frame_scores,
+    mean_scores,
     overlap,
     overlap_scores,
     rec_hit,
@@ -73,8 +73,8 @@ class ImageMasks(BenchmarkProtocol):
         found = merge_predictions(question, reply, first_only=self.original).mask(0)
         ignored = question.sample.areas.get("ignore")
         ignore = None if ignored is None or self.original else ignored.mask(0)
-        counts = overlap(found, merge_targets(question).mask(0), ignore)
-        return {"intersection": counts.intersection, "union": counts.union}
+        intersection, union = overlap(found, merge_targets(question).mask(0), ignore)
+        return {"intersection": intersection, "union": union}
 
     def score_failure(self, question: Question | None) -> Measures:
         area = 1 if question is None else max(1, int(merge_targets(question).areas[0]))
@@ -84,7 +84,7 @@ class ImageMasks(BenchmarkProtocol):
         """cIoU, the mean and precisions."""
         if not measures:
             return []
-        scores = overlap_scores([Overlap(m["intersection"], m["union"]) for m in measures])
+        scores = overlap_scores([(m["intersection"], m["union"]) for m in measures])
         names = {"gIoU": self.mean_name}
         return [Figure(name=names.get(n, n), value=100 * v, count=len(measures)) for n, v in scores.items()]
 
@@ -140,8 +140,8 @@ class VideoMasks(BenchmarkProtocol):
         found = merge_predictions(question, reply, first_only=self.original)
         truth = merge_targets(question)
         frames = range(truth.num_frames)
-        scores = frame_scores((found.mask(t) for t in frames), (truth.mask(t) for t in frames)).means()
-        return {**scores, "category": question.query.category}
+        scores = frame_scores((found.mask(t) for t in frames), (truth.mask(t) for t in frames))
+        return {**mean_scores(scores), "category": question.query.category}
 
     def score_failure(self, question: Question | None) -> Measures:
         return {**dict.fromkeys(NAMES, 0.0), "category": question.query.category if question else ""}
@@ -208,7 +208,7 @@ class Revos(VideoMasks):
         scores = revos_frame_scores(
             found.masks, merge_targets(question).masks, foreground.masks, original=self.original
         )
-        return {**scores.means(), "category": question.query.category}
+        return {**mean_scores(scores), "category": question.query.category}
 
     def score_failure(self, question: Question | None) -> Measures:
         return {**super().score_failure(question), "A": 0.0, "R": 0.0}

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -61,28 +61,29 @@ class Judge(Protocol):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
 class EndpointJudge:
-    """A model behind an OpenAI-compatible ``/chat/completions`` route."""
+    """A model behind an OpenAI-compatible ``/chat/completions`` route.
 
-    model: str = "gpt-4o"
-    base_url: str = "https://api.openai.com/v1"
-    key: str = ""
-    """Sent as bearer token; by default the environment variable ``OPENAI_API_KEY``, and none if that is not set."""
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int = 800
-    tries: int = 5
-    timeout_s: float = 60.0
-    wait_s: float = 2.0
-    """Before the second try; doubled before each further one."""
-    original: bool = False
-    """ReadRecord grades as the original does, see `parse_grades`."""
+    The environment variable ``OPENAI_API_KEY``, if it is set, is sent as bearer token.
 
-    @property
-    def name(self) -> str:
-        """Under which its grades are kept."""
-        return self.model
+    Args:
+        name: of the model.
+        wait_s: seconds before the second try; doubled before each further one.
+        original: read grades as the original does, see `parse_grades`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        *,
+        tries: int = 5,
+        timeout_s: float = 60.0,
+        wait_s: float = 2.0,
+        original: bool = False,
+    ) -> None:
+        self.name, self.base_url, self.original = name, base_url, original
+        self.tries, self.timeout_s, self.wait_s = tries, timeout_s, wait_s
 
     def grade(self, caption: str, prediction: str) -> dict[str, float]:
         """Ask until there are grades.
@@ -106,18 +107,18 @@ class EndpointJudge:
                 if grades:
                     return grades
                 reason = "its reply holds no grades in the form asked for"
-        raise JudgeError(f"the judge {self.model} at {self.base_url} gave no grades ({reason})")
+        raise JudgeError(f"the judge {self.name} at {self.base_url} gave no grades ({reason})")
 
     def _request_reply(self, question: str) -> str:
         body = {
-            "model": self.model,
+            "model": self.name,
             "messages": [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": question}],
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
+            "temperature": 0.7,
+            "top_p": 0.95,
+            "max_tokens": 800,
         }
         headers = {"Content-Type": "application/json"}
-        key = self.key or os.environ.get(KEY_VARIABLE, "")
+        key = os.environ.get(KEY_VARIABLE, "")
         if key:
             headers["Authorization"] = f"Bearer {key}"
         url = f"{self.base_url.rstrip('/')}/chat/completions"

@@ -119,7 +119,7 @@ def render_page(sections: Sequence[ReportSection], shown: Sequence[Sequence[str]
         shown: examples of each section, see `render_examples`.
     """
     body = "".join(_render_section(one, few) for one, few in zip(sections, shown, strict=True))
-    starred = any(given.secondary for one in sections for given in one.published.values())
+    starred = any(one.split.in_paper for one in sections)
     note = f"<p><small>{html.escape(SECONDARY.replace(chr(92), ''))}</small></p>" if starred else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -35,7 +35,7 @@ from unipixel.eval.protocols import (
     spread_frames,
 )
 from unipixel.masks import MaskTrack, find_interior_point, mask_to_box
-from unipixel.metrics import frame_scores, volume_scores
+from unipixel.metrics import frame_scores, mean_scores, volume_scores
 from unipixel.processing import ImageSettings
 from unipixel.processing.chat import REF
 from unipixel.processing.regions import build_target_masks
@@ -46,7 +46,7 @@ SEED = 0
 ANSWER_TOKENS = 32
 """Longest reply by default, which is not primed with a letter."""
 FRAME_FIGURES = {"J of frames": "J", "boundary F": "F", "J&F of frames": "J&F"}
-"""Means over the frames of an object, by what they are called here and by `FrameScores.means`."""
+"""Means over the frames of an object, by what they are called here and by `mean_scores`."""
 RELEASED = ImageSettings()
 PRIMER = CHOICE_PRIMERS["videorefer"]
 
@@ -100,7 +100,7 @@ class PixelQA(BenchmarkProtocol):
         for found, truth in pair_masks(question, reply):
             scores.append(volume_scores(found, truth, original=self.original))
             if not self.original:
-                frames.append(frame_scores(found, truth).means())
+                frames.append(mean_scores(frame_scores(found, truth)))
         chosen = score_letter(question.query, reply.text, rule="original" if self.original else "bracketed")
         measures: Measures = {**chosen, "J": [s["J"] for s in scores], "F": [s["F"] for s in scores]}
         return measures | {name: [one[key] for one in frames] for name, key in FRAME_FIGURES.items() if frames}

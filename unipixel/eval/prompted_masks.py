@@ -29,7 +29,7 @@ from unipixel.eval.protocols import (
     select_frames,
 )
 from unipixel.masks import MaskTrack, decode_rle, find_interior_point, mask_to_box
-from unipixel.metrics import frame_scores, overlap, volume_scores
+from unipixel.metrics import frame_scores, iou, mean_scores, volume_scores
 from unipixel.sample import Box, Mask, Point, Query, Sample
 
 MIN_SHARE = 0.02
@@ -45,7 +45,7 @@ def score_box(question: Question, prediction: Prediction) -> Measures:
     filled = np.zeros_like(goal)
     filled[int(box.y1) : int(box.y2), int(box.x1) : int(box.x2)] = True
     found = merge_predictions(question, prediction).mask(0)
-    return {"iou": overlap(found, goal).iou, "trivial": overlap(filled, goal).iou}
+    return {"iou": iou(found, goal), "trivial": iou(filled, goal)}
 
 
 def summarize_boxes(measures: Sequence[Measures]) -> list[Figure]:
@@ -58,8 +58,8 @@ def score_point(question: Question, prediction: Prediction) -> Measures:
     """IoU of the mask under a point; the point and the true mask, from which `summarize_points` makes its discs."""
     goal, (point,) = merge_targets(question), question.prompts
     assert isinstance(point, Point)
-    iou = overlap(merge_predictions(question, prediction).mask(0), goal.mask(0)).iou
-    return {"iou": iou, "point": [point.x, point.y], "target": goal.to_json()}
+    found = merge_predictions(question, prediction).mask(0)
+    return {"iou": iou(found, goal.mask(0)), "point": [point.x, point.y], "target": goal.to_json()}
 
 
 def summarize_points(measures: Sequence[Measures]) -> list[Figure]:
@@ -70,7 +70,7 @@ def summarize_points(measures: Sequence[Measures]) -> list[Figure]:
     for goal, (point_x, point_y) in goals:
         y, x = np.mgrid[: goal.shape[0], : goal.shape[1]]
         distance = (x + 0.5 - point_x) ** 2 + (y + 0.5 - point_y) ** 2
-        trivial.append(overlap(distance <= share * goal.size / np.pi, goal).iou)
+        trivial.append(iou(distance <= share * goal.size / np.pi, goal))
     return compare_with_trivial("point IoU", [m["iou"] for m in measures], trivial, "a disc of average area")
 
 
@@ -84,7 +84,7 @@ def score_given_mask(question: Question, prediction: Prediction, *, as_volume: b
     found = merge_predictions(question, prediction).masks[1:]
     still = np.broadcast_to(goal[:1], goal.shape)[1:].copy()
     ours, trivial = (
-        volume_scores(masks, goal[1:]) if as_volume else frame_scores(masks, goal[1:]).means()
+        volume_scores(masks, goal[1:]) if as_volume else mean_scores(frame_scores(masks, goal[1:]))
         for masks in (found, still)
     )
     return {"J&F": ours["J&F"], "trivial": trivial["J&F"]}

@@ -6,49 +6,90 @@ at any time, and is the same however often a run was interrupted or divided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unipixel.data.differences import describe_differences
 from unipixel.data.records import format_reasons
 from unipixel.errors import DatasetError
-from unipixel.eval.benchmarks import BENCHMARKS, PublishedFigure, get_protocol
+from unipixel.eval.benchmarks import BENCHMARKS, PAPER, RELEASES, get_protocol
 from unipixel.eval.judge import merge_grades
 from unipixel.eval.predictions import PredictionLine, RunHeader, read_lines
-from unipixel.eval.protocols import Figure
+from unipixel.eval.protocols import BenchmarkProtocol, Figure
 
 EMPTY_RULE = "an error is scored as an empty reply"
 FAILURES_NAMED = 10
 """Failed units that a report names."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ReportSection:
-    """One benchmark split, run with one model by one protocol."""
+    """One benchmark split, run with one model by one protocol.
 
-    header: RunHeader
-    lines: tuple[PredictionLine, ...]
-    """Merged from all shards, in the order of the units."""
-    figures: tuple[Figure, ...]
-    notes: tuple[str, ...]
+    Args:
+        header: of any of the run's shards.
+        lines: merged from all shards, in the order of the units.
+        remarks: what there is to note besides.
+
+    Attributes:
+        split: what is known of the benchmark split.
+        figures: in the protocol's order, each with its trivial guess.
+        notes: what a reader should know.
+
+    Raises:
+        DatasetError: there is no such benchmark any more.
+    """
+
+    def __init__(self, header: RunHeader, lines: Sequence[PredictionLine], remarks: Sequence[str] = ()) -> None:
+        benchmark = BENCHMARKS.get(header.benchmark)
+        if benchmark is None or header.split not in benchmark.splits:
+            raise DatasetError(f"the predictions are of {header.benchmark}/{header.split}, which is no benchmark here")
+        self.header, self.lines, self.split = header, tuple(lines), benchmark.splits[header.split]
+        self.title = f"{benchmark.title} {header.split}"
+        self.figures: list[Figure] = []
+        protocol = get_protocol(header.benchmark, header.split, header.protocol)
+        measures = [one for line in self.lines for one in line.measures]
+        for figure in protocol.summarize(measures):
+            self.figures.append(figure)
+            if figure.baseline is not None:
+                name = f"{figure.name} by {figure.baseline_name}"
+                self.figures.append(Figure(name=name, value=figure.baseline, count=figure.count))
+        self.notes = [*remarks, *protocol.list_notes(measures), *self._list_notes(protocol)]
+
+    def _list_notes(self, protocol: BenchmarkProtocol) -> Iterator[str]:
+        header, split, bad = self.header, self.split, self.left_out
+        differs = describe_differences(header.benchmark, header.split)
+        if header.protocol == "original":
+            yield f"as in the original: {differs}"
+        elif differs and (split.published or split.in_paper):
+            yield f"the published figures are of the original's protocol (--protocol original): {differs}"
+        if self.failures:
+            yield f"failed: {self.failed} ({EMPTY_RULE if protocol.original else protocol.failure_rule})"
+        if bad:
+            yield f"left out: {len(bad)} of {len(self.lines)}, whose data cannot be read: {format_reasons(bad)}"
+        if len(self.lines) < header.units:
+            yield f"not complete: {len(self.lines)} of {header.units} done"
+        if header.limit is not None:
+            yield f"limited to the first {header.limit}; not comparable with published figures"
+        if split.layout:
+            ready = is_uploadable(header, self.lines)
+            yield "scored by a server: upload the zip" if ready else "a zip is written when everything is answered"
 
     @property
-    def title(self) -> str:
-        return f"{BENCHMARKS[self.header.benchmark].title} {self.header.split}"
-
-    @property
-    def published(self) -> Mapping[str, PublishedFigure]:
-        """By the name of the figure."""
-        return BENCHMARKS[self.header.benchmark].splits[self.header.split].published
-
-    @property
-    def rows(self) -> list[tuple[str, Figure | None, PublishedFigure | None]]:
-        """Every figure beside the published one of its name; then the published ones that cannot be had here."""
-        own = [(one.name, one, self.published.get(one.name)) for one in self.figures]
+    def rows(self) -> list[tuple[str, Figure | None, dict[str, float]]]:
+        """Every figure with the published ones of its name by model; then those that cannot be had here."""
+        pairs = {**self.split.published, **self.split.in_paper}
+        published = {
+            name: {model: value for model, value in zip(RELEASES, pair, strict=True) if value is not None}
+            for name, pair in pairs.items()
+        }
+        own = [(one.name, one, published.get(one.name, {})) for one in self.figures]
         have = {one.name for one in self.figures}
-        return [*own, *((name, None, given) for name, given in self.published.items() if name not in have)]
+        return [*own, *((name, None, given) for name, given in published.items() if name not in have)]
+
+    def get_release(self, name: str, model: str) -> str:
+        """Which release the published figure of a name and model is of."""
+        return PAPER if name in self.split.in_paper else RELEASES[model]
 
     @property
     def questions(self) -> int:
@@ -81,23 +122,19 @@ class ReportSection:
             "failed": self.failed,
             "failures": [{"id": unit, "error": error} for unit, error in self.failures],
             "left_out": [{"id": unit, "reason": reason} for unit, reason in self.left_out.items()],
-            "figures": [_convert_row(*row) for row in self.rows],
-            "notes": list(self.notes),
+            "figures": [self._convert_row(*row) for row in self.rows],
+            "notes": self.notes,
         }
 
-
-def _convert_row(name: str, figure: Figure | None, given: PublishedFigure | None) -> dict[str, Any]:
-    """A row as JSON values."""
-    both = {"UniPixel-3B": given.small, "UniPixel-7B": given.large} if given else {}
-    published = {model: value for model, value in both.items() if value is not None}
-    return {
-        "name": name,
-        **({} if figure is None else figure.to_json()),
-        "published": published,
-        "difference": {model: _subtract(figure, value) for model, value in published.items()},
-        "release": given.releases if given else {},
-        "secondary_source": bool(given and given.secondary),
-    }
+    def _convert_row(self, name: str, figure: Figure | None, published: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            "name": name,
+            **({} if figure is None else figure.to_json()),
+            "published": published,
+            "difference": {model: _subtract(figure, value) for model, value in published.items()},
+            "release": {model: self.get_release(name, model) for model in published},
+            "secondary_source": name in self.split.in_paper,
+        }
 
 
 def _subtract(figure: Figure | None, published: float | None) -> float | None:
@@ -139,47 +176,9 @@ def collect_sections(
     sections = []
     for header, merged, notes in runs.values():
         lines = sorted(merged.values(), key=lambda line: line.place)
-        sections.append(build_section(header, renew(header, lines) if renew else lines, notes))
+        sections.append(ReportSection(header, renew(header, lines) if renew else lines, notes))
     order = list(BENCHMARKS)
     return sorted(sections, key=lambda s: (order.index(s.header.benchmark), s.header.split, s.header.run_key[2:4]))
-
-
-def build_section(header: RunHeader, lines: Sequence[PredictionLine], remarks: Sequence[str] = ()) -> ReportSection:
-    """The figures of a run.
-
-    Raises:
-        DatasetError: there is no such benchmark any more.
-    """
-    if header.benchmark not in BENCHMARKS or header.split not in BENCHMARKS[header.benchmark].splits:
-        raise DatasetError(f"the predictions are of {header.benchmark}/{header.split}, which is no benchmark here")
-    protocol = get_protocol(header.benchmark, header.split, header.protocol)
-    split = BENCHMARKS[header.benchmark].splits[header.split]
-    measures = [one for line in lines for one in line.measures]
-    failed = sum(bool(line.error) for line in lines)
-    figures = []
-    for figure in protocol.summarize(measures):
-        figures.append(figure)
-        if figure.baseline is not None:
-            name = f"{figure.name} by {figure.baseline_name}"
-            figures.append(Figure(name=name, value=figure.baseline, count=figure.count))
-    notes, differs = [*remarks, *protocol.list_notes(measures)], describe_differences(header.benchmark, header.split)
-    if header.protocol == "original":
-        notes.append(f"as in the original: {differs}")
-    elif differs and split.published:
-        notes.append(f"the published figures are of the original's protocol (--protocol original): {differs}")
-    if failed:
-        notes.append(f"failed: {failed} ({EMPTY_RULE if protocol.original else protocol.failure_rule})")
-    bad = {line.id: line.left_out for line in lines if line.left_out}
-    if bad:
-        notes.append(f"left out: {len(bad)} of {len(lines)}, whose data cannot be read: {format_reasons(bad)}")
-    if len(lines) < header.units:
-        notes.append(f"not complete: {len(lines)} of {header.units} done")
-    if header.limit is not None:
-        notes.append(f"limited to the first {header.limit}; not comparable with published figures")
-    if split.layout:
-        ready = is_uploadable(header, lines)
-        notes.append("scored by a server: upload the zip" if ready else "a zip is written when everything is answered")
-    return ReportSection(header=header, lines=tuple(lines), figures=tuple(figures), notes=tuple(notes))
 
 
 def is_uploadable(header: RunHeader, lines: Sequence[PredictionLine]) -> bool:
@@ -204,7 +203,7 @@ def render_markdown(sections: Sequence[ReportSection]) -> str:
         parts += [f"* {note}" for note in one.notes]
         parts += [f"* failed: {unit}: {error}" for unit, error in one.failures[:FAILURES_NAMED]]
         parts.append("")
-    if any(given.secondary for one in sections for given in one.published.values()):
+    if any(one.split.in_paper for one in sections):
         parts += [SECONDARY, ""]
     return "\n".join(parts)
 
@@ -217,19 +216,18 @@ def format_rows(one: ReportSection) -> list[tuple[str, ...]]:
     """The rows of a section as text, in the order of `COLUMNS`."""
     rows = []
     for name, figure, published in one.rows:
-        decimals = figure.decimals if figure else _count_decimals(published)
-        star = "*" if published and published.secondary else ""
+        decimals = figure.decimals if figure else _count_decimals(published.values())
+        star = "*" if name in one.split.in_paper else ""
         cells = [name, f"{figure.value:.{decimals}f}" if figure else ""]
-        for value in (published.small, published.large) if published else (None, None):
+        for value in map(published.get, RELEASES):
             difference = _subtract(figure, value)
             cells.append("" if value is None else f"{value:.{decimals}f}{star}")
             cells.append("" if difference is None else f"{difference:+.{decimals}f}")
-        releases = dict.fromkeys(published.releases.values()) if published else ()
+        releases = dict.fromkeys(one.get_release(name, model) for model in published)
         rows.append((*cells, str(figure.count) if figure else "", "; ".join(releases)))
     return rows
 
 
-def _count_decimals(given: PublishedFigure | None) -> int:
+def _count_decimals(values: Iterable[float]) -> int:
     """Decimals of published numbers, at least one."""
-    values = [value for value in (given.small, given.large) if value is not None] if given else []
     return max([1, *(len(str(value).partition(".")[2]) for value in values)])

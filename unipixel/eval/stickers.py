@@ -40,7 +40,7 @@ from unipixel.eval.protocols import (
 )
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
-from unipixel.metrics import Overlap, overlap, overlap_scores, volume_scores
+from unipixel.metrics import iou, overlap, overlap_scores, volume_scores
 from unipixel.sample import Mask, Prompt, Query, Sample
 from unipixel.stickers import EVAL_SEED, Scene, SceneSettings, generate_scene, generate_turns, generate_video
 from unipixel.stickers.choice_tasks import LETTERS
@@ -129,19 +129,19 @@ def score_expression(question: Question, prediction: Prediction) -> Measures:
     sample, targets = question.sample, question.query.targets
     found, goal = merge_predictions(question, prediction).mask(0), merge_targets(question).mask(0)
     rest = merge_tracks([track for i, track in sample.objects.items() if i not in targets], sample).mask(0)
-    own, trivial = overlap(found, goal), overlap(goal | rest, goal)
+    intersection, union = overlap(found, goal)
     return {
-        "intersection": own.intersection,
-        "union": own.union,
-        "others": overlap(found, rest).iou if found.any() or rest.any() else 0.0,
-        "trivial": [trivial.intersection, trivial.union],
+        "intersection": intersection,
+        "union": union,
+        "others": iou(found, rest) if found.any() or rest.any() else 0.0,
+        "trivial": list(overlap(goal | rest, goal)),
     }
 
 
 def summarize_expressions(measures: Sequence[Measures]) -> list[Figure]:
     """cIoU, gIoU, the overlap with other objects, and Prec@0.5."""
-    scores = overlap_scores([Overlap(m["intersection"], m["union"]) for m in measures])
-    trivial = 100 * overlap_scores([Overlap(*m["trivial"]) for m in measures])["cIoU"]
+    scores = overlap_scores([(m["intersection"], m["union"]) for m in measures])
+    trivial = 100 * overlap_scores([m["trivial"] for m in measures])["cIoU"]
     figure = Figure(name="refer cIoU", value=100 * scores["cIoU"], count=len(measures))
     others = {
         "gIoU": 100 * scores["gIoU"],

@@ -16,6 +16,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from unipixel.errors import MediaError
+from unipixel.media.limits import Limits
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _UNSAID_S = 0.1
@@ -137,11 +138,11 @@ def _blend_over(below: np.ndarray, above: np.ndarray) -> None:
         below[mixed] = np.concatenate([colour, total * 255], axis=1).round().astype(np.uint8)
 
 
-def read_gif(file: BinaryIO, name: str) -> Animation:
+def read_gif(file: BinaryIO, name: str, limits: Limits) -> Animation:
     """Take a GIF apart.
 
     Raises:
-        MediaError: it is cut off, or holds no picture.
+        MediaError: it is cut off, holds no picture, or too many.
     """
     file.seek(0)
     head = _read_exactly(file, 13, name)
@@ -163,6 +164,7 @@ def read_gif(file: BinaryIO, name: str) -> Animation:
             if not w or not h:
                 raise MediaError(f"{name} is damaged: frame {len(patches)} is {w} x {h} pixels")
             patches.append(_read_gif_patch((x, y, w, h), control, (begin, file.tell())))
+            limits.check_frames(len(patches), name)
             control = b""
         elif kind != b"\0":
             break  # what follows is no GIF any more; viewers stop here
@@ -186,11 +188,11 @@ def _read_gif_patch(place: tuple[int, int, int, int], control: bytes, span: Span
     )
 
 
-def read_png(file: BinaryIO, name: str) -> Animation:
+def read_png(file: BinaryIO, name: str, limits: Limits) -> Animation:
     """Take an animated PNG apart.
 
     Raises:
-        MediaError: it is cut off, or a frame leaves the canvas.
+        MediaError: it is cut off, a frame leaves the canvas, or there are too many.
     """
     file.seek(8)
     header, shared, patches = b"", b"", list[AnimationPatch]()
@@ -200,6 +202,7 @@ def read_png(file: BinaryIO, name: str) -> Animation:
     def finish() -> None:
         if frame is not None and spans:
             patches.append(replace(frame, spans=tuple(spans)))
+            limits.check_frames(len(patches), name)
 
     while len(start := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", start)

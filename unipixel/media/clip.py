@@ -16,6 +16,7 @@ from unipixel.errors import MediaError
 from unipixel.media import urls
 from unipixel.media.containers import FORMATS as VIDEO_FORMATS
 from unipixel.media.containers import check_complete, find_container_format
+from unipixel.media.decoder import IsolatedSource
 from unipixel.media.images import FORMATS as IMAGE_FORMATS
 from unipixel.media.images import HEAD_BYTES, image_source, looks_like_image
 from unipixel.media.limits import LOCAL, Limits
@@ -93,7 +94,7 @@ class Media:
             IndexError: ``t`` is not in 0 .. num_frames - 1.
         """
         index = self._to_source_index(t)
-        if isinstance(self._frames, VideoSource):
+        if isinstance(self._frames, VideoSource | IsolatedSource):
             return self._frames.frame(index)
         return next(self._frames.read([index]))
 
@@ -141,7 +142,7 @@ class Media:
 
     def close(self) -> None:
         """Give back files that are kept open; the media may still be read, save for an iterator's."""
-        if isinstance(self._frames, VideoSource | IteratorSource):
+        if isinstance(self._frames, VideoSource | IteratorSource | IsolatedSource):
             self._frames.close()
 
     def _list_indices(self) -> Sequence[int]:
@@ -215,7 +216,7 @@ def _open_source(source: MediaLike, limits: Limits, every: int, fps: float | Non
     if isinstance(source, str | os.PathLike):
         return _open_path(_to_path(source), limits, fps), str(source)
     if isinstance(source, bytes | bytearray):
-        return _open_file(bytes(source), "the file in memory", limits), "bytes"
+        return open_file(bytes(source), "the file in memory", limits), "bytes"
     if isinstance(source, Image.Image):
         return ListSource([source], "the picture", limits), "picture"
     if isinstance(source, list | tuple):
@@ -250,15 +251,22 @@ def _open_path(path: Path, limits: Limits, fps: float | None = None) -> FrameSou
         if not path.is_file():
             raise MediaError(f"{name} is neither a file nor a folder")
         limits.check_bytes(path.stat().st_size, name)
-        return _open_file(path, name, limits)
+        return open_file(path, name, limits)
     except (OSError, ValueError) as error:
         raise MediaError(f"{name[:120]!r} cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _open_file(data: Path | bytes, name: str, limits: Limits) -> FrameSource:
-    """The source for a file, known by its first bytes and never by its name."""
+def open_file(data: Path | bytes, name: str, limits: Limits) -> FrameSource:
+    """The source for a file, known by its first bytes and never by its name.
+
+    Raises:
+        MediaError: it is none of the known formats, damaged, or passes a limit.
+    """
     if isinstance(data, bytes):
         limits.check_bytes(len(data), name)
+    if limits.isolated:
+        return IsolatedSource(data, name, limits)
+    if isinstance(data, bytes):
         head = data[:HEAD_BYTES]
     else:
         with open(data, "rb") as file:
@@ -279,10 +287,10 @@ def _open_file(data: Path | bytes, name: str, limits: Limits) -> FrameSource:
 def _open_url(url: str, limits: Limits) -> FrameSource:
     url = url.lstrip()
     if url[:5].lower() == "data:":
-        return _open_file(urls.decode_data_url(url, limits), urls.shorten_url(url), limits)
+        return open_file(urls.decode_data_url(url, limits), urls.shorten_url(url), limits)
     folder = urls.download(url, limits)
     try:
-        source = _open_file(Path(folder.name) / "media", urls.shorten_url(url), limits)
+        source = open_file(Path(folder.name) / "media", urls.shorten_url(url), limits)
     except MediaError:
         folder.cleanup()
         raise

@@ -8,7 +8,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError, features
 from unipixel.errors import MediaError
 from unipixel.media.animations import compose_frames, read_gif, read_png
 from unipixel.media.containers import find_still_brand
+from unipixel.media.headers import UPRIGHT, check_headers, read_orientation
 from unipixel.media.limits import Limits, check_equal_size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
@@ -42,7 +43,6 @@ _SIGNATURES = (
 )
 _HEIC = "HEIC"
 
-_ORIENTATION_TAG = 0x0112
 _SUBFILE_TAG = 0x00FE
 
 _OPEN_LOCK = threading.Lock()
@@ -81,6 +81,7 @@ def open_image(data: Path | bytes, name: str, limits: Limits) -> Iterator[Image.
     """
     try:
         formats = _list_formats(data, name)
+        check_headers(data, name, limits)
         with _open(io.BytesIO(data) if isinstance(data, bytes) else data, formats) as image:
             limits.check_size((image.height, image.width), name)
             yield image
@@ -218,14 +219,20 @@ class AnimationSource:
             self._orientation = _read_orientation(image)
             read = read_gif if image.format == "GIF" else read_png
         with self._file() as file:
-            self._animation = read(file, name)
+            self._animation = read(file, name, limits)
         size_hw, patches = self._animation.size_hw, self._animation.patches
         self.num_frames = len(patches)
         limits.check_size(size_hw, name)
+        limits.check_work(self.num_frames, size_hw, name, animated=True)
+        drawn = 0
         for patch in patches:
             limits.check_size((patch.height, patch.width), name)
-        limits.check_frames(self.num_frames, name)
-        limits.check_work(self.num_frames, size_hw, name, animated=True)
+            drawn += patch.height * patch.width  # those of a GIF may be larger than its canvas
+            if drawn > limits.max_animation_pixels:
+                raise limits.build_error(
+                    f"{name} draws more than the limit of {limits.max_animation_pixels} pixels over one another",
+                    "max_animation_pixels",
+                )
         self.size_hw = turn_size(size_hw, self._orientation)
         durations_s = [patch.duration_s for patch in patches]
         is_still = self.num_frames == 1
@@ -319,11 +326,10 @@ def _list_pages(image: Image.Image, name: str) -> list[int]:
 def _read_orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return UPRIGHT  # Pillow turns these by itself
-    try:
-        value = image.getexif().get(_ORIENTATION_TAG, UPRIGHT)
-    except _DECODER_ERRORS:
-        return UPRIGHT  # Broken EXIF is common and says nothing about the pixels.
-    return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
+    if image.format == "PNG" and "exif" not in image.info:
+        with suppress(*_DECODER_ERRORS):
+            image.load()  # it may come behind the pixels
+    return read_orientation(image.info)
 
 
 def _flatten_on_white(image: Image.Image) -> Image.Image:
@@ -335,10 +341,6 @@ def _flatten_on_white(image: Image.Image) -> Image.Image:
 def _describe_error(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text[:120] or type(error).__name__
-
-
-UPRIGHT = 1
-"""EXIF's number for pixels that lie as they are shown."""
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

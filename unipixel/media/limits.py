@@ -27,6 +27,17 @@ class Limits:
     """Frames times height times width of one video: a few bytes can claim hours of work."""
     max_animation_pixels: int = 1 << 33
     """The same of an animated picture, of which a frame is reached only by way of all that are before it."""
+    max_metadata_bytes: int = 64 << 20
+    """What one picture holds besides its pixels: EXIF, profiles, texts, layers of other programs."""
+    max_parts: int = 1 << 17
+    """Strips, tiles or chunks that one picture is cut into."""
+    max_decoder_bytes: int = 2 << 30
+    """Memory of a process that decodes, above what it has at its start; see ``isolated``."""
+    max_decoder_s: float = 30.0
+    """Seconds of computing that such a process may spend on opening a file, or on one frame of it."""
+    isolated: bool = False
+    """Whether files are decoded in a process of their own, which is ended where it passes one of the two bounds above:
+    for what comes from strangers. Frames come a little later that way."""
     max_spool_bytes: int = 8 << 30
     """Disk space for the frames of an iterator, which are kept in a temporary file to be read again."""
     url_timeout_s: float = 30.0
@@ -75,13 +86,31 @@ class Limits:
                 f"{name} holds more frames than the limit of {self.max_frames}{self._describe_remedy('max_frames')}"
             )
 
-    def check_work(self, num_frames: int, size_hw: tuple[int, int], name: str, *, animated: bool = False) -> None:
-        """Raises MediaError when all frames together have too many pixels."""
+    def check_work(
+        self, count: int, size_hw: tuple[int, int], name: str, *, what: str = "frames", animated: bool = False
+    ) -> None:
+        """Raises MediaError when all frames, or what else costs as much, together have too many pixels."""
         field = "max_animation_pixels" if animated else "max_video_pixels"
-        if num_frames * size_hw[0] * size_hw[1] > getattr(self, field):
+        if count * size_hw[0] * size_hw[1] > getattr(self, field):
             raise MediaError(
-                f"{name} holds {num_frames} frames of {size_hw[1]} x {size_hw[0]} pixels, together more than the limit "
+                f"{name} holds {count} {what} of {size_hw[1]} x {size_hw[0]} pixels, together more than the limit "
                 f"of {getattr(self, field)}{self._describe_remedy(field)}"
+            )
+
+    def check_metadata(self, size: int, name: str) -> None:
+        """Raises MediaError when a picture holds too much that is no pixels."""
+        if size > self.max_metadata_bytes:
+            raise MediaError(
+                f"{name} holds more than {self.max_metadata_bytes} bytes of metadata"
+                f"{self._describe_remedy('max_metadata_bytes')}"
+            )
+
+    def check_parts(self, count: int, what: str, name: str) -> None:
+        """Raises MediaError when a picture is cut into too many parts."""
+        if count > self.max_parts:
+            raise MediaError(
+                f"{name} is cut into {count} {what}, more than the limit of {self.max_parts}"
+                f"{self._describe_remedy('max_parts')}"
             )
 
     def build_error(self, sentence: str, field: str) -> MediaError:
@@ -98,6 +127,8 @@ LOCAL = Limits(
     max_frames=1 << 24,
     max_video_pixels=1 << 46,
     max_animation_pixels=1 << 36,
+    max_metadata_bytes=1 << 30,
+    max_parts=1 << 23,
     max_spool_bytes=1 << 38,
 )
 """What the user's own files, arrays and cameras may cost: what a machine can work on, and a mask can hold."""
@@ -109,6 +140,8 @@ UNLIMITED = Limits(
     max_frames=_ANY,
     max_video_pixels=_ANY,
     max_animation_pixels=_ANY,
+    max_metadata_bytes=_ANY,
+    max_parts=_ANY,
     max_spool_bytes=_ANY,
     url_timeout_s=float(1 << 20),
 )

@@ -19,7 +19,8 @@ import av.error
 import numpy as np
 
 from unipixel.errors import MediaError
-from unipixel.media.images import UPRIGHT, array_to_rgb, read_matrix_orientation, turn_upright
+from unipixel.media.headers import UPRIGHT
+from unipixel.media.images import array_to_rgb, read_matrix_orientation, turn_upright
 from unipixel.media.limits import Limits
 
 # In these, one packet is one frame and carries its presentation time, so that counting needs no decoding.

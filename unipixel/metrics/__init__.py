@@ -4,8 +4,7 @@
     boundary    F, the boundary measure
     sequences   J and F of whole videos and their statistics; ReVOS
     boxes       boxes from masks, referring comprehension (REC)
-    choices     multiple-choice answers
-    captions    captions against references: CIDEr-D, overlap of words
+    texts       multiple-choice answers; captions against references: CIDEr-D, overlap of words
 
 Masks are ``bool``; other types are refused, because 0/255 arrays compared with 0/1 arrays are a known source of wrong
 figures. A prediction and its target have the same size: predictions are brought to source size before scoring.
@@ -13,32 +12,31 @@ figures. A prediction and its target have the same size: predictions are brought
 
 from unipixel.metrics.boundary import boundary_f, boundary_map, boundary_radius
 from unipixel.metrics.boxes import box_from_mask, box_iou, rec_hit
-from unipixel.metrics.captions import cider_d, token_f1
-from unipixel.metrics.choices import ChoiceScores, choice_accuracy, parse_choice
-from unipixel.metrics.regions import Overlap, iou, overlap, overlap_scores, volume_scores
+from unipixel.metrics.regions import iou, overlap, overlap_scores, volume_scores
 from unipixel.metrics.sequences import (
     FrameScores,
     davis_scores,
     frame_scores,
+    mean_scores,
     revos_frame_scores,
     revos_scores,
     statistics,
 )
+from unipixel.metrics.texts import cider_d, grade_choices, parse_choice, token_f1
 
 __all__ = [
-    "ChoiceScores",
     "FrameScores",
-    "Overlap",
     "boundary_f",
     "boundary_map",
     "boundary_radius",
     "box_from_mask",
     "box_iou",
-    "choice_accuracy",
     "cider_d",
     "davis_scores",
     "frame_scores",
+    "grade_choices",
     "iou",
+    "mean_scores",
     "overlap",
     "overlap_scores",
     "parse_choice",

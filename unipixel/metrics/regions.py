@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,23 +11,8 @@ from unipixel.metrics import bits
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """Pixel counts of a prediction against its target; everything that overlap figures need of a sample."""
-
-    intersection: int
-    """Pixels in both masks."""
-    union: int
-    """Pixels in either mask."""
-
-    @property
-    def iou(self) -> float:
-        """Intersection over union; 1 when both masks are empty, since nothing was asked for and nothing was claimed."""
-        return self.intersection / self.union if self.union else 1.0
-
-
-def overlap(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None) -> Overlap:
-    """Count the pixels that two masks share and cover.
+def overlap(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None) -> tuple[int, int]:
+    """Count the pixels that two masks share (the intersection) and cover (the union).
 
     Args:
         prediction: bool (H, W).
@@ -42,21 +26,28 @@ def overlap(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | Non
     bits.check_masks(prediction, target, ignore, 2)
     if ignore is not None:
         prediction, target = prediction & ~ignore, target & ~ignore
-    return Overlap(int(np.count_nonzero(prediction & target)), int(np.count_nonzero(prediction | target)))
+    return int(np.count_nonzero(prediction & target)), int(np.count_nonzero(prediction | target))
 
 
 def iou(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None) -> float:
     """Intersection over union of two masks (H, W), which is DAVIS' J of a frame; 1 when both are empty."""
-    return overlap(prediction, target, ignore).iou
+    return divide_counts(*overlap(prediction, target, ignore))
 
 
-def overlap_scores(overlaps: Sequence[Overlap], thresholds: Sequence[float] = PRECISION_THRESHOLDS) -> dict[str, float]:
+def divide_counts(intersection: int, union: int) -> float:
+    """Intersection over union; 1 when both masks are empty, since nothing was asked for and nothing was claimed."""
+    return intersection / union if union else 1.0
+
+
+def overlap_scores(
+    overlaps: Sequence[tuple[int, int]], thresholds: Sequence[float] = PRECISION_THRESHOLDS
+) -> dict[str, float]:
     """Average samples with one mask each (RefCOCO family, ReasonSeg).
 
     Differs: published ReasonSeg code divides by union + 1e-5; this is exact, so that a perfect prediction scores 1.
 
     Args:
-        overlaps: one entry per expression.
+        overlaps: intersection and union of each expression, as `overlap` counts them.
         thresholds: the X of Prec@X.
 
     Returns:
@@ -69,10 +60,10 @@ def overlap_scores(overlaps: Sequence[Overlap], thresholds: Sequence[float] = PR
     """
     if not overlaps:
         raise ValueError("there are 0 overlaps to average, at least one is needed")
-    ious = np.array([sample.iou for sample in overlaps])
-    total = Overlap(sum(sample.intersection for sample in overlaps), sum(sample.union for sample in overlaps))
+    ious = np.array([divide_counts(*pair) for pair in overlaps])
+    total = divide_counts(*map(sum, zip(*overlaps, strict=True)))
     precision = {f"Prec@{threshold}": float((ious > threshold).mean()) for threshold in thresholds}
-    return {"cIoU": total.iou, "gIoU": float(ious.mean()), **precision}
+    return {"cIoU": total, "gIoU": float(ious.mean()), **precision}
 
 
 def volume_scores(predictions: np.ndarray, targets: np.ndarray, *, original: bool = False) -> dict[str, float]:

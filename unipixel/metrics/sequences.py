@@ -6,35 +6,18 @@ Source: Perazzi et al., DAVIS (2016), section 4; Pont-Tuset et al., DAVIS 2017; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
+from typing import TypeAlias
 
 import numpy as np
 
 from unipixel.metrics import bits
 from unipixel.metrics.boundary import boundary_radius, packed_boundary_f
-from unipixel.metrics.regions import Overlap
+from unipixel.metrics.regions import divide_counts
 
-
-@dataclass(frozen=True)
-class FrameScores:
-    """J and F of one object (or expression) in every frame of a clip."""
-
-    J: np.ndarray
-    """float (T,)."""
-    F: np.ndarray
-    """float (T,)."""
-    A: np.ndarray | None = None
-    """ReVOS' pixel accuracy: share of the pixels on which prediction and target agree."""
-    R: np.ndarray | None = None
-    """ReVOS' robustness: 1 minus the predicted area outside of the target, relative to the video's annotated
-    foreground."""
-
-    def means(self) -> dict[str, float]:
-        """Means over the frames, keyed ``J``, ``F``, ``J&F``, and ``A`` and ``R`` where there are any."""
-        J, F = float(self.J.mean()), float(self.F.mean())
-        others = {"A": self.A, "R": self.R}
-        return {"J": J, "F": F, "J&F": (J + F) / 2} | {k: float(v.mean()) for k, v in others.items() if v is not None}
+FrameScores: TypeAlias = dict[str, np.ndarray]
+"""Scores of one object (or expression) in every frame of a clip, float (T,): ``J``, ``F``, and for ReVOS ``A`` and
+``R``."""
 
 
 def frame_scores(
@@ -67,7 +50,13 @@ def frame_scores(
     if not scores:
         raise ValueError("the clip has 0 frames, at least one is needed to score it")
     values = np.array(scores)  # (T, 2)
-    return FrameScores(values[:, 0], values[:, 1])
+    return {"J": values[:, 0], "F": values[:, 1]}
+
+
+def mean_scores(scores: FrameScores) -> dict[str, float]:
+    """Means over the frames by the same names, and ``J&F``."""
+    means = {name: float(values.mean()) for name, values in scores.items()}
+    return {"J": means["J"], "F": means["F"], "J&F": (means["J"] + means["F"]) / 2} | means
 
 
 def _score_frame(
@@ -78,7 +67,7 @@ def _score_frame(
     words = bits.pack(prediction, target)
     if void is not None:
         words &= ~bits.pack(void)
-    J = Overlap(bits.count_pixels(words[0] & words[1]), bits.count_pixels(words[0] | words[1])).iou
+    J = divide_counts(bits.count_pixels(words[0] & words[1]), bits.count_pixels(words[0] | words[1]))
     return J, packed_boundary_f(words, target.shape[1], boundary_radius(target.shape, bound))
 
 
@@ -122,7 +111,7 @@ def davis_scores(objects: Sequence[FrameScores], *, drop_ends: bool = False) -> 
     kept = slice(1, -1) if drop_ends else slice(None)
     table: dict[str, float] = {}
     for name in ("J", "F"):
-        averages = np.mean([statistics(getattr(scores, name)[kept]) for scores in objects], axis=0)
+        averages = np.mean([statistics(scores[name][kept]) for scores in objects], axis=0)
         table |= {f"{name}-{column}": float(v) for column, v in zip(("Mean", "Recall", "Decay"), averages, strict=True)}
     return {"J&F-Mean": (table["J-Mean"] + table["F-Mean"]) / 2, **table}
 
@@ -130,9 +119,10 @@ def davis_scores(objects: Sequence[FrameScores], *, drop_ends: bool = False) -> 
 def revos_frame_scores(
     predictions: np.ndarray, targets: np.ndarray, foregrounds: np.ndarray, *, original: bool = False
 ) -> FrameScores:
-    """J, F, A and R of one expression.
+    """J and F of one expression, ``A``, the share of the pixels on which prediction and target agree, and ``R``.
 
-    Where a frame has no foreground, R is 1 if nothing is predicted outside of the target and else 0.
+    R, the robustness, is 1 minus the predicted area outside of the target, relative to the annotated foreground. Where
+    a frame has none, it is 1 if nothing is predicted outside of the target and else 0.
 
     Args:
         predictions: bool (T, H, W).
@@ -151,7 +141,7 @@ def revos_frame_scores(
     outside = np.count_nonzero(predictions & ~targets, axis=(1, 2)) * (255.0 if original else 1.0)
     foreground = np.count_nonzero(foregrounds, axis=(1, 2))
     spill = np.where(foreground > 0, outside / np.maximum(foreground, 1), outside > 0)
-    return FrameScores(scores.J, scores.F, agree.mean(axis=(1, 2)), np.maximum(0.0, 1.0 - spill))
+    return {**scores, "A": agree.mean(axis=(1, 2)), "R": np.maximum(0.0, 1.0 - spill)}
 
 
 REVOS_GROUPS = {0: "referring", 1: "reasoning"}
@@ -164,7 +154,7 @@ def revos_scores(expressions: Iterable[tuple[int, Mapping[str, float]]]) -> dict
     Every expression's value is rounded to two decimals of a percent before averaging, as published.
 
     Args:
-        expressions: (type id, ``FrameScores.means()``) per expression. Type 2 is skipped.
+        expressions: (type id, `mean_scores`) per expression. Type 2 is skipped.
 
     Returns:
         Group name -> measure -> percent. A group without expressions is left out, also of ``overall``.

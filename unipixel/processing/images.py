@@ -268,7 +268,7 @@ def patchify(frames: np.ndarray, settings: ImageSettings) -> tuple[Tensor, tuple
 
 def prepare_sam_frames(frames: np.ndarray, settings: ImageSettings) -> Tensor:
     """Frames, uint8 (T, H, W, 3), as SAM sees them: float32 (T, 3, S, S), stretched to the square and normalised."""
-    x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 255
+    x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float().div_(255)
     side = (settings.sam_size, settings.sam_size)
     if x.shape[-2:] != side:
         x = F.interpolate(x, size=side, mode="bilinear", align_corners=False, antialias=True)
@@ -276,36 +276,35 @@ def prepare_sam_frames(frames: np.ndarray, settings: ImageSettings) -> Tensor:
     return ((x - mean) / std).contiguous()
 
 
-@dataclass(frozen=True, eq=False)
+def _choose_frames(total: int, most: int, wanted: Sequence[int]) -> tuple[int, ...]:
+    if total <= most:
+        return tuple(range(total))
+    if len(wanted) > most:
+        raise ValueError(f"{len(wanted)} frames must be seen, but the language model sees at most {most}")
+    chosen = set(sample_indices(total, most)) if most > 1 else {0}
+    free = chosen - set(wanted)
+    for t in wanted:
+        if t not in chosen:
+            nearest = min(free, key=lambda other: (abs(other - t), other))
+            free.discard(nearest)
+            chosen = (chosen - {nearest}) | {t}
+    return tuple(sorted(chosen))
+
+
 class VisualInput:
-    """What the language model sees of a clip; nothing is decoded before `pixel_values` is asked for."""
+    """What the language model sees of a clip; nothing is decoded before `pixel_values` is asked for.
 
-    media: Media
-    settings: ImageSettings
-    llm_frame_indices: tuple[int, ...]
-    """Frames t of the clip that the language model sees, ascending."""
+    Args:
+        include: frames t that must be seen, such as one with a prompt; each replaces the nearest choice.
 
-    @classmethod
-    def from_media(cls, media: Media, settings: ImageSettings, include: Sequence[int] = ()) -> VisualInput:
-        """Choose the frames: all of a short clip, else `ImageSettings.max_frames` evenly spread ones.
+    Attributes:
+        llm_frame_indices: frames t of the clip that the language model sees, ascending: all of a short clip, else
+            `ImageSettings.max_frames` evenly spread ones.
+    """
 
-        Args:
-            include: frames t that must be among them, such as one with a prompt; each replaces the nearest choice.
-        """
-        total, most = media.num_frames, settings.max_frames
-        if total <= most:
-            return cls(media, settings, tuple(range(total)))
-        wanted = sorted(set(include))
-        if len(wanted) > most:
-            raise ValueError(f"{len(wanted)} frames must be seen, but the language model sees at most {most}")
-        chosen = set(sample_indices(total, most)) if most > 1 else {0}
-        free = chosen - set(wanted)
-        for t in wanted:
-            if t not in chosen:
-                nearest = min(free, key=lambda other: (abs(other - t), other))
-                free.discard(nearest)
-                chosen = (chosen - {nearest}) | {t}
-        return cls(media, settings, tuple(sorted(chosen)))
+    def __init__(self, media: Media, settings: ImageSettings, include: Sequence[int] = ()) -> None:
+        self.media, self.settings = media, settings
+        self.llm_frame_indices = _choose_frames(media.num_frames, settings.max_frames, sorted(set(include)))
 
     @property
     def size_hw(self) -> tuple[int, int]:

@@ -135,7 +135,7 @@ class Processor:
             write_text(folder / name, json.dumps(tree, indent=2, sort_keys=True) + "\n")
 
     def build_visual(self, media: Media, include: Sequence[int] = ()) -> VisualInput:
-        return VisualInput.from_media(media, self.settings, include)
+        return VisualInput(media, self.settings, include)
 
     def prepare_sam_frames(self, frames: np.ndarray) -> Tensor:
         """Frames, uint8 (T, H, W, 3), as SAM sees them, float32 (T, 3, S, S)."""
@@ -273,7 +273,7 @@ class Processor:
         # a video file that the language model is told the rate of is read as Qwen2.5-VL reads it, with one frame's
         # share of the budget at any length
         settings = replace(self.settings, fps=sample.fps, frame_resize="tensor", share_budget=False)
-        return VisualInput.from_media(sample.media, settings)
+        return VisualInput(sample.media, settings)
 
     def _encode_turns(
         self, turns: Sequence[Turn], questions: Sequence[QuestionInputs], opening: list[int], independent_turns: bool

@@ -6,7 +6,7 @@ Masks are COCO RLE, coordinates source pixels. Fields are taken as they are, nev
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -179,12 +179,13 @@ class MediaOut(BaseModel):
     seen_frames: list[int] = Field(description="Frames of the clip that the language model reads.")
 
 
-class UsageOut(BaseModel):
-    """Tokens, as OpenAI counts them."""
-
-    prompt_tokens: int = Field(description="Tokens of the image or video and of all text before the reply.")
-    completion_tokens: int
-    total_tokens: int
+Usage: TypeAlias = Annotated[
+    dict[Literal["prompt_tokens", "completion_tokens", "total_tokens"], int],
+    Field(
+        min_length=3,
+        description="Tokens, as OpenAI counts them: the prompt is the image or video and all text before the reply.",
+    ),
+]
 
 
 class ErrorOut(BaseModel):

@@ -18,7 +18,7 @@ from unipixel.serve.schemas import (
     MediaOut,
     ObjectOut,
     PointPrompt,
-    UsageOut,
+    Usage,
 )
 
 
@@ -93,7 +93,7 @@ def get_finish_reason(engine: Engine, answer: Answer) -> Literal["stop", "length
     return "stop" if not answer.tokens or answer.tokens[-1] in ends else "length"
 
 
-def count_usage(engine: Engine, num_visual: int, turns: Sequence[tuple[str, str]], answer: Answer) -> UsageOut:
+def count_usage(engine: Engine, num_visual: int, turns: Sequence[tuple[str, str]], answer: Answer) -> Usage:
     """Tokens of a reply and of what stands in front of it.
 
     Args:
@@ -108,4 +108,4 @@ def count_usage(engine: Engine, num_visual: int, turns: Sequence[tuple[str, str]
     if answer.question:
         before += len(chat.encode_next_question(answer.question) if turns else chat.encode_question(answer.question))
     written = len(answer.tokens)
-    return UsageOut(prompt_tokens=before, completion_tokens=written, total_tokens=before + written)
+    return {"prompt_tokens": before, "completion_tokens": written, "total_tokens": before + written}

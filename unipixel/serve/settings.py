@@ -119,6 +119,7 @@ class ServeSettings:
             max_animation_pixels=self.max_animation_pixels,
             url_timeout_s=self.url_timeout_s,
             private_addresses=self.private_urls,
+            isolated=True,
             remedy="the server's bound",
         )
 

@@ -24,8 +24,9 @@ Records: in ``train`` one per picture or video with a query per name and express
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -42,14 +43,8 @@ from unipixel.sample import Query, Sample
 
 UNNAMED = "object"
 """What is asked for where no label says more."""
-
-
-class _FolderItem(NamedTuple):
-    """A picture or video."""
-
-    is_video: bool
-    frames: tuple[str, ...]
-    masks: tuple[str, ...]
+_Paths = tuple[tuple[str, ...], tuple[str, ...]]
+"""Of frames, and of their masks."""
 
 
 def read_records(root: Path, dataset: str, split: str) -> list[Record]:
@@ -58,24 +53,16 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     Raises:
         DatasetError: a folder or mask is missing, or a JSON file damaged or about other pictures.
     """
-    items = _find_items(root, dataset)
-    aliases = NameAliases(items, {name: Path(item.frames[0]).name for name, item in items.items() if not item.is_video})
+    items = _find_items(root, dataset, split)
+    pictures = ((name, item.frame_names) for name, item in items.items() if item.data_type == "seg_image")
+    aliases = NameAliases(items, {name: Path(frames[0]).name for name, frames in pictures if frames})
     labels = _read_labels(root / "labels.json", items, aliases, dataset)
     records = []
     for name in choose_names(items, split, root, dataset, aliases):
         item, queries = items[name], build_queries(labels[name]) if name in labels else None
         for ending, some in split_queries(queries or (Query(kind="query", text=UNNAMED),), split):
-            records.append(
-                Record(
-                    dataset=dataset,
-                    split=split,
-                    id=name + ending,
-                    data_type="seg_video" if item.is_video else "seg_image",
-                    root=root,
-                    frame_names=item.frames,
-                    raw=(item, some if queries else None, tuple(labels.get(name, {}))),
-                )
-            )
+            raw = (item.raw, some if queries else None, tuple(labels.get(name, {})))
+            records.append(replace(item, id=name + ending, raw=raw))
     return records
 
 
@@ -85,13 +72,13 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     Raises:
         DatasetError: a file is missing, damaged or of another size, or a label names an object that is nowhere.
     """
-    item: _FolderItem
+    masks: tuple[str, ...]
     queries: tuple[Query, ...] | None  # None: nothing is labelled
     labelled: tuple[int, ...]
-    item, queries, labelled = record.raw
-    ts = resolve_frames(record, frames, len(item.masks))
-    media = open_clip(record, ts) if item.is_video else open_picture(record, frames)
-    read = [_read_numbers(record, item.masks[t], media.size_hw) for t in ts]
+    masks, queries, labelled = record.raw
+    ts = resolve_frames(record, frames, len(masks))
+    media = open_clip(record, ts) if record.data_type == "seg_video" else open_picture(record, frames)
+    read = [_read_numbers(record, masks[t], media.size_hw) for t in ts]
     numbers = [one for one, _ in read]
     values = sorted({value for one in numbers for value in np.unique(one).tolist()} - {0})
     if any(is_cut for _, is_cut in read) and values != [255]:
@@ -117,10 +104,10 @@ def read_sample(record: Record, frames: Sequence[int] | None = None) -> Sample:
     return Sample(media=media, objects=objects, queries=queries, source=record.source)
 
 
-def _find_items(root: Path, dataset: str) -> dict[str, _FolderItem]:
-    """Pictures and videos by name, in natural order."""
+def _find_items(root: Path, dataset: str, split: str) -> dict[str, Record]:
+    """A record of each picture or video by its name, in natural order, with the paths of the masks alone."""
     images, masks = (require(root / name, dataset, "folder") for name in ("images", "masks"))
-    items: dict[str, _FolderItem] = {}
+    items: dict[str, Record] = {}
     drawn = _map_stems(masks, dataset)
     for path in sorted(images.iterdir(), key=lambda path: build_sort_key(path.name)):
         if is_junk(path.name) or not (path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES):
@@ -128,21 +115,29 @@ def _find_items(root: Path, dataset: str) -> dict[str, _FolderItem]:
         name = normalize_name(path.name if path.is_dir() else path.stem)
         if name in items:
             raise DatasetError(f"{dataset}: two pictures in {images} are named {name!r}; rename one and its mask")
-        items[name] = _build_video(path, masks, dataset) if path.is_dir() else _build_picture(path, drawn)
-    items = {name: item for name, item in items.items() if item.frames}
+        frames, paths = _pair_frames(path, masks, dataset) if path.is_dir() else _pair_picture(path, drawn)
+        items[name] = Record(
+            dataset=dataset,
+            split=split,
+            id=name,
+            data_type="seg_video" if path.is_dir() else "seg_image",
+            root=root,
+            frame_names=frames,
+            raw=paths,
+        )
+    items = {name: item for name, item in items.items() if item.frame_names}
     if not items:
         raise DatasetError(f"{dataset}: {images} holds no picture and no folder of frames")
     return items
 
 
-def _build_picture(path: Path, drawn: Mapping[str, str]) -> _FolderItem:
+def _pair_picture(path: Path, drawn: Mapping[str, str]) -> _Paths:
     # a missing one is refused when its record is read, so that it does not stand in the way of all others
-    return _FolderItem(
-        False, (f"images/{path.name}",), (f"masks/{drawn.get(normalize_name(path.stem), f'{path.stem}.png')}",)
-    )
+    mask = drawn.get(normalize_name(path.stem), f"{path.stem}.png")
+    return (f"images/{path.name}",), (f"masks/{mask}",)
 
 
-def _build_video(folder: Path, masks: Path, dataset: str) -> _FolderItem:
+def _pair_frames(folder: Path, masks: Path, dataset: str) -> _Paths:
     masks = next(
         (path for path in masks.iterdir() if normalize_name(path.name) == normalize_name(folder.name)),
         masks / folder.name,
@@ -150,8 +145,7 @@ def _build_video(folder: Path, masks: Path, dataset: str) -> _FolderItem:
     drawn = _map_stems(masks, dataset) if masks.is_dir() else {}
     frames = _map_stems(folder, dataset)
     stems = sorted(set(frames) & set(drawn) or set(frames), key=lambda stem: build_sort_key(frames[stem]))
-    return _FolderItem(
-        True,
+    return (
         tuple(f"images/{folder.name}/{frames[stem]}" for stem in stems),
         tuple(f"masks/{masks.name}/{drawn.get(stem, f'{stem}.png')}" for stem in stems),
     )

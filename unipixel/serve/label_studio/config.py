@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 from xml.etree import ElementTree
 
 from unipixel.serve.errors import ApiError
 
 Kind = Literal["brushlabels", "polygonlabels", "rectanglelabels", "videorectangle"]
+Control: TypeAlias = tuple[Kind, str, tuple[str, ...]]
+"""A tag that draws regions: their type, its name and its labels."""
 DRAWING: dict[str, tuple[Kind, ...]] = {
     "image": ("brushlabels", "polygonlabels", "rectanglelabels"),
     "video": ("videorectangle",),
@@ -21,35 +22,54 @@ MAX_LABELS = 64
 """Labels that the model is asked for one by one."""
 
 
-@dataclass(frozen=True)
-class Control:
-    """A tag that draws regions."""
-
-    kind: Kind
-    """The type of its regions."""
-    name: str
-    labels: tuple[str, ...]
-    is_smart: bool
-    """Whether what is drawn with it is a prompt for the model, rather than a result."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """A configuration that the model can work with."""
+    """A labelling configuration that the model can work with.
 
-    medium: Literal["image", "video"]
-    object_name: str
-    """Name of the ``<Image>`` or ``<Video>``."""
-    data_key: str
-    """Where a task's data name the picture or video."""
-    controls: tuple[Control, ...]
-    """Those that get regions."""
-    queries: Mapping[str, str] = field(default_factory=dict)
-    """For each label what the model is asked for: the label's ``hint``, or else its text."""
-    text_keys: tuple[str, ...] = ()
-    """Where a task's data hold what to look for, instead of all labels: what ``<Text>`` shows."""
-    frame_rate: str = ""
-    """``frameRate`` of the ``<Video>``: a number, or ``$key``."""
+    Raises:
+        ApiError: it is no XML, or has nothing that the model can draw on, or draw with.
+    """
+
+    def __init__(self, xml: str) -> None:
+        root = _parse_xml(xml)
+        found = [tag for tag in root.iter() if tag.tag in ("Image", "Video") and tag.get("name")]
+        if not found:
+            raise build_config_error("the labelling configuration shows no <Image> or <Video>, which the model needs")
+        # of several, the one that labels draw on
+        shown = next((tag for tag in found if _read_controls(_find_controls(tag, root), _get_medium(tag))), found[0])
+        value = shown.get("value", "")
+        if not value.startswith("$") or len(value) < 2:
+            raise build_config_error(
+                f"the value of <{shown.tag}> is {value[:40]!r}; it must be one key of the task's data, as $image"
+            )
+        self.medium = _get_medium(shown)
+        self.object_name = shown.get("name", "")
+        """Name of the ``<Image>`` or ``<Video>``."""
+        self.data_key = value[1:]
+        """Where a task's data name the picture or video."""
+        tags = _find_controls(shown, root)
+        self.controls = _read_controls(tags, self.medium)
+        """Those that get regions."""
+        if not self.controls:
+            known = (
+                "<VideoRectangle> and <Labels>"
+                if self.medium == "video"
+                else "<BrushLabels>, <PolygonLabels> or <RectangleLabels>"
+            )
+            raise build_config_error(
+                f"no control draws on <{shown.tag}> {self.object_name[:40]!r} with labels; add {known}"
+            )
+        words = {label: said for tag in tags for label, said in _read_labels(tag)}
+        if len(words) > MAX_LABELS:
+            raise build_config_error(
+                f"the labelling configuration has {len(words)} labels; at most {MAX_LABELS} can be asked for"
+            )
+        self.queries = {label: words[label] for _, _, labels in self.controls for label in labels}
+        """For each label what the model is asked for: the label's ``hint``, or else its text."""
+        texts = [tag.get("value", "") for tag in root.iter("Text")]
+        self.text_keys = [text[1:] for text in texts if text.startswith("$")]
+        """Where a task's data hold what to look for, instead of all labels: what ``<Text>`` shows."""
+        self._frame_rate = shown.get("frameRate", shown.get("framerate", "")).strip()
+        """A number, or ``$key``."""
 
     def get_frame_rate(self, data: Mapping[str, Any]) -> float:
         """The rate at which Label Studio counts a video's frames, which need not be the video's own.
@@ -57,7 +77,7 @@ class LabelConfig:
         Raises:
             ApiError: it is no positive number.
         """
-        given: Any = data.get(self.frame_rate[1:]) if self.frame_rate.startswith("$") else self.frame_rate
+        given: Any = data.get(self._frame_rate[1:]) if self._frame_rate.startswith("$") else self._frame_rate
         if given in ("", None):
             return DEFAULT_FRAME_RATE
         try:
@@ -81,50 +101,6 @@ def is_blank(xml: str) -> bool:
         ApiError: it is no XML.
     """
     return not xml.strip() or not any(tag.get("name") for tag in _parse_xml(xml).iter())
-
-
-def read_config(xml: str) -> LabelConfig:
-    """What the model needs of a labelling configuration.
-
-    Raises:
-        ApiError: it is no XML, or has nothing that the model can draw on, or draw with.
-    """
-    root = _parse_xml(xml)
-    found = [tag for tag in root.iter() if tag.tag in ("Image", "Video") and tag.get("name")]
-    if not found:
-        raise build_config_error("the labelling configuration shows no <Image> or <Video>, which the model needs")
-    # of several, the one that labels draw on
-    shown = next((tag for tag in found if _read_controls(_find_controls(tag, root), _get_medium(tag))), found[0])
-    value = shown.get("value", "")
-    if not value.startswith("$") or len(value) < 2:
-        raise build_config_error(
-            f"the value of <{shown.tag}> is {value[:40]!r}; it must be one key of the task's data, as $image"
-        )
-    name, medium = shown.get("name", ""), _get_medium(shown)
-    labels = _find_controls(shown, root)
-    words = {label: said for tag in labels for label, said in _read_labels(tag)}
-    controls = _read_controls(labels, medium)
-    if not controls:
-        controls_text = (
-            "<VideoRectangle> and <Labels>"
-            if medium == "video"
-            else "<BrushLabels>, <PolygonLabels> or <RectangleLabels>"
-        )
-        raise build_config_error(f"no control draws on <{shown.tag}> {name[:40]!r} with labels; add {controls_text}")
-    if len(words) > MAX_LABELS:
-        raise build_config_error(
-            f"the labelling configuration has {len(words)} labels; at most {MAX_LABELS} can be asked for"
-        )
-    texts = [tag.get("value", "") for tag in root.iter("Text")]
-    return LabelConfig(
-        medium=medium,
-        object_name=name,
-        data_key=value[1:],
-        controls=controls,
-        queries={label: words[label] for control in controls for label in control.labels},
-        text_keys=tuple(text[1:] for text in texts if text.startswith("$")),
-        frame_rate=shown.get("frameRate", shown.get("framerate", "")).strip(),
-    )
 
 
 def _parse_xml(xml: str) -> ElementTree.Element:
@@ -160,16 +136,17 @@ def _read_labels(tag: ElementTree.Element) -> list[tuple[str, str]]:
     return found
 
 
-def _read_controls(tags: list[ElementTree.Element], medium: str) -> tuple[Control, ...]:
+def _read_controls(tags: list[ElementTree.Element], medium: str) -> list[Control]:
     """Controls that get regions: those that draw and are not for prompting, or, where all are for that, the first."""
     beside = tuple(label for tag in tags if tag.tag == "Labels" for label, _ in _read_labels(tag))
-    found = []
+    drawing: list[Control] = []
+    prompting: list[Control] = []
     for kind in DRAWING[medium]:
         for tag in tags:
             if tag.tag.lower() != kind:
                 continue
             names = beside if kind == "videorectangle" else tuple(label for label, _ in _read_labels(tag))
-            smart = "true" in (tag.get("smart", "").lower(), tag.get("smartOnly", "").lower())
+            is_smart = "true" in (tag.get("smart", "").lower(), tag.get("smartOnly", "").lower())
             if names:
-                found.append(Control(kind, tag.get("name", ""), names, smart))
-    return tuple(one for one in found if not one.is_smart) or tuple(found[:1])
+                (prompting if is_smart else drawing).append((kind, tag.get("name", ""), names))
+    return drawing or prompting[:1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,34 +24,25 @@ MAX_TRACKED_FRAMES = 200
 _BOX = ("x", "y", "width", "height")
 
 
-@dataclass(frozen=True)
 class Timeline:
-    """The frames of a clip in time."""
+    """The frames of a clip in time.
 
-    times_s: tuple[float, ...]
-    """Seconds from the video's beginning to each frame of the clip."""
-    duration_s: float
-    """Of the whole video."""
-    rate: float
-    """Frames per second that Label Studio counts."""
-    own_counts: tuple[int, float] | None = None
-    """Frames and seconds of the video as Label Studio itself has said."""
+    Args:
+        times_s: seconds from the video's beginning to each frame of the clip.
+        duration: seconds of the whole video.
+        rate: frames per second that Label Studio counts.
+        frames_count: frames of the whole video, as Label Studio counts; by default at that rate.
+    """
 
-    @property
-    def frames_count(self) -> int:
-        """Frames of the whole video, as Label Studio counts."""
-        return self.own_counts[0] if self.own_counts else max(1, round(self.duration_s * self.rate))
-
-    @property
-    def duration(self) -> float:
-        """Seconds of the whole video, as Label Studio says."""
-        return self.own_counts[1] if self.own_counts else self.duration_s
+    def __init__(self, times_s: Sequence[float], duration: float, rate: float, frames_count: int | None = None) -> None:
+        self.times_s, self.duration, self.rate = times_s, duration, rate
+        self.frames_count = max(1, round(duration * rate)) if frames_count is None else frames_count
 
     def apply_counts(self, frames_count: float, duration: float) -> Timeline:
         """The same with the numbers that a region of Label Studio's carries, if it carries any."""
         if not (1 <= frames_count <= 1e8 and 0 < duration < 1e8):
             return self
-        return replace(self, rate=frames_count / duration, own_counts=(round(frames_count), float(duration)))
+        return Timeline(self.times_s, duration, frames_count / duration, round(frames_count))
 
     def to_number(self, t: int) -> int:
         """Label Studio's number of frame ``t`` of the clip."""

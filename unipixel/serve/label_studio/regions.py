@@ -10,7 +10,7 @@ import numpy as np
 
 from unipixel.engine.memory import KnownObject
 from unipixel.serve.label_studio.brush import encode_brush
-from unipixel.serve.label_studio.config import Control, LabelConfig
+from unipixel.serve.label_studio.config import Kind, LabelConfig
 from unipixel.serve.label_studio.prompts import RegionRequest, Timeline, match_label
 from unipixel.serve.label_studio.schemas import Region
 
@@ -28,15 +28,15 @@ def build_regions(found: Sequence[tuple[RegionRequest, KnownObject]], config: La
             continue
         # the label that the model's own words are, or else the first
         label = request.label or match_label(one.label, config) or next(iter(config.queries))
-        for control in config.controls:
-            if label not in control.labels:
+        for kind, name, labels in config.controls:
+            if label not in labels:
                 continue
-            for value in _build_values(control, one, label, request.timeline):
+            for value in _build_values(kind, one, label, request.timeline):
                 region = Region(
                     id=request.region_id or secrets.token_hex(5),
-                    from_name=control.name,
+                    from_name=name,
                     to_name=config.object_name,
-                    type=control.kind,
+                    type=kind,
                     value=value,
                     score=round(float(one.score), 6),
                 )
@@ -47,14 +47,12 @@ def build_regions(found: Sequence[tuple[RegionRequest, KnownObject]], config: La
     return regions
 
 
-def _build_values(
-    control: Control, one: KnownObject, label: str, timeline: Timeline | None
-) -> Iterator[dict[str, Any]]:
+def _build_values(kind: Kind, one: KnownObject, label: str, timeline: Timeline | None) -> Iterator[dict[str, Any]]:
     if timeline is not None:
         yield {**build_sequence(one, timeline), "labels": [label]}
-    elif control.kind == "brushlabels":
+    elif kind == "brushlabels":
         yield {"format": "rle", "rle": encode_brush(one.track.mask(0)), "brushlabels": [label]}
-    elif control.kind == "polygonlabels":
+    elif kind == "polygonlabels":
         height, width = one.track.size_hw
         for corners in simplify_polygons(one.track.polygons(0)):
             points = (corners * (100 / np.array([width, height]))).round(6).tolist()

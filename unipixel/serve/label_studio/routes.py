@@ -14,7 +14,7 @@ from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.processing.prompts import format_request
 from unipixel.serve.errors import CLIENT_CLOSED, ApiError, describe_error
-from unipixel.serve.label_studio.config import LabelConfig, is_blank, read_config
+from unipixel.serve.label_studio.config import LabelConfig, is_blank
 from unipixel.serve.label_studio.media import open_task_media
 from unipixel.serve.label_studio.prompts import (
     RegionRequest,
@@ -26,12 +26,13 @@ from unipixel.serve.label_studio.prompts import (
 )
 from unipixel.serve.label_studio.regions import build_regions
 from unipixel.serve.label_studio.schemas import (
-    MAX_CONFIG,
+    ConfigXml,
     LabelStudioTask,
-    PredictIn,
     PredictionOut,
     PredictOut,
+    PredictParams,
     Region,
+    Tasks,
 )
 from unipixel.serve.responses import wait_for_result
 from unipixel.serve.runtime import OwnerDep, Runtime, RuntimeDep, forbid_caching
@@ -46,19 +47,26 @@ router = APIRouter(tags=["label studio"], dependencies=[Depends(forbid_caching)]
 
 
 @router.post("/predict", response_model=PredictOut, summary="Predict regions for tasks")
-async def predict(request: Request, runtime: RuntimeDep, owner: OwnerDep, body: PredictIn) -> PredictOut:
+async def predict(
+    request: Request,
+    runtime: RuntimeDep,
+    owner: OwnerDep,
+    tasks: Tasks,
+    label_config: Annotated[ConfigXml, Body()],
+    params: PredictParams | None = None,
+) -> PredictOut:
     """What an annotator draws with smart tools (`params.context`) becomes objects; without that, labels are looked for.
 
     A task that fails alone is refused with its reason. Among several, it gets an empty list, for which Label Studio
     stores nothing, and its reason is among `errors`.
     """
-    config = read_config(body.label_config)
-    drawn = body.params.context.result if body.params is not None and body.params.context is not None else []
-    if drawn and len(body.tasks) > 1:
-        raise ApiError(400, f"{len(body.tasks)} tasks came with one drawing; send one task with it", code="bad_request")
+    config = LabelConfig(label_config)
+    drawn = params.context.result if params is not None and params.context is not None else []
+    if drawn and len(tasks) > 1:
+        raise ApiError(400, f"{len(tasks)} tasks came with one drawing; send one task with it", code="bad_request")
     predicted = PredictOut(results=[], model_version=get_version(runtime))
     failures: list[Exception] = []
-    for task in body.tasks:
+    for task in tasks:
         try:
             predicted.results.append(await _predict_task(request, runtime, owner, config, task, drawn))
         except Exception as error:
@@ -68,7 +76,7 @@ async def predict(request: Request, runtime: RuntimeDep, owner: OwnerDep, body: 
             failures.append(error)
             predicted.errors.append({"task": task.id, "message": why.message, "code": why.code})
             predicted.results.append([])
-    if len(failures) == len(body.tasks):
+    if len(failures) == len(tasks):
         raise failures[0]
     return predicted
 
@@ -76,23 +84,23 @@ async def predict(request: Request, runtime: RuntimeDep, owner: OwnerDep, body: 
 @router.post("/setup", summary="Connect a project")
 async def setup(
     runtime: RuntimeDep,
-    label_config: Annotated[str, Body(embed=True, alias="schema", max_length=MAX_CONFIG)] = "",
+    label_config: Annotated[ConfigXml, Body(embed=True, alias="schema")] = "",
 ) -> dict[Literal["model_version"], str]:
     """Say which model answers, and refuse a labelling configuration that it cannot use.
 
     A host name and an access token that come along are not used: the server has its own.
     """
     if not is_blank(label_config):
-        read_config(label_config)
+        LabelConfig(label_config)
     return {"model_version": get_version(runtime)}
 
 
 @router.post("/validate", summary="Check a labelling configuration")
 async def validate(
-    config: Annotated[str, Body(embed=True, max_length=MAX_CONFIG)],
+    config: Annotated[ConfigXml, Body(embed=True)],
 ) -> dict[Literal["status"], Literal["ok"]]:
     """Status 200 if the model can use it, 400 with the reason if it cannot."""
-    read_config(config)
+    LabelConfig(config)
     return {"status": "ok"}
 
 

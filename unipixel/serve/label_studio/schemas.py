@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from unipixel.serve.schemas import LEFT_OUT, MAX_PROMPTS
 
@@ -78,22 +78,24 @@ class LabelStudioTask(BaseModel):
     data: dict[str, Any]
 
 
-EXAMPLE: dict[str, Any] = {
-    "tasks": [{"id": 7, "data": {"image": "https://example.org/street.jpg"}}],
-    "label_config": '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">'
-    '<Label value="car"/></BrushLabels></View>',
-    "params": {"context": None},
-}
-
-
-class PredictIn(BaseModel):
-    """`POST /predict`."""
-
-    tasks: Annotated[list[LabelStudioTask], Field(min_length=1, max_length=MAX_TASKS)]
-    label_config: Annotated[str, Field(max_length=MAX_CONFIG)]
-    params: PredictParams | None = None
-
-    model_config = ConfigDict(json_schema_extra={"example": EXAMPLE})
+Tasks = Annotated[
+    list[LabelStudioTask],
+    Field(
+        min_length=1,
+        max_length=MAX_TASKS,
+        examples=[[{"id": 7, "data": {"image": "https://example.org/street.jpg"}}]],
+    ),
+]
+ConfigXml = Annotated[
+    str,
+    Field(
+        max_length=MAX_CONFIG,
+        examples=[
+            '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">'
+            '<Label value="car"/></BrushLabels></View>'
+        ],
+    ),
+]
 
 
 class PredictionOut(BaseModel):

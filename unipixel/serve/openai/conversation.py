@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unipixel.engine.answer import Answer
@@ -14,74 +13,57 @@ from unipixel.engine.engine import Engine
 from unipixel.engine.session import Request, Session
 from unipixel.serve.errors import LOG, ApiError
 from unipixel.serve.openai.schemas import ChatMessage, ChatRequest, ContentPart, UnipixelOptions
-from unipixel.serve.schemas import QuestionOptions
+from unipixel.serve.schemas import ClipOptions, QuestionOptions
 
 OBJECT_MARK = re.compile(r"\[\d{1,6}\]")
 """How an answer mentions an object."""
 
 
-@dataclass(frozen=True)
-class ChatTurn:
-    """One question, and the reply to it, if it is an earlier one."""
-
-    text: str
-    options: QuestionOptions = field(default_factory=QuestionOptions)  # type: ignore[arg-type]
-    reply: str | None = None
-
-    def to_json(self) -> list[Any]:
-        """For the key of a conversation."""
-        return [self.text, self.options.model_dump(include=set(QuestionOptions.model_fields)), self.reply]
-
-
-@dataclass(frozen=True)
 class ChatConversation:
-    """A conversation about one clip."""
+    """A conversation about one clip.
 
-    urls: tuple[str, ...]
-    """The image or video; several are the frames of a clip."""
-    history: tuple[ChatTurn, ...]
-    current: ChatTurn
-    options: UnipixelOptions
+    Args:
+        max_text: characters of a question.
+
+    Raises:
+        ApiError: it has no image or video, more than one, or messages in an order that is no conversation.
+    """
+
+    def __init__(self, request: ChatRequest, max_text: int) -> None:
+        system, turns = _split_turns(request)
+        self.urls = _find_media(turns)
+        """The image or video; several are the frames of a clip."""
+        self.history: list[tuple[str, QuestionOptions, str]] = []
+        """Earlier questions with their options and replies."""
+        for place, (messages, reply) in enumerate(turns):
+            text = "\n".join(words for message in messages for words in _get_texts(message) if words)
+            if place == 0 and system:
+                text = f"{system}\n\n{text}"
+            if len(text) > max_text:
+                raise _bad_request(f"a question is {len(text)} characters long; it must be at most {max_text}")
+            self.history.append((text, _get_options(messages), reply or ""))
+        self.question, self.question_options, _ = self.history.pop()
+        options = request.unipixel or UnipixelOptions()  # type: ignore[call-arg]
+        if _is_set(options):
+            if _is_set(self.question_options):
+                message = "the last message and the request both carry prompts; give them in one place"
+                raise _bad_request(message, "unipixel")
+            self.question_options = options
+        self.clip_options: ClipOptions = options
 
     def key(self, owner: str, reply: str | None = None) -> str:
         """What identifies the conversation before its last question, or, with the reply to that, after it."""
-        turns = [turn.to_json() for turn in self.history]
-        if reply is not None:
-            turns.append(replace(self.current, reply=reply).to_json())
-        options = [self.options.num_frames, self.options.track, self.options.every]
-        digest = hashlib.sha256(json.dumps([owner, options, turns], sort_keys=True).encode())
+        turns = self.history if reply is None else [*self.history, (self.question, self.question_options, reply)]
+        fields = set(QuestionOptions.model_fields)
+        clip = [self.clip_options.num_frames, self.clip_options.track, self.clip_options.every]
+        content = [[text, options.model_dump(include=fields), answer] for text, options, answer in turns]
+        digest = hashlib.sha256(json.dumps([owner, clip, content], sort_keys=True).encode())
         for url in self.urls:
             digest.update(hashlib.sha256(url.encode("utf-8", "surrogatepass")).digest())
         return digest.hexdigest()
 
 
-# from messages to a conversation
-
-
-def read_conversation(request: ChatRequest, max_text: int) -> ChatConversation:
-    """The conversation of a request.
-
-    Raises:
-        ApiError: it has no image or video, more than one, or messages in an order that is no conversation.
-    """
-    system, turns = _split_turns(request)
-    urls = _find_media(turns)
-    options = request.unipixel or UnipixelOptions()  # type: ignore[call-arg]
-    read: list[ChatTurn] = []
-    for place, (messages, reply) in enumerate(turns):
-        text = "\n".join(words for message in messages for words in _get_texts(message) if words)
-        if place == 0 and system:
-            text = f"{system}\n\n{text}"
-        if len(text) > max_text:
-            raise _bad_request(f"a question is {len(text)} characters long; it must be at most {max_text}")
-        read.append(ChatTurn(text, _get_options(messages), reply))
-    *history, current = read
-    if _is_set(options):
-        if _is_set(current.options):
-            message = "the last message and the request both carry prompts; give them in one place"
-            raise _bad_request(message, "unipixel")
-        current = replace(current, options=options)
-    return ChatConversation(urls, tuple(history), current, options)
+# reading messages
 
 
 def _split_turns(request: ChatRequest) -> tuple[str, list[tuple[list[ChatMessage], str | None]]]:
@@ -186,8 +168,8 @@ class ChatTask:
         Raises:
             PromptError: it is not usable.
         """
-        turn = self.conversation.current
-        return self.session.prepare(_get_text(turn), **self._build_options(turn))
+        chat = self.conversation
+        return self.session.prepare(**self._build_arguments(chat.question, chat.question_options))
 
     def stream(self) -> Iterator[Any]:
         """The answer, piece by piece; the history is read first, unless the session remembers it.
@@ -200,35 +182,34 @@ class ChatTask:
         return self._stream_after_history()
 
     def _stream_question(self) -> Iterator[Any]:
-        turn = self.conversation.current
-        return self.session.stream(_get_text(turn), **self._build_options(turn))
+        chat = self.conversation
+        return self.session.stream(**self._build_arguments(chat.question, chat.question_options))
 
     def _stream_after_history(self) -> Iterator[Any]:
-        for number, turn in enumerate(self.conversation.history, start=1):
-            yield from self._replay_turn(turn, number)
+        for number, (text, options, reply) in enumerate(self.conversation.history, start=1):
+            yield from self._replay_turn(number, text, options, reply)
         yield from self._stream_question()
 
-    def _replay_turn(self, turn: ChatTurn, number: int) -> Iterator[None]:
+    def _replay_turn(self, number: int, text: str, options: QuestionOptions, reply: str) -> Iterator[None]:
         """Ask an earlier question again. Words are read as they were; objects are segmented anew, and must be the same.
 
         Raises:
             ApiError: the model does not say again what the client says that it did.
         """
-        session, reply, text = self.session, turn.reply or "", _get_text(turn)
-        options = self._build_options(turn)
-        if reply and text is not None and not OBJECT_MARK.search(reply):
+        session, arguments = self.session, self._build_arguments(text, options)
+        if reply and text.strip() and not OBJECT_MARK.search(reply):
             known = set(session.objects)
             # the reply is read, not written: one token, which ends the turn where the reply was complete
-            options |= {"answer_prefix": reply, "max_new_tokens": 1, "each": False}
-            for _ in session.stream(text, **options):
+            arguments |= {"answer_prefix": reply, "max_new_tokens": 1, "each": False}
+            for _ in session.stream(**arguments):
                 yield None
-            prompted = {prompt.object_id for prompt in turn.options.prompts}
+            prompted = {prompt.object_id for prompt in options.prompts}
             for object_id in set(session.objects) - known - prompted:
                 if not session.objects[object_id].prompts:
                     session.remove(object_id)
             return
         said = ""
-        for piece in session.stream(text, **options):
+        for piece in session.stream(**arguments):
             said = piece.text if isinstance(piece, Answer) else said
             yield None
         if said.strip() != reply.strip():
@@ -240,10 +221,10 @@ class ChatTask:
                 param="messages",
             )
 
-    def _build_options(self, turn: ChatTurn) -> dict[str, Any]:
+    def _build_arguments(self, text: str, options: QuestionOptions) -> dict[str, Any]:
         """Arguments of `Session.stream` for one question."""
-        options = turn.options
         return {
+            "text": text if text.strip() else None,  # there are only prompts
             "prompts": [prompt.to_prompt(self.session.media.size_hw) for prompt in options.prompts],
             "about": options.about,
             "start": options.start,
@@ -256,14 +237,9 @@ class ChatTask:
         """The same task in a session of its own, after a batch has closed the first."""
         if not self.session.is_closed:
             return self
-        options = self.conversation.options
+        options = self.conversation.clip_options
         session = self.engine.open(self._media, num_frames=options.num_frames, track=options.track)
         return ChatTask(self.engine, self.conversation, self.sampling, session, self.is_fresh)
-
-
-def _get_text(turn: ChatTurn) -> str | None:
-    """The question as the engine takes it: None where there are only prompts."""
-    return turn.text if turn.text.strip() else None
 
 
 def answer_batch(tasks: list[ChatTask]) -> list[Any]:

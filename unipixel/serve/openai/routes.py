@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 
-from unipixel.engine.answer import Answer, MaskPiece, TextPiece
+from unipixel.engine.answer import Answer, MaskPiece
 from unipixel.serve.errors import ApiError
 from unipixel.serve.media import open_urls
-from unipixel.serve.openai.conversation import ChatConversation, ChatTask, read_conversation
+from unipixel.serve.openai.conversation import ChatConversation, ChatTask
 from unipixel.serve.openai.schemas import (
     ChatAnswerMessage,
     ChatChoice,
@@ -22,7 +22,7 @@ from unipixel.serve.openai.schemas import (
 )
 from unipixel.serve.responses import EVENT_STREAM, format_data, stream_events, wait_for_result
 from unipixel.serve.runtime import OwnerDep, Runtime, RuntimeDep, forbid_caching
-from unipixel.serve.schemas import DEFAULT_TOKENS, UsageOut
+from unipixel.serve.schemas import DEFAULT_TOKENS, Usage
 from unipixel.serve.serializers import (
     build_masks,
     build_media,
@@ -51,7 +51,7 @@ async def chat_completions(request: Request, runtime: RuntimeDep, owner: OwnerDe
     frames of a clip. A later question sends the earlier answers along, as they were given.
     """
     sampling = build_sampling(body, runtime.settings)
-    conversation = read_conversation(body, runtime.settings.max_text)
+    conversation = ChatConversation(body, runtime.settings.max_text)
     task = await prepare_task(runtime, conversation, sampling, owner)
     batch_item = task if task.is_batchable and not body.stream else None
     job = Job(f"chat-{id(task)}", task.stream, kind="chat", batch_item=batch_item)
@@ -113,7 +113,7 @@ async def prepare_task(
     session = runtime.session_cache.pop(conversation.key(owner)) if conversation.history else None
     if session is not None:
         return ChatTask(runtime.engine, conversation, sampling, session, is_fresh=False)
-    options = conversation.options
+    options = conversation.clip_options
 
     def open_media() -> ChatTask:
         media = open_urls(conversation.urls, runtime.settings.limits, options.every)
@@ -141,7 +141,7 @@ class CompletionWriter:
         self._media = build_media(task.session, "data" if url[:5].lower() == "data:" else url[:200])
         self._num_visual = task.session.num_visual_tokens
         self._with_masks = request.unipixel is not None and request.unipixel.stream_masks
-        self._with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
+        self._with_usage = bool((request.stream_options or {}).get("include_usage"))
         self._has_begun = False
         self.answer: Answer | None = None
         """The answer, once there is one."""
@@ -157,8 +157,8 @@ class CompletionWriter:
         if not self._has_begun:
             self._has_begun = True
             yield self._format_delta(role="assistant", content="")
-        if isinstance(piece, TextPiece):
-            yield self._format_delta(content=piece.text)
+        if isinstance(piece, str):
+            yield self._format_delta(content=piece)
         elif isinstance(piece, MaskPiece) and self._with_masks:
             yield self._format_delta(unipixel={"masks": build_masks(piece)})
         elif isinstance(piece, Answer):
@@ -171,7 +171,7 @@ class CompletionWriter:
         """An event with what is added to the answer."""
         return self._format_chunk([{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}])
 
-    def _format_chunk(self, choices: Sequence[Mapping[str, object]], usage: UsageOut | None = None) -> str:
+    def _format_chunk(self, choices: Sequence[Mapping[str, object]], usage: Usage | None = None) -> str:
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices}
         # OpenAI's clients expect a usage of null in every chunk, but only if they have asked for usage
         return format_data({**chunk, "usage": usage} if self._with_usage else chunk)
@@ -190,6 +190,6 @@ class CompletionWriter:
     def _get_finish_reason(self, answer: Answer) -> Literal["stop", "length"]:
         return get_finish_reason(self._runtime.engine, answer)
 
-    def _count_usage(self, answer: Answer) -> UsageOut:
-        turns = [(turn.text, turn.reply or "") for turn in self._conversation.history]
+    def _count_usage(self, answer: Answer) -> Usage:
+        turns = [(text, reply) for text, _, reply in self._conversation.history]
         return count_usage(self._runtime.engine, self._num_visual, turns, answer)

@@ -16,7 +16,7 @@ from unipixel.serve.schemas import (
     Number,
     ObjectOut,
     QuestionOptions,
-    UsageOut,
+    Usage,
 )
 
 MAX_MESSAGES = 128
@@ -70,18 +70,6 @@ class UnipixelOptions(QuestionOptions, ClipOptions):
     stream_masks: bool = Field(False, description="With `stream`: send masks frame by frame, as they are tracked.")
 
 
-class StreamOptions(BaseModel, strict=True):
-    """What a stream carries besides the answer."""
-
-    include_usage: bool | None = None
-
-
-class ResponseFormat(BaseModel, strict=True):
-    """The form of the answer, which can only be text."""
-
-    type: Literal["text"] = "text"
-
-
 EXAMPLE_IMAGE = "data:image/png;base64,iVBORw0KGgo..."
 EXAMPLES: list[Any] = [
     {
@@ -121,7 +109,9 @@ class ChatRequest(BaseModel, strict=True):
     model: str = Field(max_length=500)
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = False
-    stream_options: StreamOptions | None = None
+    stream_options: dict[str, bool | None] | None = Field(
+        None, description="With `include_usage`, a stream ends with the tokens.", examples=[{"include_usage": True}]
+    )
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(None, description="0 (greedy) by default.")
@@ -129,7 +119,7 @@ class ChatRequest(BaseModel, strict=True):
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     n: Literal[1] | None = 1
     unipixel: UnipixelOptions | None = None
-    response_format: ResponseFormat | None = None
+    response_format: dict[Literal["type"], Literal["text"]] | None = Field(None, description="Only text.")
     stop: Annotated[list[str], Field(max_length=0)] | None = Field(None, description="Not supported.")
     tools: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Not supported.")
     logprobs: Literal[False] | None = Field(None, description="Not supported.")
@@ -180,4 +170,4 @@ class ChatResponse(BaseModel):
     model: str
     object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoice]
-    usage: UsageOut
+    usage: Usage

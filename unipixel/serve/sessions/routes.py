@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
-from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 
-from unipixel.engine.answer import Answer, MaskPiece, Piece, TextPiece
+from unipixel.engine.answer import Answer, MaskPiece, Piece
 from unipixel.engine.memory import KnownObject
 from unipixel.errors import MediaError, PromptError
 from unipixel.serve.errors import ApiError, JobCancelled
@@ -107,7 +106,7 @@ class SessionJobs:
         self,
         kind: str,
         work: Callable[[], Iterator[Any]],
-        build_result: Callable[[Any], BaseModel],
+        build_result: Callable[[Any], object],
         *,
         stream: bool = False,
     ) -> Any:
@@ -134,8 +133,8 @@ class SessionJobs:
                 self._store.finish_job(entry, job)
 
         def build_events(piece: Any) -> Iterator[str]:
-            if isinstance(piece, TextPiece):
-                yield format_event("text", {"text": piece.text})
+            if isinstance(piece, str):
+                yield format_event("text", {"text": piece})
             elif isinstance(piece, MaskPiece):
                 yield format_event("masks", build_masks(piece))
             else:
@@ -528,4 +527,4 @@ def _end_with_objects(pieces: Any, entry: SessionEntry | None = None, ids: Seque
 
 def build_objects(objects: list[KnownObject]) -> ObjectsOut:
     """Objects with their masks."""
-    return ObjectsOut(objects=[build_object(known) for known in objects])
+    return {"objects": [build_object(known) for known in objects]}

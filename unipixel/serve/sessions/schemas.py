@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,7 +17,7 @@ from unipixel.serve.schemas import (
     QuestionOptions,
     StartFrame,
     StrictModel,
-    UsageOut,
+    Usage,
 )
 
 FPS = Annotated[Number, Field(gt=0, lt=1_000_000)]
@@ -141,11 +141,10 @@ class AnswerOut(BaseModel):
     raw_text: str
     finish_reason: Literal["stop", "length"]
     objects: list[ObjectOut] = Field(description="Objects that were prompted, then those that the reply segments.")
-    usage: UsageOut
+    usage: Usage
     timings_s: dict[str, float]
 
 
-class ObjectsOut(BaseModel):
-    """Objects with their masks."""
-
-    objects: list[ObjectOut]
+ObjectsOut: TypeAlias = Annotated[
+    dict[Literal["objects"], list[ObjectOut]], Field(min_length=1, description="Objects with their masks.")
+]
