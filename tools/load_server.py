@@ -24,7 +24,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -265,6 +265,10 @@ def cpu_seconds(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
 
 
+def _read_status(folder: Path, name: str) -> int:
+    return int((folder / "status").read_text().partition(f"{name}:")[2].split()[0])
+
+
 class Watch(threading.Thread):
     """Samples what a process holds until it is told to stop."""
 
@@ -272,19 +276,22 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self._folder, self._over = Path(f"/proc/{pid}"), threading.Event()
         self._began = time.monotonic()
-        self.samples: list[tuple[float, float, int, int]] = []
-        """Seconds, resident megabytes, threads, open files."""
+        self.samples: list[tuple[float, float, int, int, float]] = []
+        """Seconds, resident megabytes, threads, open files, resident megabytes of the processes that decode media."""
 
     def run(self) -> None:
         """Sample."""
         while not self._over.wait(SAMPLE_S):
             try:
-                text = (self._folder / "status").read_text()
+                memory, threads = (_read_status(self._folder, name) for name in ("VmRSS", "Threads"))
                 files = len(os.listdir(self._folder / "fd"))
-            except OSError:
+            except (OSError, IndexError):
                 return
-            memory, threads = (int(text.partition(f"{name}:")[2].split()[0]) for name in ("VmRSS", "Threads"))
-            self.samples.append((time.monotonic() - self._began, memory / 1024, threads, files))
+            children = 0
+            for path in self._folder.glob("task/*/children"):
+                with suppress(OSError, IndexError):  # it has just ended
+                    children += sum(_read_status(Path(f"/proc/{pid}"), "VmRSS") for pid in path.read_text().split())
+            self.samples.append((time.monotonic() - self._began, memory / 1024, threads, files, children / 1024))
 
     def stop(self) -> None:
         """No more of it."""
@@ -295,14 +302,15 @@ class Watch(threading.Thread):
         if not self.samples:
             return "memory: unknown, give --pid"
         step = 60.0 if self.samples[-1][0] > 180 else SAMPLE_S * 5
-        rows = ["   minute   MB mean   MB most   threads   files"]
+        rows = ["   minute   MB mean   MB most   threads   files   MB of decoders, most"]
         for number in range(int(self.samples[-1][0] // step) + 1):
             some = [sample for sample in self.samples if number * step <= sample[0] < (number + 1) * step]
             if some:
                 memory = [sample[1] for sample in some]
                 minute = (number + 1) * step / 60
                 rows.append(
-                    f"{minute:9.1f} {np.mean(memory):9.0f} {max(memory):9.0f} {some[-1][2]:9d} {some[-1][3]:7d}"
+                    f"{minute:9.1f} {np.mean(memory):9.0f} {max(memory):9.0f} {some[-1][2]:9d} {some[-1][3]:7d} "
+                    f"{max(sample[4] for sample in some):11.0f}"
                 )
         minute = max(1, min(round(60 / SAMPLE_S), len(self.samples) // 2))
         first, last = (np.mean([s[1] for s in part]) for part in (self.samples[:minute], self.samples[-minute:]))
