@@ -34,6 +34,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,8 @@ class Disk:
         if not self.is_mounted:
             return spare
         free = shutil.disk_usage(self.folder).free
-        self._filling.write_bytes(b"x" * max(0, free - spare))
+        with suppress(OSError):  # others write as well, so it may be full before
+            self._filling.write_bytes(b"x" * max(0, free - spare))
         return None
 
     def empty(self) -> None:
