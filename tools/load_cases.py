@@ -1,4 +1,4 @@
-"""What the clients of ``load_serve.py`` ask, and how they tell whether an answer is the right one."""
+"""What the clients of ``load_server.py`` ask, and how they tell whether an answer is the right one."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Case:
 
     chat: bytes
     chat_stream: bytes
+    large: bytes
+    """The question about the picture at many times its size, another size for each case."""
     open: bytes
     open_clip: bytes
     box: bytes
@@ -44,9 +46,9 @@ def cases(count: int, model: str) -> list[Case]:
 def _case(number: int, model: str) -> Case:
     scene = stickers.generate_scene(stickers.EVAL_SEED, number)
     place = number % len(scene.objects)
-    packed = io.BytesIO()
-    Image.fromarray(scene.frames[0]).save(packed, "PNG")
-    picture = f"data:image/png;base64,{base64.b64encode(packed.getvalue()).decode()}"
+    image = Image.fromarray(scene.frames[0])
+    picture = _write_url(image)
+    large = image.resize((1500 + 100 * (number % 16), 1200 + 50 * (number % 16)))
     question = f"Please segment the {scene.objects[place].thing.name} in this image."
     parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]
     chat = {"model": model, "max_tokens": 32, "messages": [{"role": "user", "content": parts}]}
@@ -55,11 +57,18 @@ def _case(number: int, model: str) -> Case:
     return Case(
         chat=_json(chat),
         chat_stream=_json({**chat, "stream": True}),
+        large=_json(chat).replace(picture.encode(), _write_url(large).encode()),
         open=_json({"url": picture}),
         open_clip=_json({"url": _clip(scene.frames[0]), "num_frames": CLIP_FRAMES}),
         box=_json(prompts),
         ask=_json({"text": question, "max_tokens": 32, "stream": True}),
     )
+
+
+def _write_url(image: Image.Image) -> str:
+    packed = io.BytesIO()
+    image.save(packed, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(packed.getvalue()).decode()}"
 
 
 def _clip(picture: np.ndarray) -> str:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unipixel.atomic import write_text
 from unipixel.checks import check_flag, check_mapping, check_number, check_text, join_lines, parse_json
 from unipixel.engine.engine import load
 from unipixel.errors import DatasetError
@@ -623,6 +624,4 @@ def _write_results(place: Path, plan: AblationPlan, results: Results, text: str)
         "results": results,
     }
     for path, content in ((place, json.dumps(stored, indent=1) + "\n"), (place.with_suffix(".md"), text + "\n")):
-        draft = path.with_name(f"{path.name}.part")
-        draft.write_text(content, encoding="utf-8")
-        draft.replace(path)
+        write_text(path, content)

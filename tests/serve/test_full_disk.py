@@ -60,7 +60,7 @@ def test_full_disk_is_told_and_harms_nothing(quick_engine: Engine, media: Path, 
         live.post(f"{address}/objects", {"prompts": [BOX]})
         live.post(f"{address}/save", {})
         folder = small_disk / "state" / "sessions" / address.rsplit("/", 1)[1]
-        saved = (folder / "saved.session").read_bytes()
+        saved = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         live.post(f"{address}/objects", {"prompts": [BOX]})
         before, listed = live.get(address), sorted(path.name for path in folder.iterdir())
         filling = fill(small_disk)
@@ -71,7 +71,7 @@ def test_full_disk_is_told_and_harms_nothing(quick_engine: Engine, media: Path, 
             refused(live.http.post("/v1/sessions/upload", files={"file": file}))
         refused(live.http.post("/v1/sessions", json={"url": data_url(media / "clip.mp4", "video/mp4")}))
         assert live.get(address) == before  # and all is as it was
-        assert (folder / "saved.session").read_bytes() == saved
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == saved
         assert sorted(path.name for path in folder.iterdir()) == listed
         assert [path.name for path in folder.parent.iterdir()] == [folder.name]
         assert live.post(f"{address}/ask", {"text": "What is [1]?", "max_tokens": 2})["text"] is not None

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import pytest
 from live import Live, running
 
 from unipixel.engine.engine import Engine
+from unipixel.serve import ServeSettings
+from unipixel.serve.server import Server
 
 BOX = {"type": "box", "box": [20, 10, 50, 40]}
 
@@ -75,11 +85,12 @@ def test_damaged_records_are_left_alone(quick_engine: Engine, media: Path, tmp_p
         address = live.upload(media / "picture.png")
         live.post(f"{address}/save", {})
     folder = next((tmp_path / "sessions").iterdir())
-    (folder / "saved.session").write_bytes(b"PK\x03\x04 nonsense")
+    (saved,) = folder.glob("saved-*")
+    (saved / "saved.session").write_bytes(b"PK\x03\x04 nonsense")
     with running(quick_engine, state=tmp_path) as live:
         error = live.get(address, 400)["error"]
         assert error["code"] == "bad_media" and str(tmp_path) not in error["message"]
-    (folder / "about.json").write_text("{")
+    (saved / "about.json").write_text("{")
     with running(quick_engine, state=tmp_path) as live:
         live.get(address, 404)
         assert (folder / "media").exists()
@@ -112,3 +123,120 @@ def test_an_edited_session_is_refused_when_it_is_opened_and_can_be_deleted(
         assert live.get(whole) == before
         assert live.http.delete(edited).status_code == 204
         live.get(edited, 404)
+
+
+def take_apart(folder: Path) -> tuple[Path, Path]:
+    """The media of a session, and the folder of its one saved state."""
+    (saved,) = folder.glob("saved-*")
+    assert sorted(path.name for path in folder.iterdir()) == ["media", saved.name]
+    assert sorted(path.name for path in saved.iterdir()) == ["about.json", "saved.session"]
+    return folder / "media", saved
+
+
+def test_newest_whole_state_wins_and_the_others_are_cleared(quick_engine: Engine, media: Path, tmp_path: Path) -> None:
+    with running(quick_engine, state=tmp_path) as live:
+        address = filled(live, media)
+        before = live.post(f"{address}/save", {})
+        folder = tmp_path / "sessions" / before["id"]
+        _, saved = take_apart(folder)
+        shutil.copytree(saved, tmp_path / "first")
+        live.http.patch(f"{address}/objects/1", json={"label": "later"})
+        later = live.post(f"{address}/save", {})
+        _, newer = take_apart(folder)
+        assert newer.name > saved.name
+    shutil.rmtree(take_apart(folder)[1])  # what the end of the server has saved
+    shutil.copytree(tmp_path / "first", folder / "saved-000002")
+    shutil.copytree(tmp_path / "first", folder / "saved-000001")
+    for number, (name, content) in enumerate(
+        [("saved.session", b"PK torn"), ("about.json", b'{"id": '), ("about.json", b'{"id": "s-other"}')], start=3
+    ):
+        shutil.copytree(tmp_path / "first", folder / f"saved-{number:06d}")
+        (folder / f"saved-{number:06d}" / name).write_bytes(content)
+    (folder / "saved-000006").mkdir()
+    (folder / ".saved-000007.part").mkdir()
+    (folder.parent / ".s-AAAAAAAAAAAAAAAAAAAAAA.part").mkdir()  # a session that was being removed
+    with running(quick_engine, state=tmp_path) as live:
+        assert take_apart(folder)[1].name == "saved-000002"
+        assert [path.name for path in folder.parent.iterdir()] == [before["id"]]
+        assert live.get(address) == before != later
+        live.post(f"{address}/save", {})
+        assert take_apart(folder)[1].name == "saved-000003"
+
+
+def test_older_layout_is_read_and_replaced(quick_engine: Engine, media: Path, tmp_path: Path) -> None:
+    with running(quick_engine, state=tmp_path) as live:
+        address = filled(live, media)
+        before = live.post(f"{address}/save", {})
+    folder = tmp_path / "sessions" / before["id"]
+    _, saved = take_apart(folder)
+    for path in saved.iterdir():
+        path.rename(folder / path.name)
+    saved.rmdir()
+    with running(quick_engine, state=tmp_path) as live:
+        assert live.get(address) == before
+        live.post(f"{address}/save", {})
+        take_apart(folder)
+
+
+def test_second_server_on_a_folder_is_refused(quick_engine: Engine, tmp_path: Path) -> None:
+    with running(quick_engine, state=tmp_path):
+        with pytest.raises(ValueError, match="another server is using the state folder"):
+            Server(quick_engine, ServeSettings(port=0, state=tmp_path))
+        command = [sys.executable, "-m", "unipixel", "serve", "--port", "0", "--model", "no-such-model"]
+        done = subprocess.run([*command, "--state", tmp_path], capture_output=True, text=True)
+        # said before the model is even looked for
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "another server" in done.stderr
+    with running(quick_engine, state=tmp_path):
+        pass
+
+
+def test_save_that_fails_keeps_what_was_saved(
+    quick_engine: Engine, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(quick_engine, state=tmp_path) as live:
+        address = filled(live, media)
+        before = live.post(f"{address}/save", {})
+        folder = tmp_path / "sessions" / before["id"]
+        _, saved = take_apart(folder)
+        content = {path.name: path.read_bytes() for path in saved.iterdir()}
+        live.http.patch(f"{address}/objects/1", json={"label": "later"})
+        for number, code in ((errno.EIO, "not_saved"), (errno.EROFS, "not_saved"), (errno.ENOSPC, "no_space")):
+
+            def fail(*_: Any, number: int = number) -> None:
+                raise OSError(number, os.strerror(number))
+
+            monkeypatch.setattr(os, "fsync", fail)
+            error = live.post(f"{address}/save", {}, 507)["error"]
+            monkeypatch.undo()
+            assert error["code"] == code and str(tmp_path) not in error["message"]
+            assert take_apart(folder)[1] == saved
+            assert {path.name: path.read_bytes() for path in saved.iterdir()} == content
+        assert live.get(f"{address}/objects/1")["label"] == "later"
+        monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.undo()  # the last save, at the end of the server, failed as well
+    with running(quick_engine, state=tmp_path) as live:
+        assert live.get(address) == before
+
+
+def test_question_that_is_saved_has_its_turn(quick_engine: Engine, media: Path, tmp_path: Path) -> None:
+    """Also where the answer and the save come from two clients, and the save runs at once behind the question."""
+    with running(quick_engine, state=tmp_path) as live:
+        address = live.upload(media / "clip.mp4", num_frames=2)
+        replies: list[Any] = []
+        ask = {"text": "What is this?", "max_tokens": 3}
+        threads = [
+            threading.Thread(
+                target=lambda path=path, body=body: replies.append((path, live.post(address + path, body)))
+            )
+            for _ in range(6)
+            for path, body in (("/ask", ask), ("/save", {}))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(replies) == 12
+        last = live.post(f"{address}/save", {})
+        _, saved = take_apart(tmp_path / "sessions" / last["id"])
+        record = json.loads((saved / "about.json").read_text())
+        assert len(record["turns"]) == len(last["turns"]) == 6 and record["turns"] == last["turns"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from unipixel.atomic import write_text
 from unipixel.cli.output import print_json, stderr, stdout
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def bench(
     show_report(report)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(figures, indent=1) + "\n")
         typer.echo(f"wrote {json_file}")
 
 

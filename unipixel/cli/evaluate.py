@@ -13,6 +13,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
+from unipixel.atomic import write_text
 from unipixel.cli import options
 from unipixel.cli.options import load_engine
 from unipixel.cli.output import build_progress, check_folder, check_out, print_json, show_written, stdout
@@ -249,7 +250,7 @@ def write_report(
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     zips = [path for one in sections if (path := _write_upload(one, out)) is not None]
     if as_json:
         print_json(values)
@@ -335,7 +336,7 @@ def measure_stickers(
     report = {"model": model, "world": world, "style": style, "figures": values}
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(report, indent=1) + "\n")
     if as_json:
         print_json(report)
         return

@@ -69,7 +69,7 @@ def serve(
     if state is not None:
         check_folder(state, "--state")
     try:
-        from unipixel.serve import ServeSettings, run
+        from unipixel.serve import ServeSettings, lock_state, run
     except ImportError as error:
         raise ValueError(
             f"the server needs {error.name or 'more'}; install it: pip install 'unipixel[serve]'"
@@ -95,6 +95,8 @@ def serve(
         idle_s=idle_minutes * 60,
         grace_s=grace_seconds,
     )
+    if settings.state is not None:
+        lock_state(settings.state).release()  # for the server to take again: a refusal need not wait for the model
     engine = load_engine(model, device, dtype, base)
     run(engine, settings, lambda address: typer.echo(f"serving {settings.model_name} on {address}", err=True))
 

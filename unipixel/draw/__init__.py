@@ -26,6 +26,8 @@ import av.codec
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
+from unipixel.atomic import replace_file
+
 __all__ = [
     "make_contact_sheet",
     "mark_prompts",
@@ -208,7 +210,8 @@ def make_contact_sheet(
 def write_png(image: np.ndarray, path: str | Path) -> Path:
     """Write a picture, uint8 (H, W, 3), as PNG; missing folders are made."""
     path = _prepare_path(path)
-    Image.fromarray(_to_frame(image)).save(path, format="PNG")
+    with replace_file(path, sync=False) as draft:
+        Image.fromarray(_to_frame(image)).save(draft, format="PNG")
     return path
 
 
@@ -233,7 +236,8 @@ def write_gif(frames: Iterable[np.ndarray], path: str | Path, fps: float = 8.0) 
             times.append(time)
     times.append(max(round(100 * (number + 1) / fps), times[-1] + _GIF_SHORTEST))
     durations_ms = [10 * min(after - before, _GIF_LONGEST) for before, after in itertools.pairwise(times)]
-    kept[0].save(path, format="GIF", save_all=True, append_images=kept[1:], duration=durations_ms, loop=0)
+    with replace_file(path, sync=False) as draft:
+        kept[0].save(draft, format="GIF", save_all=True, append_images=kept[1:], duration=durations_ms, loop=0)
     return path
 
 
@@ -249,7 +253,10 @@ def write_mp4(frames: Iterable[np.ndarray], path: str | Path, fps: float = 8.0) 
     first, rest = _check_frames(frames, fps)
     height, width = first.shape[:2]
     codec, options = ("libx264", {"crf": "18"}) if "libx264" in av.codec.codecs_available else ("mpeg4", {"q": "3"})
-    with av.open(f"file:{path}", mode="w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with (
+        replace_file(path, sync=False) as draft,
+        av.open(f"file:{draft}", mode="w", format="mp4", options={"movflags": "+faststart"}) as container,
+    ):
         # both ways round, so that a frame every hour is no rate of 0
         rate = Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
         stream = container.add_stream(codec, rate=rate, options=options)

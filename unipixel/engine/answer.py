@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from unipixel import draw
+from unipixel.atomic import write_text
 from unipixel.engine.memory import KnownObject
 from unipixel.masks import Rle, decode_rle, save_davis_png
 from unipixel.media import Media
@@ -239,7 +240,7 @@ class Answer:
         kind = path.suffix.lower()
         (path if not kind else path.parent).mkdir(parents=True, exist_ok=True)
         if kind == ".json":
-            path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(self.to_json(), indent=1) + "\n", sync=False)
         elif kind == ".png":
             draw.write_png(self._draw_sheet(), path)
         elif kind == ".gif":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 import zlib
@@ -27,6 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from unipixel import __version__
+from unipixel.atomic import replace_file
 from unipixel.checks import (
     check_flag,
     check_integer,
@@ -96,13 +96,8 @@ def save_workspace(space: Workspace, path: str | Path, *, frames: bool | None = 
         "dialogue": _write_transcript(*space.dialogue.transcript, tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a file that is half written must not look like a session
-    draft = path.with_name(f".{path.name}.part")
-    try:
+    with replace_file(path) as draft:
         _write_file(draft, record, tensors, clip.media if frames else ())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write_file(path: Path, record: dict[str, Any], tensors: dict[str, Tensor], frames: Iterable[np.ndarray]) -> None:

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from unipixel.atomic import LineWriter, replace_file
 from unipixel.checks import (
     check_integer,
     check_list,
@@ -213,10 +213,10 @@ class LineFile(Generic[L]):
     def __init__(self, path: Path | None, header: RunHeader, kind: type[L], *, retry: bool = False) -> None:
         self.lines: dict[str, L] = {}
         """By unit id."""
-        self._file: BinaryIO | None = None
+        self._file: LineWriter | None = None
         if path is None:
             return
-        found, lines, complete = read_lines(path, kind)
+        found, lines, _ = read_lines(path, kind)
         if found is not None and found != header:
             old, new = asdict(found), asdict(header)
             key = next(key for key in new if old[key] != new[key])
@@ -227,18 +227,15 @@ class LineFile(Generic[L]):
         kept: list[L] = [line for line in lines if line.is_answered or not retry]
         path.parent.mkdir(parents=True, exist_ok=True)
         if found is None or len(kept) < len(lines):
-            _replace_file(path, [asdict(header), *(line.to_json() for line in kept)])
-        elif complete < path.stat().st_size:
-            os.truncate(path, complete)
+            with replace_file(path) as draft:
+                draft.write_bytes(b"".join(map(_encode, [asdict(header), *(line.to_json() for line in kept)])))
         self.lines = {line.id: line for line in kept}
-        self._file = open(path, "ab")  # noqa: SIM115  # closed by `close`
+        self._file = LineWriter(path)
 
     def append(self, line: L) -> None:
         """Write a line, and do not return before it is on disk."""
         if self._file is not None:
-            self._file.write(_encode(line.to_json()))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._file.append(_encode(line.to_json()))
         self.lines[line.id] = line
 
     def close(self) -> None:
@@ -248,16 +245,6 @@ class LineFile(Generic[L]):
 
 def _encode(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _replace_file(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a file in one step, so that a kill leaves the old or the new one."""
-    fresh = path.with_suffix(".new")
-    with open(fresh, "wb") as file:
-        file.writelines(_encode(value) for value in values)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
 
 
 def write_zip(lines: Iterable[PredictionLine], layout: str, path: Path, *, original: bool = False) -> int:
@@ -278,13 +265,13 @@ def write_zip(lines: Iterable[PredictionLine], layout: str, path: Path, *, origi
     if layout not in ROOTS:
         raise ValueError(f"the layout is {layout!r}; it must be one of {', '.join(ROOTS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh, count = path.with_suffix(".new"), 0
-    with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
+    count = 0
+    # PNGs are compressed already
+    with replace_file(path) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
         for line in lines:
             for name, data in _list_files(line, ROOTS[layout], original):
                 archive.writestr(zipfile.ZipInfo(name, _FIXED_DATE), data)
                 count += 1
-    os.replace(fresh, path)
     return count
 
 

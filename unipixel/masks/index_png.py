@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from unipixel.atomic import replace_file
 from unipixel.errors import MediaError
 
 
@@ -24,7 +25,8 @@ def save_davis_png(index_mask: np.ndarray, path: str | Path) -> None:
         raise ValueError(f"a palette PNG holds ids 0 to 255, not {int(index_mask.min())} to {int(index_mask.max())}")
     image = Image.fromarray(np.ascontiguousarray(index_mask, dtype=np.uint8), mode="L")
     image.putpalette(build_davis_palette().reshape(-1).tolist())
-    image.save(path, format="PNG")
+    with replace_file(path, sync=False) as draft:
+        image.save(draft, format="PNG")
 
 
 def load_index_png(path: str | Path) -> np.ndarray:

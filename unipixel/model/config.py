@@ -20,6 +20,7 @@ from transformers.models.sam2_video.configuration_sam2_video import (
     Sam2VideoPromptEncoderConfig,
 )
 
+from unipixel.atomic import write_text
 from unipixel.checks import check_flag, check_integer, check_list, check_mapping, check_number, check_text, join_lines
 from unipixel.errors import CheckpointError
 from unipixel.model.tensor_files import has_head
@@ -412,7 +413,7 @@ class UniPixelConfig:
             trees["sam2_config.json"] = read if same else self.sam.to_hydra()
         for name, tree in trees.items():
             text = json.dumps(tree, indent=2, sort_keys=name != "sam2_config.json")
-            (folder / name).write_text(text + "\n", encoding="utf-8")
+            write_text(folder / name, text + "\n")
 
     @property
     def _is_sam_named(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -29,12 +30,15 @@ from huggingface_hub.errors import (
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from unipixel.atomic import get_draft, publish, sync_tree
 from unipixel.checks import join_lines
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.model.lora_weights import is_adapter, list_partial_names, overlay, read_base_name
 from unipixel.model.tensor_files import (
     HEAD,
+    INDEX_FILE,
+    WEIGHTS_FILE,
     StoredTensor,
     check_tensors,
     format_names,
@@ -355,7 +359,6 @@ def save_model(
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; a checkpoint is saved as a folder")
     written = str(dtype or model.dtype).removeprefix("torch.")
-    model.config.save(folder, written)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     expected = list_expected_shapes(model)
     state = {}
@@ -364,10 +367,27 @@ def save_model(
             place, tensor = places[0]
             # rows of one tensor must not share memory, or the writer takes them for one tensor under two names
             state[name] = tensor.detach().to("cpu", dtype if place in parameters else None).clone()
-    huggingface_hub.save_torch_state_dict(state, folder, filename_pattern=_PATTERN, max_shard_size=max_shard_size)
+    draft = get_draft(folder / WEIGHTS_FILE)
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        huggingface_hub.save_torch_state_dict(state, draft, filename_pattern=_PATTERN, max_shard_size=max_shard_size)
+        sync_tree(draft)
+        fresh = {path.name for path in draft.iterdir()}
+        model.config.save(folder, written)
+        # the index first, and back again last: shards of two models side by side would be taken for one
+        (folder / INDEX_FILE).unlink(missing_ok=True)
+        for name in sorted(fresh - {INDEX_FILE}) + sorted(fresh & {INDEX_FILE}):
+            publish(draft / name, folder / name)
+        for path in folder.glob("model*.safetensors"):
+            if _WEIGHTS.fullmatch(path.name) and path.name not in fresh:
+                path.unlink()
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 _PATTERN = "model{suffix}.safetensors"
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 
 
 FRESH_PREFIXES = ("seg_head.", "ref_encoder.", "ref_proj", "tem_", "msk_proj.")

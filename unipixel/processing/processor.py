@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unipixel.atomic import write_text
 from unipixel.errors import CheckpointError, DatasetError, PromptError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
@@ -140,7 +141,7 @@ class Processor:
         save_tokenizer(self.tokenizer, folder)
         trees = {images.FILE: self.settings.to_dict(), images.VIDEO_FILE: self.settings.to_video_dict()}
         for name, tree in trees.items():
-            (folder / name).write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            write_text(folder / name, json.dumps(tree, indent=2, sort_keys=True) + "\n")
 
     def build_visual(self, media: Media, include: Sequence[int] = ()) -> VisualInput:
         return VisualInput(media, self.settings, include)

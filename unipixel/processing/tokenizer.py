@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import Qwen2Tokenizer
 
+from unipixel.atomic import write_text
 from unipixel.checks import join_lines, parse_json
 from unipixel.errors import CheckpointError
 from unipixel.processing.chat import END_OF_TEXT, MEM, NAMED_SEG, REF, SEG, SPECIAL_TOKENS, TURN_END
@@ -104,7 +105,7 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
     if isinstance(tokenizer.chat_template, str):
         files["chat_template.jinja"] = tokenizer.chat_template
     for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
 
 
 def _check_file(path: Path) -> None:

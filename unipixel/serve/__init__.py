@@ -11,6 +11,7 @@ app.py, server.py                        the application put together; the proce
 
 from unipixel.serve.app import create_app
 from unipixel.serve.server import run
+from unipixel.serve.sessions.store import lock_state
 from unipixel.serve.settings import ServeSettings
 
-__all__ = ["ServeSettings", "create_app", "run"]
+__all__ = ["ServeSettings", "create_app", "lock_state", "run"]

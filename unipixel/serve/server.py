@@ -17,6 +17,7 @@ from unipixel.engine.engine import Engine
 from unipixel.serve.app import create_app
 from unipixel.serve.errors import ApiError, retry_after
 from unipixel.serve.responses import build_error_response
+from unipixel.serve.runtime import limit_heaps
 from unipixel.serve.settings import ServeSettings
 
 MAX_CONNECTIONS = 1024
@@ -139,6 +140,7 @@ def run(engine: Engine, settings: ServeSettings, on_listening: Callable[[str], N
     Raises:
         OSError: it cannot listen there.
     """
+    limit_heaps()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     server = Server(engine, settings, on_listening)
     with contextlib.suppress(KeyboardInterrupt):  # raised again when all is over

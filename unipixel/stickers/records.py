@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unipixel.atomic import write_text
 from unipixel.draw import make_contact_sheet, overlay, write_gif, write_png
 from unipixel.masks import save_davis_png
 from unipixel.sample import Turn
@@ -124,7 +125,7 @@ def build_index_masks(made: Scene) -> np.ndarray:
 
 def _write_sample(made: Scene, questions: tuple[Turn, ...], folder: Path, stem: str) -> list[Path]:
     text = folder / f"{stem}.json"
-    text.write_text(json.dumps(describe_scene(made, questions), indent=2) + "\n", encoding="utf-8")
+    write_text(text, json.dumps(describe_scene(made, questions), indent=2) + "\n", sync=False)
     ids = build_index_masks(made)
     if not made.is_video:
         picture, masks = folder / f"{stem}.png", folder / f"{stem}_masks.png"

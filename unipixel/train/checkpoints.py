@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from unipixel import __version__
+from unipixel.atomic import write_text
 from unipixel.checks import (
     check_flag,
     check_integer,
@@ -88,7 +89,7 @@ def write_run_record(folder: Path, recipe: Recipe, **more: Any) -> None:
         **more,
         "earlier": earlier,
     }
-    path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=1, default=str) + "\n")
 
 
 def _collect_versions() -> dict[str, str]:

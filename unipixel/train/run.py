@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from unipixel.atomic import PART
 from unipixel.errors import DatasetError
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing.processor import Processor
@@ -58,7 +59,8 @@ def run(
     check_recipe(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     if is_first_process():
-        shutil.rmtree(folder / WRITING, ignore_errors=True)
+        for leftover in (folder / WRITING, *folder.glob(f".*{PART}")):  # of a start that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
     torch.manual_seed(recipe.seed)
     setup = prepare_training(recipe)
     if is_first_process():

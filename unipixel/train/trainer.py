@@ -8,8 +8,8 @@ import shutil
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import Sampler, SequentialSampler
@@ -24,6 +25,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback
 
+from unipixel.atomic import LineWriter, publish, remove_folder, replace_folder
+from unipixel.errors import CheckpointError
 from unipixel.model.tensor_files import TORCH_FILE_ERRORS
 from unipixel.processing.collation import TrainingInputs
 from unipixel.train.arguments import forget_call_order, gather_outside_layers, touch_all_parameters
@@ -172,6 +175,7 @@ class RunLogCallback(TrainerCallback):
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "log.jsonl"
+        self._log: LineWriter | None = None
         self._created = self._began = time.monotonic()
         self._first = 0
 
@@ -184,8 +188,9 @@ class RunLogCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         line = {"step": state.global_step, "seconds": round(time.monotonic() - self._created, 1), **(logs or {})}
-        with self._file.open("a") as out:
-            out.write(json.dumps(line) + "\n")
+        if self._log is None:
+            self._log = LineWriter(self._file)
+        self._log.append(json.dumps(line).encode() + b"\n", sync=False)
         if not logs or "train_runtime" in logs:
             return
         done = state.global_step - self._first
@@ -324,20 +329,21 @@ class UniPixelTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint beside the others and move it there when it is whole, so that none is ever cut off."""
+        run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         self._staged = True
         try:
-            super()._save_checkpoint(model, trial)
+            with translate_write_errors(run / name):
+                super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                publish(run / WRITING / name, run / name)
         finally:
             self._staged = False
-        self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                shutil.rmtree(run / WRITING, ignore_errors=True)
         if self.args.should_save:
-            run = Path(self.args.output_dir)
-            name = f"checkpoint-{self.state.global_step}"
-            shutil.rmtree(run / name, ignore_errors=True)
-            (run / WRITING / name).rename(run / name)
-            shutil.rmtree(run / WRITING)
             for old in list_checkpoints(run)[: -self._recipe.keep]:
-                shutil.rmtree(old)
+                remove_folder(old)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -371,11 +377,8 @@ class UniPixelTrainer(Trainer):
         wrapped = self.is_fsdp_enabled or self.is_deepspeed_enabled
         state = self.accelerator.get_state_dict(self.model_wrapped) if wrapped else None
         if self.args.should_save:
-            writing = folder.with_name(f"{WRITING}-{folder.name}")
-            shutil.rmtree(writing, ignore_errors=True)
-            self.write(writing, state, whole=self._recipe.save == "whole")
-            shutil.rmtree(folder, ignore_errors=True)
-            writing.rename(folder)
+            with replace_folder(folder) as draft, translate_write_errors(folder):
+                self.write(draft, state, whole=self._recipe.save == "whole")
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -412,6 +415,22 @@ class UniPixelTrainer(Trainer):
             super()._load_rng_state(checkpoint)
         except TORCH_FILE_ERRORS as error:
             raise refuse_state(folder / "rng_state.pth", error) from error
+
+
+@contextmanager
+def translate_write_errors(folder: Path) -> Iterator[None]:
+    """Have torch's and safetensors' own errors about a file that cannot be written say where, as one sentence.
+
+    Raises:
+        CheckpointError: in their place.
+    """
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) or "inline_container" in str(error):
+            why = str(error).splitlines()[0]
+            raise CheckpointError(f"{folder} cannot be written, perhaps because the disk is full ({why})") from error
+        raise
 
 
 def find_learning_rate(name: str, recipe: Recipe) -> float:

@@ -244,8 +244,10 @@ async def ask(runtime: RuntimeDep, entry: EntryDep, jobs: JobsDep, body: AskRequ
     if body.text is not None and len(body.text) > settings.max_text:
         raise PromptError(f"the question is {len(body.text)} characters long; at most {settings.max_text} are allowed")
 
+    before: list[tuple[str, str]] = []
+
     def work() -> Iterator[Piece]:
-        return session.stream(
+        pieces = session.stream(
             body.text if body.text and body.text.strip() else None,
             prompts=[prompt.to_prompt(session.media.size_hw) for prompt in body.prompts],
             about=body.about,
@@ -257,13 +259,21 @@ async def ask(runtime: RuntimeDep, entry: EntryDep, jobs: JobsDep, body: AskRequ
             top_p=body.top_p,
             seed=body.seed,
         )
+        return record_turn(pieces)
+
+    def record_turn(pieces: Any) -> Iterator[Piece]:
+        """Pieces, the answer once the session's turns hold it: on the model's thread, so that no save misses it."""
+        with closing(pieces):
+            for piece in pieces:
+                if isinstance(piece, Answer):
+                    before.extend((turn.question, turn.text) for turn in entry.turns if turn.question)
+                    ids = [found.id for found in piece.objects]
+                    entry.turns.append(TurnOut(question=piece.question, text=piece.text, objects=ids))
+                    del entry.turns[:-MAX_TURNS]
+                yield piece
 
     def build_answer(answer: Answer) -> AnswerOut:
-        before = [(turn.question, turn.text) for turn in entry.turns if turn.question]
-        ids = [found.id for found in answer.objects]
-        entry.turns.append(TurnOut(question=answer.question, text=answer.text, objects=ids))
-        del entry.turns[:-MAX_TURNS]
-        runtime.counters.count_answer(len(answer.tokens), len(ids))
+        runtime.counters.count_answer(len(answer.tokens), len(answer.objects))
         return AnswerOut(
             question=answer.question,
             text=answer.text,
@@ -292,12 +302,12 @@ async def save(store: StoreDep, entry: EntryDep, jobs: JobsDep) -> Any:
     if not store.can_save:
         raise ApiError(409, "this server keeps nothing; start it with --state DIR to save sessions", code="no_state")
 
-    def work() -> Iterator[None]:
+    def work() -> Iterator[SessionOut]:
         store.save(entry)
-        yield None
+        yield build_session(entry)  # what was saved, whatever others change before it is sent
 
-    def build_result(_: None) -> SessionOut:
-        return build_session(entry).model_copy(update={"is_busy": len(entry.jobs) > 1})  # this job does not count
+    def build_result(saved: SessionOut) -> SessionOut:
+        return saved.model_copy(update={"is_busy": len(entry.jobs) > 1})  # this job does not count
 
     return await jobs.run("save", work, build_result)
 

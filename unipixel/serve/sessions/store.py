@@ -7,31 +7,46 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unipixel.checks import check_integer, check_list, check_mapping, check_text, parse_json, shorten
+from filelock import FileLock, Timeout
+
+from unipixel.atomic import PART, remove_folder, replace_folder, sync_path, write_text
+from unipixel.checks import check_integer, check_list, check_mapping, check_text, shorten
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.errors import MediaError
 from unipixel.media import open_media
-from unipixel.serve.errors import LOG, ApiError, JobCancelled, retry_after
+from unipixel.serve.errors import LOG, ApiError, JobCancelled, describe_error, retry_after
 from unipixel.serve.runtime import Runtime
 from unipixel.serve.sessions.schemas import SessionSummary, TurnOut
 from unipixel.serve.worker import Job
 
 SESSION_ID = re.compile(r"s-[A-Za-z0-9_-]{22}")
 MEDIA_FILE, RECORD_FILE, SAVED_FILE = "media", "about.json", "saved.session"
+GENERATION = re.compile(r"saved-(\d{6,})")
+"""Folder of one save inside of a session's folder; older versions wrote both files into the session's folder itself."""
+LOCK_FILE = "lock"
+
+
+@dataclass(frozen=True)
+class SavedSession:
+    """A session as it lies on disk."""
+
+    folder: Path
+    """With `RECORD_FILE` and `SAVED_FILE`, both of one moment."""
+    record: dict[str, Any]
 
 
 @dataclass(eq=False)
@@ -92,9 +107,10 @@ class SessionStore:
         self._runtime = runtime
         self._root = (state if state is not None else Path(tempfile.mkdtemp(prefix="unipixel-serve-"))) / "sessions"
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._state_lock = lock_state(self._root.parent)
         self._open: dict[str, SessionEntry] = {}
-        self._saved: dict[str, dict[str, Any]] = {}
-        self._restore_locks: dict[str, asyncio.Lock] = {}
+        self._saved: dict[str, SavedSession] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
         self._opening = 0
         self._find_saved()
         runtime.on_tidy.append(self._suspend_idle)
@@ -103,16 +119,17 @@ class SessionStore:
     def _find_saved(self) -> None:
         """Find what an earlier server saved, and clear away what it left."""
         for folder in sorted(self._root.iterdir()):
+            if folder.name.startswith(".s-") and folder.name.endswith(PART):  # its removal was cut short
+                shutil.rmtree(folder, ignore_errors=True)
             if not SESSION_ID.fullmatch(folder.name) or not folder.is_dir():
                 continue
             try:
-                record = check_record(parse_json((folder / RECORD_FILE).read_text(encoding="utf-8")), folder.name)
-                if not (folder / SAVED_FILE).exists():
-                    raise ValueError("incomplete")
-                self._saved[folder.name] = record
-                _remove_leftovers(folder)
-            except FileNotFoundError:
-                shutil.rmtree(folder, ignore_errors=True)
+                places = _list_generations(folder)
+                if not places:  # it was never saved
+                    shutil.rmtree(folder, ignore_errors=True)
+                    continue
+                self._saved[folder.name] = saved = _find_newest(folder.name, places)
+                _remove_leftovers(folder, saved)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 LOG.warning("the saved session %s cannot be read (%s) and is left alone", folder.name, error)
 
@@ -133,13 +150,13 @@ class SessionStore:
         found += [
             SessionSummary(
                 id=session_id,
-                name=str(record.get("name", "")),
-                created=int(record.get("created", 0)),
+                name=str(saved.record.get("name", "")),
+                created=int(saved.record.get("created", 0)),
                 is_saved=True,
                 is_open=False,
             )
-            for session_id, record in self._saved.items()
-            if record.get("owner", "") == owner and session_id not in self._open
+            for session_id, saved in list(self._saved.items())
+            if saved.record.get("owner", "") == owner and session_id not in self._open
         ]
         return sorted(found, key=lambda one: one.created)
 
@@ -201,7 +218,7 @@ class SessionStore:
         if entry is not None and entry.owner == owner and not entry.is_closed:
             entry.touch()
             return entry
-        if entry is None and self._saved.get(session_id, {}).get("owner") == owner:
+        if entry is None and session_id in self._saved and self._saved[session_id].record.get("owner") == owner:
             return None
         message = f"there is no session {session_id[:40]!r}; it may have been closed, or have expired"
         raise ApiError(404, message, code="no_session")
@@ -215,7 +232,7 @@ class SessionStore:
         entry = self.find(session_id, owner)
         if entry is not None:
             return entry
-        async with self._restore_locks.setdefault(session_id, asyncio.Lock()):
+        async with self._get_lock(session_id):
             entry = self.find(session_id, owner)
             if entry is None:
                 self._check_capacity()
@@ -223,12 +240,17 @@ class SessionStore:
                 self._open[session_id] = entry
             return entry
 
+    def _get_lock(self, session_id: str) -> asyncio.Lock:
+        """Held while a session goes to disk or comes from there."""
+        return self._locks.setdefault(session_id, asyncio.Lock())
+
     def _restore(self, session_id: str) -> SessionEntry:
-        record, folder = self._saved[session_id], self._root / session_id
+        saved, folder = self._saved[session_id], self._root / session_id
+        record = saved.record
         if not (folder / MEDIA_FILE).is_file():
             raise MediaError("the media of this session are gone")
         media = open_media(str(folder / MEDIA_FILE), limits=self._runtime.settings.limits)
-        session = self._runtime.engine.open_session(folder / SAVED_FILE, media)
+        session = self._runtime.engine.open_session(saved.folder / SAVED_FILE, media)
         entry = SessionEntry(
             session_id,
             record["owner"],
@@ -277,26 +299,46 @@ class SessionStore:
     # save and close
 
     def save(self, entry: SessionEntry) -> None:
-        """Write a session to the state folder; on the model's thread.
+        """Write a session to the state folder as one new generation, on disk when this returns; on the model's thread.
 
         Raises:
-            OSError: the disk is full or not writable.
+            ApiError: the disk is full or not writable; what was saved before is as it was.
         """
         media = Path(entry.session.clip.source)
-        # the frames lie beside it already, unless the state folder was moved since
-        entry.session.save(entry.folder / SAVED_FILE, frames=None if not media.is_file() else False)
-        record, draft = entry.record(), entry.folder / f".{RECORD_FILE}.part"
-        draft.write_text(json.dumps(record), encoding="utf-8")
-        os.replace(draft, entry.folder / RECORD_FILE)
-        self._saved[entry.id] = record
+        before = _list_generations(entry.folder)
+        numbers = [int(found[1]) for place in before if (found := GENERATION.fullmatch(place.name))]
+        place, record = entry.folder / f"saved-{max(numbers, default=0) + 1:06d}", entry.record()
+        try:
+            if not entry.is_saved and (entry.folder / MEDIA_FILE).is_file():
+                sync_path(entry.folder / MEDIA_FILE)
+            with replace_folder(place) as draft:
+                # the frames lie beside it already, unless the state folder was moved since
+                entry.session.save(draft / SAVED_FILE, frames=None if not media.is_file() else False)
+                write_text(draft / RECORD_FILE, json.dumps(record))
+            if not entry.is_saved:
+                sync_path(self._root)
+        except OSError as error:
+            if describe_error(error).status == 507:
+                raise
+            message = f"the session cannot be written to the server's disk ({error.strerror or type(error).__name__})"
+            raise ApiError(507, f"{message}; what was saved before is kept", code="not_saved") from error
+        self._saved[entry.id] = saved = SavedSession(place, record)
         entry.is_saved = True
+        _remove_generations(before, saved)
 
     async def _suspend_idle(self) -> None:
         """Close idle sessions; saved ones are saved as they are now and can be restored."""
-        now = time.monotonic()
         for entry in self.entries():
-            if not entry.jobs and now - entry.last_used_s > self._runtime.settings.idle_s:
-                await self._runtime.worker.call(partial(self._close_entry, entry))
+            async with self._get_lock(entry.id):  # who asks for it meanwhile waits, and then restores it
+                idle_s = time.monotonic() - entry.last_used_s
+                if entry.jobs or entry.is_closed or idle_s <= self._runtime.settings.idle_s:
+                    continue
+                self._open.pop(entry.id, None)
+                try:
+                    await self._runtime.worker.call(partial(self._close_entry, entry))
+                finally:
+                    if not entry.is_closed:
+                        self._open[entry.id] = entry
 
     async def delete(self, session_id: str, owner: str) -> None:
         """Stop what a session does, close it, and remove what was saved of it.
@@ -304,18 +346,21 @@ class SessionStore:
         Raises:
             ApiError: there is none.
         """
-        entry = self.find(session_id, owner)
-        if entry is not None:
+        self.find(session_id, owner)
+        async with self._get_lock(session_id):  # not while it is restored or suspended
+            entry = self.find(session_id, owner)
+            if entry is None:
+                await self._runtime.run_in_thread(self._delete_files, session_id)
+                return
             for job in list(entry.jobs):
                 job.cancel(JobCancelled(409, "the session was closed", code="stopped"))
             await self._runtime.worker.call(partial(self._close_entry, entry, delete=True))
-        else:
-            self._delete_files(session_id)
 
     def close(self) -> None:
         """Close all sessions and remove what is not saved; on the model's thread."""
         for entry in self.entries():
             self._close_entry(entry)
+        self._state_lock.release()
         if not self.can_save:
             shutil.rmtree(self._root.parent, ignore_errors=True)
 
@@ -335,9 +380,11 @@ class SessionStore:
             self._delete_files(entry.id)
 
     def _delete_files(self, session_id: str) -> None:
-        self._saved.pop(session_id, None)
-        self._restore_locks.pop(session_id, None)
-        shutil.rmtree(self._root / session_id, ignore_errors=True)
+        self._locks.pop(session_id, None)
+        if self._saved.pop(session_id, None) is not None:
+            remove_folder(self._root / session_id)
+        else:
+            shutil.rmtree(self._root / session_id, ignore_errors=True)
 
 
 def check_record(value: Any, session_id: str) -> dict[str, Any]:
@@ -368,11 +415,74 @@ def _refresh_after_each(entry: SessionEntry, pieces: Any) -> Iterator[Any]:
         entry.refresh_objects()
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a server that was killed has left beside a saved session: exports and drafts."""
-    for path in folder.iterdir():
-        if path.name in (MEDIA_FILE, RECORD_FILE, SAVED_FILE):
+def lock_state(folder: Path) -> FileLock:
+    """Take a state folder for this process; the lock goes with it, however it ends.
+
+    Raises:
+        ValueError: another server has the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"another server is using the state folder {folder}; stop it, or name another folder"
+        ) from error
+    return lock
+
+
+def _list_generations(folder: Path) -> list[Path]:
+    """Where in a session's folder saved states lie, whole or not, the newest first."""
+    found = [path for path in folder.iterdir() if GENERATION.fullmatch(path.name) and path.is_dir()]
+    found.sort(key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    # the older layout, in which a session without a record was cut off in its first save
+    return [*found, folder] if (folder / RECORD_FILE).is_file() else found
+
+
+def _find_newest(session_id: str, places: Sequence[Path]) -> SavedSession:
+    """The newest saved state that is whole, else the newest whose record can be read.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: no record can be read.
+    """
+    readable: list[SavedSession] = []
+    reasons: list[Exception] = []
+    for place in places:
+        try:
+            record = check_record(parse_json((place / RECORD_FILE).read_text(encoding="utf-8")), session_id)
+            readable.append(SavedSession(place, record))
+            with zipfile.ZipFile(place / SAVED_FILE):
+                return readable[-1]
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            LOG.warning("the state %s of the session %s is torn (%s)", place.name, session_id, error)
+            reasons.append(error)
+    if not readable:
+        raise reasons[0]
+    return readable[0]
+
+
+def _remove_generations(places: Sequence[Path], kept: SavedSession) -> None:
+    """Remove saved states but one."""
+    for place in places:
+        if place == kept.folder:
             continue
+        if GENERATION.fullmatch(place.name):
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            for name in (RECORD_FILE, SAVED_FILE):
+                (place / name).unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path, saved: SavedSession) -> None:
+    """Remove what a server that was killed has left beside a saved state: older and torn ones, exports and drafts."""
+    kept = {folder / MEDIA_FILE, saved.folder}
+    if saved.folder == folder:
+        kept |= {folder / RECORD_FILE, folder / SAVED_FILE}
+    for path in folder.iterdir():
+        if path in kept:
+            continue
+        LOG.info("removed %s, which an earlier server has left in the session %s", path.name, folder.name)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
