@@ -102,13 +102,13 @@ def main() -> None:
         share = f" ({count / functions:.1%})" if name == "named by a participle" else ""
         print(f"{name:<24} {count}{share}")
     if options.list:
-        for title, found in (
+        for title, listed in (
             ("participles", participles),
             ("repeated", repeated),
             ("records", records),
             ("short", short),
         ):
-            print(f"\n{title}", *found, sep="\n  ")
+            print(f"\n{title}", *listed, sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -148,12 +148,18 @@ def test_newest_whole_state_wins_and_the_others_are_cleared(quick_engine: Engine
     shutil.copytree(tmp_path / "first", folder / "saved-000002")
     shutil.copytree(tmp_path / "first", folder / "saved-000001")
     for number, (name, content) in enumerate(
-        [("saved.session", b"PK torn"), ("about.json", b'{"id": '), ("about.json", b'{"id": "s-other"}')], start=3
+        [
+            ("saved.session", b"PK torn"),
+            ("about.json", b'{"id": '),
+            ("about.json", b'{"id": "s-other"}'),
+            ("about.json", b"[" * 100_000),
+        ],
+        start=3,
     ):
         shutil.copytree(tmp_path / "first", folder / f"saved-{number:06d}")
         (folder / f"saved-{number:06d}" / name).write_bytes(content)
-    (folder / "saved-000006").mkdir()
-    (folder / ".saved-000007.part").mkdir()
+    (folder / "saved-000007").mkdir()
+    (folder / ".saved-000008.part").mkdir()
     (folder.parent / ".s-AAAAAAAAAAAAAAAAAAAAAA.part").mkdir()  # a session that was being removed
     with running(quick_engine, state=tmp_path) as live:
         assert take_apart(folder)[1].name == "saved-000002"
