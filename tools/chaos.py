@@ -54,6 +54,8 @@ from unipixel.train.setup import prepare_training
 DISK_BYTES = 48 << 20
 CLIENTS = 4
 OPERATIONS = {"open": 1.0, "segment": 2.0, "ask": 2.0, "rename": 2.0, "save": 4.0, "delete": 0.5}
+PATIENCE_S = 60.0
+"""Seconds after which a server is killed even if little was saved."""
 MAX_SESSIONS = 6
 """Sessions of one client; above it, it deletes more often."""
 TRAIN = ["train", "debug", "--workers", "0", "--report", "none"]
@@ -329,7 +331,11 @@ class ServerChaos:
         if full:
             time.sleep(self._rng.uniform(0.2, 1.0))
             self.disk.fill(self._rng.choice([0, 5_000, 20_000]))
-        time.sleep(self._rng.uniform(0.1, 6.0))
+        # by what was done, not by the clock: on a slow machine, too, something has been saved
+        target, end = self.counts["save 200"] + self._rng.randint(1, 6), time.monotonic() + PATIENCE_S
+        while not full and self.counts["save 200"] < target and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(self._rng.uniform(0, 1.0))
         child.kill()
         is_over.set()
         for thread in threads:
