@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from unipixel.atomic import PART, remove_folder, replace_folder, sync_path, write_text
-from unipixel.checks import check_integer, check_list, check_mapping, check_text, shorten
+from unipixel.checks import check_integer, check_list, check_mapping, check_text, parse_json, shorten
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.errors import MediaError
