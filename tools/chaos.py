@@ -216,10 +216,10 @@ class ServerChaos:
         def serve(writer: int) -> None:
             settings = ServeSettings(port=0, state=self._state, idle_s=idle_s)
 
-            def tell(address: str) -> None:
+            def announce(address: str) -> None:
                 os.write(writer, f"{address}\n".encode())
 
-            run(self._engine, settings, tell)
+            run(self._engine, settings, announce)
 
         child = Child(serve, self._log, max_file_bytes)
         return child, child.read_line()
@@ -533,7 +533,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--disk", choices=["tmpfs", "rlimit"], default="tmpfs", help="how it is filled")
     given = parser.parse_args()
-    kinds: dict[str, type[ServerChaos | CommandChaos]] = {"serve": ServerChaos, "train": TrainChaos, "eval": EvalChaos}
+    kinds: dict[str, Callable[[Path, int, str], ServerChaos | TrainChaos | EvalChaos]]
+    kinds = {"serve": ServerChaos, "train": TrainChaos, "eval": EvalChaos}
     with tempfile.TemporaryDirectory(prefix="unipixel-chaos-") as folder:
         chaos = kinds[given.what](Path(folder), given.seed, given.disk)
         try:

@@ -80,8 +80,8 @@ def main() -> None:
                     participles.append(where)
     schemas: set[str] = set()
     # a base may stand in a later file
-    while found := {n.name for _, n in every if not n.decorator_list and is_record(n, schemas)} - schemas:
-        schemas |= found
+    while more := {n.name for _, n in every if not n.decorator_list and is_record(n, schemas)} - schemas:
+        schemas |= more
     records = [where for where, node in every if is_record(node, schemas)]
     repeated = [" and ".join(places) for places in classes.values() if len(places) > 1]
     short = [f"{place} {count}" for place, count in lines.items() if count < SHORT]
