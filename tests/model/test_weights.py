@@ -417,7 +417,7 @@ def test_fields_of_a_config_are_checked_when_it_is_read(saved: Path, tmp_path: P
         ("image_encoder/trunk/window_spec", "8"),
         ("image_encoder/trunk/num_heads", 0),
         ("memory_attention/num_layers", 10**7),
-        ("memory_attention/dropout", 2),
+        ("memory_attention/layer/dropout", 2),
         ("mask_decoder/mlp_dim", [64]),
         ("num_maskmem", -7),
     ],
