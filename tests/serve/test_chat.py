@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from live import EXAMPLES, Live, data_url, events
+from live import EXAMPLES, Live, data_url, events, wait_for
 from typer.testing import CliRunner
 
 from unipixel.cli import app
@@ -138,9 +138,15 @@ def test_questions_that_wait_together_get_their_own_answers(nano: Live) -> None:
         body = {"model": "nano", "messages": [picture(questions[place])]}
         replies[place] = nano.post("/v1/chat/completions", body)["choices"][0]["message"]
 
+    worker, is_open = nano.runtime.worker, threading.Event()
+    with worker._condition:  # the model's thread is busy until all of them wait
+        worker._calls.append(lambda: is_open.wait(20))
+        worker._condition.notify()
     threads = [threading.Thread(target=ask, args=(place,)) for place in range(3)]
     for thread in threads:
         thread.start()
+    wait_for(lambda: worker.num_waiting == 3)
+    is_open.set()
     for thread in threads:
         thread.join()
     for place, answer in enumerate(expected):
