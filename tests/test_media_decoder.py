@@ -108,9 +108,11 @@ def test_bytes_lie_in_a_file_for_as_long_as_their_media() -> None:
 
 
 def test_what_takes_too_much_memory_is_refused_and_the_next_file_opens() -> None:
-    large = encoded(Image.new("RGB", (6000, 5000)), "PNG")
-    with pytest.raises(MediaError, match="takes more than 20000000 bytes of memory to decode"):
-        open_media(large, limits=Limits(isolated=True, max_decoder_bytes=20_000_000))
+    large, small = encoded(Image.new("RGB", (6000, 5000)), "PNG"), encoded(picture(0), "PNG")
+    for _ in range(5):  # the process that was ended must not be asked again
+        with pytest.raises(MediaError, match="takes more than 20000000 bytes of memory to decode"):
+            open_media(large, limits=Limits(isolated=True, max_decoder_bytes=20_000_000))
+        assert open_media(small, limits=APART).size_hw == (40, 50)
     assert open_media(large, limits=APART).size_hw == (5000, 6000)
 
 

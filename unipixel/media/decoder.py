@@ -146,8 +146,8 @@ class _Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can be asked."""
-        return self._popen.poll() is None
+        """Whether it can be asked; one that was killed may take a moment to end."""
+        return not self._was_killed and self._popen.poll() is None
 
     def ask(
         self, message: dict[str, Any], num_frames: int, source: IsolatedSource
