@@ -20,7 +20,7 @@ from PIL import Image
 
 from unipixel.errors import MediaError
 from unipixel.media import LOCAL, Limits, open_media
-from unipixel.media.decoder import _POOL, IsolatedSource
+from unipixel.media.decoder import _POOL, IsolatedSource, _Process
 
 APART = Limits(isolated=True)
 
@@ -122,6 +122,17 @@ def test_what_takes_too_long_is_refused_and_the_next_file_opens() -> None:
     with pytest.raises(MediaError, match=r"takes more than 0\.5 s to decode"):
         open_media(slow, limits=limits)
     assert open_media(encoded(picture(0), "PNG"), limits=APART).num_frames == 1
+
+
+def test_a_decoder_knows_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIPIXEL_API_KEYS", "0123456789abcdef")
+    process = _Process()
+    try:
+        variables = Path(f"/proc/{process._popen.pid}/environ")
+        if variables.exists():
+            assert b"PYTHONPATH" in variables.read_bytes() and b"UNIPIXEL_API_KEYS" not in variables.read_bytes()
+    finally:
+        process.close()
 
 
 def test_a_decoder_that_dies_is_replaced(tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ STILLS_BYTES = 128 << 20
 IDLE_S = 10.0
 """A process that has grown gives its memory back, by ending, when it has been idle for so long."""
 GROWN_BYTES = 64 << 20
+SKIPPED_FRAMES = 4
+"""So many frames are passed over to reach one; for more of them reading begins anew there."""
+_INHERITED = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
+"""Variables that the process gets; others may hold keys."""
 _PATIENCE = 6
 """Wall time that a process may take, as a multiple of the computing it may do: the machine may be busy."""
 _MEMORY, _TIME = "max_decoder_bytes", "max_decoder_s"
@@ -139,7 +143,9 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | single | {"PYTHONPATH": path},
+            env={name: os.environ[name] for name in _INHERITED if name in os.environ}
+            | single
+            | {"PYTHONPATH": path, "PYTHONUTF8": "1"},
         )
         self.last_key = ""
         self._was_killed = False
@@ -327,7 +333,7 @@ class _FrameReader:
         frame = getattr(self.source, "frame", None)
         if frame is not None:
             return np.asarray(frame(index))
-        if not 0 <= self._next <= index <= self._next + KEPT_SOURCES:
+        if not 0 <= self._next <= index <= self._next + SKIPPED_FRAMES:
             self._frames, self._next = self.source.read(range(index, self.source.num_frames)), index
         for found in self._frames:
             self._next += 1
@@ -394,7 +400,10 @@ def _answer(
             answer = {}
             for index in message["indices"]:
                 _bound(limits, start_bytes)
-                frames.append(np.ascontiguousarray(reader.frame(index), dtype=np.uint8))
+                frame = np.ascontiguousarray(reader.frame(index), dtype=np.uint8)
+                if frame.shape != (*source.size_hw, 3):  # whoever reads it counts on its size
+                    raise MediaError(f"{message['name']} is damaged: frame {index} has another size than the first")
+                frames.append(frame)
     except Exception as error:
         readers.pop(key, None)
         passed = _is_short_of_memory(error)

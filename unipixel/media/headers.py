@@ -186,7 +186,7 @@ def read_orientation(info: dict[Any, Any]) -> int:
     if found is None:
         text = info.get("XML:com.adobe.xmp")
         match = _XMP_ORIENTATION.search(
-            text.encode() if isinstance(text, str) else xmp if isinstance(xmp, bytes) else b""
+            text.encode("utf-8", "replace") if isinstance(text, str) else xmp if isinstance(xmp, bytes) else b""
         )
         found = int(match[1]) if match else None
     return UPRIGHT if found is None else found

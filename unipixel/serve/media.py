@@ -53,6 +53,7 @@ def open_urls(urls: Sequence[str], limits: Limits, every: int = 1) -> Media:
                 f"{MAX_LARGE_IMAGES * limits.max_pixels} are allowed, or send a video"
             )
         frames.append(media.frame(0))
+        media.close()
     return open_media(frames, limits=limits, every=every)
 
 
