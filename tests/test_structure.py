@@ -39,16 +39,17 @@ LAYERS = {
     "data": 4,
     "stickers": 3,
     "processing": 4,
-    "engine": 5,
-    "train": 6,
-    "eval": 6,
-    "serve": 7,
-    "bench": 7,
-    "ablation": 7,
-    "cli": 8,
-    "__main__": 9,
+    "formats": 5,
+    "engine": 6,
+    "train": 7,
+    "eval": 7,
+    "serve": 8,
+    "bench": 8,
+    "ablation": 8,
+    "cli": 9,
+    "__main__": 10,
 }
-NO_TORCH = {"errors", "checks", "atomic", "media", "masks", "metrics", "draw", "sample", "data", "stickers"}
+NO_TORCH = {"errors", "checks", "atomic", "media", "masks", "metrics", "draw", "sample", "data", "stickers", "formats"}
 ONLY_IN = {
     "av": {"media", "draw"},
     **{name: {"serve"} for name in ("aiohttp", "fastapi", "flask", "sse_starlette", "starlette", "uvicorn")},

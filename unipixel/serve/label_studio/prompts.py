@@ -11,11 +11,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from unipixel.errors import MediaError
-from unipixel.masks import find_interior_point, mask_to_box
+from unipixel.masks import decode_brush, find_interior_point, mask_to_box
 from unipixel.media import Media
 from unipixel.sample import Box, Point, Prompt
 from unipixel.serve.errors import ApiError
-from unipixel.serve.label_studio.brush import decode_brush
 from unipixel.serve.label_studio.config import LabelConfig
 from unipixel.serve.label_studio.schemas import Region, RegionValue
 

@@ -9,15 +9,10 @@ from typing import Any
 import numpy as np
 
 from unipixel.engine.memory import KnownObject
-from unipixel.serve.label_studio.brush import encode_brush
+from unipixel.masks import encode_brush, simplify_polygons
 from unipixel.serve.label_studio.config import Kind, LabelConfig
 from unipixel.serve.label_studio.prompts import RegionRequest, Timeline, match_label
 from unipixel.serve.label_studio.schemas import Region
-
-TOLERANCE = 1.0
-"""Pixels by which a polygon's outline may leave the mask's: the stairs of slanted edges go, and little else."""
-MIN_AREA = 4.0
-"""Pixels of a part that becomes a polygon."""
 
 
 def build_regions(found: Sequence[tuple[RegionRequest, KnownObject]], config: LabelConfig) -> list[Region]:
@@ -87,54 +82,3 @@ def build_sequence(one: KnownObject, timeline: Timeline) -> dict[str, Any]:
         "duration": round(timeline.duration, 6),
         "sequence": [keys[number] for number in sorted(keys)],
     }
-
-
-def simplify_polygons(polygons: Sequence[Sequence[float]]) -> list[np.ndarray]:
-    """Polygons (P, 2) with fewer corners, without specks. An object that is all specks keeps its largest."""
-    rings = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
-    rings.sort(key=_measure_area, reverse=True)
-    kept = [ring for place, ring in enumerate(rings) if place == 0 or _measure_area(ring) >= MIN_AREA]
-    return [simplify_ring(ring, TOLERANCE) for ring in kept]
-
-
-def simplify_ring(ring: np.ndarray, tolerance: float) -> np.ndarray:
-    """A closed outline with those corners left out that lie within the tolerance of the line between others.
-
-    Source: Douglas and Peucker, 1973.
-
-    Args:
-        ring: (P, 2).
-        tolerance: in pixels.
-    """
-    if len(ring) <= 4:
-        return ring
-    far = int(np.argmax(((ring - ring[0]) ** 2).sum(axis=1)))
-    closed = np.concatenate([ring, ring[:1]])
-    keep = np.zeros(len(closed), dtype=bool)
-    keep[[0, far, len(ring)]] = True
-    spans = [(0, far), (far, len(ring))]
-    while spans:
-        first, last = spans.pop()
-        if last - first < 2:
-            continue
-        away = _measure_distances(closed[first + 1 : last], closed[first], closed[last])
-        worst = int(np.argmax(away))
-        if away[worst] > tolerance:
-            middle = first + 1 + worst
-            keep[middle] = True
-            spans += [(first, middle), (middle, last)]
-    kept = ring[keep[:-1]]
-    return kept if len(kept) >= 3 else ring
-
-
-def _measure_distances(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Pixels from each point (P, 2) to the stretch between two others."""
-    along = end - start
-    length = float(along @ along)
-    share = np.clip((points - start) @ along / length, 0, 1) if length else np.zeros(len(points))
-    return np.asarray(np.linalg.norm(points - start - share[:, None] * along, axis=1))
-
-
-def _measure_area(ring: np.ndarray) -> float:
-    x, y = ring[:, 0], ring[:, 1]
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
