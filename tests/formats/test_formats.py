@@ -14,7 +14,7 @@ from PIL import Image
 from unipixel.errors import DatasetError, MediaError
 from unipixel.formats import WRITERS, Annotations, find_format, read_annotations, write_annotations
 from unipixel.formats.annotations import choose_file_names, make_file_name
-from unipixel.masks import MaskTrack, decode_rle, fit_outline, rasterize_polygon
+from unipixel.masks import MaskTrack, decode_rle, fit_outline, polygons_to_mask, rasterize_polygon
 from unipixel.media import Media
 
 SIZE = (48, 64)
@@ -177,9 +177,12 @@ def test_outlines_have_about_a_hundred_corners_and_an_iou_that_is_true(seed: int
     corners, iou = fit_outline(mask)
     parts = len(MaskTrack.from_masks(mask[None]).polygons(0))
     assert len(corners) <= 100 * parts + 2 * (parts - 1)
-    drawn = rasterize_polygon(corners.astype(int), (150, 200))
-    true = (drawn & mask).sum() / (drawn | mask).sum()
-    assert iou <= true and true >= 0.98
+    for whole in (corners.astype(int), np.round(corners).astype(int)):  # as Ultralytics and as supervision do
+        drawn = rasterize_polygon(whole, (150, 200))
+        assert (drawn & mask).sum() / (drawn | mask).sum() == pytest.approx(iou) and iou >= 0.98
+    corners, iou = fit_outline(mask, "coco")
+    drawn = polygons_to_mask([corners], (150, 200))
+    assert (drawn & mask).sum() / (drawn | mask).sum() == pytest.approx(iou) and iou >= 0.98
 
 
 def test_outlines_with_few_corners_are_the_mask() -> None:

@@ -339,7 +339,7 @@ def find_pictures(names: Iterable[str], folders: Sequence[Path]) -> list[Path] |
     """The files of pictures below some folders; None unless all of them are found in one."""
     safe = [make_file_name(name) for name in names]
     for folder in folders:
-        found = [find_file(folder, name) for name in safe]
+        found = [find_file(folder, name) or find_file(folder, name.replace("/", "_")) for name in safe]
         kept = [path for path in found if path is not None]
         if len(kept) == len(found):
             return kept

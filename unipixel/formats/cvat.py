@@ -81,7 +81,7 @@ def _build_mask(mask: np.ndarray) -> dict[str, str]:
 
 def _build_polygons(mask: np.ndarray, losses: Losses) -> Iterator[tuple[str, dict[str, str]]]:
     for ring in mask_to_polygons(mask):
-        corners, iou = fit_outline(polygons_to_mask([ring], (mask.shape[0], mask.shape[1])))
+        corners, iou = fit_outline(polygons_to_mask([ring], (mask.shape[0], mask.shape[1])), "coco")
         losses[f"outlines cover their mask with an IoU below {MIN_IOU}"] += iou < MIN_IOU
         yield "polygon", {"points": ";".join(f"{x:.2f},{y:.2f}" for x, y in corners)}
 

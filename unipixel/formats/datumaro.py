@@ -144,4 +144,5 @@ def _read_item(item: Any, classes: Sequence[str], losses: Losses) -> Iterator[Pi
         losses["pictures whose size is not said are left out"] += 1
         return
     path = image.get("path") if isinstance(image, dict) else None
-    yield path if isinstance(path, str) and path else f"{check_text(item['id'], 'id')}.png", size_hw, shapes
+    ending = Path(path).suffix if isinstance(path, str) else ""  # Datumaro itself puts all files into one folder
+    yield check_text(item["id"], "id") + (ending or ".png"), size_hw, shapes

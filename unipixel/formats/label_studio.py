@@ -79,7 +79,7 @@ def _build_values(mask: np.ndarray, label: str, polygons: bool, losses: Losses) 
         return
     height, width = mask.shape
     for ring in mask_to_polygons(mask):
-        corners, iou = fit_outline(polygons_to_mask([ring], (height, width)))
+        corners, iou = fit_outline(polygons_to_mask([ring], (height, width)), "coco")
         losses[f"outlines cover their mask with an IoU below {MIN_IOU}"] += iou < MIN_IOU
         points = (corners * (100 / np.array([width, height]))).round(6).tolist()
         yield {"points": points, "closed": True, "polygonlabels": [label]}

@@ -96,7 +96,7 @@ def _build_polygons(mask: np.ndarray, losses: Losses) -> list[dict[str, Any]]:
     for ring in mask_to_polygons(mask):
         corners, iou = fit_outline(polygons_to_mask([ring], mask.shape))
         losses[f"outlines cover their mask with an IoU below {MIN_IOU}"] += iou < MIN_IOU
-        found.append({"shape_type": "polygon", "points": corners.round(2).tolist(), "mask": None})
+        found.append({"shape_type": "polygon", "points": np.floor(corners).tolist(), "mask": None})
     return found
 
 

@@ -1,8 +1,8 @@
 """YOLO segmentation as Ultralytics reads it: ``data.yaml``, ``images/NAME.jpg`` and ``labels/NAME.txt``.
 
 A line of a label file is an object: ``class x1 y1 x2 y2 ...`` in 0..1. Its outline has about a hundred corners and an
-IoU of at least 0.98 with the mask, as Ultralytics draws it; those for which a hundred do not suffice are counted. An
-object of several parts stays one line, its parts joined by the shortest ways; holes are cut open.
+IoU of at least 0.98 with the mask, as Ultralytics and supervision draw it; those for which a hundred do not suffice are
+counted. An object of several parts stays one line, its parts joined by the shortest ways; holes are cut open.
 
 Lines have no ids: what is read are single pictures, a clip's frames too, whose objects are numbered line by line.
 """

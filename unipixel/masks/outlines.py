@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -20,24 +21,30 @@ MIN_AREA = 4.0
 """Pixels of a part that becomes a polygon of its own."""
 _INWARD = 0.05
 """Pixels by which corners lie inside of the mask's edge, so that cut down to whole numbers they are pixels of it."""
+_BELOW_HALF = 0.45
+"""Furthest place in a pixel from which cutting and rounding lead to the same whole number."""
 _SHARES = (0.0, 0.001, 0.004)
 """Shares of the mask's area below which parts and holes are left out, tried in turn."""
 
 
-def fit_outline(mask: np.ndarray, *, max_points: int = MAX_POINTS) -> tuple[np.ndarray, float]:
-    """One outline around a mask that both ways of drawing it turn back into nearly the same mask.
+def fit_outline(
+    mask: np.ndarray, reader: Literal["opencv", "coco"] = "opencv", *, max_points: int = MAX_POINTS
+) -> tuple[np.ndarray, float]:
+    """One outline around a mask that is drawn as nearly the same mask again.
 
-    The ways are COCO's (pixels whose centre is inside) and OpenCV's on coordinates cut down to whole pixels, its edge
-    included, as Ultralytics and supervision read YOLO's polygons. Parts are joined by cuts of no width, holes are cut
-    open. Corners with the least area between them and their neighbours go first.
+    Parts are joined by the shortest ways, holes are cut open. Corners with the least area between them and their
+    neighbours go first.
 
     Args:
         mask: bool (H, W), not empty.
+        reader: how it will be drawn. ``"coco"``: pixels whose centre is inside. ``"opencv"``: by OpenCV or Pillow with
+            corners brought to whole pixels, by cutting (Ultralytics) or by rounding (supervision), and the edge
+            included; such an outline lies up to half a pixel inside of the mask.
         max_points: corners in all; if the mask has several parts and IoU `MIN_IOU` cannot be reached so, of each part,
             and `MOST_POINTS` in all.
 
     Returns:
-        Corners (P, 2) in pixels, and the lower of the two IoUs with the mask.
+        Corners (P, 2) in pixels, and the IoU with the mask.
 
     Source: Visvalingam and Whyatt, 1993.
     """
@@ -57,7 +64,10 @@ def fit_outline(mask: np.ndarray, *, max_points: int = MAX_POINTS) -> tuple[np.n
             if most - ways < 3 * len(rings) and best_iou >= 0:
                 continue
             outline = join_rings(_simplify_rings(rings, most - ways))
-            iou = min(_compute_iou(crop, drawn) for drawn in (draw_outline(outline, crop.shape), _fill(outline, crop)))
+            if reader == "opencv":
+                outline = np.floor(outline) + np.minimum(outline % 1, _BELOW_HALF)
+            drawn = draw_outline(outline, crop.shape) if reader == "opencv" else _fill(outline, crop)
+            iou = _compute_iou(crop, drawn)
             if iou > best_iou:
                 best, best_iou = outline, iou
             if best_iou >= MIN_IOU:
