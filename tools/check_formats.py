@@ -93,7 +93,7 @@ def check_trackeval(sets: Sequence[Annotations], folder: Path) -> Iterator[tuple
     results.parent.mkdir(parents=True)
     keys = ("video_id", "category_id", "segmentations", "score")
     results.write_text(json.dumps([{key: row[key] for key in keys} for row in rows]))
-    config = {"GT_FOLDER": str(folder / "gt"), "TRACKERS_FOLDER": str(folder / "trackers"), "PRINT_CONFIG": False}
+    config = {"GT_FOLDER": f"{folder}/gt/", "TRACKERS_FOLDER": f"{folder}/trackers/", "PRINT_CONFIG": False}
     dataset = YouTubeVIS({**YouTubeVIS.get_default_dataset_config(), **config})
     for name, one in zip(dataset.seq_list, clips, strict=True):
         raw = dataset.get_raw_seq_data("ours", name)
