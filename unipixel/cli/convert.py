@@ -55,7 +55,8 @@ def convert(
 ) -> None:
     """Convert masks between the formats of annotation tools, datasets, answers and saved sessions.
 
-    What OUT has no place for is said, with its number. A session is written with --model, which asks on in it.
+    What OUT has no place for is said, with its number, and boxes without a mask are not guessed at. A session is
+    written with --model, which asks on in it, and needs the pictures, as drawings do.
     """
     from unipixel.formats import guess_format, read_annotations, write_annotations
 
@@ -73,6 +74,7 @@ def convert(
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             print_error(str(warning.message))
+    # counted over everything, since a dataset has more pictures than anybody reads names of
     objects, frames = sum(len(one.tracks) for one in sets), sum(one.num_frames for one in sets)
     typer.echo(f"{len(sets)} pictures and clips, {frames} frames, {objects} objects")
     show_written(written if len(written) <= MAX_SHOWN else [target])
