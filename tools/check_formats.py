@@ -79,7 +79,7 @@ def check_pycocotools(sets: Sequence[Annotations], folder: Path) -> Iterator[tup
         for track in one.tracks.values():
             for t, region in enumerate(next(pieces)["segmentations"]):
                 if region is not None:
-                    yield "youtube-vis", (track.mask(t), coco.decode(region) > 0)
+                    yield "youtube-vis", (track.mask(t), coco.decode(coco.frPyObjects(region, *one.size_hw)) > 0)
 
 
 def check_trackeval(sets: Sequence[Annotations], folder: Path) -> Iterator[tuple[str, Pair]]:

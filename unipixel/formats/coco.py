@@ -125,8 +125,15 @@ def _get_bbox(track: MaskTrack, t: int) -> list[float]:
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-def _get_region(track: MaskTrack, t: int, polygons: bool) -> Rle | list[list[float]] | None:
-    return mask_to_polygons(track.mask(t)) if polygons else track.rles[t]
+def _get_region(track: MaskTrack, t: int, polygons: bool) -> dict[str, Any] | list[list[float]]:
+    """A mask as YouTube-VIS has it: run lengths as a list of numbers, the only form that its evaluation reads."""
+    mask = track.mask(t)
+    if polygons:
+        return mask_to_polygons(mask)
+    flat = mask.reshape(-1, order="F")
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *runs] if flat[0] else runs}
 
 
 def write_coco(sets: Sequence[Annotations], path: Path, losses: Losses, *, polygons: bool = False) -> list[Path]:
