@@ -82,30 +82,6 @@ def check_pycocotools(sets: Sequence[Annotations], folder: Path) -> Iterator[tup
                     yield "youtube-vis", (track.mask(t), coco.decode(coco.frPyObjects(region, *one.size_hw)) > 0)
 
 
-def check_trackeval(sets: Sequence[Annotations], folder: Path) -> Iterator[tuple[str, Pair]]:
-    """TrackEval's reader of YouTube-VIS, whose overlap of a track with itself must be 1 on every frame."""
-    from trackeval.datasets import YouTubeVIS
-
-    clips = [one for one in sets if one.is_video]
-    (path,) = write_annotations(clips, folder / "gt" / "youtube_vis_train_sub_split" / "gt.json", "youtube-vis")
-    rows = json.loads(path.read_text())["annotations"]
-    results = folder / "trackers" / "youtube_vis_train_sub_split" / "ours" / "data" / "results.json"
-    results.parent.mkdir(parents=True)
-    keys = ("video_id", "category_id", "segmentations", "score")
-    results.write_text(json.dumps([{key: row[key] for key in keys} for row in rows]))
-    config = {"GT_FOLDER": f"{folder}/gt/", "TRACKERS_FOLDER": f"{folder}/trackers/", "PRINT_CONFIG": False}
-    dataset = YouTubeVIS({**YouTubeVIS.get_default_dataset_config(), **config})
-    for name, one in zip(dataset.seq_list, clips, strict=True):
-        raw = dataset.get_raw_seq_data("ours", name)
-        for t in range(one.num_frames):
-            truth = [mask for _, _, mask in list_truth([one])[t]]
-            assert len(raw["gt_dets"][t]) == len(truth) and np.allclose(np.diag(raw["similarity_scores"][t]), 1)
-            from pycocotools import mask as coco
-
-            for mask, region in zip(truth, raw["gt_dets"][t], strict=True):
-                yield "youtube-vis", (mask, coco.decode(region) > 0)
-
-
 def check_supervision(sets: Sequence[Annotations], folder: Path) -> Iterator[tuple[str, Pair]]:
     import supervision as sv
 
@@ -274,7 +250,6 @@ def check_pillow(sets: Sequence[Annotations], folder: Path) -> Iterator[tuple[st
 
 CHECKS: dict[str, tuple[str, Callable[[Sequence[Annotations], Path], Iterator[tuple[str, Pair]]]]] = {
     "pycocotools": ("pycocotools", check_pycocotools),
-    "trackeval": ("trackeval", check_trackeval),
     "supervision": ("supervision", check_supervision),
     "ultralytics": ("ultralytics", check_ultralytics),
     "labelme": ("labelme", check_labelme),

@@ -126,7 +126,7 @@ def _get_bbox(track: MaskTrack, t: int) -> list[float]:
 
 
 def _get_region(track: MaskTrack, t: int, polygons: bool) -> dict[str, Any] | list[list[float]]:
-    """A mask as YouTube-VIS has it: run lengths as a list of numbers, the only form that its evaluation reads."""
+    """A mask as YouTube-VIS has it: run lengths as a list of numbers, as in its own files."""
     mask = track.mask(t)
     if polygons:
         return mask_to_polygons(mask)
