@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from unipixel.engine.session import Session
 from unipixel.formats import read_annotations
-from unipixel.masks import decode_rle, draw_outline, encode_rle, load_index_png
+from unipixel.masks import decode_rle, draw_outline, encode_rle, fit_outline, load_index_png
 from unipixel.media import open_media
 from unipixel.sample import Box, Point
 
@@ -167,7 +167,12 @@ def test_exports_are_what_other_programs_read(quick: Live, session: str, tmp_pat
         number, *corners = archive.read("labels/frame_000000.txt").decode().split()
         assert number == "0" and "object" in archive.read("data.yaml").decode()
     polygon = np.array(corners, float).reshape(-1, 2) * (64, 48)
-    assert np.array_equal(draw_outline(polygon, (48, 64)), mask)
+    drawn, (_, iou) = draw_outline(polygon, (48, 64)), fit_outline(mask)
+    assert (drawn & mask).sum() / (drawn | mask).sum() == pytest.approx(iou) and iou > 0.8  # a mask of many specks
+    told = quick.http.get(f"{session}/export", params={"format": "yolo", "objects": 1}).headers["x-left-out"]
+    below = sum(fit_outline(decode_rle(rle))[1] < 0.98 for rle in objects[0]["rles"] if rle is not None)
+    assert (f"{below} outlines cover their mask with an IoU below 0.98" in told) == (below > 0)
+    assert "3 pictures are not there" in told  # frames of a clip do not go into the zip
     for kind in ("cvat", "datumaro", "label-studio", "labelme", "numpy", "youtube-vis"):
         file = fetched(kind)
         if file.suffix == ".zip":
