@@ -42,6 +42,7 @@ LAYERS = {
     "engine": 5,
     "train": 6,
     "eval": 6,
+    "hub": 6,
     "serve": 7,
     "bench": 7,
     "ablation": 7,

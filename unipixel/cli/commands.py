@@ -12,9 +12,10 @@ from typer.core import TyperGroup
 
 from unipixel import __version__
 from unipixel.cli.ask import ask, chat
+from unipixel.cli.checkpoints import doctor, export
 from unipixel.cli.data import data
 from unipixel.cli.demo import demo, stickers
-from unipixel.cli.diagnostics import bench, doctor
+from unipixel.cli.diagnostics import bench
 from unipixel.cli.evaluate import evaluate, report
 from unipixel.cli.output import escape_unencodable, print_error
 from unipixel.cli.serve import serve
@@ -116,6 +117,7 @@ app.command("eval")(evaluate)
 app.command()(train)
 app.command()(report)
 app.add_typer(data, name="data")
+app.add_typer(export, name="export")
 
 
 def main() -> None:
