@@ -15,7 +15,14 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, dynamic_module_utils, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    dynamic_module_utils,
+    pipeline,
+)
 from typer.testing import CliRunner
 
 import unipixel

@@ -58,7 +58,9 @@ class LmmsModel(lmms):  # type: ignore[misc, unused-ignore]  # of a library that
         super().__init__()
         unknown = sorted(options.keys() - {"base", "max_batch_size"})
         if unknown:
-            raise ValueError(f"the model takes no {', '.join(unknown)}; it takes pretrained, dtype, num_frames and base")
+            raise ValueError(
+                f"the model takes no {', '.join(unknown)}; it takes pretrained, dtype, num_frames and base"
+            )
         self.engine = load(pretrained, device, dtype, base=options.get("base"))
         self.num_frames = None if num_frames is None else int(num_frames)
         self.batch_size = int(batch_size)

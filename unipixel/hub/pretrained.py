@@ -64,7 +64,15 @@ class UniPixelHubConfig(PreTrainedConfig):
         self.text_config, self.vision_config = own.language, own.vision
         inside = {**tree, **_to_tree(tree.get("text_config") or {})}
         self.text_config.max_window_layers = inside.get("max_window_layers", own.language.num_hidden_layers)
-        inner = {*TEXT_FIELDS, "max_window_layers", "rope_theta", "rope_scaling", "rope_parameters", "text_config", "vision_config"}
+        inner = {
+            *TEXT_FIELDS,
+            "max_window_layers",
+            "rope_theta",
+            "rope_scaling",
+            "rope_parameters",
+            "text_config",
+            "vision_config",
+        }
         super().__init__(**{name: value for name, value in tree.items() if name not in inner})
         self.tie_word_embeddings = own.tie_word_embeddings
         self._attn_implementation = "sdpa"
@@ -167,9 +175,7 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
         model = cls(config)
         return model if dtype in (None, "auto") else model.to(choose_dtype(dtype, "", model.device))
 
-    def save_pretrained(
-        self, save_directory: str | Path, *, max_shard_size: int | str = "5GB", **options: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: str | Path, *, max_shard_size: int | str = "5GB", **options: Any) -> None:
         """Write weights, config and the module that the Auto classes import; the processor saves its own files.
 
         Args:
@@ -398,9 +404,7 @@ class UniPixelProcessor(ProcessorMixin):
         return self.tokenizer.chat_template or "messages"
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, **options: Any
-    ) -> UniPixelProcessor:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> UniPixelProcessor:
         """Load the processor of a folder or of a model of the Hub.
 
         Args:
@@ -572,7 +576,9 @@ def _read_conversation(messages: Sequence[Message]) -> tuple[list[Turn], Any]:
                 continue
             found = next((part[key] for key in (kind, "url", "path") if part.get(key) is not None), None)
             if kind not in ("image", "video") or found is None:
-                raise PromptError(f"a part of message {number} is {kind!r}; it must be a text, or a given image or video")
+                raise PromptError(
+                    f"a part of message {number} is {kind!r}; it must be a text, or a given image or video"
+                )
             if visual is not None or number:
                 raise PromptError("a conversation is about one picture or video, given in its first message")
             visual = found
@@ -587,7 +593,9 @@ def _read_question(messages: Sequence[Message]) -> dict[str, Any]:
     """What the pipeline asks for a conversation of one message."""
     turns, visual = _read_conversation(messages)
     if len(turns) > 1 or visual is None:
-        raise PromptError("the pipeline answers a single question about a picture or video; build_engine gives sessions")
+        raise PromptError(
+            "the pipeline answers a single question about a picture or video; build_engine gives sessions"
+        )
     return {"media": visual, "text": turns[0].question}
 
 
