@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -228,3 +229,44 @@ def test_no_code_of_a_folder_runs_without_being_trusted(folder: Path, tmp_path: 
     own = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
     assert done.stdout.strip() == "True", done.stderr
+
+
+def load_plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The plugin of lmms-eval over the little of that library which it uses; tools/check_doors.py runs it on the real one."""
+    api, registry = ModuleType("lmms_eval.api.model"), ModuleType("lmms_eval.models.registry_v2")
+    api.lmms = type("lmms", (), {"__init__": lambda self: None})
+    registry.ModelManifest = SimpleNamespace
+    for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.models"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, api.__name__, api)
+    monkeypatch.setitem(sys.modules, registry.__name__, registry)
+    monkeypatch.delitem(sys.modules, "unipixel.hub.lmms_eval", raising=False)
+    return import_module("unipixel.hub.lmms_eval")
+
+
+def test_plugin_answers_what_tasks_ask(engine: unipixel.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = load_plugin(monkeypatch)
+    manifest = plugin.build_manifest()
+    assert manifest.model_id == "unipixel" and manifest.simple_class_path.endswith("hub.lmms_eval.LmmsModel")
+    model = plugin.LmmsModel(pretrained="nano", device="cpu", num_frames="4", batch_size="2")
+    seen: list[Any] = []
+    model.cache_hook = SimpleNamespace(add_partial=lambda *given: seen.append(given))
+    model.task_dict = {"task": {"test": {0: [PICTURE], 1: [[CLIP]], 2: [PICTURE, PICTURE], 3: [PICTURE]}}}
+
+    def ask(doc_id: int, text: str, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(args=(text, options, lambda doc: doc, doc_id, "task", "test"))
+
+    asked = [ask(0, f"<image>{REQUEST}", until=[" [1]"]), ask(1, REQUEST, max_new_tokens=8), ask(3, REQUEST)]
+    words = engine.ask(PICTURE, REQUEST).text
+    assert model.generate_until(asked) == [
+        words.split(" [1]")[0],
+        engine.ask(CLIP, REQUEST, num_frames=4, max_new_tokens=8).text,
+        words,
+    ]
+    assert len(seen) == 3
+    with pytest.raises(PromptError, match="about 2 pictures"):
+        model.generate_until([ask(2, REQUEST)])
+    with pytest.raises(ValueError, match="beams"):
+        model.generate_until([ask(0, REQUEST, num_beams=5)])
+    with pytest.raises(ValueError, match="takes no attn_implementation"):
+        plugin.LmmsModel(attn_implementation="flash")

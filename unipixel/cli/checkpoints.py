@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from unipixel.cli.options import Base
+from unipixel.cli.options import Base, MaxTokens
 from unipixel.cli.output import print_json, stderr, stdout
 
 if TYPE_CHECKING:
@@ -48,6 +49,56 @@ def export_folder(
     with stderr().status(f"writing {out}"):
         export_checkpoint(name, out, base=base, dtype=wanted, max_shard_size=shard)
     typer.echo(f"wrote {out}; AutoModel.from_pretrained({str(out)!r}, trust_remote_code=True) loads it")
+
+
+def memory(
+    name: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="'3b', '7b', 'nano', a folder, or a Hub id.")
+    ] = "nano",
+    frames: Annotated[int, typer.Option("--frames", metavar="T", help="Frames of the clip.")] = 16,
+    objects: Annotated[int, typer.Option("--objects", metavar="N", help="Objects that are tracked together.")] = 1,
+    size: Annotated[str, typer.Option("--size", metavar="WxH", help="Size of the source, pixels.")] = "1280x720",
+    max_new_tokens: MaxTokens = 256,
+    device: Annotated[str, typer.Option("--device", help="'cpu' or 'cuda'.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print bytes as JSON.")] = False,
+) -> None:
+    """Predict the memory that a question takes, part by part and for each type of weights, before anything is loaded."""
+    from unipixel.engine.engine import read_available_memory
+    from unipixel.engine.footprint import describe_size, predict_memory
+
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    if found is None or "0" in found.groups():
+        raise ValueError(f"--size is {size!r}; write width x height in pixels, such as 1280x720")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device is {device!r}; it must be 'cpu' or 'cuda'")
+    config, settings = describe_size(name)
+    kinds = ("fp32", "bf16", "int8", "int4") if device == "cpu" else ("fp32", "bf16")
+    parts = {
+        kind: predict_memory(
+            config,
+            settings,
+            frames=frames,
+            objects=objects,
+            size_hw=(int(found[2]), int(found[1])),
+            dtype=kind,
+            max_new_tokens=max_new_tokens,
+            device=device,
+        )
+        for kind in kinds
+    }
+    if as_json:
+        print_json(parts)
+        return
+    table = Table("MB", *kinds, title=f"{name}: {frames} frames of {size}, {objects} object(s), on {device}")
+    for names in zip(*parts.values(), strict=True):
+        label = names[0] if len(set(names)) == 1 else "activations"
+        values = [parts[kind][own] / 1e6 for kind, own in zip(kinds, names, strict=True)]
+        table.add_row(label, *(f"{value:,.0f}" for value in values))
+    stdout().print(table)
+    free = read_available_memory() if device == "cpu" else None
+    if free is not None:
+        fits = [kind for kind in kinds if parts[kind]["peak"] <= free]
+        stdout().print(f"{free / 1e6:,.0f} MB are free here; it fits in {', '.join(fits) or 'none of them'}.")
 
 
 def doctor(

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from unipixel import __version__
 from unipixel.cli.ask import ask, chat
-from unipixel.cli.checkpoints import doctor, export
+from unipixel.cli.checkpoints import doctor, export, memory
 from unipixel.cli.data import data
 from unipixel.cli.demo import demo, stickers
 from unipixel.cli.diagnostics import bench
@@ -113,6 +113,7 @@ app.command()(stickers)
 app.command()(bench)
 app.command()(serve)
 app.command()(doctor)
+app.command()(memory)
 app.command("eval")(evaluate)
 app.command()(train)
 app.command()(report)
