@@ -1,4 +1,4 @@
-"""Teach nano your pictures: python examples/finetune.py [DATASET STEPS], DATASET as examples/label_folder.py writes it."""
+"""Teach nano your pictures: python examples/finetune.py [DATASET STEPS], DATASET as label_folder.py writes it."""
 
 import json
 import sys
@@ -17,8 +17,7 @@ def draw_dataset(folder: Path) -> None:
     """A few drawn pictures, for want of your own."""
     labels = {}
     (folder / "masks").mkdir(parents=True, exist_ok=True)
-    for index in range(4):
-        scene = generate_scene(seed=7, index=index)
+    for index, scene in enumerate(generate_scene(seed=7, index=number) for number in range(4)):
         numbers = np.arange(1, len(scene.objects) + 1, dtype=np.uint8)[:, None, None]
         write_png(scene.frames[0], folder / "images" / f"{index}.png")
         save_davis_png((scene.masks[:, 0] * numbers).max(0), folder / "masks" / f"{index}.png")

@@ -26,11 +26,10 @@ def main() -> None:
         for name in names:
             for found in engine.ask(picture, f"Please segment the {name}.").objects:
                 if found.score != "not there" and found.score > 0.5:
-                    own[str(len(own) + 1)] = name
-                    index[found.masks[0]] = len(own)
+                    own[str(len(own) + 1)], index[found.masks[0]] = name, len(own) + 1
                     print(f"object {len(own)}: {name} in {path.name}, {found.score:.2f}")
-        for folder in (out / "images", out / "masks"):
-            folder.mkdir(parents=True, exist_ok=True)
+        (out / "images").mkdir(parents=True, exist_ok=True)
+        (out / "masks").mkdir(exist_ok=True)
         picture.save(out / "images" / f"{path.stem}.png")
         save_davis_png(index, out / "masks" / f"{path.stem}.png")
         labels[path.stem] = own

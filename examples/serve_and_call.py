@@ -1,4 +1,4 @@
-"""Start the server and call it as any client of OpenAI's chat would: python examples/serve_and_call.py [IMAGE] [TEXT]."""
+"""Start the server and call it as a client of OpenAI's chat: python examples/serve_and_call.py [IMAGE] [TEXT]."""
 
 import base64
 import json

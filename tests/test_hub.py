@@ -232,7 +232,7 @@ def test_no_code_of_a_folder_runs_without_being_trusted(folder: Path, tmp_path: 
 
 
 def load_plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The plugin of lmms-eval over the little of that library which it uses; tools/check_doors.py runs it on the real one."""
+    """The plugin over the little of lmms-eval which it uses; tools/check_doors.py runs it by the real one."""
     api, registry = ModuleType("lmms_eval.api.model"), ModuleType("lmms_eval.models.registry_v2")
     api.lmms = type("lmms", (), {"__init__": lambda self: None})
     registry.ModelManifest = SimpleNamespace

@@ -328,10 +328,10 @@ def test_nginx_directives_are_closed(block: Block) -> None:
     assert block.text.count("{") == block.text.count("}")
 
 
-EXAMPLES = sorted([*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.ipynb")])
+SCRIPTS = sorted([*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.ipynb")])
 
 
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_examples_run_on_the_media_of_the_package(script: Path, tmp_path: Path) -> None:
     source = script.read_text(encoding="utf-8")
     if script.suffix == ".ipynb":  # its cells one after the other, as "Run all" does

@@ -90,7 +90,7 @@ def predict_memory(
 def count_weight_bytes(model: UniPixel, dtype: str) -> float:
     """Bytes of a model's parameters and buffers when it is loaded in a type; tied weights count once."""
     kept = 2.0 if dtype in ("int8", "int4") else BYTES[dtype]
-    total = 4.0 * sum(buffer.numel() for buffer in model.buffers())
+    total = float(sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()))
     for name, parameter in model.named_parameters():
         each = kept
         if (

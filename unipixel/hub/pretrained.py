@@ -371,8 +371,8 @@ def _check_generation_options(options: Mapping[str, Any]) -> None:
     wrong = [name for name, value in options.items() if value is not None and value != _NEUTRAL.get(name)]
     if wrong:
         raise ValueError(
-            f"generate of UniPixel takes no {', '.join(sorted(wrong))}; it takes max_new_tokens, do_sample, temperature, "
-            "top_p and seed"
+            f"generate of UniPixel takes no {', '.join(sorted(wrong))}; it takes max_new_tokens, do_sample, "
+            "temperature, top_p and seed"
         )
 
 

@@ -417,7 +417,7 @@ class UniPixelConfig:
 
     @property
     def has_named_sam(self) -> bool:
-        """Whether the segmenter has the official size that it is named after; else its sizes need a file of their own."""
+        """Whether the segmenter has the official size that it is named after; else a file has to hold its sizes."""
         try:
             return self.sam == SamConfig.from_name(self.sam_name, self.sam.image_size)
         except CheckpointError:
