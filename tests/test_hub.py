@@ -30,7 +30,7 @@ import unipixel
 from unipixel.cli import app
 from unipixel.engine.pretrained import CARD, MODULE, export_checkpoint
 from unipixel.errors import CheckpointError, PromptError
-from unipixel.hub.pretrained import UniPixelForConditionalGeneration, UniPixelPipeline, UniPixelProcessor
+from unipixel.hub import UniPixelForConditionalGeneration, UniPixelPipeline, UniPixelProcessor
 from unipixel.model.config import UniPixelConfig
 
 PICTURE = str(files("unipixel") / "examples" / "picture.png")

@@ -44,7 +44,7 @@ _CLASSES = {
 }
 _SOURCE = '''"""Classes for transformers' Auto classes. They are part of the package unipixel {version} or newer."""
 
-from unipixel.hub.pretrained import (
+from unipixel.hub import (
 {names}
 )
 
