@@ -43,6 +43,7 @@ LAYERS = {
     "engine": 6,
     "train": 7,
     "eval": 7,
+    "hub": 7,
     "serve": 8,
     "bench": 8,
     "ablation": 8,

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 
 from unipixel.engine.answer import Answer, Clip, Clock
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
 from unipixel.engine.objects import Workspace
+from unipixel.engine.pretrained import push_folder, save_model_folder, save_processor_folder
 from unipixel.engine.requests import Force, Prompts, Request, Start
 from unipixel.engine.session import Session, TrackedFrames, choose_clip
 from unipixel.engine.storage import load_workspace
@@ -154,6 +155,33 @@ class Engine:
     def __init__(self, model: UniPixel, processor: Processor) -> None:
         self.model = model.eval()
         self.processor = processor
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Engine:
+        """`load`, under the name that it has in transformers."""
+        return load(name_or_path, **options)
+
+    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> None:
+        """Write a checkpoint folder that `load` and transformers' Auto classes read, see `unipixel.engine.pretrained`.
+
+        Args:
+            folder: made if it does not exist; weights in it are replaced.
+            max_shard_size: as for `unipixel.model.weights.save_model`.
+
+        Raises:
+            CheckpointError: the folder is a file.
+        """
+        save_model_folder(self.model, folder, max_shard_size=max_shard_size)
+        save_processor_folder(self.processor, folder)
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", **options: Any) -> str:
+        """Upload what `save_pretrained` writes, and return the address of the commit.
+
+        Args:
+            repo_id: ``owner/model``; made if it does not exist.
+            options: of `unipixel.engine.pretrained.push_folder`.
+        """
+        return push_folder(partial(self.save_pretrained, max_shard_size=max_shard_size), repo_id, **options)
 
     @property
     def device(self) -> torch.device:

@@ -70,8 +70,11 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name))
 
 
-def resolve_checkpoint(name: str | Path) -> Path:
+def resolve_checkpoint(name: str | Path, **hub: Any) -> Path:
     """The folder of a checkpoint: ``"nano"``, a folder, or the id of a model on the Hugging Face Hub.
+
+    Args:
+        hub: options of ``huggingface_hub.snapshot_download``, such as ``revision``.
 
     Raises:
         CheckpointError: there is no such folder, and no such model can be fetched.
@@ -89,7 +92,7 @@ def resolve_checkpoint(name: str | Path) -> Path:
     if not is_hub_id(str(name)):
         raise CheckpointError(f"{name} is not a folder; pass 'nano', a checkpoint folder, or a Hub id 'owner/model'")
     try:
-        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=_HUB_FILES))
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=_HUB_FILES, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
