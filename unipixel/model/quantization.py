@@ -181,6 +181,13 @@ def put_quantized(model: UniPixel, name: str, weight: Tensor, bits: int) -> None
     setattr(model.get_submodule(parent), child, QuantizedLinear(weight, bias=bias, bits=bits))
 
 
-def is_quantized(model: UniPixel) -> bool:
-    """Whether any layer is rounded; such a model cannot be trained or saved."""
-    return any(isinstance(module, QuantizedLinear) for module in model.modules())
+def name_precision(model: UniPixel) -> str:
+    """``"int4"``, ``"int8"``, or the name of the floating-point type of a model that is not rounded."""
+    bits = {module.bits for module in model.modules() if isinstance(module, QuantizedLinear)}
+    return f"int{min(bits)}" if bits else str(model.dtype).removeprefix("torch.")
+
+
+def count_weights(model: UniPixel) -> int:
+    """Numbers in a model, rounded or not."""
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    return sum(p.numel() for p in model.parameters()) + sum(x.out_features * x.in_features for x in layers)

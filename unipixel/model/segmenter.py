@@ -26,6 +26,7 @@ from transformers.models.sam2_video.modeling_sam2_video import (
 )
 
 from unipixel.model.config import SamConfig
+from unipixel.model.hiera import encode_stages
 
 ABSENT_LOGIT = -1024.0
 """Mask logit of an object that SAM says is not there."""
@@ -156,7 +157,7 @@ class Segmenter(nn.Module):
 
     def encode(self, frames: Tensor) -> FrameFeatures:
         """Encode normalised frames (T, 3, S, S)."""
-        stages = self.vision_encoder.backbone(frames.to(self.dtype)).intermediate_hidden_states
+        stages = encode_stages(self.vision_encoder.backbone, frames.to(self.dtype))
         x = [stage.permute(0, 3, 1, 2) for stage in stages]
         lateral = self.vision_encoder.neck.convs  # coarsest first
         coarse = F.interpolate(lateral[0](x[3]).float(), scale_factor=2.0, mode="nearest").to(x[2].dtype)

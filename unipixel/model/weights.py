@@ -35,7 +35,7 @@ from unipixel.checks import join_lines
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.model.lora_weights import is_adapter, list_partial_names, overlay, read_base_name
-from unipixel.model.quantization import is_quantized, list_quantized_weights, put_quantized
+from unipixel.model.quantization import BITS, list_quantized_weights, name_precision, put_quantized
 from unipixel.model.tensor_files import (
     HEAD,
     INDEX_FILE,
@@ -365,8 +365,8 @@ def save_model(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; a checkpoint is saved as a folder")
-    if is_quantized(model):
-        raise CheckpointError("a model whose weights are rounded to int8 or int4 cannot be saved; load it as bfloat16")
+    if (precision := name_precision(model)) in BITS:
+        raise CheckpointError(f"the weights of this model are rounded to {precision}; load it as 'bf16' to save it")
     written = str(dtype or model.dtype).removeprefix("torch.")
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     expected = list_expected_shapes(model)
