@@ -68,14 +68,14 @@ def _sample_token(logits: np.ndarray, top_p: float, generator: np.random.Generat
 class _GrowingLayer(DynamicLayer):
     """Keys and values of one layer, written into memory that is larger than they are.
 
-    The layers of forked conversations share that memory up to where they part: whoever writes next behind what is filled
-    goes on in it, everybody else moves to memory of his own.
+    The layers of forked conversations share that memory up to where they part: whoever writes next behind what is
+    filled goes on in it, everybody else moves to memory of his own.
     """
 
     _room: list[Tensor] | None = None
     """Memory for keys and values, (B, heads, capacity, dim) each."""
-    _filled: list[int] = [0]
-    """How many of its places are taken, in a list that all who share the memory share."""
+    _filled: np.ndarray
+    """(1,) how many of its places are taken; one array for all who share the memory."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append (B, heads, L, dim) and return everything."""
@@ -89,7 +89,7 @@ class _GrowingLayer(DynamicLayer):
             for memory, old in zip(room, (self.keys, self.values), strict=True):
                 if past:
                     memory[:, :, :past] = old
-            self._room, self._filled = room, [past]
+            self._room, self._filled = room, np.array([past])
         self._filled[0] = whole
         for memory, x in zip(self._room, new, strict=True):
             memory[:, :, past:whole] = x

@@ -255,12 +255,12 @@ FEW_ROWS = 8
 
 
 def project(linear: nn.Module, x: Tensor) -> Tensor:
-    """What a linear layer computes, on CPUs at nearly the rate at which its weight can be read when the rows are few.
+    """What a linear layer computes, on CPUs near the rate at which its weight can be read when the rows are few.
 
-    torch turns a linear layer on few rows in half precision into a matrix product made for many, which reads the weight at
-    half the rate of a product of matrix and vector (one row) or of the same product turned round (a few).
+    torch turns a linear layer on few rows in half precision into a matrix product made for many, which reads the
+    weight at half the rate of a product of matrix and vector (one row) or of the product turned round (a few).
     """
-    if torch.is_grad_enabled() or type(linear) is not nn.Linear or not linear.weight.device.type == "cpu":
+    if torch.is_grad_enabled() or type(linear) is not nn.Linear or linear.weight.device.type != "cpu":
         return linear(x)
     weight, rows = linear.weight, x.numel() // linear.in_features
     if weight.dtype == torch.float32 or rows > FEW_ROWS:

@@ -1,7 +1,6 @@
 """Weights of 8 or 4 bits: linear layers that hold whole numbers and multiply them with floating-point inputs.
 
-Only weights are rounded. One scale per row of the weight (int8), or scale and zero per row and group of 32 columns (int4).
-A few rows of input, as when tokens are written one by one, go through torch's own kernels, which read the packed weight
+Only weights are rounded, with one scale per row (int8), or scale and zero per row and group of 32 columns (int4). A few rows of input, as when tokens are written one by one, go through torch's own kernels, which read the packed weight
 once; for many rows the weight is brought back to floating point piece by piece, in pieces that fit the cache, and
 multiplied as usual. The packed kernels take as long for each further row, so that a prompt through them would be
 ten times slower.
@@ -12,7 +11,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unipixel.model.unipixel import UniPixel
@@ -29,7 +27,7 @@ PIECE = 1 << 20
 
 @lru_cache(maxsize=1)
 def find_packed_block() -> int | None:
-    """Rows that torch's int4 packing interleaves on this processor; None where it packs in a way that is not known here.
+    """Rows that torch's int4 packing interleaves on this processor; None where its way of packing is not known here.
 
     The layout is torch's own affair and depends on the processor, so it is looked at rather than believed.
     """
@@ -117,9 +115,7 @@ class QuantizedLinear(nn.Module):
         scale, zero = (x.contiguous() for x in self.scales.unbind(-1))  # (K / GROUP, N)
         codes = torch.empty(width, self.block, dtype=torch.uint8)
         buffer = rows.new_empty(width, self.block)
-        for start, pairs in zip(
-            range(0, self.out_features, self.block), self.codes.view(-1, width, half), strict=True
-        ):
+        for start, pairs in zip(range(0, self.out_features, self.block), self.codes.view(-1, width, half), strict=True):
             torch.bitwise_and(pairs, 15, out=codes[:, :half])
             torch.bitwise_right_shift(pairs, 4, out=codes[:, half:])
             codes.sub_(8)  # around zero, once the byte is read with its sign
@@ -159,9 +155,9 @@ def _round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
 def list_quantized_weights(model: UniPixel, bits: int) -> dict[str, int]:
     """Names of the weights that are rounded, with their bits.
 
-    These are the linear layers in the blocks of the vision tower and of the language model. Embeddings, the output head,
-    the segmenter and everything between are kept. The vision tower reads thousands of patches at a time and is small
-    beside the language model, so int4 would save little there: it is rounded to 8 bits in either case.
+    These are the linear layers in the blocks of the vision tower and of the language model. Embeddings, the output
+    head, the segmenter and everything between are kept. The vision tower reads thousands of patches at a time and is
+    small beside the language model, so int4 would save little there: it is rounded to 8 bits in either case.
     """
     wanted = {"visual.blocks.": 8, "language.layers.": bits}
     return {
