@@ -1,9 +1,9 @@
 """Weights of 8 or 4 bits: linear layers that hold whole numbers and multiply them with floating-point inputs.
 
-Only weights are rounded, with one scale per row (int8), or scale and zero per row and group of 32 columns (int4). A few rows of input, as when tokens are written one by one, go through torch's own kernels, which read the packed weight
-once; for many rows the weight is brought back to floating point piece by piece, in pieces that fit the cache, and
-multiplied as usual. The packed kernels take as long for each further row, so that a prompt through them would be
-ten times slower.
+Only weights are rounded, with one scale per row (int8), or scale and zero per row and group of 32 columns (int4). A few
+rows of input, as when tokens are written one by one, go through torch's own kernels, which read the packed weight once.
+For many rows the weight is brought back to floating point piece by piece, in pieces that fit the cache, and multiplied
+as usual: the packed kernels take as long for each further row, so that a prompt through them would be ten times slower.
 """
 
 from __future__ import annotations
