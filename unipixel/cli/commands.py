@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from unipixel import __version__
 from unipixel.cli.ask import ask, chat
+from unipixel.cli.batch import batch
 from unipixel.cli.data import data
 from unipixel.cli.demo import demo, stickers
 from unipixel.cli.diagnostics import bench, doctor
@@ -109,6 +110,7 @@ app.command()(ask)
 app.command()(chat)
 app.command()(demo)
 app.command()(stickers)
+app.command()(batch)
 app.command()(bench)
 app.command()(serve)
 app.command()(doctor)

@@ -75,6 +75,17 @@ def evaluate(
     judge_model: Annotated[str, typer.Option("--judge-model", metavar="NAME", help="Model that grades.")] = "gpt-4o",
     device: options.Device = "auto",
     dtype: options.DType = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="HOST:PORT",
+            help="Answer on the Ray cluster there ('auto': of this machine; 'local': started for this run).",
+        ),
+    ] = None,
+    actors: Annotated[
+        int, typer.Option("--actors", metavar="N", help="With --address: models that answer at the same time.")
+    ] = 1,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="NAME", help="Stickers: one of the figures, such as 'refer'; repeat for more."),
@@ -115,6 +126,8 @@ def evaluate(
             out=out,
         )
         return
+    if address is None and actors != 1:
+        raise ValueError(f"--actors is {actors}, but --address does not say on which Ray cluster ('local' starts one)")
     if only or sprites or style or (count, videos, world) != (200, 40, "default"):
         raise ValueError(
             "--only, --count, --videos, --sprites, --world and --style are for `unipixel eval stickers` without a "
@@ -127,7 +140,26 @@ def evaluate(
     check_folder(out, "--out")
     runs = open_runs(names, data_root, model=model, protocol=protocol, limit=limit, shard=parse_shard(shard))
     grader = _open_judge(judge, judge_model, protocol)
-    _predict_runs(runs, _load_predictor(model, base, device, dtype), out, retry=retry, max_bad=max_bad, judge=grader)
+    if address is None:
+        predictor = _load_predictor(model, base, device, dtype)
+        _predict_runs(runs, predictor, out, retry=retry, max_bad=max_bad, judge=grader)
+    else:
+        if shard != "0/1" or judge is not None:
+            raise ValueError("--shard and --judge do not go with --address; grade afterwards, by the same without it")
+        from unipixel.batch.cluster import predict_parts
+
+        with build_progress(remaining=True) as bar:
+            predict_parts(
+                runs,
+                out,
+                address=address,
+                actors=actors,
+                load={"device": device, "dtype": dtype, "base": base},
+                data_root=data_root,
+                retry=retry,
+                max_bad=max_bad,
+                progress=_track_progress(bar, "questions"),
+            )
     write_report([out], out, data_root=data_root, as_json=as_json)
 
 
