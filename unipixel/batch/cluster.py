@@ -32,6 +32,8 @@ MAX_BLOCKS = 4096
 ENDS_PER_SHARD = 100
 """How often a shard is given to another process because the one that had it ended. Items that end it are given up long
 before, see `worker`; this bounds a model that ends its process while it is loaded."""
+ENDS_PER_PART = 3
+"""The same of a part of a benchmark, in which nobody looks for the question that ends the process."""
 PARTS = 16
 """Parts of a benchmark that a cluster answers independently."""
 
@@ -83,13 +85,20 @@ def connect(address: str | None, actors: int, threads: int, device: str) -> Iter
 
 
 def map_rows(
-    ray: Any, rows: Sequence[Mapping[str, Any]], kind: type, arguments: Mapping[str, Any], actors: int, **resources: Any
+    ray: Any,
+    rows: Sequence[Mapping[str, Any]],
+    kind: type,
+    arguments: Mapping[str, Any],
+    actors: int,
+    ends: int,
+    resources: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """What actors make of rows, as it comes.
 
     Args:
         kind: its instances take and give columns of numpy arrays, one row at a time.
         arguments: for its constructor.
+        ends: how often a row is given to another process because the one that had it ended.
         resources: of each actor, as `ray.remote` takes them.
 
     Raises:
@@ -103,7 +112,7 @@ def map_rows(
         fn_constructor_kwargs=dict(arguments),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
-        max_restarts=-1,
+        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": ends},
         **resources,
     )
     try:
@@ -151,8 +160,8 @@ def answer_shards(
     with connect(address, actors, own["threads"], device) as ray:
         rows = [{"shard": number} for number in numbers]
         arguments = {"place": place, "settings": own}
-        resources = request_device(device, own["threads"]) | {"max_task_retries": ENDS_PER_SHARD}
-        for row in map_rows(ray, rows, ShardActor, arguments, min(actors, len(rows)), **resources):
+        resources = request_device(device, own["threads"])
+        for row in map_rows(ray, rows, ShardActor, arguments, min(actors, len(rows)), ENDS_PER_SHARD, resources):
             yield json.loads(row["summary"])
 
 
@@ -262,8 +271,8 @@ def predict_parts(
     bad = {key: BadRecords(number, max_bad) for key, number in total.items()}
     done = failed = 0
     with connect(address, actors, 1, device) as ray:
-        resources = request_device(device, 1) | {"max_task_retries": 3}
-        for row in map_rows(ray, rows, PartActor, arguments, min(actors, len(rows)), **resources):
+        resources = request_device(device, 1)
+        for row in map_rows(ray, rows, PartActor, arguments, min(actors, len(rows)), ENDS_PER_PART, resources):
             part = json.loads(row["part"])
             path = files[part["name"], part["split"], part["shard"][0]]
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -298,7 +307,11 @@ def choose_parts(run: BenchmarkRun, out: Path) -> int:
     Raises:
         ValueError: the folder holds parts of several divisions.
     """
-    known = {path.name.split("-of-")[1].split(".")[0] for path in prediction_files(out) if path.parts[-3:-1] == (run.name, run.split)}
+    known = {
+        path.name.split("-of-")[1].split(".")[0]
+        for path in prediction_files(out)
+        if path.parts[-3:-1] == (run.name, run.split)
+    }
     if len(known) > 1:
         raise ValueError(f"{out}/{run.name}/{run.split} holds shards of {len(known)} divisions; choose another -o")
     if known and next(iter(known)).isdecimal():

@@ -80,7 +80,9 @@ def build_item(row: Any, question: str | None = None) -> dict[str, Any]:
     media = check_text(record["media"], "media")
     if not media.strip():
         raise ValueError("media is empty; it must be a path or an address")
-    prompts, options = (_parse_cell(record.get(name, empty), name) for name, empty in (("prompts", []), ("options", {})))
+    prompts, options = (
+        _parse_cell(record.get(name, empty), name) for name, empty in (("prompts", []), ("options", {}))
+    )
     text = check_text(record.get("question", question or ""), "question")
     if not text.strip() and not prompts:
         raise ValueError("there is neither a question nor a prompt; give --question, or one of them for each item")
@@ -213,7 +215,8 @@ def _read_table(place: str) -> Iterator[tuple[str, Any]]:
     rows = _read_parquet(place) if has_suffix(place, frozenset((".parquet",))) else _read_json_lines(place)
     for name, row in rows:
         if isinstance(row, dict) and isinstance(row.get("media"), str) and row["media"].strip():
-            row = {"id": row["media"], **row, "media": resolve_media(row["media"], place)}
+            own = row["media"] if row.get("id") is None else row["id"]
+            row = {**row, "id": own, "media": resolve_media(row["media"], place)}
         yield name, row
 
 
@@ -284,4 +287,3 @@ def decode_items(data: bytes, name: str) -> list[dict[str, Any]]:
         return [build_item(parse_json(line)) for line in data.splitlines()]
     except (TypeError, ValueError) as error:
         raise DatasetError(f"{name} is damaged ({join_lines(error)})") from error
-

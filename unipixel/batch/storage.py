@@ -92,7 +92,9 @@ class Store:
         self._remote: tuple[Any, str] | None = None
         if is_remote(self.place):
             if self.place.startswith("http"):
-                raise ValueError(f"{self.place} cannot be written to; name a folder, or an address such as s3://bucket/x")
+                raise ValueError(
+                    f"{self.place} cannot be written to; name a folder, or an address such as s3://bucket/x"
+                )
             self._remote = open_filesystem(self.place)
 
     def write(self, name: str, data: bytes) -> None:
@@ -191,7 +193,9 @@ def _fetch_file(media: str, path: Path, limits: Limits, retries: int) -> None:
     except FileNotFoundError as error:
         raise MediaError(f"{media} does not exist") from error
     except Exception as error:  # see `repeat`
-        raise MediaError(f"{media} cannot be fetched ({' '.join(str(error).split()) or type(error).__name__})") from error
+        raise MediaError(
+            f"{media} cannot be fetched ({' '.join(str(error).split()) or type(error).__name__})"
+        ) from error
 
 
 def read_text(place: str, retries: int = 5) -> str:

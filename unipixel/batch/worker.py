@@ -311,9 +311,7 @@ def read_shard(store: Store, number: int) -> list[dict[str, Any]] | None:
     try:
         return list(parquet.read_table(io.BytesIO(data)).to_pylist())
     except pa.ArrowException as error:
-        raise DatasetError(
-            f"{store.place}/{name} is damaged ({join_lines(error)}); delete it and run again"
-        ) from error
+        raise DatasetError(f"{store.place}/{name} is damaged ({join_lines(error)}); delete it and run again") from error
 
 
 def write_note(alone: Mapping[int, int], running: Sequence[int], suspects: Sequence[int]) -> bytes:

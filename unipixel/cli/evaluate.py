@@ -144,8 +144,8 @@ def evaluate(
         predictor = _load_predictor(model, base, device, dtype)
         _predict_runs(runs, predictor, out, retry=retry, max_bad=max_bad, judge=grader)
     else:
-        if shard != "0/1" or judge is not None:
-            raise ValueError("--shard and --judge do not go with --address; grade afterwards, by the same without it")
+        if shard != "0/1":
+            raise ValueError(f"--shard is {shard!r}, but --address divides the run by itself; give one of the two")
         from unipixel.batch.cluster import predict_parts
 
         with build_progress(remaining=True) as bar:
@@ -160,6 +160,7 @@ def evaluate(
                 max_bad=max_bad,
                 progress=_track_progress(bar, "questions"),
             )
+        _grade_parts(runs, out, grader, retry=retry)
     write_report([out], out, data_root=data_root, as_json=as_json)
 
 
@@ -238,6 +239,19 @@ def _predict_runs(
             predict(run, predictor, out, retry=retry, max_bad=max_bad, progress=_track_progress(bar, title))
             if judge is not None and isinstance(run.protocol, Captions):
                 grade_predictions(run.get_path(out), judge, _track_progress(bar, f"{title}, judge"), retry=retry)
+
+
+def _grade_parts(runs: list[BenchmarkRun], out: Path, judge: Judge | None, *, retry: bool) -> None:
+    """Have descriptions graded that a cluster has written."""
+    from unipixel.eval.captions import Captions
+    from unipixel.eval.judge import grade_predictions
+    from unipixel.eval.report import prediction_files
+
+    described = {(run.name, run.split) for run in runs if isinstance(run.protocol, Captions)}
+    with build_progress(remaining=True) as bar:
+        for path in prediction_files(out) if judge is not None else []:
+            if judge is not None and path.parts[-3:-1] in described:
+                grade_predictions(path, judge, _track_progress(bar, f"{path.parent.name}, judge"), retry=retry)
 
 
 def _track_progress(bar: Progress, title: str) -> Callable[[int, int, int], None]:
