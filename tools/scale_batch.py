@@ -5,8 +5,8 @@
     python tools/scale_batch.py eval                               # a benchmark on two nodes, as from one process
     python tools/scale_batch.py s3                                 # an S3 server whose network fails for a while
 
-Needs ``unipixel[scale]``; ``s3`` also ``moto[server]``. Every twentieth file is damaged. Answers are compared with those
-of one process without Ray, all but their times. Ends with 1 if anything was lost, doubled or other than there.
+Needs ``unipixel[scale]``; ``s3`` also ``moto[server]``. Every twentieth picture is damaged. Answers are compared, all
+but their times, with those of one process without Ray. Ends with 1 if anything was lost, doubled or other than there.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ TIMES = ("seconds", "timings_s", "attempts", "media", "id")
 BUSY = {
     "OMP_NUM_THREADS": "1",
     "RAY_AUTH_MODE": "disabled",  # the nodes listen on this machine alone
+    "RAY_worker_niceness": "0",
     "RAY_DISABLE_MEMORY_MONITOR": "1",
     "RAY_raylet_start_wait_time_s": "300",
     "RAY_worker_register_timeout_seconds": "600",
@@ -197,8 +198,10 @@ def compare(own: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]]) 
 
 @contextmanager
 def open_disk(folder: Path) -> Iterator[Callable[[bool], None]]:
-    """A small disk at a folder, and the way to fill it (True) and to free it; without the right to mount, a plain folder
-    whose disk is never full."""
+    """A small disk at a folder, and the way to fill it (True) and to free it.
+
+    Without the right to mount, a plain folder whose disk is never full.
+    """
     folder.mkdir(parents=True)
     mounted = (
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", folder], capture_output=True).returncode == 0
@@ -470,7 +473,8 @@ def run_object_store(options: argparse.Namespace, folder: Path) -> int:
     code = driver.wait()
     found = compare(list_rows(out), list_rows(folder / "serial"))
     print(
-        f"exit code {code}; the network failed for {options.seconds:g} s after {before} shards: {network.cuts} connections cut"
+        f"exit code {code}; the network failed for {options.seconds:g} s after {before} shards: {network.cuts} "
+        "connections cut"
     )
     print(f"{len(list_rows(out))} items in {len(store.glob('lake/out/answers/*.parquet'))} shards, {len(found)} faults")
     for one in found[:5]:

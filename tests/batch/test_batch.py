@@ -50,7 +50,7 @@ class StandIn:
             os._exit(9)
         if self.fails and any(self.fails in media.source for _, media, _ in requests):
             raise RuntimeError("the device is out of memory")
-        for question, media, options in requests:
+        for question, media, _ in requests:
             self.asked.append((Path(media.source).name, len(requests)))
             if "refuse" in (question or ""):
                 results.append(PromptError("the point lies outside"))
@@ -131,7 +131,7 @@ def test_another_source_question_or_setting_is_refused(pictures: Path, tmp_path:
     with pytest.raises(ValueError, match="shard_size 32, this one has 4"):
         run_batch(pictures, out, "light", engine=StandIn(), shard_size=4)
     Image.new("RGB", (4, 4)).save(pictures / "new.png")
-    with pytest.raises(ValueError, match="12 items, and .* has 13 now"):
+    with pytest.raises(ValueError, match=r"12 items, and .* has 13 now"):
         run_batch(pictures, out, "light", engine=StandIn())
     (out / "batch.json").unlink()
     with pytest.raises(ValueError, match=r"holds answers, but no batch\.json"):

@@ -128,8 +128,10 @@ def _check_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_prompts(values: Any) -> list[Prompt]:
-    """Prompts in the form of the HTTP interface: ``{"type": "point", "x": 4, "y": 5}``, ``{"type": "box", "box": [...]}``
-    or ``{"type": "mask", "rle": {...}}``, each with ``frame``, ``object_id`` and, of points, ``positive``.
+    """Prompts in the form of the HTTP interface.
+
+    ``{"type": "point", "x": 4, "y": 5}``, ``{"type": "box", "box": [...]}`` or ``{"type": "mask", "rle": {...}}``, each
+    with ``frame``, ``object_id`` and, of points, ``positive``.
 
     Raises:
         ValueError: one of them is not written so.

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,10 +122,8 @@ class Store:
             (to_local(self.place) / name).unlink(missing_ok=True)
             return
         filesystem, root = self._remote
-        try:
+        with suppress(FileNotFoundError):
             repeat(lambda: filesystem.rm_file(f"{root}/{name}"), self._retries)
-        except FileNotFoundError:
-            pass
 
     def list_names(self, folder: str) -> set[str]:
         """Names of the files in a folder, which need not be there.

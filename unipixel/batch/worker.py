@@ -315,7 +315,7 @@ def read_shard(store: Store, number: int) -> list[dict[str, Any]] | None:
 
 
 def write_note(alone: Mapping[int, int], running: Sequence[int], suspects: Sequence[int]) -> bytes:
-    """What a shard's worker leaves for the one after it: ends by item, what it asks now, and what is to be asked alone."""
+    """What a worker leaves for the one after it: ends by item, what it asks now, and what is to be asked alone."""
     return json.dumps(
         {"alone": {str(place): ends for place, ends in alone.items()}, "running": running, "suspects": suspects}
     ).encode()

@@ -73,7 +73,7 @@ def batch(
     ] = 0.1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON and nothing else.")] = False,
 ) -> None:
-    """Ask about everything in SOURCE. Items that fail are rows with an error; the same command takes up a stopped run."""
+    """Ask about everything in SOURCE; what fails is a row with an error. The same command takes up a stopped run."""
     from unipixel.batch import run_batch
 
     if out is None:
