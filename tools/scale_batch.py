@@ -101,7 +101,7 @@ class Node:
         workers = [f"--min-worker-port={21000 + 100 * number}", f"--max-worker-port={21099 + 100 * number}"]
         ray = Path(sys.executable).with_name("ray")
         self._popen = subprocess.Popen(
-            [ray, "start", "--block", *where, f"--num-cpus={cpus}", "--object-store-memory=100000000", *workers]
+            [str(ray), "start", "--block", *where, f"--num-cpus={cpus}", "--object-store-memory=100000000", *workers]
             + [f"--{name}={first + place}" for place, name in enumerate(ports)]
             + [f"--dashboard-agent-grpc-port={first + 3}", "--disable-usage-stats"],
             env=build_environment(),

@@ -168,7 +168,7 @@ class ShardWorker:
             with ExitStack() as stack:
                 for place, outcome, attempts, seconds in self._answer_chunk(stack, chunk, items):
                     row = self._build_row(first + place, items[place], attempts=attempts + alone.get(place, 0))
-                    if isinstance(outcome, BaseException):
+                    if isinstance(outcome, Exception):
                         row |= {"error": join_lines(outcome), "error_kind": type(outcome).__name__}
                     else:
                         row |= convert_answer(outcome)
@@ -181,9 +181,9 @@ class ShardWorker:
 
     def _answer_chunk(
         self, stack: ExitStack, chunk: Sequence[int], items: Sequence[dict[str, Any]]
-    ) -> list[tuple[int, Answer | BaseException, int, float]]:
+    ) -> list[tuple[int, Answer | Exception, int, float]]:
         """Outcome, attempts and seconds of some items: pictures are answered together, clips one after another."""
-        outcomes: list[tuple[int, Answer | BaseException, int, float]] = []
+        outcomes: list[tuple[int, Answer | Exception, int, float]] = []
         pictures: list[tuple[int, Media]] = []
         for place in chunk:
             begin = time.perf_counter()
@@ -213,10 +213,10 @@ class ShardWorker:
 
     def _answer_alone(
         self, place: int, item: dict[str, Any], media: Media
-    ) -> tuple[int, Answer | BaseException, int, float]:
+    ) -> tuple[int, Answer | Exception, int, float]:
         """Ask for one item; what is no fault of its own is tried again."""
         begin = time.perf_counter()
-        outcome: Answer | BaseException | None = None
+        outcome: Answer | Exception | None = None
         attempts = 0
         while outcome is None or (
             isinstance(outcome, Exception) and not isinstance(outcome, UnipixelError | ValueError)
