@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from unipixel import __version__
 from unipixel.cli.ask import ask, chat
+from unipixel.cli.batch import batch
 from unipixel.cli.checkpoints import doctor, export, memory
 from unipixel.cli.convert import convert
 from unipixel.cli.data import data
@@ -111,6 +112,7 @@ app.command()(ask)
 app.command()(chat)
 app.command()(demo)
 app.command()(stickers)
+app.command()(batch)
 app.command()(convert)
 app.command()(bench)
 app.command()(serve)
