@@ -52,9 +52,7 @@ def export_folder(
 
 
 def memory(
-    name: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="'3b', '7b', 'nano', a folder, or a Hub id.")
-    ] = "nano",
+    name: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="'3b', '7b', or as elsewhere.")] = "nano",
     frames: Annotated[int, typer.Option("--frames", metavar="T", help="Frames of the clip.")] = 16,
     objects: Annotated[int, typer.Option("--objects", metavar="N", help="Objects that are tracked together.")] = 1,
     size: Annotated[str, typer.Option("--size", metavar="WxH", help="Size of the source, pixels.")] = "1280x720",

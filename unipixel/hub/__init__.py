@@ -305,8 +305,7 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
             merged = iter(features.split([int(t * h * w) // 4 for t, h, w in grid_thw.tolist()]))
             visuals = len(grid_thw)
         seconds = torch.ones(visuals) if second_per_grid is None else second_per_grid
-        inputs: list[Any] = []
-        used = 0
+        inputs, used = list[PrefillInput](), 0
         for row, mask in zip(input_ids, keep, strict=True):
             ids = row[mask.bool()].cpu()
             shows = bool((ids == video).any())
