@@ -3,8 +3,8 @@
     python tools/bench_decode.py --layers 36        # 3B; 8 GB of free memory. Fewer layers take less
 
 Random weights in bfloat16, one thread. Four ways: transformers' layers as they are ("plain"), the package's own
-("bf16"), int8 and int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt and
-the median of a token, the bytes that a token reads (weights, cache, output head), their share of the read rate
+("bf16"), int8 and int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt
+and the median of a token, the bytes that a token reads (weights, cache, output head), their share of the read rate
 measured in between, and how the logits agree with those of the plain way on the same tokens.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +111,10 @@ def measure(
     generator = torch.Generator().manual_seed(context)
     prompt = torch.randint(0, VOCABULARY, (1, context), generator=generator)
     tokens = torch.randint(0, VOCABULARY, (TOKENS, 1, 1), generator=generator)
-    caches, prefills, spent, logits = {}, {}, {way: [] for way in ways}, {way: [] for way in ways}
+    caches: dict[str, Any] = {}
+    prefills: dict[str, float] = {}
+    spent: dict[str, list[float]] = {way: [] for way in ways}
+    logits: dict[str, list[Tensor]] = {way: [] for way in ways}
     for way in ways:
         caches[way] = DynamicCache() if way == "plain" else ConversationCache().cache
         started = time.process_time()
@@ -150,7 +154,7 @@ def quantize(model: Qwen2_5_VLTextModel, bits: int) -> None:
                 if isinstance(linear, nn.Linear | QuantizedLinear):
                     weight = linear.weight if isinstance(linear, nn.Linear) else linear.dequantize()
                     rounded = QuantizedLinear(weight, bias=linear.bias is not None, bits=bits)
-                    if rounded.bias is not None:
+                    if rounded.bias is not None and linear.bias is not None:
                         rounded.bias.data.copy_(linear.bias)
                     setattr(part, name, rounded)
 

@@ -65,15 +65,17 @@ def _sample_token(logits: np.ndarray, top_p: float, generator: np.random.Generat
     return int(order[min(place, count - 1, len(order) - 1)])
 
 
-class _GrowingLayer(DynamicLayer):
+class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # a class of transformers counts as Any
     """Keys and values of one layer, written into memory that is larger than they are.
 
     The layers of forked conversations share that memory up to where they part: whoever writes next behind what is
-    filled goes on in it, everybody else moves to memory of his own.
+    filled goes on in it, every other moves to memory of its own.
     """
 
-    _room: list[Tensor] | None = None
+    _buffers: list[Tensor] | None = None
     """Memory for keys and values, (B, heads, capacity, dim) each."""
+    keys: Tensor
+    values: Tensor
     _filled: np.ndarray
     """(1,) how many of its places are taken; one array for all who share the memory."""
 
@@ -83,17 +85,17 @@ class _GrowingLayer(DynamicLayer):
         whole = past + key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if self._room is None or self._filled[0] != past or whole > self._room[0].shape[2]:
+        if self._buffers is None or self._filled[0] != past or whole > self._buffers[0].shape[2]:
             capacity = whole + max(whole // 8, SPARE_TOKENS)
-            room = [x.new_empty(*x.shape[:2], capacity, x.shape[3]) for x in new]
-            for memory, old in zip(room, (self.keys, self.values), strict=True):
+            buffers = [x.new_empty(*x.shape[:2], capacity, x.shape[3]) for x in new]
+            for memory, old in zip(buffers, (self.keys, self.values), strict=True):
                 if past:
                     memory[:, :, :past] = old
-            self._room, self._filled = room, np.array([past])
+            self._buffers, self._filled = buffers, np.array([past])
         self._filled[0] = whole
-        for memory, x in zip(self._room, new, strict=True):
+        for memory, x in zip(self._buffers, new, strict=True):
             memory[:, :, past:whole] = x
-        self.keys, self.values = (memory[:, :, :whole] for memory in self._room)
+        self.keys, self.values = (memory[:, :, :whole] for memory in self._buffers)
         return self.keys, self.values
 
 

@@ -148,7 +148,7 @@ def _run_block(block: Any, x: Tensor) -> Tensor:
     y = block.layer_norm1(x)
     if block.dim != block.dim_out:
         x = do_pool(block.proj(y), block.query_stride)
-    x = x + _attend_in_windows(block, y, x.shape[1:3])
+    x = x + _attend_in_windows(block, y, (x.shape[1], x.shape[2]))
     return x + block.mlp(block.layer_norm2(x))
 
 
