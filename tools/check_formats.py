@@ -212,7 +212,9 @@ def check_label_studio(sets: Sequence[Annotations], folder: Path) -> Iterator[tu
             assert region["value"]["brushlabels"] == [label]
             values = np.asarray(brush.decode_rle(region["value"]["rle"])).reshape(*mask.shape, 4)
             yield "brush", (mask, values[:, :, 3] > 0)
-            encoded = brush.encode_rle(np.repeat(mask.reshape(-1, 1) * 255, 4, axis=1).reshape(-1).astype(np.uint8))
+            encoded = brush.encode_rle(  # type: ignore[no-untyped-call, unused-ignore]
+                np.repeat(mask.reshape(-1, 1) * 255, 4, axis=1).reshape(-1).astype(np.uint8)
+            )
             theirs[number]["annotations"][0]["result"][place]["value"]["rle"] = list(map(int, encoded))
     (folder / "theirs.json").write_text(json.dumps(theirs))
     yield from _compare("brush, theirs read by us", sets, read_annotations(folder / "theirs.json"))
