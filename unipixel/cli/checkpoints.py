@@ -60,7 +60,7 @@ def memory(
     device: Annotated[str, typer.Option("--device", help="'cpu' or 'cuda'.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print bytes as JSON.")] = False,
 ) -> None:
-    """Predict the memory that a question takes, part by part and for each type of weights, before anything is loaded."""
+    """Predict the memory that a question takes, part by part and for each type, before anything is loaded."""
     from unipixel.engine.engine import read_available_memory
     from unipixel.engine.footprint import describe_size, predict_memory
 
