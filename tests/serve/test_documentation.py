@@ -48,6 +48,7 @@ CHECKED_ONLY = {
     "bench": "takes minutes; tests/test_bench.py measures",
     "data": "needs a dataset's files; tests/data reads miniatures",
     "ask": "needs a checkpoint or media that are not here",
+    "batch": "needs many media, or a cluster; tests/batch answers",
     "doctor": "needs a checkpoint that is not here",
 }
 """Commands of unipixel that are parsed and not run, unless `runs` says otherwise; and why."""
@@ -57,6 +58,7 @@ OTHER_PROGRAMS = {
     "podman": "no containers here; tests/serve/test_container.py checks the recipe",
     "export": "sets a variable",
     "pre-commit": "a tool of contributors",
+    "ray": "starts a cluster; tools/scale_batch.py does",
 }
 """Programs whose arguments are not looked at; and why."""
 PLACEHOLDERS = {"FOLDER": "nano"}

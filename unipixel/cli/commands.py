@@ -12,7 +12,9 @@ from typer.core import TyperGroup
 
 from unipixel import __version__
 from unipixel.cli.ask import ask, chat
+from unipixel.cli.batch import batch
 from unipixel.cli.checkpoints import doctor, export, memory
+from unipixel.cli.convert import convert
 from unipixel.cli.data import data
 from unipixel.cli.demo import demo, stickers
 from unipixel.cli.diagnostics import bench
@@ -110,6 +112,8 @@ app.command()(ask)
 app.command()(chat)
 app.command()(demo)
 app.command()(stickers)
+app.command()(batch)
+app.command()(convert)
 app.command()(bench)
 app.command()(serve)
 app.command()(doctor)

@@ -75,6 +75,17 @@ def evaluate(
     judge_model: Annotated[str, typer.Option("--judge-model", metavar="NAME", help="Model that grades.")] = "gpt-4o",
     device: options.Device = "auto",
     dtype: options.DType = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="HOST:PORT",
+            help="Answer on the Ray cluster there ('auto': of this machine; 'local': started for this run).",
+        ),
+    ] = None,
+    actors: Annotated[
+        int, typer.Option("--actors", metavar="N", help="With --address: models that answer at the same time.")
+    ] = 1,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="NAME", help="Stickers: one of the figures, such as 'refer'; repeat for more."),
@@ -115,6 +126,8 @@ def evaluate(
             out=out,
         )
         return
+    if address is None and actors != 1:
+        raise ValueError(f"--actors is {actors}, but --address does not say on which Ray cluster ('local' starts one)")
     if only or sprites or style or (count, videos, world) != (200, 40, "default"):
         raise ValueError(
             "--only, --count, --videos, --sprites, --world and --style are for `unipixel eval stickers` without a "
@@ -127,7 +140,27 @@ def evaluate(
     check_folder(out, "--out")
     runs = open_runs(names, data_root, model=model, protocol=protocol, limit=limit, shard=parse_shard(shard))
     grader = _open_judge(judge, judge_model, protocol)
-    _predict_runs(runs, _load_predictor(model, base, device, dtype), out, retry=retry, max_bad=max_bad, judge=grader)
+    if address is None:
+        predictor = _load_predictor(model, base, device, dtype)
+        _predict_runs(runs, predictor, out, retry=retry, max_bad=max_bad, judge=grader)
+    else:
+        if shard != "0/1":
+            raise ValueError(f"--shard is {shard!r}, but --address divides the run by itself; give one of the two")
+        from unipixel.batch.cluster import predict_parts
+
+        with build_progress(remaining=True) as bar:
+            predict_parts(
+                runs,
+                out,
+                address=address,
+                actors=actors,
+                load={"device": device, "dtype": dtype, "base": base},
+                data_root=data_root,
+                retry=retry,
+                max_bad=max_bad,
+                progress=_track_progress(bar, "questions"),
+            )
+        _grade_parts(runs, out, grader, retry=retry)
     write_report([out], out, data_root=data_root, as_json=as_json)
 
 
@@ -206,6 +239,19 @@ def _predict_runs(
             predict(run, predictor, out, retry=retry, max_bad=max_bad, progress=_track_progress(bar, title))
             if judge is not None and isinstance(run.protocol, Captions):
                 grade_predictions(run.get_path(out), judge, _track_progress(bar, f"{title}, judge"), retry=retry)
+
+
+def _grade_parts(runs: list[BenchmarkRun], out: Path, judge: Judge | None, *, retry: bool) -> None:
+    """Have descriptions graded that a cluster has written."""
+    from unipixel.eval.captions import Captions
+    from unipixel.eval.judge import grade_predictions
+    from unipixel.eval.report import prediction_files
+
+    described = {(run.name, run.split) for run in runs if isinstance(run.protocol, Captions)}
+    with build_progress(remaining=True) as bar:
+        for path in prediction_files(out) if judge is not None else []:
+            if judge is not None and path.parts[-3:-1] in described:
+                grade_predictions(path, judge, _track_progress(bar, f"{path.parent.name}, judge"), retry=retry)
 
 
 def _track_progress(bar: Progress, title: str) -> Callable[[int, int, int], None]:

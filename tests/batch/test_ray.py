@@ -1,0 +1,53 @@
+"""A batch and an evaluation on Ray; tools/scale_batch.py does the same for longer, and does harm."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from unipixel.batch.cluster import LOCAL, choose_device, find_cause, import_ray, request_device
+from unipixel.errors import DatasetError
+
+
+def test_without_ray_several_actors_are_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"several actors need Ray .*pip install 'unipixel\[scale\]'"):
+        import_ray()
+
+
+def test_the_error_of_ours_is_found_in_what_it_is_wrapped_in() -> None:
+    own = DatasetError("the plan is damaged")
+    wrapped = RuntimeError("a task failed")
+    wrapped.cause = own  # as Ray does
+    outer = RuntimeError("the job failed")
+    outer.__cause__ = wrapped
+    assert find_cause(outer) is own and find_cause(RuntimeError("x")) is None and find_cause(None) is None
+    wrapped.cause = wrapped
+    assert find_cause(wrapped) is None
+
+
+def test_every_actor_has_a_device_of_its_own() -> None:
+    assert request_device("cuda", 4) == {"num_gpus": 1} and request_device("cpu", 0) == {"num_cpus": 1}
+    assert choose_device("cuda") == "cuda"
+    with pytest.raises(ValueError, match="'cuda:1'; with --actors it must be"):
+        choose_device("cuda:1")
+
+
+@pytest.mark.slow
+def test_ray_of_this_machine_gives_rows_to_actors() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (unipixel[scale])")
+    from unipixel.batch.cluster import connect, map_rows
+
+    with connect(LOCAL, 2, 1, "cpu") as ray:
+        rows = [{"shard": number} for number in range(6)]
+        done = list(map_rows(ray, rows, Doubler, {"by": 2}, 2, 1, {"num_cpus": 1}))
+    assert sorted(int(row["shard"]) for row in done) == [0, 2, 4, 6, 8, 10]
+
+
+class Doubler:
+    def __init__(self, by: int) -> None:
+        self._by = by
+
+    def __call__(self, columns: dict[str, object]) -> dict[str, object]:
+        return {"shard": columns["shard"] * self._by}
