@@ -63,7 +63,7 @@ OTHER_PROGRAMS = {
 """Programs whose arguments are not looked at; and why."""
 PLACEHOLDERS = {"FOLDER": "nano"}
 """Words of the pages that stand for something, and what they stand for here."""
-SMALL = {"demo", "stickers", "chat"}
+SMALL = {"export", "memory", "demo", "stickers", "chat"}
 """Commands that always run: they need nothing but what is in the package or the folder."""
 
 
