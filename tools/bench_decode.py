@@ -3,8 +3,8 @@
     python tools/bench_decode.py --layers 36        # 3B; 8 GB of free memory. Fewer layers take less
 
 Random weights in bfloat16, one thread. Four ways: transformers' layers as they are ("plain"), the package's own
-("bf16"), int8 and int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt and
-the median of a token, the bytes that a token reads (weights, cache, output head), their share of the read rate
+("bf16"), int8 and int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt
+and the median of a token, the bytes that a token reads (weights, cache, output head), their share of the read rate
 measured in between, and how the logits agree with those of the plain way on the same tokens.
 """
 
