@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from typing import Any, NoReturn
+from xml.etree import ElementTree
 
 MAX_INTEGER = (1 << 53) - 1
 """Largest whole number that every reader of JSON keeps exactly, and that no tensor or array has to refuse."""
@@ -33,6 +34,20 @@ def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}, which is no number of JSON")
+
+
+def parse_xml(text: str) -> ElementTree.Element:
+    """The root of an XML text. What declares a document type is refused, since only there entities can be defined.
+
+    Raises:
+        ValueError: it is no XML, or declares a document type.
+    """
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError("it declares a document type, which none needs")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ValueError(f"it is no XML ({error})") from error
 
 
 def check_integer(value: Any, name: str, low: int = 0, high: int = MAX_INTEGER) -> int:

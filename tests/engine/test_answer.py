@@ -58,6 +58,7 @@ def test_json_has_everything_and_is_plain(answer: Answer) -> None:
         "width": 32,
         "fps": 10.0,
         "frame_indices": [0, 2, 4],
+        "is_video": True,
     }
     dog, absent, _ = tree["objects"]
     assert (dog["score"], absent["score"]) == (0.8, "not there")

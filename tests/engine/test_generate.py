@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,3 +247,29 @@ def test_sampling_follows_the_distribution_of_the_likeliest_tokens() -> None:
 def test_decoding_settings_out_of_range_are_refused(settings: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         DecodingOptions(**settings)
+
+
+def test_forked_conversations_that_write_in_turns_do_not_disturb_each_other(tiny_engine: Engine) -> None:
+    """They share the memory of what was said before they parted, and beyond it only the first may go on in it."""
+    model, (opening, *ways) = tiny_engine.model, texts(tiny_engine.model, (9, 4, 5, 3))
+    shared = ConversationCache()
+    prefill(model, shared, [opening])
+    options = DecodingOptions(max_new_tokens=6)
+
+    def start(conversation: ConversationCache, way: PrefillInput) -> tuple[Reply, Iterator[object]]:
+        reply = Reply()
+        return reply, generate(
+            model, conversation, [continued(model, conversation, way.ids.tolist())], [reply], options
+        )
+
+    running = [start(shared.fork(), way) for way in ways]
+    for _ in range(7):
+        for _, steps in running:
+            next(steps, None)
+    for (reply, _), way in zip(running, ways, strict=True):
+        alone = ConversationCache()
+        prefill(model, alone, [opening])
+        again, steps = start(alone, way)
+        list(steps)
+        assert reply.ids == again.ids
+    assert shared.length == 9

@@ -19,12 +19,11 @@ from unipixel.cli import app
 from unipixel.engine.engine import Engine
 from unipixel.engine.memory import KnownObject
 from unipixel.errors import MediaError
-from unipixel.masks import MaskTrack, mask_to_polygons, polygons_to_mask
+from unipixel.masks import MaskTrack, mask_to_polygons, polygons_to_mask, simplify_polygons
 from unipixel.media import open_media
 from unipixel.serve.label_studio.config import LabelConfig
 from unipixel.serve.label_studio.media import get_authorization, resolve_address
-from unipixel.serve.label_studio.prompts import MAX_TRACKED_FRAMES, Timeline, select_clip
-from unipixel.serve.label_studio.regions import build_sequence, simplify_polygons
+from unipixel.serve.label_studio.prompts import MAX_TRACKED_FRAMES, Timeline, build_sequence, select_clip
 
 CONFIG = """<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">
 <Label value="dog" alias="d" hint="the spotted dog"/><Label value="cat"/></BrushLabels></View>"""

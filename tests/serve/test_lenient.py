@@ -13,10 +13,11 @@ from live import EXAMPLES, Live
 
 from unipixel.engine.answer import Answer, Clip
 from unipixel.engine.memory import KnownObject
+from unipixel.formats.annotations import Losses
+from unipixel.formats.yolo import build_yolo_files, quote_yaml
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.serve.label_studio.config import LabelConfig
-from unipixel.serve.sessions.exports import build_yolo_files, get_still_name, quote_yaml
 
 CHAT = "/v1/chat/completions"
 TEXT = {"type": "text", "text": "What is this?"}
@@ -121,7 +122,7 @@ def still(source: str, *labels: str) -> Answer:
         ("truck.jpg", "truck"),
         ("a.b.jpeg", "a.b"),
         ("图 片.png", "图 片"),
-        ("folder\\photo.png", "photo"),
+        ("folder\\photo.png", "folder/photo"),
         ("https://host/x/y.png?z=1", "y"),
         ("noending", "noending"),
         (".jpg", "jpg"),
@@ -129,10 +130,9 @@ def still(source: str, *labels: str) -> Answer:
     ],
 )
 def test_labels_of_a_still_are_named_as_it_is(source: str, name: str) -> None:
-    files = dict(build_yolo_files(still(source, "dog")))
-    assert get_still_name(source) == name or source == ".jpg"
+    files = dict(build_yolo_files([still(source, "dog").to_annotations()], Losses()))
     (path,) = [path for path in files if path.startswith("labels/")]
-    assert path == f"labels/{get_still_name(source)}.txt" and "/" not in path.removeprefix("labels/")
+    assert path == f"labels/{name}.txt"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_labels_of_a_still_are_named_as_it_is(source: str, name: str) -> None:
 )
 def test_class_names_are_valid_yaml(label: str) -> None:
     yaml = pytest.importorskip("yaml")
-    text = dict(build_yolo_files(still("a.png", label, "cat")))["data.yaml"].decode("utf-8")
+    text = dict(build_yolo_files([still("a.png", label, "cat").to_annotations()], Losses()))["data.yaml"]
     names = yaml.safe_load(text)["names"]
     assert names == {0: label if label.isprintable() or label in "\x07bell\u2028tab\t" else "?", 1: "cat"}
     assert "\\ud83d" not in text and quote_yaml("é") == '"é"'

@@ -16,7 +16,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from unipixel.engine.session import Session
-from unipixel.masks import decode_rle, encode_rle, load_index_png, polygons_to_mask
+from unipixel.formats import read_annotations
+from unipixel.masks import decode_rle, draw_outline, encode_rle, fit_outline, load_index_png
 from unipixel.media import open_media
 from unipixel.sample import Box, Point
 
@@ -163,10 +164,23 @@ def test_exports_are_what_other_programs_read(quick: Live, session: str, tmp_pat
         archive.extractall(tmp_path / "davis")
     assert np.array_equal(load_index_png(tmp_path / "davis" / "00000.png") == 1, mask)
     with zipfile.ZipFile(fetched("yolo")) as archive:
-        number, *corners = archive.read("labels/00000.txt").decode().split()
+        number, *corners = archive.read("labels/frame_000000.txt").decode().split()
         assert number == "0" and "object" in archive.read("data.yaml").decode()
     polygon = np.array(corners, float).reshape(-1, 2) * (64, 48)
-    assert np.array_equal(polygons_to_mask([polygon], (48, 64)), mask)
+    drawn, (_, iou) = draw_outline(polygon, (48, 64)), fit_outline(mask)
+    assert (drawn & mask).sum() / (drawn | mask).sum() == pytest.approx(iou) and iou > 0.8  # a mask of many specks
+    told = quick.http.get(f"{session}/export", params={"format": "yolo", "objects": 1}).headers["x-left-out"]
+    below = sum(fit_outline(decode_rle(rle))[1] < 0.98 for rle in objects[0]["rles"] if rle is not None)
+    assert (f"{below} outlines cover their mask with an IoU below 0.98" in told) == (below > 0)
+    assert "3 pictures are not there" in told  # frames of a clip do not go into the zip
+    for kind in ("cvat", "datumaro", "label-studio", "labelme", "numpy", "youtube-vis"):
+        file = fetched(kind)
+        if file.suffix == ".zip":
+            with zipfile.ZipFile(file) as archive:
+                archive.extractall(tmp_path / kind)
+            file = tmp_path / kind
+        (read,) = read_annotations(file)
+        assert np.array_equal(read.tracks[1].mask(0), mask) and read.frame_indices == (0, 2, 4), kind
     film = open_media(str(fetched("overlay")))
     assert (film.num_frames, film.size_hw) == (3, (48, 64))
     folder = Path(quick.sessions.entries()[-1].folder)

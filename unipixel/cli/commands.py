@@ -13,9 +13,11 @@ from typer.core import TyperGroup
 from unipixel import __version__
 from unipixel.cli.ask import ask, chat
 from unipixel.cli.batch import batch
+from unipixel.cli.checkpoints import doctor, export, memory
+from unipixel.cli.convert import convert
 from unipixel.cli.data import data
 from unipixel.cli.demo import demo, stickers
-from unipixel.cli.diagnostics import bench, doctor
+from unipixel.cli.diagnostics import bench
 from unipixel.cli.evaluate import evaluate, report
 from unipixel.cli.output import escape_unencodable, print_error
 from unipixel.cli.serve import serve
@@ -111,13 +113,16 @@ app.command()(chat)
 app.command()(demo)
 app.command()(stickers)
 app.command()(batch)
+app.command()(convert)
 app.command()(bench)
 app.command()(serve)
 app.command()(doctor)
+app.command()(memory)
 app.command("eval")(evaluate)
 app.command()(train)
 app.command()(report)
 app.add_typer(data, name="data")
+app.add_typer(export, name="export")
 
 
 def main() -> None:

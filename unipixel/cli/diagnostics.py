@@ -1,4 +1,4 @@
-"""``unipixel bench`` and ``unipixel doctor``: what this machine can do, and what is wrong with a checkpoint."""
+"""``unipixel bench``: what this machine can do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ from unipixel.cli.output import print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from unipixel.bench import BenchReport
-    from unipixel.engine.doctor import Finding
 
 BUSY = 1.3
 """Seconds on the wall per processor second above which the machine counts as busy with something else."""
-MAX_TENSORS = 8
-"""Tensors of a kind that are listed; ``--json`` lists all."""
 
 
 def bench(
@@ -134,72 +131,3 @@ def _show_memory(report: BenchReport) -> None:
 def name_verdict(is_met: bool) -> str:
     """A word for a target."""
     return "met" if is_met else "MISSED"
-
-
-def doctor(
-    name: Annotated[str, typer.Argument(metavar="FOLDER|HUB_ID", help="A checkpoint folder, 'nano', or a Hub id.")],
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="FOLDER", help="Base model of a folder that holds only a part (LoRA, a stage)."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-) -> None:
-    """Say what a checkpoint is, what of it is missing or different, and what it would ask of this machine.
-
-    Only small files and the headers of the weights are read, on the Hub too. The exit code is 0 if it can be loaded,
-    else 2.
-    """
-    from unipixel.engine.doctor import examine
-
-    finding = examine(name, base=base)
-    if as_json:
-        print_json(finding.to_json())
-    else:
-        show_finding(finding)
-    if not finding.is_usable:
-        raise typer.Exit(2)
-
-
-def show_finding(finding: Finding) -> None:
-    """The finding as tables."""
-    out = stdout()
-    table = Table("", "", title=finding.name, show_header=False)
-    table.add_row("form", finding.form)
-    if finding.size:
-        table.add_row("size", f"{finding.size}, {finding.parameters / 1e6:,.1f} million parameters")
-    for what, value in finding.facts.items():
-        table.add_row(what, value)
-    for file, value in finding.files.items():
-        table.add_row(file, value)
-    for kind in ("missing", "unexpected", "misshapen"):
-        names = [name for name in getattr(finding, kind) if kind != "missing" or name not in finding.promised]
-        shown = "\n".join(names[:MAX_TENSORS]) + (
-            f"\nand {len(names) - MAX_TENSORS} more" if len(names) > MAX_TENSORS else ""
-        )
-        table.add_row(f"{kind} tensors", f"{len(names)}\n{shown}".strip() if names else "none")
-    if finding.promised:
-        table.add_row("in missing files", f"{len(finding.promised)} tensors")
-    out.print(table)
-    if finding.memory:
-        show_memory(finding)
-    for title, lines in (("Differs from the released form:", finding.differences), ("Problems:", finding.problems)):
-        if lines:
-            out.print(title)
-            for line in lines:
-                out.print(f"  - {line}")
-    out.print("It can be loaded." if finding.is_usable else "It cannot be loaded as it is.")
-
-
-def show_memory(finding: Finding) -> None:
-    """What it asks of the machine."""
-    table = Table("type", "weights, GB", "cache of 16 frames, GB", "SAM features, GB", "together, GB", title="Memory")
-    for dtype, parts in finding.memory.items():
-        table.add_row(dtype, *(f"{value:.2f}" for value in (*parts.values(), sum(parts.values()))))
-    stdout().print(table)
-    machine = finding.machine
-    free = "unknown" if machine["free_memory_gb"] is None else f"{machine['free_memory_gb']} GB"
-    verdict = {None: "", True: ", which fits", False: ", which does NOT fit"}[machine["fits"]]
-    stdout().print(
-        f"Here {free} of main memory are free; on this processor it would be loaded in {machine['type_on_cpu']} and "
-        f"take {machine['needed_gb']} GB and activations{verdict}. On a GPU: bfloat16."
-    )

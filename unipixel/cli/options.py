@@ -44,7 +44,8 @@ Base = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")]
 DType = Annotated[
-    str | None, typer.Option("--dtype", help="'float32' or 'bfloat16'; by default chosen for model and device.")
+    str | None,
+    typer.Option("--dtype", help="'fp32', 'bf16', 'int8' or 'int4'; by default chosen for model and device."),
 ]
 NumFrames = Annotated[
     int | None,

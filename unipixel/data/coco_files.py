@@ -7,7 +7,7 @@ takes a quarter of the memory and matters with a million annotations in one file
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -200,6 +200,9 @@ class CocoClip:
     """Names and expressions that objects without a mask have, too: their answer is not the whole truth."""
     unlocated_texts: set[str] = field(default_factory=set)
     """Those of them of which not even a box says where the rest of the truth lies."""
+    frame_indices: list[int] = field(default_factory=list)
+    """Number of each frame in its source, where the file says it."""
+    fps: float | None = None
 
 
 def read_clips(path: Path, dataset: str) -> tuple[dict[str, CocoClip], list[str], list[tuple[str, str]]]:
@@ -210,19 +213,27 @@ def read_clips(path: Path, dataset: str) -> tuple[dict[str, CocoClip], list[str]
     Raises:
         DatasetError: the file is missing, damaged or in another layout, or nothing in it is annotated.
     """
-    document, where = read_json(path, dataset), f"{dataset}: {path}"
-    videos = document.get("videos")
-    if isinstance(videos, list) and any(isinstance(video, dict) and "file_names" in video for video in videos):
-        clips, left_out = _read_whole_videos(document, where)
-    elif any(isinstance(image, dict) and "video_id" in image for image in get_field(document, "images", where, list)):
-        clips, left_out = _read_frame_by_frame(document, where)
-    else:
-        clips, left_out = _read_pictures(document, where)
+    clips, left_out = read_all_clips(path, dataset)
     annotated = {name: clip for name, clip in clips.items() if clip.objects}
     if not annotated:
         why = f" with a mask; {len(left_out)} have none" if left_out else ""
-        raise DatasetError(f"{where}: no picture and no video in it has an annotated object{why}")
+        raise DatasetError(f"{dataset}: {path}: no picture and no video in it has an annotated object{why}")
     return annotated, list(clips), left_out
+
+
+def read_all_clips(path: Path, dataset: str) -> tuple[dict[str, CocoClip], list[tuple[str, str]]]:
+    """The same with those on which nothing is annotated.
+
+    Raises:
+        DatasetError: the file is missing, damaged or in another layout.
+    """
+    document, where = read_json(path, dataset), f"{dataset}: {path}"
+    videos = document.get("videos")
+    if isinstance(videos, list) and any(isinstance(video, dict) and "file_names" in video for video in videos):
+        return _read_whole_videos(document, where)
+    if any(isinstance(image, dict) and "video_id" in image for image in get_field(document, "images", where, list)):
+        return _read_frame_by_frame(document, where)
+    return _read_pictures(document, where)
 
 
 _Read = tuple[dict[str, CocoClip], list[tuple[str, str]]]
@@ -257,9 +268,10 @@ def _read_frame_by_frame(document: Mapping[str, Any], where: str) -> _Read:
         image_ids.add(image, get_field(image, "file_name", place, str), place)
         # Frames without a number keep the natural order of their names.
         key = (0, order, "") if isinstance(order, (int, float)) else (1, 0, build_sort_key(image["file_name"]))
-        grouped.setdefault(get_field(image, "video_id", place), []).append((key, image))
-    titles = _read_video_names(document, where)
-    clips, frame_of = {}, {}
+        if "video_id" in image:
+            grouped.setdefault(image["video_id"], []).append((key, image))
+    titles, rates = _read_video_names(document, where), _read_rates(document)
+    clips, frame_of = _read_single_pictures(document, where)
     for video_id, images in grouped.items():
         images.sort(key=lambda pair: pair[0])
         twice = next((pair for pair in pairwise(images) if pair[0][0] == pair[1][0]), None)
@@ -276,20 +288,36 @@ def _read_frame_by_frame(document: Mapping[str, Any], where: str) -> _Read:
             tuple(image["file_name"] for _, image in images),
             _read_size(first, f"{where}, video {name!r}"),
             is_video=True,
+            frame_indices=_read_numbers([order for (_, order, _), _ in images]),
+            fps=rates.get(video_id),
         )
         frame_of.update({get_field(image, "id", where): (name, t) for t, (_, image) in enumerate(images)})
 
     def locate(annotation: dict[str, Any], place: str) -> _Located:
         name, t = _look_up(frame_of, get_field(annotation, "image_id", place), "image", place)
         track = next((annotation[key] for key in _TRACK_KEYS if key in annotation), None)
-        if track is None and not annotation.get("iscrowd"):
+        if track is None and not annotation.get("iscrowd") and clips[name].is_video:
             raise DatasetError(
                 f"{place}: it is on a frame of a video but has no 'track_id', which says what is one object"
             )
         region, defect = parse_region(get_field(annotation, "segmentation", place, (list, dict, type(None))), place)
-        return clips[name], {t: region}, (name, track), defect
+        return clips[name], {t: region}, None if track is None else (name, track), defect
 
     return clips, _add_objects(document, where, locate)
+
+
+def _read_single_pictures(
+    document: Mapping[str, Any], where: str
+) -> tuple[dict[str, CocoClip], dict[Any, tuple[str, int]]]:
+    """The pictures that are no frame of a video, by name, and name and frame by image id."""
+    clips: dict[str, CocoClip] = {}
+    places: dict[Any, tuple[str, int]] = {}
+    for image in document["images"]:
+        if isinstance(image, dict) and "video_id" not in image:
+            file_name = get_field(image, "file_name", where, str)
+            clips[file_name] = CocoClip((file_name,), _read_size(image, f"{where}, {file_name!r}"), is_video=False)
+            places[get_field(image, "id", where)] = (file_name, 0)
+    return clips, places
 
 
 def _read_whole_videos(document: Mapping[str, Any], where: str) -> _Read:
@@ -306,7 +334,13 @@ def _read_whole_videos(document: Mapping[str, Any], where: str) -> _Read:
         names[video_id] = name if name not in ("", ".") else str(video_id)
         if names[video_id] in clips:
             raise DatasetError(f"{place}: two videos are named {names[video_id]!r}; give each a name of its own")
-        clips[names[video_id]] = CocoClip(tuple(frames), _read_size(video, place), is_video=True)
+        clips[names[video_id]] = CocoClip(
+            tuple(frames),
+            _read_size(video, place),
+            is_video=True,
+            frame_indices=_read_numbers(video.get("frame_indices")),
+            fps=_read_rates({"videos": [video]}).get(video_id),
+        )
 
     def locate(annotation: dict[str, Any], place: str) -> _Located:
         clip = clips[_look_up(names, get_field(annotation, "video_id", place), "video", place)]
@@ -355,7 +389,8 @@ def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> li
         name = _look_up(categories, get_field(annotation, "category_id", place), "category", place)
         found = tracks.get(same) if same is not None else None
         if found is None:
-            found = Instance(name, box_xyxy=parse_box(annotation.get("bbox"), place))
+            track = next((annotation[key] for key in _TRACK_KEYS if key in annotation), None)
+            found = Instance(name, box_xyxy=parse_box(annotation.get("bbox"), place), id=track)
             clip.objects[len(clip.objects) + 1] = found
             if same is not None:
                 tracks[same] = found
@@ -363,6 +398,7 @@ def _add_objects(document: Mapping[str, Any], where: str, locate: _Locate) -> li
         if twice:
             raise DatasetError(f"{place}: its track already has a mask on frame {twice[0]}; a track has one per frame")
         found.regions.update(regions)
+        found.scores.update(_read_scores(annotation, regions))
         added = parse_expressions(annotation.get("expressions", []), place)
         found.expressions = tuple(dict.fromkeys((*found.expressions, *added)))
         if defect:
@@ -389,6 +425,17 @@ def _leave_out(clip: CocoClip, unmasked: list[Instance]) -> None:
         del clip.objects[number]
 
 
+def _read_scores(annotation: Mapping[str, Any], frames: Iterable[int]) -> dict[int, float]:
+    """What predictions have beside their masks: one score, or, in our own files, one per frame."""
+    whole, each = annotation.get("score"), annotation.get("scores")
+    values = {t: each[t] if isinstance(each, list) and t < len(each) else whole for t in frames}
+    return {
+        t: float(value)
+        for t, value in values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    }
+
+
 def _pack_box(box: Box) -> Any:
     x1, y1, x2, y2 = box
     return pack_region([[x1, y1, x2, y1, x2, y2, x1, y2]], "box")
@@ -412,3 +459,17 @@ def _read_video_names(document: Mapping[str, Any], where: str) -> dict[Any, str]
         for video in document.get("videos") or []
         if isinstance(video, dict) and isinstance(video.get("name"), str) and video["name"]
     }
+
+
+def _read_rates(document: Mapping[str, Any]) -> dict[Any, float]:
+    """Frames per second of the videos that say it, by id."""
+    videos = [video for video in document.get("videos") or [] if isinstance(video, dict)]
+    rates = {video.get("id"): video.get("fps") for video in videos if isinstance(video.get("id"), (int, str))}
+    return {key: float(rate) for key, rate in rates.items() if isinstance(rate, (int, float)) and 0 < rate < 1e6}
+
+
+def _read_numbers(values: Any) -> list[int]:
+    """Frame numbers, if they are whole and ascending; else none."""
+    if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
+        return []
+    return values if all(before < after for before, after in pairwise(values)) else []

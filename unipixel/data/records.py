@@ -96,7 +96,9 @@ class Instance:
     box_xyxy: Box | None = None
     """The annotated box; None where there is none."""
     id: Any = None
-    """Of its annotation in the file."""
+    """Of its annotation in the file; of what `coco_files.read_all_clips` reads, of its track, if it has one."""
+    scores: dict[int, float] = field(default_factory=dict)
+    """By frame t, where a file of predictions has them."""
     is_thing: bool = True
     """False for grass, sky and the like."""
 

@@ -7,4 +7,5 @@ generation.py  the decode loop                              detokenizer.py     t
 objects.py     prompts and states to objects with masks     tracking.py        objects through the frames
 memory.py      objects by id, and their changes             storage.py         sessions as files
 answer.py      what comes back, and its export formats      doctor.py          what is wrong with a checkpoint
+pretrained.py  folders for transformers, and uploads           footprint.py       memory, predicted
 """

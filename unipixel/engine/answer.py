@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from unipixel import draw
 from unipixel.atomic import write_text
 from unipixel.engine.memory import KnownObject
-from unipixel.masks import Rle, decode_rle, save_davis_png
+from unipixel.formats import Annotations, Losses, write_annotations
+from unipixel.formats.coco import build_coco
+from unipixel.formats.libraries import to_fiftyone, to_supervision
+from unipixel.formats.rasters import draw_frame, draw_frames, write_davis_frames, write_overlay
+from unipixel.formats.sessions import describe_media
+from unipixel.masks import Rle, decode_rle
 from unipixel.media import Media
 
-SHEET_FRAMES = 8
-"""Frames of a video that a single picture of it shows."""
 STAGES = ("read", "vision_tower", "prefill", "decode", "sam_encode", "track", "write")
 """Reading frames, the vision tower, reading the prompt, writing tokens, SAM's image encoder, tracking (mask decoder and
 memory), and turning logits into stored masks."""
@@ -98,64 +99,59 @@ class Answer:
     timings: Timings = field(default_factory=Timings, repr=False)
     """Seconds per stage."""
 
+    @classmethod
+    def from_annotations(cls, annotations: Annotations) -> Answer:
+        """An answer without words, whose objects are those of a file, as `formats.read_annotations` gives them.
+
+        Raises:
+            MediaError: the pictures are not known, see `Annotations.attach`, or not those that the masks are about.
+        """
+        objects = []
+        for object_id, track in annotations.tracks.items():
+            scores = annotations.scores.get(object_id, tuple(map(float, track.visible)))
+            label = annotations.labels[object_id]
+            objects.append(KnownObject(id=object_id, label=label, track=track, frame_scores=scores))
+        media, indices = annotations.media, annotations.frame_indices
+        clip = Clip(media, annotations.name, indices, annotations.fps or media.fps)
+        return cls(text="", raw_text="", objects=tuple(objects), clip=clip)
+
+    def to_annotations(self) -> Annotations:
+        """The objects as every format takes them, see `unipixel.formats`."""
+        media = self.clip.media
+        return Annotations(
+            self.clip.source,
+            media.size_hw,
+            {one.id: one.track for one in self.objects},
+            {one.id: one.label for one in self.objects},
+            {one.id: one.frame_scores for one in self.objects},
+            frame_indices=self.clip.frame_indices,
+            fps=self.clip.fps,
+            is_video=media.is_video,
+            pictures=media,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The answer as plain JSON values."""
-        height, width = self.clip.media.size_hw
         return {
             "question": self.question,
             "text": self.text,
             "raw_text": self.raw_text,
-            "media": {
-                "source": self.clip.source,
-                "height": height,
-                "width": width,
-                "fps": self.clip.fps,
-                "frame_indices": list(self.clip.frame_indices),
-            },
+            "media": describe_media(self.to_annotations()),
             "objects": [one.to_json() for one in self.objects],
             "num_tokens": len(self.tokens),
             "timings_s": {stage: round(seconds, 6) for stage, seconds in self.timings.items()},
         }
 
-    def to_coco(self) -> dict[str, Any]:
+    def to_coco(self, *, polygons: bool = False) -> dict[str, Any]:
         """The objects as a COCO dataset: one image per frame, one annotation per object and frame it is visible on.
 
         Image ids are frames of the clip, ``frame_index`` those of the source; ``track_id`` is the object's id. A still
         is called as its source, a frame of a video ``frame_`` and its index in six digits, as annotation tools do.
+
+        Args:
+            polygons: write outlines, which COCO draws as the same masks, instead of run lengths.
         """
-        height, width = self.clip.media.size_hw
-        labels = list(dict.fromkeys(one.label or "object" for one in self.objects))
-        is_video = self.clip.media.is_video
-        images = [
-            {
-                "id": t,
-                "width": width,
-                "height": height,
-                "file_name": f"frame_{index:06d}.png" if is_video else self.clip.source,
-                "source": self.clip.source,
-                "frame_index": index,
-            }
-            for t, index in enumerate(self.clip.frame_indices)
-        ]
-        annotations: list[dict[str, Any]] = []
-        for one in self.objects:
-            for t in np.flatnonzero(one.visible).tolist():
-                x1, y1, x2, y2 = (float(v) for v in one.boxes[t])
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": t,
-                        "category_id": labels.index(one.label or "object") + 1,
-                        "track_id": one.id,
-                        "segmentation": one.track.rles[t],
-                        "area": int(one.track.areas[t]),
-                        "bbox": [x1, y1, x2 - x1, y2 - y1],
-                        "iscrowd": 0,
-                        "score": one.frame_scores[t],
-                    }
-                )
-        categories = [{"id": number, "name": label} for number, label in enumerate(labels, start=1)]
-        return {"images": images, "annotations": annotations, "categories": categories}
+        return build_coco([self.to_annotations()], polygons=polygons)
 
     def to_davis(self, folder: str | Path) -> list[Path]:
         """Write one palette PNG per frame, pixel value = object id, named by the frame's index in the source.
@@ -165,20 +161,7 @@ class Answer:
         Raises:
             ValueError: an object id is above 255, the most that such a PNG can hold.
         """
-        largest = max((one.id for one in self.objects), default=0)
-        if largest > 255:
-            raise ValueError(f"object id {largest} does not fit a palette PNG; ids must be at most 255")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for t, index in enumerate(self.clip.frame_indices):
-            pixels = np.zeros(self.clip.media.size_hw, dtype=np.uint8)
-            for one in sorted(self.objects, key=lambda o: o.frame_scores[t]):
-                if one.track.rles[t] is not None:
-                    pixels[one.track.mask(t)] = one.id
-            paths.append(folder / f"{index:05d}.png")
-            save_davis_png(pixels, paths[-1])
-        return paths
+        return write_davis_frames(self.to_annotations(), Path(folder), Losses())
 
     def to_supervision(self) -> list[Any]:
         """One ``supervision.Detections`` per frame: masks, boxes, scores, and the object ids as tracker ids.
@@ -188,30 +171,31 @@ class Answer:
         Raises:
             ImportError: the package ``supervision`` is not installed.
         """
-        try:
-            supervision = import_module("supervision")
-        except ImportError as error:
-            raise ImportError(
-                "to_supervision needs the package 'supervision', which is not installed; pip install supervision"
-            ) from error
-        frames = []
-        labels = list(dict.fromkeys(one.label or "object" for one in self.objects))
-        for t in range(len(self.clip.frame_indices)):
-            seen = [one for one in self.objects if one.track.rles[t] is not None]
-            if not seen:
-                frames.append(supervision.Detections.empty())
-                continue
-            frames.append(
-                supervision.Detections(
-                    xyxy=np.stack([one.boxes[t] for one in seen]),
-                    mask=np.stack([one.track.mask(t) for one in seen]),
-                    confidence=np.array([one.frame_scores[t] for one in seen]),
-                    class_id=np.array([labels.index(one.label or "object") for one in seen]),
-                    tracker_id=np.array([one.id for one in seen]),
-                    data={"class_name": np.array([one.label or "object" for one in seen])},
-                )
-            )
-        return frames
+        return to_supervision(self.to_annotations())
+
+    def to_fiftyone(self, filepath: str | Path | None = None) -> Any:
+        """A ``fiftyone.Sample`` with the objects in its field ``objects``, of a clip in that of its frames.
+
+        Args:
+            filepath: the picture or the video file; by default the source.
+
+        Raises:
+            ImportError: the package ``fiftyone`` is not installed.
+            ValueError: the source is no file.
+        """
+        return to_fiftyone(self.to_annotations(), filepath)
+
+    def export(self, path: str | Path, kind: str | None = None, *, polygons: bool = False) -> list[Path]:
+        """Write the objects in the format of a tool, such as ``"yolo"``; see `unipixel.formats.write_annotations`.
+
+        Raises:
+            DatasetError: the format cannot hold these objects, or not under this name.
+            ValueError: the format is not known.
+
+        Warns:
+            UserWarning: of what the format has no place for.
+        """
+        return write_annotations([self.to_annotations()], path, kind, polygons=polygons)
 
     def draw(self, t: int | None = None) -> np.ndarray:
         """The clip with masks and labels drawn over it.
@@ -223,8 +207,8 @@ class Answer:
             uint8 (H, W, 3) for one frame or a still image, else (T, H, W, 3).
         """
         if t is None and len(self.clip.frame_indices) > 1:
-            return np.stack(list(self._draw_frames()))
-        return self._draw_overlay(self.clip.media.frame(t or 0), t or 0)
+            return np.stack(list(draw_frames(self.to_annotations())))
+        return draw_frame(self.to_annotations(), t or 0)
 
     def save(self, path: str | Path) -> Path:
         """Write the answer in the form that the name asks for.
@@ -241,12 +225,8 @@ class Answer:
         (path if not kind else path.parent).mkdir(parents=True, exist_ok=True)
         if kind == ".json":
             write_text(path, json.dumps(self.to_json(), indent=1) + "\n", sync=False)
-        elif kind == ".png":
-            draw.write_png(self._draw_sheet(), path)
-        elif kind == ".gif":
-            draw.write_gif(self._draw_frames(), path, **self._compute_fps())
-        elif kind == ".mp4":
-            draw.write_mp4(self._draw_frames(), path, **self._compute_fps())
+        elif kind in (".png", ".gif", ".mp4"):
+            write_overlay([self.to_annotations()], path, Losses())
         elif not kind:
             self.save(path / "answer.json")
             self.save(path / ("overlay.mp4" if len(self.clip.frame_indices) > 1 else "overlay.png"))
@@ -254,34 +234,6 @@ class Answer:
         else:
             raise ValueError(f"an answer cannot be saved as {path.suffix!r}; use .json, .png, .gif, .mp4 or a folder")
         return path
-
-    def _compute_fps(self) -> dict[str, float]:
-        """Frames per second at which the clip plays as long as its source does."""
-        indices = self.clip.frame_indices
-        if not self.clip.fps or len(indices) < 2:
-            return {}
-        return {"fps": self.clip.fps * (len(indices) - 1) / max(indices[-1] - indices[0], 1)}
-
-    def _draw_frames(self) -> Iterator[np.ndarray]:
-        for t, frame in enumerate(self.clip.media):
-            yield self._draw_overlay(frame, t)
-
-    def _draw_overlay(self, frame: np.ndarray, t: int) -> np.ndarray:
-        seen = [one for one in self.objects if one.track.rles[t] is not None]
-        return draw.overlay(
-            frame,
-            (one.track.mask(t) for one in seen),
-            labels=[f"{one.id} {one.label}".strip() for one in seen],
-            ids=[one.id for one in seen],
-        )
-
-    def _draw_sheet(self) -> np.ndarray:
-        total = len(self.clip.frame_indices)
-        if total == 1:
-            return self.draw(0)
-        shown: Sequence[int] = sorted({round(i) for i in np.linspace(0, total - 1, min(SHEET_FRAMES, total))})
-        captions = [f"frame {self.clip.frame_indices[t]}" for t in shown]
-        return draw.make_contact_sheet([self.draw(t) for t in shown], captions)
 
 
 Piece: TypeAlias = str | MaskPiece | Answer

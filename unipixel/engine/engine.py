@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 
 from unipixel.engine.answer import Answer, Clip, Clock
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
 from unipixel.engine.objects import Workspace
+from unipixel.engine.pretrained import push_folder, save_model_folder, save_processor_folder
 from unipixel.engine.requests import Force, Prompts, Request, Start
 from unipixel.engine.session import Session, TrackedFrames, choose_clip
 from unipixel.engine.storage import load_workspace
@@ -20,6 +21,7 @@ from unipixel.engine.tracking import CACHED_FRAMES
 from unipixel.engine.turn import answer_request
 from unipixel.errors import CheckpointError, UnipixelError
 from unipixel.media import Limits, MediaLike, open_media
+from unipixel.model.quantization import BITS, find_packed_block
 from unipixel.model.tensor_files import count_parameters
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint, resolve_checkpoint
@@ -28,6 +30,7 @@ from unipixel.sample import Box, Mask, Point, Prompt
 
 OnError: TypeAlias = Literal["raise", "return"]
 LOG = logging.getLogger(__name__)
+SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LARGE_MODEL = 1_000_000_000
 """Parameters from which the memory a model takes decides about its type."""
 
@@ -66,9 +69,9 @@ def choose_dtype(
         ValueError: no such type.
     """
     if dtype is not None:
-        found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        found = getattr(torch, SHORT_NAMES.get(dtype, dtype), None) if isinstance(dtype, str) else dtype
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise ValueError(f"dtype is {dtype!r}; it must be 'float32', 'bfloat16' or 'float16'")
+            raise ValueError(f"dtype is {dtype!r}; it must be 'fp32', 'bf16', 'fp16', 'int8' or 'int4'")
         return found
     if device.type == "cuda":
         return torch.float32 if str(name) == "nano" else torch.bfloat16
@@ -125,21 +128,28 @@ def load(
     Args:
         name_or_path: ``"nano"``, a checkpoint folder, or a Hugging Face Hub id such as ``"PolyU-ChenLab/UniPixel-3B"``.
         device: ``"auto"`` picks CUDA, MPS or the CPU.
-        dtype: see `choose_dtype`.
+        dtype: see `choose_dtype`. ``"int8"`` and ``"int4"``, on CPUs, round the weights that `list_quantized_weights`
+            names while they are read, and compute in the type that `choose_dtype` chooses.
         base, sam, fresh: for a folder with a part of a model (LoRA, or what a training stage taught): what it is laid
             over, and whether modules that are in no file may be drawn; see `weights.read_checkpoint`.
 
     Raises:
         CheckpointError: the checkpoint is missing, incomplete or malformed.
+        ValueError: there is no such device or type, or the type is not made for the device.
     """
     where = choose_device(device)
+    bits = BITS.get(dtype) if isinstance(dtype, str) else None
+    if bits is not None and where.type != "cpu":
+        raise ValueError(f"dtype {dtype!r} is made for CPUs and the device is {where.type!r}; load it there as 'bf16'")
+    if bits == 4 and find_packed_block() is None:
+        raise ValueError("this processor has no int4 layout that is known here; load the model as 'int8'")
     folder = resolve_checkpoint(name_or_path)
     try:
         processor = Processor.from_folder(folder)
         config, tensors = read_checkpoint(folder, base=base, sam=sam, fresh=fresh)
         processor.check_ids(config)
-        suits = choose_dtype(dtype, name_or_path, where, count_parameters(tensors))
-        model = fill_model(build_empty_model(config), tensors, folder, device=where, dtype=suits)
+        suits = choose_dtype(None if bits else dtype, name_or_path, where, count_parameters(tensors))
+        model = fill_model(build_empty_model(config), tensors, folder, device=where, dtype=suits, bits=bits)
     except CheckpointError as error:
         over = f" --base {base}" if base is not None else ""
         raise CheckpointError(
@@ -154,6 +164,33 @@ class Engine:
     def __init__(self, model: UniPixel, processor: Processor) -> None:
         self.model = model.eval()
         self.processor = processor
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Engine:
+        """`load`, under the name that it has in transformers."""
+        return load(name_or_path, **options)
+
+    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> None:
+        """Write a checkpoint folder that `load` and transformers' Auto classes read, see `unipixel.engine.pretrained`.
+
+        Args:
+            folder: made if it does not exist; weights in it are replaced.
+            max_shard_size: as for `unipixel.model.weights.save_model`.
+
+        Raises:
+            CheckpointError: the folder is a file.
+        """
+        save_model_folder(self.model, folder, max_shard_size=max_shard_size)
+        save_processor_folder(self.processor, folder)
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", **options: Any) -> str:
+        """Upload what `save_pretrained` writes, and return the address of the commit.
+
+        Args:
+            repo_id: ``owner/model``; made if it does not exist.
+            options: of `unipixel.engine.pretrained.push_folder`.
+        """
+        return push_folder(partial(self.save_pretrained, max_shard_size=max_shard_size), repo_id, **options)
 
     @property
     def device(self) -> torch.device:

@@ -9,16 +9,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
 from unipixel.engine.answer import Clock
 from unipixel.masks import MaskTrack
 from unipixel.model.unipixel import UniPixel
 from unipixel.sample import Turn
+
+SPARE_TOKENS = 64
+"""Least number of tokens that a cache has memory for beyond those it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,40 @@ def _sample_token(logits: np.ndarray, top_p: float, generator: np.random.Generat
     return int(order[min(place, count - 1, len(order) - 1)])
 
 
+class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # a class of transformers counts as Any
+    """Keys and values of one layer, written into memory that is larger than they are.
+
+    The layers of forked conversations share that memory up to where they part: whoever writes next behind what is
+    filled goes on in it, every other moves to memory of its own.
+    """
+
+    _buffers: list[Tensor] | None = None
+    """Memory for keys and values, (B, heads, capacity, dim) each."""
+    keys: Tensor
+    values: Tensor
+    _filled: np.ndarray
+    """(1,) how many of its places are taken; one array for all who share the memory."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append (B, heads, L, dim) and return everything."""
+        past, new = self.get_seq_length(), (key_states, value_states)
+        whole = past + key_states.shape[2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if self._buffers is None or self._filled[0] != past or whole > self._buffers[0].shape[2]:
+            capacity = whole + max(whole // 8, SPARE_TOKENS)
+            buffers = [x.new_empty(*x.shape[:2], capacity, x.shape[3]) for x in new]
+            for memory, old in zip(buffers, (self.keys, self.values), strict=True):
+                if past:
+                    memory[:, :, :past] = old
+            self._buffers, self._filled = buffers, np.array([past])
+        self._filled[0] = whole
+        for memory, x in zip(self._buffers, new, strict=True):
+            memory[:, :, past:whole] = x
+        self.keys, self.values = (memory[:, :, :whole] for memory in self._buffers)
+        return self.keys, self.values
+
+
 class ConversationCache:
     """Keys and values of everything said so far, for B rows of a batch.
 
@@ -67,7 +106,7 @@ class ConversationCache:
     """
 
     def __init__(self) -> None:
-        self.cache = DynamicCache()
+        self.cache = Cache(layer_class_to_replicate=_GrowingLayer)
         self.next_position: Tensor | None = None
         """(B,) the next free mRoPE position."""
         self.padding_mask: Tensor | None = None
@@ -84,7 +123,6 @@ class ConversationCache:
         """A conversation that goes on from here by itself. What was said so far is shared, not copied."""
         twin = copy.copy(self)
         twin.cache = copy.copy(self.cache)
-        # a layer grows by concatenation into new tensors, so both may hold the old ones
         twin.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         twin.unread = list(self.unread)
         return twin

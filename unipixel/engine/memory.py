@@ -13,10 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from unipixel.errors import PromptError
+from unipixel.formats.sessions import NOT_THERE, describe_object
 from unipixel.masks import MaskTrack, Rle
 from unipixel.sample import Prompt
 
-NOT_THERE: Literal["not there"] = "not there"
 MAX_CHANGES = 64
 """Changes that can be undone, and groups of prompts of one object that can be taken back exactly."""
 
@@ -109,16 +109,7 @@ class KnownObject:
 
     def to_json(self) -> dict[str, Any]:
         """The object as plain JSON values; masks are COCO RLE, boxes null where it is not visible."""
-        boxes = [None if np.isnan(box[0]) else [float(v) for v in box] for box in self.boxes]
-        return {
-            "id": self.id,
-            "label": self.label,
-            "score": self.score if isinstance(self.score, str) else round(self.score, 6),
-            "frame_scores": [round(s, 6) for s in self.frame_scores],
-            "visible": self.visible.tolist(),
-            "boxes_xyxy": boxes,
-            **self.track.to_json(),
-        }
+        return describe_object(self.id, self.label, self.track, self.frame_scores, self.score)
 
     @property
     def queries(self) -> Tensor | None:

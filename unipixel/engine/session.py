@@ -469,8 +469,13 @@ class Session:
         self._space.memory.add(known)
         return known
 
-    def add_object(self, object_id: int, track: MaskTrack, label: str = "") -> KnownObject:
+    def add_object(
+        self, object_id: int, track: MaskTrack, label: str = "", scores: Sequence[float] | None = None
+    ) -> KnownObject:
         """Add an object whose masks are known on every frame; tracking does not change them.
+
+        Args:
+            scores: one per frame, in 0..1; by default 1 where it is visible.
 
         Raises:
             PromptError: the masks are not those of the clip's frames.
@@ -481,8 +486,9 @@ class Session:
                 f"the masks of object {object_id} are {track.num_frames} frames of {track.size_hw}; the clip has "
                 f"{space.num_frames} of {space.clip.media.size_hw} (height, width)"
             )
-        scores = tuple(1.0 if rle is not None else 0.0 for rle in track.rles)
-        known = KnownObject(id=object_id, label=label, track=track, frame_scores=scores)
+        if scores is None:
+            scores = [1.0 if rle is not None else 0.0 for rle in track.rles]
+        known = KnownObject(id=object_id, label=label, track=track, frame_scores=tuple(scores))
         space.memory.add(known)
         return known
 

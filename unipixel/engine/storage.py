@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +40,28 @@ from unipixel.engine.answer import Clip
 from unipixel.engine.memory import Anchor, KnownObject, ObjectMemory, set_spans
 from unipixel.engine.objects import Workspace
 from unipixel.errors import CheckpointError, MediaError, PromptError
+from unipixel.formats.sessions import (
+    FORMAT,
+    RECORD,
+    SMALL_BYTES,
+    TENSORS,
+    check_entries,
+    compute_checksum,
+    find_source,
+    name_frame,
+    read_clip,
+)
 from unipixel.masks import MaskTrack, Rle, decode_rle, encode_rle, parse_rle
-from unipixel.masks.rle import check_size_hw
-from unipixel.media import Media, MediaLike, open_media
+from unipixel.media import MediaLike
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import Processor, TurnInputs
 from unipixel.processing.prompts import MAX_POINTS, check_prompt
 from unipixel.sample import Box, Mask, Point, Prompt
 
-FORMAT = 1
-RECORD, TENSORS = "session.json", "tensors.safetensors"
 MAX_EMBEDDED_FRAMES = 64
 """Longest clip whose frames go into the file when nothing is said."""
-MAX_BYTES = 4 << 30
-"""Largest file that is read, unpacked."""
-SMALL_BYTES, MAX_RATIO = 16 << 20, 32
-"""A file unpacks to so many bytes and so many times its own size at most. Larger entries are written as they are, so
-that no session that was saved can be refused for being well packed."""
 MAX_CLICKS = 4096
 """Points of one object on one frame."""
-_FRAME = re.compile(r"frames/\d{6}\.png")
 
 
 def save_workspace(space: Workspace, path: str | Path, *, frames: bool | None = None) -> None:
@@ -71,7 +71,7 @@ def save_workspace(space: Workspace, path: str | Path, *, frames: bool | None = 
         MediaError: the frames shall not go into the file, and their source is no file that it could name.
     """
     path, clip = Path(path), space.clip
-    source = _find_source(clip.source)
+    source = find_source(clip.source)
     if frames is None:
         frames = source is None or len(clip.frame_indices) <= MAX_EMBEDDED_FRAMES
     if not frames and source is None:
@@ -87,7 +87,7 @@ def save_workspace(space: Workspace, path: str | Path, *, frames: bool | None = 
             "size_hw": list(clip.media.size_hw),
             "fps": clip.fps,
             "frame_indices": list(clip.frame_indices),
-            "checksum": _compute_checksum(clip.media),
+            "checksum": compute_checksum(clip.media),
         },
         "num_frames": space.visual.settings.max_frames,
         "feature_frames": space.features.capacity,
@@ -109,7 +109,7 @@ def _write_file(path: Path, record: dict[str, Any], tensors: dict[str, Tensor], 
         for t, frame in enumerate(frames):
             packed = io.BytesIO()
             Image.fromarray(frame).save(packed, format="PNG", compress_level=3)
-            file.writestr(zipfile.ZipInfo(_name_frame(t)), packed.getvalue())
+            file.writestr(zipfile.ZipInfo(name_frame(t)), packed.getvalue())
 
 
 def load_workspace(
@@ -124,7 +124,7 @@ def load_workspace(
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as file:
-            names = _check_entries(file, path)
+            names = check_entries(file, path)
             record = check_mapping(parse_json(file.read(RECORD)), "the record", ("format", "model"))
             if record["format"] != FORMAT or isinstance(record["format"], bool):
                 raise MediaError(
@@ -161,30 +161,6 @@ def load_workspace(
     return space
 
 
-def _check_entries(file: zipfile.ZipFile, path: Path) -> set[str]:
-    """Names in the zip, once they and what they unpack to are what a session can have.
-
-    Raises:
-        MediaError: it unpacks to too much.
-        ValueError: an entry is foreign, missing, there twice or packed in another way.
-    """
-    entries = [info for info in file.infolist() if info.filename != "frames/"]
-    size, allowed = sum(info.file_size for info in entries), SMALL_BYTES + MAX_RATIO * path.stat().st_size
-    if size > min(allowed, MAX_BYTES):
-        raise MediaError(f"{path} unpacks to {size} bytes, more than the {min(allowed, MAX_BYTES)} allowed for it")
-    names = {info.filename for info in entries}
-    for info in entries:
-        if info.filename not in (RECORD, TENSORS) and not _FRAME.fullmatch(info.filename):
-            raise ValueError(f"it has an entry {shorten(info.filename)}, which no session has")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"the entry {info.filename} is not packed by deflate")
-    if len(names) < len(entries):
-        raise ValueError("it has two entries of one name")
-    if lacking := {RECORD, TENSORS} - names:
-        raise ValueError(f"it has no {min(lacking)}")
-    return names
-
-
 def _check_ids(ids: Sequence[int], next_id: Any) -> int:
     if len(set(ids)) < len(ids):
         raise ValueError("two objects have one id")
@@ -203,60 +179,11 @@ def compute_fingerprint(model: UniPixel) -> str:
     return digest.hexdigest()
 
 
-def _find_source(source: str) -> Path | None:
-    try:
-        path = Path(source)
-        return path.resolve() if path.exists() else None
-    except (OSError, ValueError):
-        return None
-
-
-def _name_frame(t: int) -> str:
-    return f"frames/{t:06d}.png"
-
-
-def _compute_checksum(media: Media) -> int:
-    """Of the first and the last frame: enough to notice that a file was replaced."""
-    return zlib.crc32(media.frames([0, media.num_frames - 1]).tobytes())
-
-
 def _read_clip(value: Any, file: zipfile.ZipFile, names: set[str], media: MediaLike | None) -> Clip:
-    record = check_mapping(value, "clip", ("source", "path", "size_hw", "fps", "frame_indices", "checksum"))
-    source, size_hw = check_text(record["source"], "clip.source"), list(check_size_hw(record["size_hw"]))
-    fps = record["fps"]
-    if fps is not None and check_number(fps, "clip.fps", 0.0) == 0:
-        raise ValueError("clip.fps is 0; it must be more")
-    indices = tuple(check_integer(i, "a frame index") for i in check_list(record["frame_indices"], "frame_indices"))
-    if not indices or any(b <= a for a, b in pairwise(indices)):
-        raise ValueError("frame_indices must be ascending, with at least one")
-    if media is None and record["path"] is None:
-        wanted = [_name_frame(t) for t in range(len(indices))]
-        if names - {RECORD, TENSORS} != set(wanted):
-            raise ValueError(f"its frames are not those of its {len(indices)} frame_indices")
-        packed = [file.read(name) for name in wanted]
-        for _ in _open_frames(packed, size_hw):
-            pass  # a damaged frame is refused now, not when a question needs it
-        opened = _open_frames(packed, size_hw)
-    else:
-        if media is None:
-            media = check_text(record["path"], "clip.path")
-            if _find_source(media) is None:  # an address in a file from elsewhere is not followed
-                raise MediaError(f"{media} does not exist; pass media= with where the source of the session is now")
-        whole = open_media(media)
-        if max(indices) >= whole.num_frames:
-            raise MediaError(f"{whole.source} has {whole.num_frames} frames, but the session uses frame {max(indices)}")
-        opened = whole.select(indices)
-    if list(opened.size_hw) != size_hw or _compute_checksum(opened) != record["checksum"]:
-        raise MediaError(f"{opened.source} is not what the session was about: its frames have changed")
-    return Clip(opened, source, indices, None if fps is None else float(fps))
-
-
-def _open_frames(packed: Sequence[bytes], size_hw: list[int]) -> Media:
-    """Frames that lie in the file, each of the size that was said: a few bytes can claim any."""
-    pictures = [Image.open(io.BytesIO(data), formats=["PNG"]) for data in packed]
-    if any([picture.height, picture.width] != size_hw for picture in pictures):
-        raise ValueError(f"a frame is not {size_hw[1]} x {size_hw[0]} pixels")
-    return open_media(pictures)
+    opened, source, indices, fps = read_clip(value, file, names, media)
+    if opened is None:
+        raise MediaError(f"the frames of {source} are not there")
+    return Clip(opened, source, indices, fps)
 
 
 def _write_prompt(prompt: Prompt) -> dict[str, Any]:

@@ -349,7 +349,7 @@ class UniPixelConfig:
             dtype: of the weights on disk.
         """
         language, rope = self.language, dict(self.language.rope_parameters)
-        text = {name: getattr(language, name) for name in _TEXT_FIELDS}
+        text = {name: getattr(language, name) for name in TEXT_FIELDS}
         text["rope_theta"] = rope.pop("rope_theta")
         text["rope_scaling"] = {**rope, "rope_type": "default", "type": "default"}
         before = {**self.carried, **(self.carried.get("text_config") or {})}
@@ -407,7 +407,7 @@ class UniPixelConfig:
             "config.json": self.to_dict(dtype),
             "generation_config.json": generation | {"transformers_version": WRITTEN_FOR},
         }
-        if not self._is_sam_named:
+        if not self.has_named_sam:
             read = self.sam_carried
             same = bool(read) and SamConfig.from_hydra(read, self.sam.image_size) == self.sam
             trees["sam2_config.json"] = read if same else self.sam.to_hydra()
@@ -416,7 +416,8 @@ class UniPixelConfig:
             write_text(folder / name, text + "\n")
 
     @property
-    def _is_sam_named(self) -> bool:
+    def has_named_sam(self) -> bool:
+        """Whether the segmenter has the official size that it is named after; else a file has to hold its sizes."""
         try:
             return self.sam == SamConfig.from_name(self.sam_name, self.sam.image_size)
         except CheckpointError:
@@ -455,7 +456,7 @@ _KEPT_FIELDS: dict[str, Any] = {
     "sample_objects": 5,
 }
 """Fields that only the original code uses, with what stage 3 of its training writes."""
-_TEXT_FIELDS = [
+TEXT_FIELDS = [
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
     "attention_dropout",
@@ -514,7 +515,7 @@ def _read_language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
     # "mrope" is an alias in older files; the sections make the difference, the frequencies are the default ones
     rope = {"mrope_section": sections, "rope_theta": theta, "rope_type": "default"}
     config = Qwen2_5_VLTextConfig(
-        **{name: tree[name] for name in _TEXT_FIELDS if name in tree},
+        **{name: tree[name] for name in TEXT_FIELDS if name in tree},
         rope_parameters=rope,
         bos_token_id=None,
         eos_token_id=None,

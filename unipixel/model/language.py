@@ -20,6 +20,7 @@ from transformers import Cache
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
     Qwen2_5_VLTextModel,
+    apply_rotary_pos_emb,
 )
 
 from unipixel.model.config import UniPixelConfig
@@ -234,11 +235,11 @@ def compute_rope_index(
 def build_attention_bias(
     attention_mask: Tensor | None, batch: int, length: int, past: int, device: torch.device
 ) -> Tensor | None:
-    """(B, 1, L, past + L) bool mask: causal, and blind to padding. None where a single new token sees everything."""
+    """(B, 1, L, past + L) bool mask: causal, and blind to padding. None where attention needs to be told nothing."""
     if attention_mask is not None and attention_mask.ndim == 4:
         return attention_mask.bool()
-    if length == 1 and attention_mask is None:
-        return None
+    if attention_mask is None and (length == 1 or not past):
+        return None  # a single token sees everything, and attention without a mask is causal
     keys = torch.arange(past + length, device=device)
     queries = torch.arange(past, past + length, device=device)
     causal = keys[None] <= queries[:, None]
@@ -247,6 +248,50 @@ def build_attention_bias(
     # a padded query sees itself, so that its (unused) softmax stays finite
     itself = keys[None] == queries[:, None]
     return (causal & attention_mask.bool()[:, None, None]) | itself
+
+
+FEW_ROWS = 8
+"""Rows of input up to which a product on a CPU is bound by reading the weight."""
+
+
+def project(linear: nn.Module, x: Tensor) -> Tensor:
+    """What a linear layer computes, on CPUs near the rate at which its weight can be read when the rows are few.
+
+    torch turns a linear layer on few rows in half precision into a matrix product made for many, which reads the
+    weight at half the rate of a product of matrix and vector (one row) or of the product turned round (a few).
+    """
+    if torch.is_grad_enabled() or type(linear) is not nn.Linear or linear.weight.device.type != "cpu":
+        return linear(x)
+    weight, rows = linear.weight, x.numel() // linear.in_features
+    if weight.dtype == torch.float32 or rows > FEW_ROWS:
+        return linear(x)
+    flat = x.reshape(rows, -1)
+    y = torch.mv(weight, flat[0])[None] if rows == 1 else (weight @ flat.t()).t()
+    y = y if linear.bias is None else y + linear.bias
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def _read_token(
+    layer: Any, number: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache
+) -> Tensor:
+    """One decoder layer for one new token per row, (B, 1, D) in and out; for inference on CPUs.
+
+    The heads that share keys and values are laid side by side as queries of one head, so that attention reads
+    the cache once instead of once per head.
+    """
+    attention, width = layer.self_attn, hidden.shape[0]
+    x = layer.input_layernorm(hidden)
+    q, k, v = (
+        project(linear, x).view(width, 1, -1, attention.head_dim).transpose(1, 2)
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    q, k = apply_rotary_pos_emb(q, k, *rotary)
+    k, v = cache.update(k, v, number)
+    grouped = q.reshape(width, k.shape[1], -1, attention.head_dim)  # (B, heads of keys, heads that share them, dim)
+    mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=attention.scaling)
+    hidden = hidden + project(attention.o_proj, mixed.reshape(width, 1, -1))
+    x, mlp = layer.post_attention_layernorm(hidden), layer.mlp
+    return hidden + project(mlp.down_proj, mlp.act_fn(project(mlp.gate_proj, x)) * project(mlp.up_proj, x))
 
 
 def decode(
@@ -272,6 +317,10 @@ def decode(
     mask = build_attention_bias(attention_mask, embeds.shape[0], embeds.shape[1], past, embeds.device)
     rotary = language.rotary_emb(embeds, position_ids)
     hidden = embeds
+    if cache is not None and embeds.shape[1] == 1 and embeds.device.type == "cpu" and not torch.is_grad_enabled():
+        for number, layer in enumerate(language.layers):
+            hidden = _read_token(layer, number, hidden, rotary, mask, cache)
+        return hidden
     for layer in language.layers:
         hidden = layer(
             hidden,

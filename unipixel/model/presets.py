@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
-from unipixel.model.config import PixelConfig, SamConfig, UniPixelConfig
+from unipixel.model.config import RELEASED_PIXEL, PixelConfig, SamConfig, UniPixelConfig
 from unipixel.model.unipixel import UniPixel
 
 IMAGE_SIZE = 224
@@ -189,3 +189,44 @@ def initialise(model: UniPixel, generator: torch.Generator) -> None:
     for tensor in (sam.memory_temporal_positional_encoding, sam.no_memory_embedding, sam.no_object_pointer):
         normal(tensor, 0.02)
     normal(sam.occlusion_spatial_embedding_parameter, 0.02)
+
+
+RELEASED: dict[str, tuple[dict[str, Any], int, bool]] = {
+    "3b": (
+        {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
+         "num_key_value_heads": 2},
+        151936,
+        True,
+    ),
+    "7b": (
+        {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+         "num_key_value_heads": 4},
+        152064,
+        False,
+    ),
+}  # fmt: skip
+"""Name of a released checkpoint -> sizes of its language model, entries of its vocabulary, whether the head is tied."""
+_VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "window_size": 112}
+
+
+def build_released_config(name: str, token_ids: dict[str, int] | None = None) -> UniPixelConfig:
+    """Sizes of a released checkpoint, for measurements and predictions without its files.
+
+    Args:
+        name: ``"3b"`` or ``"7b"``.
+        token_ids: as for `build_config`; without them the numbers of the special tokens mean nothing.
+
+    Source: Qwen2.5-VL technical report, table 1; Hiera-B+ at 768 px (UniPixel, section 4.1).
+    """
+    language, entries, tied = RELEASED[name]
+    special = ("<|image_pad|>", "<|video_pad|>", "<|ref|>", "<|seg|>", "<|mem|>", "<|im_end|>", *_MARKERS.values())
+    return build_config(
+        entries,
+        token_ids or {token: number for number, token in enumerate(special)},
+        SamConfig(),
+        language=language | {"max_position_embeddings": 128000},
+        vision=_VISION | {"fullatt_block_indexes": [7, 15, 23, 31]},
+        pixel=RELEASED_PIXEL,
+        tied=tied,
+        mrope_section=(16, 24, 24),
+    )

@@ -139,7 +139,7 @@ class UniPixel(nn.Module):
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., V) of pre-norm states (..., D)."""
-        return self.lm_head(self.language.norm(hidden))
+        return language.project(self.lm_head, self.language.norm(hidden))
 
     def compute_seg_tokens(self, hidden: Tensor) -> Tensor:
         """Mask queries (..., Q, C) of pre-norm states (..., D): the states that predict `<|seg|>`."""

@@ -35,6 +35,7 @@ from unipixel.checks import join_lines
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.model.lora_weights import is_adapter, list_partial_names, overlay, read_base_name
+from unipixel.model.quantization import BITS, list_quantized_weights, name_precision, put_quantized
 from unipixel.model.tensor_files import (
     HEAD,
     INDEX_FILE,
@@ -70,8 +71,11 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name))
 
 
-def resolve_checkpoint(name: str | Path) -> Path:
+def resolve_checkpoint(name: str | Path, **hub: Any) -> Path:
     """The folder of a checkpoint: ``"nano"``, a folder, or the id of a model on the Hugging Face Hub.
+
+    Args:
+        hub: options of ``huggingface_hub.snapshot_download``, such as ``revision``.
 
     Raises:
         CheckpointError: there is no such folder, and no such model can be fetched.
@@ -89,7 +93,7 @@ def resolve_checkpoint(name: str | Path) -> Path:
     if not is_hub_id(str(name)):
         raise CheckpointError(f"{name} is not a folder; pass 'nano', a checkpoint folder, or a Hub id 'owner/model'")
     try:
-        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=_HUB_FILES))
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=_HUB_FILES, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
@@ -142,6 +146,7 @@ def fill_model(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    bits: int | None = None,
 ) -> UniPixel:
     """Give a model all its values; each tensor is read, moved and converted on its own, so memory holds one copy.
 
@@ -149,6 +154,7 @@ def fill_model(
         model: as made by `build_empty_model`, or any other; it is changed and returned.
         tensors: everything in `list_expected_shapes`; what is there besides is left out with a warning.
         source: what the tensors were read from, for error messages.
+        bits: 8 or 4 to round the weights that `list_quantized_weights` names as they are read, on a CPU.
 
     Raises:
         CheckpointError: lists names that are missing or misshapen.
@@ -158,6 +164,7 @@ def fill_model(
         raise ValueError(f"dtype is {dtype}, expected a floating-point type such as torch.float32 or torch.bfloat16")
     check_tensors(list_expected_shapes(model), tensors, source)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    rounded = list_quantized_weights(model, bits) if bits is not None else {}
     state: dict[str, list[Tensor]] = {}
     for name, places in build_disk_layout(model.state_dict()).items():
         if name not in tensors:  # the head of a tied model
@@ -167,6 +174,9 @@ def fill_model(
         value = tensors[name].read().to(device=device, dtype=target, copy=True)
         check_finite(value, name, tensors[name], source)
         for place, _ in places:
+            if place in rounded:
+                put_quantized(model, place, value, rounded[place])
+                continue
             state.setdefault(place, []).append(value)
     model.load_state_dict(
         {name: rows[0] if len(rows) == 1 else torch.cat(rows) for name, rows in state.items()},
@@ -358,6 +368,8 @@ def save_model(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; a checkpoint is saved as a folder")
+    if (precision := name_precision(model)) in BITS:
+        raise CheckpointError(f"the weights of this model are rounded to {precision}; load it as 'bf16' to save it")
     written = str(dtype or model.dtype).removeprefix("torch.")
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     expected = list_expected_shapes(model)

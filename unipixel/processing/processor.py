@@ -176,6 +176,25 @@ class Processor:
         question = self._build_question(turn, visual, objects or {})
         return _build_turn_inputs(self.chat.encode_next_question(question[0]), [question], visual)
 
+    def build_conversation(self, turns: Sequence[Turn], visual: VisualInput | None) -> list[int]:
+        """Token ids of a whole conversation, up to where the answer to its last question begins.
+
+        Args:
+            turns: questions without prompts and regions; all but the last with their answers.
+
+        Raises:
+            PromptError: a question or answer is not usable.
+        """
+        ids = [] if visual is None else self.chat.encode_opening(visual.num_tokens)
+        for k, turn in enumerate(turns):
+            text, _, _ = self._build_question(turn, visual, {})
+            write = self.chat.encode_next_question if k else self.chat.encode_question
+            ids += write(text) if ids else self.chat.encode_opening_question(text)
+            if k + 1 < len(turns):
+                self.chat.check_text(turn.answer, "answer", SEG, turn.answer.count(SEG))
+                ids += self.chat.encode_answer(turn.answer)
+        return ids
+
     @property
     def turn_end_id(self) -> int:
         """``<|im_end|>``: closes an answer, and must stand in the context before `build_next_turn`."""

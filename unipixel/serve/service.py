@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from unipixel import __version__
+from unipixel.model.quantization import count_weights, name_precision
 from unipixel.serve.errors import ApiError
 from unipixel.serve.runtime import Runtime, RuntimeDep, forbid_caching
 from unipixel.serve.sessions.routes import StoreDep
@@ -75,8 +76,8 @@ def build_model(runtime: Runtime) -> ModelOut:
         created=runtime.created,
         unipixel={
             "device": str(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "dtype": name_precision(model),
+            "parameters": count_weights(model),
             "default_num_frames": runtime.engine.processor.settings.max_frames,
         },
     )

@@ -66,7 +66,7 @@ def read_records(root: Path, dataset: str, split: str) -> list[Record]:
     records: list[Record] = []
     left_out: list[tuple[str, str]] = []
     seen: dict[str, Path] = {}
-    for path, is_of_split in _find_files(root, split, dataset):
+    for path, is_of_split in find_files(root, split, dataset):
         clips, all_names, unmasked = read_clips(path, dataset)
         left_out += unmasked
         names = list(clips) if is_of_split else choose_names(clips, split, path.parent, dataset, NameAliases(all_names))
@@ -141,7 +141,7 @@ def _build_object_track(
     return build_track([masks.get(t) for t in ts], size_hw=size_hw, where=record.source)
 
 
-def _find_files(root: Path, split: str, dataset: str) -> list[tuple[Path, bool]]:
+def find_files(root: Path, split: str, dataset: str) -> list[tuple[Path, bool]]:
     """The files to read for a split, and whether each holds that split alone."""
     if root.is_file():
         return [(root, False)]

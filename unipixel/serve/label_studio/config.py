@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 from xml.etree import ElementTree
 
+from unipixel.checks import parse_xml
 from unipixel.serve.errors import ApiError
 
 Kind = Literal["brushlabels", "polygonlabels", "rectanglelabels", "videorectangle"]
@@ -104,12 +105,10 @@ def is_blank(xml: str) -> bool:
 
 
 def _parse_xml(xml: str) -> ElementTree.Element:
-    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
-        raise build_config_error("the labelling configuration declares a document type, which none needs")
     try:
-        return ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise build_config_error(f"the labelling configuration is no XML ({error})") from error
+        return parse_xml(xml)
+    except ValueError as error:
+        raise build_config_error(f"the labelling configuration cannot be read: {error}") from error
 
 
 def _get_medium(tag: ElementTree.Element) -> Literal["image", "video"]:

@@ -19,12 +19,12 @@ from unipixel.serve.label_studio.media import open_task_media
 from unipixel.serve.label_studio.prompts import (
     RegionRequest,
     Timeline,
+    build_regions,
     build_timeline,
     match_label,
     read_requests,
     select_clip,
 )
-from unipixel.serve.label_studio.regions import build_regions
 from unipixel.serve.label_studio.schemas import (
     ConfigXml,
     LabelStudioTask,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unipixel.serve.label_studio.brush import decode_brush, encode_brush
+from unipixel.masks.brush import decode_brush, encode_brush
 
 HEADER = f"{8:032b}" + "00111" + "0010" + "0011" + "0111" + "1111"
 
