@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from unipixel.batch import cluster
 from unipixel.batch.cluster import LOCAL, choose_device, find_cause, import_ray, request_device
+from unipixel.cli import app
 from unipixel.errors import DatasetError
 
 
@@ -32,6 +40,45 @@ def test_every_actor_has_a_device_of_its_own() -> None:
     assert choose_device("cuda") == "cuda"
     with pytest.raises(ValueError, match="'cuda:1'; with --actors it must be"):
         choose_device("cuda:1")
+
+
+@pytest.mark.parametrize("model", ["perfect", "blank"])
+def test_parts_of_an_evaluation_give_the_report_of_one_process(
+    model: str, benchmarks_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole road of ``eval --address`` but for Ray: its rows go to one actor here, last part first."""
+
+    @contextmanager
+    def connect(*_: Any) -> Iterator[None]:
+        yield
+
+    def map_rows(ray: Any, rows: Any, kind: Any, arguments: Any, *_: Any) -> Iterator[dict[str, Any]]:
+        actor = kind(**arguments)
+        for row in reversed(rows):
+            columns = actor({name: np.array([value]) for name, value in row.items()})
+            yield {name: values[0] for name, values in columns.items()}
+
+    monkeypatch.setattr(cluster, "connect", connect)
+    monkeypatch.setattr(cluster, "map_rows", map_rows)
+    words = ["eval", "refcoco/testA", "mevis/valid", "--model", model, "--data-root", str(benchmarks_dir), "-o"]
+    runner = CliRunner()
+    assert runner.invoke(app, [*words, str(tmp_path / "whole")]).exit_code == 0
+    where = ["--address", "local", "--actors", "2"]
+    done = runner.invoke(app, [*words, str(tmp_path / "parts"), *where])
+    assert done.exit_code == 0, done.output
+    parts = sorted((tmp_path / "parts").glob("*/*/*-of-*.jsonl"))
+    assert len(parts) > 2
+    for name in ("report.json", "report.md", "report.html"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # a part that was lost is answered again, the others stay
+    before = parts[1].read_bytes()
+    parts[0].unlink()
+    assert runner.invoke(app, [*words, str(tmp_path / "parts"), *where]).exit_code == 0
+    assert parts[0].exists() and parts[1].read_bytes() == before
+    refused = runner.invoke(app, [*words, str(tmp_path / "x"), "--actors", "2"])
+    assert refused.exit_code == 2 and "--address does not say" in refused.stderr
+    refused = runner.invoke(app, [*words, str(tmp_path / "x"), "--address", "local", "--shard", "0/2"])
+    assert refused.exit_code == 2 and "--address divides the run by itself" in refused.stderr
 
 
 @pytest.mark.slow
