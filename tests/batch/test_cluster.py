@@ -44,7 +44,7 @@ def test_every_actor_has_a_device_of_its_own() -> None:
 
 @pytest.mark.parametrize("model", ["perfect", "blank"])
 def test_parts_of_an_evaluation_give_the_report_of_one_process(
-    model: str, benchmarks_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, miniatures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole road of ``eval --address`` but for Ray: its rows go to one actor here, last part first."""
 
@@ -60,7 +60,7 @@ def test_parts_of_an_evaluation_give_the_report_of_one_process(
 
     monkeypatch.setattr(cluster, "connect", connect)
     monkeypatch.setattr(cluster, "map_rows", map_rows)
-    words = ["eval", "refcoco/testA", "mevis/valid", "--model", model, "--data-root", str(benchmarks_dir), "-o"]
+    words = ["eval", "refcoco/testA", "mevis/valid", "--model", model, "--data-root", str(miniatures), "-o"]
     runner = CliRunner()
     assert runner.invoke(app, [*words, str(tmp_path / "whole")]).exit_code == 0
     where = ["--address", "local", "--actors", "2"]
