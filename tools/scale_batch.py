@@ -296,6 +296,7 @@ def run_chaos(options: argparse.Namespace, folder: Path) -> int:
     head = Node(0, 5, head=True)
     faults = 0
     try:
+        wait_for_nodes(1)
         for number in range(options.rounds):
             second = Node(1, 1, head=False)
             wait_for_nodes(2)
@@ -396,6 +397,7 @@ def run_evaluation(options: argparse.Namespace, folder: Path) -> int:
     run_command(*words, "-o", folder / "serial", log=folder / "log")
     head, second = Node(0, 2, head=True), None
     try:
+        wait_for_nodes(1)
         second = Node(1, 2, head=False)
         wait_for_nodes(2)
         where = ["--address", f"127.0.0.1:{PORT}", "--actors", 2]
