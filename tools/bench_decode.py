@@ -110,7 +110,10 @@ def measure(
     generator = torch.Generator().manual_seed(context)
     prompt = torch.randint(0, VOCABULARY, (1, context), generator=generator)
     tokens = torch.randint(0, VOCABULARY, (TOKENS, 1, 1), generator=generator)
-    caches, prefills, spent, logits = {}, {}, {way: [] for way in ways}, {way: [] for way in ways}
+    caches: dict[str, Cache] = {}
+    prefills: dict[str, float] = {}
+    spent: dict[str, list[float]] = {way: [] for way in ways}
+    logits: dict[str, list[Tensor]] = {way: [] for way in ways}
     for way in ways:
         caches[way] = DynamicCache() if way == "plain" else ConversationCache().cache
         started = time.process_time()
@@ -150,7 +153,7 @@ def quantize(model: Qwen2_5_VLTextModel, bits: int) -> None:
                 if isinstance(linear, nn.Linear | QuantizedLinear):
                     weight = linear.weight if isinstance(linear, nn.Linear) else linear.dequantize()
                     rounded = QuantizedLinear(weight, bias=linear.bias is not None, bits=bits)
-                    if rounded.bias is not None:
+                    if rounded.bias is not None and linear.bias is not None:
                         rounded.bias.data.copy_(linear.bias)
                     setattr(part, name, rounded)
 

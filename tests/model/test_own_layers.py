@@ -10,20 +10,21 @@ from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
 
 from unipixel.engine.engine import load
 from unipixel.model import language
+from unipixel.model.config import SamConfig
 from unipixel.model.presets import NANO_SAM, TINY_SAM
 from unipixel.model.segmenter import encode_stages
 
 
 @pytest.mark.parametrize("size", [TINY_SAM, NANO_SAM], ids=["tiny", "nano"])
-def test_the_image_encoder_is_transformers_own_bit_by_bit(size: object) -> None:
+def test_the_image_encoder_is_transformers_own_bit_by_bit(size: SamConfig) -> None:
     """In fp32, at a size whose windows fit and at one whose last window is padded."""
-    config = size.to_transformers().vision_config.backbone_config  # type: ignore[attr-defined]
+    config = size.to_transformers().vision_config.backbone_config
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
     backbone = Sam2HieraDetModel(config).eval()
     for parameter in backbone.parameters():
         nn.init.normal_(parameter, std=0.1)  # a bias of zero would hide what stands behind padding
-    side = size.image_size  # type: ignore[attr-defined]
+    side = size.image_size
     for frames in (torch.randn(1, 3, side, side), torch.randn(2, 3, side + 32, side + 32)):
         with torch.no_grad():
             ours, theirs = encode_stages(backbone, frames), backbone(frames).intermediate_hidden_states

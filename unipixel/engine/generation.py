@@ -65,13 +65,15 @@ def _sample_token(logits: np.ndarray, top_p: float, generator: np.random.Generat
     return int(order[min(place, count - 1, len(order) - 1)])
 
 
-class _GrowingLayer(DynamicLayer):
+class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of one layer, written into memory that is larger than they are.
 
     The layers of forked conversations share that memory up to where they part: whoever writes next behind what is
     filled goes on in it, everybody else moves to memory of his own.
     """
 
+    keys: Tensor
+    values: Tensor
     _room: list[Tensor] | None = None
     """Memory for keys and values, (B, heads, capacity, dim) each."""
     _filled: np.ndarray
