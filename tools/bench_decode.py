@@ -14,7 +14,6 @@ import argparse
 import json
 import time
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +110,7 @@ def measure(
     generator = torch.Generator().manual_seed(context)
     prompt = torch.randint(0, VOCABULARY, (1, context), generator=generator)
     tokens = torch.randint(0, VOCABULARY, (TOKENS, 1, 1), generator=generator)
-    caches: dict[str, Any] = {}
+    caches: dict[str, Cache] = {}
     prefills: dict[str, float] = {}
     spent: dict[str, list[float]] = {way: [] for way in ways}
     logits: dict[str, list[Tensor]] = {way: [] for way in ways}

@@ -10,12 +10,13 @@ from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
 
 from unipixel.engine.engine import load
 from unipixel.model import language
+from unipixel.model.config import SamConfig
 from unipixel.model.presets import NANO_SAM, TINY_SAM
 from unipixel.model.segmenter import encode_stages
 
 
 @pytest.mark.parametrize("size", [TINY_SAM, NANO_SAM], ids=["tiny", "nano"])
-def test_the_image_encoder_is_transformers_own_bit_by_bit(size: object) -> None:
+def test_the_image_encoder_is_transformers_own_bit_by_bit(size: SamConfig) -> None:
     """In fp32, at a size whose windows fit and at one whose last window is padded."""
     config = size.to_transformers().vision_config.backbone_config
     config._attn_implementation = "sdpa"

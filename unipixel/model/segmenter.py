@@ -148,12 +148,12 @@ def _run_block(block: Any, x: Tensor) -> Tensor:
     y = block.layer_norm1(x)
     if block.dim != block.dim_out:
         x = do_pool(block.proj(y), block.query_stride)
-    x = x + _attend_in_windows(block, y, (x.shape[1], x.shape[2]))
+    x = x + _attend_in_windows(block, y, x.shape[1], x.shape[2])
     return x + block.mlp(block.layer_norm2(x))
 
 
-def _attend_in_windows(block: Any, y: Tensor, size: tuple[int, int]) -> Tensor:
-    """Attention of a block, (T, H, W, C) in and (T, *size, C') out."""
+def _attend_in_windows(block: Any, y: Tensor, rows: int, columns: int) -> Tensor:
+    """Attention of a block, (T, H, W, C) in and (T, rows, columns, C') out."""
     attention, (count, height, width, _) = block.attn, y.shape
     qkv = attention.qkv(y)
     side_y, side_x = (block.window_size,) * 2 if block.window_size else (height, width)
@@ -171,7 +171,7 @@ def _attend_in_windows(block: Any, y: Tensor, size: tuple[int, int]) -> Tensor:
         side_y, side_x = q.shape[1:3]
     mixed = _attend_heads(q, k, v, attention.num_attention_heads, attention.scale)
     mixed = mixed.view(count, down, across, side_y, side_x, -1).transpose(2, 3)
-    mixed = mixed.reshape(count, down * side_y, across * side_x, -1)[:, : size[0], : size[1]]
+    mixed = mixed.reshape(count, down * side_y, across * side_x, -1)[:, :rows, :columns]
     return attention.proj(mixed)
 
 
