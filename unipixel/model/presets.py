@@ -16,7 +16,7 @@ IMAGE_SIZE = 224
 """Side of a square picture as `nano`'s language model sees it, pixels: 8 x 8 visual tokens."""
 SAM_SIZE = 320
 """Side of a frame as `nano`'s SAM sees it, pixels. The decoder's quarter-size grid bounds IoU on stickers: 0.89 with
-160, 0.91 with 192, 0.94 with 224 (true masks there and back)."""
+160, 0.91 with 192, 0.94 with 224 (true masks there and back); larger frames help small things (docs/experiments.md)."""
 NANO_SAM = SamConfig(
     image_size=SAM_SIZE,
     hidden_size=128,
