@@ -20,7 +20,7 @@ def main() -> None:
 
     (read,) = read_annotations(out / "cvat.xml")
     for object_id, track in read.tracks.items():
-        print(f"object {object_id}, {read.labels[object_id] or 'without a name'}: {track.areas[0]} pixels")
+        print(f"object {object_id}: {read.labels[object_id] or 'without a name'}, {track.areas[0]} pixels")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ PRINTED = "http://127.0.0.1:8000"
 """The server's address in the documentation."""
 
 CHECKED_ONLY = {
+    "convert": "needs the files of other tools; tests/formats converts",
     "train": "training takes minutes; tests/train trains",
     "eval": "needs a benchmark's files; tests/eval evaluates",
     "report": "needs an evaluation's output; tests/eval reports",
