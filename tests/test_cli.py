@@ -173,7 +173,7 @@ def test_all_frames_are_tracked_when_asked_for(ask: Ask, media: Path) -> None:
         (["MEDIA/picture.png", "Hello", "--start", "last"], "--start is 'last'"),
         (["MEDIA/picture.png", "Hello", "--track", "none"], "--track is 'none'"),
         (["MEDIA/picture.png", "Hello", "--num-frames", "0"], "num_frames is 0"),
-        (["MEDIA/picture.png", "Hello", "--dtype", "int8"], "dtype is 'int8'"),
+        (["MEDIA/picture.png", "Hello", "--dtype", "int7"], "dtype is 'int7'"),
         (["MEDIA/picture.png", "Hello", "-o", "out.webm"], "out.webm cannot be written"),
         (["MEDIA/picture.png", "Hello", "-o", "MEDIA/picture.png/below"], "picture.png"),
         (["MEDIA/picture.png", "Say <|seg|>"], "<|seg|>"),
