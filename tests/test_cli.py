@@ -291,11 +291,11 @@ def test_wrong_wishes_for_stickers_are_refused(arguments: list[str], words: str,
 
 def test_bench_prints_a_table_or_json(tmp_path: Path) -> None:
     quick = ["bench", "--quick", "--only", "image", "--dtype", "fp32"]
-    result = invoke(*quick, "--json", tmp_path / "figures.json")
+    result = invoke(*quick, "-o", tmp_path / "figures.json")
     assert result.exit_code == 0, result.output
     assert "1 image, 3 objects" in result.stdout
     assert json.loads((tmp_path / "figures.json").read_text())["setting"]["quick"] is True
-    assert json.loads(invoke(*quick, "--json", "-").stdout)["ratios"][0]["agreement"] > 0.99
+    assert json.loads(invoke(*quick, "--json").stdout)["ratios"][0]["agreement"] > 0.99
     assert_refused(invoke("bench", "--only", "nothing"), "there is no measurement 'nothing'")
 
 
@@ -316,7 +316,7 @@ def test_errors_become_exit_codes() -> None:
 
     run = CliRunner().invoke
     assert_refused(run(trial, ["interrupted"]), "interrupted; what was written before is kept", 130)
-    assert_refused(run(trial, ["broken"]), "failed with ZeroDivisionError: one over nothing", 1)
+    assert_refused(run(trial, ["broken"]), "failed with ZeroDivisionError: one over nothing; -v shows where", 1)
     assert_refused(run(trial, ["unreadable"]), "nowhere/at/all cannot be used: No such file or directory", 2)
 
 

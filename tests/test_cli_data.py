@@ -52,7 +52,7 @@ def test_complete_data_are_counted_and_read(own: Path) -> None:
 
 def test_missing_files_are_listed_with_where_they_come_from(tmp_path: Path) -> None:
     (tmp_path / "data" / "lisa" / "coco" / "val2017").mkdir(parents=True)
-    result = invoke("check", "cocostuff/val", "--root", tmp_path)
+    result = invoke("check", "cocostuff/val", "--data-root", tmp_path)
     assert result.exit_code == 1
     assert "1 of 2" in result.stdout and "train" not in result.stdout.split("missing")[0].replace("train2017", "")
     assert f"missing: {tmp_path / 'data' / 'lisa' / 'cocostuff' / 'val2017'}" in result.stdout
@@ -95,7 +95,7 @@ def test_splits_without_records_are_left_out_and_told(own: Path, tmp_path: Path)
     [
         (["check", "nothing"], "there is no dataset 'nothing'"),
         (["check", "refcoco/test"], "refcoco has no split 'test'"),
-        (["check", "refcoco", "--root", "nowhere"], "the data root 'nowhere' is not a folder"),
+        (["check", "refcoco", "--data-root", "nowhere"], "the data root 'nowhere' is not a folder"),
         (["show", "stickers/val", "-n", "0", "-o", "out"], "--count is 0"),
         (["show", "folder:nowhere", "-o", "out"], "there is nothing at 'nowhere'"),
     ],
@@ -111,5 +111,5 @@ def test_bad_input_is_refused_in_one_sentence(
 
 
 def test_nothing_is_shown_of_what_is_not_there(tmp_path: Path) -> None:
-    result = invoke("show", "ade20k", "-o", tmp_path / "out", "--root", tmp_path)
+    result = invoke("show", "ade20k", "-o", tmp_path / "out", "--data-root", tmp_path)
     assert result.exit_code == 2 and "ade20k: no split is complete" in result.stderr

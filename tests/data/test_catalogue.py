@@ -165,14 +165,14 @@ def test_a_dataset_is_added_by_one_file(squares: Path) -> None:
     sample = data.read(records[1])
     assert len(records) == 2 and sample.objects[1].areas == (400,) and sample.queries[0].text == "the square"
     assert " squares " in CliRunner().invoke(app, ["data", "list"]).stdout
-    checked = CliRunner().invoke(app, ["data", "check", "squares", "--root", str(squares)])
+    checked = CliRunner().invoke(app, ["data", "check", "squares", "--data-root", str(squares)])
     assert checked.exit_code == 0 and "60 x 40, 1 object(s), 1 text(s): 'the square'" in checked.stdout
     recipe = set_data(RECIPES["finetune"](), ["squares"])
     assert isinstance(recipe, MixtureRecipe)
     entries, left_out, _ = collect_entries(recipe, squares)
     assert [record.id for _, record in entries] == ["0", "1"] and not left_out
     (squares / "data/squares/a.png").unlink()
-    checked = CliRunner().invoke(app, ["data", "check", "squares/val", "--root", str(squares)])
+    checked = CliRunner().invoke(app, ["data", "check", "squares/val", "--data-root", str(squares)])
     assert checked.exit_code == 1 and "squares/val 0" in checked.stdout
 
 

@@ -57,7 +57,7 @@ def test_prediction_grows_with_what_is_asked() -> None:
 
 
 def test_command_prints_every_part() -> None:
-    done = CliRunner().invoke(app, ["memory", "3b", "--frames", "16", "--objects", "8", "--json"])
+    done = CliRunner().invoke(app, ["memory", "3b", "--num-frames", "16", "--objects", "8", "--json"])
     assert done.exit_code == 0, done.output
     config, settings = describe_size("3b")
     assert json.loads(done.stdout)["bf16"] == predict_memory(config, settings, frames=16, objects=8, dtype="bf16")

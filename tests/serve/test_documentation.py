@@ -144,11 +144,11 @@ def runs(words: list[str], folder: Path) -> bool:
     if (
         words[0] in SMALL
         or words == ["--version"]
-        or words in (["data", "list"], ["train", "list"], ["doctor", "nano"])
+        or words in (["data", "list"], ["train", "list"], ["doctor", "nano"], ["models"])
     ):
         return True
-    if words[0] == "ask":
-        return "--model" not in words and (folder / words[1]).exists()
+    if words[0] in ("ask", "info"):
+        return "--model" not in words and any(folder.glob(words[1]))
     return words[0] == "data" and words[2].partition(":")[0] in {"folder", "coco"}
 
 
@@ -191,6 +191,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, nano_engine: Engine) -> Pat
     shutil.copy(EXAMPLES / "clip.mp4", folder / "clip.mp4")
     picture = Image.open(folder / "photo.png").convert("RGB")
     picture.save(folder / "photo.jpg")
+    (folder / "photos").mkdir()
+    picture.save(folder / "photos" / "umbrella.jpg")
+    picture.save(folder / "photos" / "dog.jpg")
     mask = np.zeros((picture.height, picture.width), np.uint8)
     mask[20:60, 20:80], mask[80:99, 30:70] = 1, 2
     labels = {"0001": {"1": "skirt", "2": {"name": "shoe", "expressions": ["the left shoe"]}}}

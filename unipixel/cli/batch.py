@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from unipixel.cli import options
 from unipixel.cli.options import parse_track
-from unipixel.cli.output import build_progress, print_error, print_json
+from unipixel.cli.output import build_progress, check_folder, print_error, print_json
 
 FAILURES_NAMED = 10
 
@@ -85,6 +86,8 @@ def batch(
     if not 0 <= max_bad <= 1:
         raise ValueError(f"--max-bad is {max_bad}; it must be from 0 to 1")
     parse_track(track)
+    if "://" not in out:
+        check_folder(Path(out), "--out")
     begin = time.monotonic()
     with build_progress(remaining=True) as bar:
         task = bar.add_task("items", total=None)

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from unipixel.cli.options import Base, MaxTokens
-from unipixel.cli.output import print_json, stderr, stdout
+from unipixel.cli.output import check_folder, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from unipixel.engine.doctor import Finding
@@ -40,6 +40,7 @@ def export_folder(
 
     A part of a model (LoRA, a training stage) becomes a whole one.
     """
+    check_folder(out, "OUT")
     import torch
 
     from unipixel.engine.engine import choose_dtype
@@ -53,7 +54,7 @@ def export_folder(
 
 def memory(
     name: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="'3b', '7b', or as elsewhere.")] = "nano",
-    frames: Annotated[int, typer.Option("--frames", metavar="T", help="Frames of the clip.")] = 16,
+    frames: Annotated[int, typer.Option("--num-frames", metavar="N", help="Frames of the clip.")] = 16,
     objects: Annotated[int, typer.Option("--objects", metavar="N", help="Objects that are tracked together.")] = 1,
     size: Annotated[str, typer.Option("--size", metavar="WxH", help="Size of the source, pixels.")] = "1280x720",
     max_new_tokens: MaxTokens = 256,
@@ -101,10 +102,7 @@ def memory(
 
 def doctor(
     name: Annotated[str, typer.Argument(metavar="FOLDER|HUB_ID", help="A checkpoint folder, 'nano', or a Hub id.")],
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="FOLDER", help="Base model of a folder that holds only a part (LoRA, a stage)."),
-    ] = None,
+    base: Base = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what a checkpoint is, what of it is missing or different, and what it would ask of this machine.

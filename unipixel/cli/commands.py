@@ -3,36 +3,65 @@
 from __future__ import annotations
 
 import os
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from unipixel import __version__
-from unipixel.cli.ask import ask, chat
+from unipixel.cli.ask import ask
 from unipixel.cli.batch import batch
+from unipixel.cli.chat import chat
 from unipixel.cli.checkpoints import doctor, export, memory
 from unipixel.cli.convert import convert
 from unipixel.cli.data import data
 from unipixel.cli.demo import demo, stickers
 from unipixel.cli.diagnostics import bench
 from unipixel.cli.evaluate import evaluate, report
-from unipixel.cli.output import escape_unencodable, print_error
+from unipixel.cli.info import info
+from unipixel.cli.models import models
+from unipixel.cli.output import (
+    BAD_INPUT,
+    FAILED,
+    INTERRUPTED,
+    describe_error,
+    escape_unencodable,
+    is_verbose,
+    print_error,
+    set_verbosity,
+)
 from unipixel.cli.serve import serve
 from unipixel.cli.train import train
-from unipixel.errors import CheckpointWarning, UnipixelError
+from unipixel.errors import CheckpointWarning
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-"""Exit codes."""
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "CommandGroup", "app", "main"]
+HELP_NAMES = ["-h", "--help"]
 
 
 class CommandGroup(TyperGroup):
     """Runs a command; whatever goes wrong ends in one sentence on stderr."""
 
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        common = typer.main.get_command(_common).params
+        for command in _list_commands(self):
+            if not hasattr(command, "commands"):
+                command.params += common
+            if command is not self:
+                _hide_flag_types(command.get_params(typer.Context(command, help_option_names=HELP_NAMES)))
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Options of the group itself, those of completion included, which come late."""
+        options = super().get_params(ctx)
+        _hide_flag_types(options)
+        return options
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
+        set_verbosity(0)
         try:
             check_arguments([*getattr(ctx, "_protected_args", ()), *ctx.args])
             return super().invoke(ctx)
@@ -46,7 +75,8 @@ class CommandGroup(TyperGroup):
         except Exception as error:
             if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
                 raise  # typer's own ways to end a command
-            _show_trace()
+            if is_verbose() or os.environ.get("UNIPIXEL_TRACE"):
+                traceback.print_exc()
             code, sentence = describe_error(error)
             print_error(sentence)
             raise typer.Exit(code) from None
@@ -68,20 +98,45 @@ def check_arguments(arguments: Sequence[str]) -> None:
         raise ValueError(f"{what} is empty; give it a value (is a variable unset?)")
 
 
-def describe_error(error: Exception) -> tuple[int, str]:
-    """Exit code and sentence for an error: bad input says what is wrong with it, anything else where to look."""
-    if isinstance(error, UnipixelError | ValueError):
-        return BAD_INPUT, str(error)
-    if isinstance(error, OSError):
-        return BAD_INPUT, f"{error.filename or 'a file'} cannot be used: {error.strerror or error}"
-    return FAILED, f"failed with {type(error).__name__}: {error}; set UNIPIXEL_TRACE=1 to see where"
+def _list_commands(group: Any) -> Iterator[Any]:
+    """A group, its commands and those of its groups."""
+    yield group
+    for command in group.commands.values():
+        yield from _list_commands(command) if hasattr(command, "commands") else (command,)
 
 
-def _show_trace() -> None:
-    if os.environ.get("UNIPIXEL_TRACE"):
-        import traceback
+def _hide_flag_types(options: Iterable[Any]) -> None:
+    """Let help say nothing where it would say <bool>."""
+    for option in options:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
 
-        traceback.print_exc()
+
+_common = typer.Typer(add_completion=False)
+
+
+def _set_quiet(is_set: bool) -> None:
+    if is_set:
+        set_verbosity(-1)
+
+
+def _set_verbose(is_set: bool) -> None:
+    if is_set:
+        set_verbosity(1)
+
+
+@_common.command()
+def take_common_options(
+    quiet: Annotated[
+        bool,
+        typer.Option("-q", "--quiet", callback=_set_quiet, expose_value=False, help="Say nothing but the result."),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", callback=_set_verbose, expose_value=False, help="Show the log and traces."),
+    ] = False,
+) -> None:
+    """Options of every command, which `CommandGroup` adds."""
 
 
 def _print_version(is_set: bool) -> None:
@@ -92,7 +147,7 @@ def _print_version(is_set: bool) -> None:
 
 app = typer.Typer(
     cls=CommandGroup,
-    add_completion=False,
+    context_settings={"help_option_names": HELP_NAMES},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Point, segment, remember and answer: ask about the pixels of an image or a video.",
@@ -102,7 +157,8 @@ app = typer.Typer(
 @app.callback()
 def configure(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("-V", "--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Point, segment, remember and answer: ask about the pixels of an image or a video."""
@@ -110,6 +166,7 @@ def configure(
 
 app.command()(ask)
 app.command()(chat)
+app.command()(info)
 app.command()(demo)
 app.command()(stickers)
 app.command()(batch)
@@ -122,6 +179,7 @@ app.command("eval")(evaluate)
 app.command()(train)
 app.command()(report)
 app.add_typer(data, name="data")
+app.add_typer(models, name="models")
 app.add_typer(export, name="export")
 
 

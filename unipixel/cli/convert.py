@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unipixel.cli import options
-from unipixel.cli.output import print_error, show_written
+from unipixel.cli.output import check_folder, print_error, show_written
 from unipixel.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def convert(
     kind = target_format or guess_format(target)
     if target.exists() and source.resolve() == target.resolve():
         raise ValueError(f"OUT is IN, {source}; name another file")
+    check_folder(target.parent, "OUT")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         sets = read_annotations(source, source_format, media=media)

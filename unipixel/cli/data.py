@@ -25,7 +25,8 @@ data = typer.Typer(no_args_is_help=True, help="List, check and show datasets.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME[/SPLIT]", help="As in `unipixel data list`, or folder:PATH.")]
 Root = Annotated[
-    Path, typer.Option("--root", metavar="DIR", help="The folder that holds the datasets, or the one above its 'data'.")
+    Path,
+    typer.Option("--data-root", metavar="DIR", help="The folder that holds the datasets, or the one above its 'data'."),
 ]
 
 

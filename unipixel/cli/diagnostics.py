@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from unipixel.atomic import write_text
-from unipixel.cli.output import print_json, stderr, stdout
+from unipixel.cli.output import check_folder, is_quiet, print_json, show_written, stderr, stdout
 
 if TYPE_CHECKING:
     from unipixel.bench import BenchReport
@@ -29,37 +29,46 @@ def bench(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="'memory', 'image', 'clip' or 'session'; repeat.")
     ] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="'fp32', 'bf16' or 'auto': the faster one here.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="'float32', 'bfloat16' or 'auto': the faster one here.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads of torch.")] = None,
     device: Annotated[str, typer.Option("--device", help="'cpu', 'cuda', 'mps' or 'auto'.")] = "cpu",
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Also write the figures to a file; '-' for stdout only."),
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also write the figures to a file, as JSON.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
 ) -> None:
     """Measure this machine: seconds per stage, peak memory, and what encoding every frame once saves.
 
     Real sizes take some minutes and about 4 GB of memory.
     """
+    if out is not None:
+        if out.is_dir():
+            raise ValueError(f"{out} is a folder; name a file")
+        check_folder(out.parent, "--out")
     console = stderr()
     with console.status("starting") as status:
         from unipixel.bench import run_bench
+        from unipixel.engine.engine import SHORT_NAMES
+
+        short = {name: key for key, name in SHORT_NAMES.items()}.get(dtype, dtype)
 
         def say(step: str) -> None:
             status.update(step)
-            if not console.is_terminal:  # a log shows no spinner
+            if not console.is_terminal and not is_quiet():  # a log shows no spinner
                 typer.echo(step, err=True)
 
-        report = run_bench(quick=quick, only=only or (), dtype=dtype, threads=threads, device=device, progress=say)
+        report = run_bench(quick=quick, only=only or (), dtype=short, threads=threads, device=device, progress=say)
     figures = report.to_json()
-    if str(json_file) == "-":
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(figures, indent=1) + "\n")
+    if as_json:
         print_json(figures)
         return
     show_report(report)
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(json_file, json.dumps(figures, indent=1) + "\n")
-        typer.echo(f"wrote {json_file}")
+    show_written([] if out is None else [out])
 
 
 def show_report(report: BenchReport) -> None:

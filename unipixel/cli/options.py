@@ -8,6 +8,7 @@ starts an object of its own, but a negative point joins the only object that the
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from unipixel.cli.output import stderr
-from unipixel.errors import PromptError
+from unipixel.errors import MediaError, PromptError
 
 if TYPE_CHECKING:
     from unipixel.engine.engine import Engine
+    from unipixel.engine.session import Session
     from unipixel.media import Media
     from unipixel.sample import Box, Mask, Point, Prompt
 
@@ -32,7 +34,8 @@ MAX_OBJECTS = 50
 
 Medium = Annotated[str, typer.Argument(metavar="MEDIA", help="Image, video, folder of frames, or URL.")]
 Model = Annotated[
-    str, typer.Option("--model", metavar="NAME", help="'nano', a checkpoint folder, or a Hugging Face Hub id.")
+    str,
+    typer.Option("--model", metavar="NAME", help="'nano', '3b', '7b', a checkpoint folder, or a Hugging Face Hub id."),
 ]
 Base = Annotated[
     str | None,
@@ -45,7 +48,7 @@ Base = Annotated[
 Device = Annotated[str, typer.Option("--device", help="'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")]
 DType = Annotated[
     str | None,
-    typer.Option("--dtype", help="'fp32', 'bf16', 'int8' or 'int4'; by default chosen for model and device."),
+    typer.Option("--dtype", help="'float32', 'bfloat16', 'int8' or 'int4'; by default chosen for model and device."),
 ]
 NumFrames = Annotated[
     int | None,
@@ -241,15 +244,41 @@ def _parse_frame(found: re.Match[str]) -> int:
 
 
 def open_source(media: str, no_limits: bool = False) -> Media:
-    """The media that a command is about.
+    """The media that a command is about, with a line on stderr while they are opened; ``-`` is standard input.
 
     Raises:
         MediaError: they cannot be read.
     """
-    from unipixel.media import UNLIMITED, choose_limits, open_media
+    with stderr().status(f"opening {media[:60]}"):
+        from unipixel.media import UNLIMITED, choose_limits, open_media
 
-    limits = UNLIMITED if no_limits else replace(choose_limits(media), remedy="--no-limits opens it all the same")
-    return open_media(media, limits=limits)
+        limits = UNLIMITED if no_limits else replace(choose_limits(media), remedy="--no-limits opens it all the same")
+        return open_media(read_stdin() if media == "-" else media, limits=limits)
+
+
+def read_stdin() -> bytes:
+    """The file that standard input holds.
+
+    Raises:
+        MediaError: it holds none, or is a terminal.
+    """
+    if sys.stdin.isatty():
+        raise MediaError("'-' is the file on standard input, which is a terminal; lead a file into it")
+    data = typer.get_binary_stream("stdin").read()
+    if not data:
+        raise MediaError("'-' is the file on standard input, which is empty")
+    return data
+
+
+def open_session(engine: Engine, media: Media, num_frames: int | None, track: str) -> Session:
+    """A session about media, with a line on stderr while the frames are chosen.
+
+    Raises:
+        MediaError: they cannot be read.
+        ValueError: an option is wrong.
+    """
+    with stderr().status("opening"):
+        return engine.open(media, num_frames=num_frames, track=parse_track(track))
 
 
 def load_engine(model: str, device: str, dtype: str | None = None, base: str | None = None) -> Engine:

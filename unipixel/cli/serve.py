@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -95,10 +96,28 @@ def serve(
         idle_s=idle_minutes * 60,
         grace_s=grace_seconds,
     )
+    check_port(host, port)  # as the next line, before anybody waits for the model
     if settings.state is not None:
         lock_state(settings.state).release()  # for the server to take again: a refusal need not wait for the model
     engine = load_engine(model, device, dtype, base)
     run(engine, settings, lambda address: typer.echo(f"serving {settings.model_name} on {address}", err=True))
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse an address that is in use or is none of this machine.
+
+    Raises:
+        ValueError: says why nothing can listen there.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        code = error.errno or 0  # below 0 it is about the name of the host
+        reason = (os.strerror(code) if code > 0 else error.strerror or str(error)).lower()
+        raise ValueError(
+            f"cannot listen on {host} port {port} ({reason}); --port takes another, and 0 any that is free"
+        ) from error
 
 
 def read_keys(file: Path | None) -> tuple[str, ...]:

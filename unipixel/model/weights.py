@@ -63,6 +63,10 @@ __all__ = [
 ]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+RELEASED_IDS = {"3b": "PolyU-ChenLab/UniPixel-3B", "7b": "PolyU-ChenLab/UniPixel-7B"}
+"""Short names of the released checkpoints, and their ids on the Hub."""
+_HTTP_ERRORS = tuple(one for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError")
+"""What a broken connection raises: of the Hub's own HTTP library, which differs between its versions."""
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
@@ -72,7 +76,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def resolve_checkpoint(name: str | Path, **hub: Any) -> Path:
-    """The folder of a checkpoint: ``"nano"``, a folder, or the id of a model on the Hugging Face Hub.
+    """The folder of a checkpoint: ``"nano"``, ``"3b"``, ``"7b"``, a folder, or the id of a model on the Hub.
 
     Args:
         hub: options of ``huggingface_hub.snapshot_download``, such as ``revision``.
@@ -90,14 +94,15 @@ def resolve_checkpoint(name: str | Path, **hub: Any) -> Path:
         return path
     if path.exists():
         raise CheckpointError(f"{path} is a file; pass the checkpoint folder it lies in")
-    if not is_hub_id(str(name)):
+    hub_id = RELEASED_IDS.get(str(name).lower(), str(name))
+    if not is_hub_id(hub_id):
         raise CheckpointError(f"{name} is not a folder; pass 'nano', a checkpoint folder, or a Hub id 'owner/model'")
     try:
-        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=_HUB_FILES, **hub))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=_HUB_FILES, **hub))
+    except (*_HTTP_ERRORS, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{name!r} is not a folder here and cannot be fetched from the Hugging Face Hub ({reason}); "
+            f"{hub_id!r} is not a folder here and cannot be fetched from the Hugging Face Hub ({reason}); "
             "download the model where there is a network and pass the path of its folder"
         ) from error
 
