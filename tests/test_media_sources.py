@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unipixel.errors import MediaError
@@ -124,10 +126,18 @@ def test_frames_are_the_callers_to_change() -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((2, 3, 4, 3), np.float32), "is of type float32, but pixels must be uint8"),
+        (np.full((2, 3, 4, 3), 1.5), "holds fractions from 1.5 to 1.5, but fractions must lie in 0 to 1"),
+        (np.full((3, 4), -0.5, np.float32), "holds fractions from -0.5"),
+        (np.full((3, 4), np.nan), "holds fractions from nan"),
+        (np.full((3, 4), 200), "is of type int64 with values 200 to 200, which could be meant as 8 or as 16 bit"),
+        (np.zeros((4, 9, 9), np.uint8), "the channels could be at more than one place"),
+        (np.zeros((3, 3, 9, 9), np.uint8), "the channels could be at more than one place"),
+        (np.zeros((3, 16, 9, 9), np.uint8), "has the shape"),
+        (torch.zeros(3, 9, 3), r"the tensor has the shape .* the channels could be at more than one place"),
+        (torch.full((3, 9, 9), -1.0), "the tensor holds fractions from -1 to -1"),
         (np.zeros((3, 4, 3), bool), "is of type bool"),
         (np.full((3, 4), -1), "values -1 to -1"),
-        (np.zeros((3, 4, 5), np.uint8), r"has the shape \(3, 4, 5\)"),
+        (np.zeros((2, 4, 5), np.uint8), r"has the shape \(2, 4, 5\)"),
         (np.zeros((1, 2, 3, 4, 3), np.uint8), "has the shape"),
         (np.zeros((0, 3, 4, 3), np.uint8), "holds no frame"),
         (np.zeros((3, 0, 3), np.uint8), "each side must be at least 1"),
@@ -137,6 +147,47 @@ def test_frames_are_the_callers_to_change() -> None:
 def test_arrays_that_are_no_pixels_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(MediaError, match=message):
         open_media(array)
+
+
+def test_channels_may_come_first_where_that_is_clear() -> None:
+    clip = np.random.default_rng(0).integers(0, 255, (5, 6, 7, 3), dtype=np.uint8)
+    first = np.ascontiguousarray(clip.transpose(0, 3, 1, 2))
+    for frames in (first, torch.from_numpy(first), torch.from_numpy(clip), list(first), list(torch.from_numpy(first))):
+        np.testing.assert_array_equal(open_media(frames).frames(), clip)
+    np.testing.assert_array_equal(np.stack(list(open_media(iter(torch.from_numpy(first))))), clip)
+    np.testing.assert_array_equal(open_media(first[0]).frame(0), clip[0])
+    np.testing.assert_array_equal(open_media(first[:1]).frame(0), clip[0])
+    np.testing.assert_array_equal(open_media(first[0, :1]).frame(0), np.repeat(clip[0, :, :, :1], 3, 2))
+    assert open_media(np.zeros((3, 9, 3), np.uint8)).size_hw == (3, 9)  # NumPy's own order
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_fractions_are_pixels_from_black_to_white(kind: torch.dtype) -> None:
+    tensor = torch.tensor([0, 0.5, 1], dtype=kind).expand(4, 5, 3).permute(2, 0, 1).requires_grad_()
+    assert set(open_media(tensor).frame(0)[:, :, 1].ravel().tolist()) == {128}
+    assert open_media([tensor, tensor]).frame(1)[0, 0].tolist() == [0, 128, 255]
+
+
+def test_a_dark_frame_does_not_hide_that_fractions_are_none() -> None:
+    with pytest.raises(MediaError, match="fractions from 0 to 200"):
+        open_media(np.stack([np.zeros((3, 4, 3)), np.full((3, 4, 3), 200.0)]))
+    with pytest.raises(MediaError, match="frame 1 of the list holds fractions from 200"):
+        open_media([np.zeros((3, 4, 3)), np.full((3, 4, 3), 200.0)])
+
+
+def test_file_objects_are_read_from_where_they_stand(tmp_path: Path) -> None:
+    Image.fromarray(still(3)).save(tmp_path / "a.png")
+    with open(tmp_path / "a.png", "rb") as file:
+        assert levels(open_media(file)) == [3]
+        with pytest.raises(MediaError, match="gives no bytes: it is empty, or was read before"):
+            open_media(file)
+    with pytest.raises(MediaError, match=r"cannot be read .*closed file"):
+        open_media(file)
+    assert levels(open_media(memoryview((tmp_path / "a.png").read_bytes()))) == [3]
+    with pytest.raises(MediaError, match="gives str and not bytes; open it with mode 'rb'"):
+        open_media(io.StringIO("words"))
+    with pytest.raises(MediaError, match="more than the limit of 20"):
+        open_media(io.BytesIO((tmp_path / "a.png").read_bytes()), limits=Limits(max_bytes=20))
 
 
 def camera(count: int, seen: list[int] | None = None) -> Iterator[np.ndarray]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import av.codec
 import numpy as np
 import pytest
 import torch
@@ -199,3 +203,50 @@ def test_records_show_themselves_in_a_line_whatever_they_hold(answer: Answer) ->
     for one in (replace(answer, objects=(known, *answer.objects), tokens=(5,) * 999), known, piece):
         assert len(repr(one)) < 500 and "\n" not in repr(one)
         assert "tensor" not in repr(one) and "counts" not in repr(one) and "999" not in repr(one)
+
+
+def test_a_notebook_shows_words_video_and_a_line_for_every_object(answer: Answer) -> None:
+    shown = replace(answer, text="<b>the dog</b> [1]")._repr_html_()
+    assert "<p>&lt;b&gt;the dog&lt;/b&gt; [1]</p>" in shown and "<b>" not in shown
+    assert "[1] dog, score 0.80, on 2 of 3 frames" in shown and "[4], not there" in shown
+    (kind, data) = re.findall(r'src="data:([\w/]+);base64,([^"]+)"', shown)[0]
+    assert kind == ("video/mp4" if "libx264" in av.codec.codecs_available else "image/gif")
+    clip = open_media(base64.b64decode(data))
+    assert clip.num_frames == 3 and clip.size_hw == (24, 32)
+    colours = [one[3:10, 2:12].mean((0, 1)) for one in (clip.frame(0), answer.draw(0), answer.clip.media.frame(0))]
+    assert np.abs(colours[0] - colours[1]).max() < 12 < np.abs(colours[0] - colours[2]).max()  # with the mask over it
+    sheet = Image.open(io.BytesIO(answer._repr_png_() or b""))
+    assert np.array_equal(np.asarray(sheet.convert("RGB")), np.asarray(answer.image.convert("RGB")))
+
+
+def test_a_notebook_shows_a_large_picture_smaller_and_none_without_objects() -> None:
+    media = open_media(np.zeros((1200, 1920, 3), np.uint8))
+    masks = np.zeros((1, 1200, 1920), bool)
+    masks[:, 100:900, 200:1500] = True
+    one = KnownObject(id=1, label="<i>", track=MaskTrack.from_masks(masks), frame_scores=(0.5,))
+    answer = Answer(text="[1]", raw_text="", objects=(one,), clip=Clip.from_media(media))
+    assert answer.image.size == (1920, 1200) and Image.open(io.BytesIO(answer._repr_png_() or b"")).size == (960, 600)
+    shown = answer._repr_html_()
+    assert "data:image/png;base64," in shown and "[1] &lt;i&gt;, score 0.50</div>" in shown
+    words = replace(answer, objects=())
+    assert words._repr_html_() == "<p>[1]</p>" and words._repr_png_() is None
+
+
+def test_a_notebook_shows_few_frames_of_a_long_clip() -> None:
+    media = Media.from_array(np.zeros((500, 4, 6, 3), np.uint8), fps=50.0)
+    track = MaskTrack((4, 6), (None,) * 500)
+    known = KnownObject(id=1, label="", track=track, frame_scores=(0.0,) * 500)
+    answer = Answer(text="", raw_text="", objects=(known,), clip=Clip.from_media(media))
+    (data,) = re.findall(r'base64,([^"]+)"', answer._repr_html_())
+    clip = open_media(base64.b64decode(data))
+    assert clip.num_frames == 240 and clip.fps == pytest.approx(24, rel=0.05)
+
+
+def test_a_notebook_says_that_frames_are_gone(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    media = open_media(tmp_path / "a.png")
+    known = KnownObject(id=1, label="", track=MaskTrack((6, 8), (None,)), frame_scores=(0.0,))
+    answer = Answer(text="words", raw_text="", objects=(known,), clip=Clip.from_media(media))
+    (tmp_path / "a.png").unlink()
+    assert answer._repr_png_() is None
+    assert "<p>words</p>" in answer._repr_html_() and "cannot be read any more" in answer._repr_html_()

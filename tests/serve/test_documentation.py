@@ -334,27 +334,56 @@ def test_nginx_directives_are_closed(block: Block) -> None:
     assert block.text.count("{") == block.text.count("}")
 
 
-SCRIPTS = sorted([*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.ipynb")])
+SCRIPTS = sorted({*(ROOT / "examples").glob("*.py")} - {ROOT / "examples" / "gradio_app.py"})
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+SHOWN = {"notebook_finetune": ("<img", 1), "notebook_image": ("<img", 4), "notebook_video": ("<video", 2)}
+"""What the cells of a notebook show, and how often at least."""
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_examples_run_on_the_media_of_the_package(script: Path, tmp_path: Path) -> None:
-    source = script.read_text(encoding="utf-8")
-    if script.suffix == ".ipynb":  # its cells one after the other, as "Run all" does
-        cells = json.loads(source)["cells"]
-        source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-        script = tmp_path / "cells.py"
-        script.write_text(source, encoding="utf-8")
-    assert len(source.splitlines()) <= 40
+def run_example(arguments: list[str], folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
+        [sys.executable, *arguments],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^object 1: .*\d", done.stdout, re.MULTILINE)
+    return done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_examples_run_on_the_media_of_the_package(script: Path, tmp_path: Path) -> None:
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 40
+    run_example([str(script)], tmp_path)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_and_show_masks(notebook: Path, tmp_path: Path) -> None:
+    """Their cells one after the other, as "Run all" does."""
+    cells = [cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert sum(len(cell["source"]) for cell in cells) <= 40
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    run_example(["-m", "tools.run_notebook", str(notebook), "-o", "page.html"], tmp_path)
+    shown, (what, least) = (tmp_path / "page.html").read_text(encoding="utf-8"), SHOWN[notebook.stem]
+    assert shown.count(what) >= least and "cannot be read any more" not in shown
+
+
+def test_the_gradio_app_answers_without_gradio() -> None:
+    source = (ROOT / "examples" / "gradio_app.py").read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 120
+    names: dict[str, Any] = {"__name__": "gradio_app"}
+    exec(compile(source, "gradio_app.py", "exec"), names)
+    picture, words = names["ask_picture"](str(names["EXAMPLES"] / "picture.png"), "", [(96, 96), (100, 100)])
+    assert picture.size == (336, 336) and re.match(r".*\[1\]", words) and words.count("\n") == 1
+    path, words = names["ask_clip"](str(names["EXAMPLES"] / "clip.mp4"), "Please segment the dog.")
+    assert unipixel.open_media(path).num_frames > 1 and "[1]" in words
+    for given, message in ((None, "nothing to ask about"), (__file__, "neither an image")):
+        with pytest.raises(unipixel.MediaError, match=message):
+            names["ask_picture"](given, "What is this?", [])
+    with pytest.raises(unipixel.PromptError, match="the question has 501 characters"):
+        names["ask_clip"](path, "a" * 501)
 
 
 def test_every_route_of_the_table_exists(saving: Live) -> None:

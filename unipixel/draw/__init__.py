@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import math
+import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -29,16 +30,20 @@ from PIL import Image, ImageDraw, ImageFont, features
 from unipixel.atomic import replace_file
 
 __all__ = [
+    "encode_clip",
+    "encode_png",
     "make_contact_sheet",
     "mark_prompts",
     "outline",
     "overlay",
     "get_colour",
+    "shrink",
     "write_gif",
     "write_mp4",
     "write_png",
 ]
 
+_H264 = "libx264"
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 _GIF_SHORTEST, _GIF_LONGEST = 2, 65_535
 """Hundredths of a second: viewers slow frames of less than 2 down to 10, and a file holds no more than 16 bits."""
@@ -252,7 +257,7 @@ def write_mp4(frames: Iterable[np.ndarray], path: str | Path, fps: float = 8.0) 
     path = _prepare_path(path)
     first, rest = _check_frames(frames, fps)
     height, width = first.shape[:2]
-    codec, options = ("libx264", {"crf": "18"}) if "libx264" in av.codec.codecs_available else ("mpeg4", {"q": "3"})
+    codec, options = (_H264, {"crf": "18"}) if _H264 in av.codec.codecs_available else ("mpeg4", {"q": "3"})
     with (
         replace_file(path, sync=False) as draft,
         av.open(f"file:{draft}", mode="w", format="mp4", options={"movflags": "+faststart"}) as container,
@@ -268,6 +273,29 @@ def write_mp4(frames: Iterable[np.ndarray], path: str | Path, fps: float = 8.0) 
             container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A picture, uint8 (H, W, 3), as the bytes of a PNG file."""
+    with io.BytesIO() as file:
+        Image.fromarray(_to_frame(image)).save(file, format="PNG")
+        return file.getvalue()
+
+
+def encode_clip(frames: Iterable[np.ndarray], fps: float = 8.0) -> tuple[bytes, str]:
+    """The bytes of a file that browsers play, and its media type: MP4, or GIF where the library has no H.264."""
+    has_h264 = _H264 in av.codec.codecs_available
+    with tempfile.TemporaryDirectory(prefix="unipixel-") as folder:
+        path = Path(folder) / "clip"
+        path = write_mp4(frames, path, fps) if has_h264 else write_gif(frames, path, fps)
+        return path.read_bytes(), "video/mp4" if has_h264 else "image/gif"
+
+
+def shrink(frame: np.ndarray, side: int) -> np.ndarray:
+    """The frame, uint8 (H, W, 3), its longer side at most ``side`` pixels."""
+    image = Image.fromarray(_to_frame(frame))
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.array(image)
 
 
 def _to_frame(frame: np.ndarray) -> np.ndarray:

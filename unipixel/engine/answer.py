@@ -12,13 +12,24 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image
 
 from unipixel.atomic import write_text
+from unipixel.draw import encode_png, shrink
 from unipixel.engine.memory import KnownObject
+from unipixel.errors import MediaError
 from unipixel.formats import Annotations, Losses, write_annotations
 from unipixel.formats.coco import build_coco
 from unipixel.formats.libraries import to_fiftyone, to_supervision
-from unipixel.formats.rasters import draw_frame, draw_frames, write_davis_frames, write_overlay
+from unipixel.formats.rasters import (
+    SHOWN_SIDE,
+    build_page,
+    draw_frame,
+    draw_frames,
+    draw_sheet,
+    write_davis_frames,
+    write_overlay,
+)
 from unipixel.formats.sessions import describe_media
 from unipixel.masks import Rle, decode_rle
 from unipixel.media import Media
@@ -81,9 +92,9 @@ class Clip:
         return cls(media, media.source, tuple(media.frame_indices), media.fps)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Answer:
-    """A reply with everything it speaks of."""
+    """A reply with everything it speaks of. A notebook shows its words and, if there are objects, their masks."""
 
     text: str
     """The reply, with ``[id]`` where the model wrote ``<|seg|>``. An ``[n]`` that the model wrote directly in front of
@@ -98,6 +109,23 @@ class Answer:
     """Token ids of the reply."""
     timings: Timings = field(default_factory=Timings, repr=False)
     """Seconds per stage."""
+
+    def __repr__(self) -> str:
+        number = len(self.objects)
+        words = self.text if len(self.text) <= 80 else f"{self.text[:77]}..."
+        things = f"{number} object{'' if number == 1 else 's'}"
+        return f"Answer({words!r}, {things}, {self.clip.media!r})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: `build_page`."""
+        return build_page(self.to_annotations(), self.text)
+
+    def _repr_png_(self) -> bytes | None:
+        """For what shows pictures and no HTML: `image`; None if nothing was segmented, or the frames are gone."""
+        try:
+            return encode_png(shrink(draw_sheet(self.to_annotations()), SHOWN_SIDE)) if self.objects else None
+        except (MediaError, OSError, ValueError):
+            return None
 
     @classmethod
     def from_annotations(cls, annotations: Annotations) -> Answer:
@@ -209,6 +237,15 @@ class Answer:
         if t is None and len(self.clip.frame_indices) > 1:
             return np.stack(list(draw_frames(self.to_annotations())))
         return draw_frame(self.to_annotations(), t or 0)
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture with masks at its own size; of a clip, a sheet of up to 8 frames, as ``save("a.png")`` writes.
+
+        Raises:
+            MediaError: the frames cannot be read any more.
+        """
+        return Image.fromarray(draw_sheet(self.to_annotations()))
 
     def save(self, path: str | Path) -> Path:
         """Write the answer in the form that the name asks for.

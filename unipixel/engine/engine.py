@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
@@ -14,7 +16,7 @@ from unipixel.engine.answer import Answer, Clip, Clock
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
 from unipixel.engine.objects import Workspace
 from unipixel.engine.pretrained import push_folder, save_model_folder, save_processor_folder
-from unipixel.engine.requests import Force, Prompts, Request, Start
+from unipixel.engine.requests import Force, Pair, Prompts, Request, Start, list_prompts
 from unipixel.engine.session import Session, TrackedFrames, choose_clip
 from unipixel.engine.storage import load_workspace
 from unipixel.engine.tracking import CACHED_FRAMES
@@ -26,7 +28,7 @@ from unipixel.model.tensor_files import count_parameters
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint, resolve_checkpoint
 from unipixel.processing import Processor
-from unipixel.sample import Box, Mask, Point, Prompt
+from unipixel.sample import Prompt
 
 OnError: TypeAlias = Literal["raise", "return"]
 LOG = logging.getLogger(__name__)
@@ -165,6 +167,18 @@ class Engine:
         self.model = model.eval()
         self.processor = processor
 
+    def __repr__(self) -> str:
+        number = sum(one.numel() for one in self.model.parameters()) / 1e6
+        return f"Engine({number:.1f} M parameters, {str(self.model.dtype).removeprefix('torch.')} on {self.device})"
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Engine:
         """`load`, under the name that it has in transformers."""
@@ -211,7 +225,8 @@ class Engine:
         """Open an image or a clip.
 
         Args:
-            media: path, folder, URL, bytes, PIL image, array, list or iterator of frames; see `open_media`.
+            media: path, folder, URL, bytes, file object, PIL image, array, tensor, list or iterator of frames; see
+                `open_media`.
             num_frames: evenly spread frames that the language model sees; by default the checkpoint's own number (16
                 for the released ones). A source with fewer is seen whole.
             track: ``"sampled"``: the clip is those frames. ``"all"``: the clip is all frames of the source; objects
@@ -269,7 +284,7 @@ class Engine:
         (answer,) = self.ask_batch(
             [media],
             text,
-            prompts=[[prompts] if isinstance(prompts, Point | Box | Mask) else prompts],
+            prompts=[list_prompts(prompts)],
             num_frames=num_frames,
             track=track,
             start=start,
@@ -283,13 +298,17 @@ class Engine:
         )
         return answer
 
+    async def ask_async(self, media: MediaLike, text: str | None = None, **options: Any) -> Answer:
+        """`ask` in a thread of its own, for event loops; a task that is cancelled stops waiting, the thread goes on."""
+        return await asyncio.to_thread(self.ask, media, text, **options)
+
     @overload
     def ask_batch(
         self,
         media: Sequence[MediaLike],
         text: str | Sequence[str | None] | None = None,
         *,
-        prompts: Sequence[Sequence[Prompt]] = (),
+        prompts: Sequence[Sequence[Prompt | Pair]] = (),
         num_frames: int | None = None,
         track: TrackedFrames = "sampled",
         start: Start = 0,
@@ -310,7 +329,7 @@ class Engine:
         media: Sequence[MediaLike],
         text: str | Sequence[str | None] | None = None,
         *,
-        prompts: Sequence[Sequence[Prompt]] = (),
+        prompts: Sequence[Sequence[Prompt | Pair]] = (),
         num_frames: int | None = None,
         track: TrackedFrames = "sampled",
         start: Start = 0,
@@ -330,7 +349,7 @@ class Engine:
         media: Sequence[MediaLike],
         text: str | Sequence[str | None] | None = None,
         *,
-        prompts: Sequence[Sequence[Prompt]] = (),
+        prompts: Sequence[Sequence[Prompt | Pair]] = (),
         num_frames: int | None = None,
         track: TrackedFrames = "sampled",
         start: Start = 0,
@@ -431,7 +450,10 @@ class Engine:
         return [one for one in results if one is not None]
 
     def close(self) -> None:
-        """Free the accelerator's memory that torch keeps for reuse; open sessions stay usable."""
+        """Free the accelerator's memory that torch keeps for reuse, as the end of a ``with`` block does.
+
+        Open sessions and the engine itself stay usable.
+        """
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from functools import wraps
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -26,7 +28,11 @@ Start: TypeAlias = int | Literal["best"]
 Force: TypeAlias = bool | Literal["always"]
 """Whether masks are taken for what the model does not segment by itself, or for everything without asking it."""
 
-Prompts: TypeAlias = Prompt | Sequence[Prompt]
+Pair: TypeAlias = tuple[float, float]
+"""(x, y) of a `Point` on the first frame that starts an object of its own."""
+Prompts: TypeAlias = Prompt | Pair | Sequence[Prompt | Pair]
+R = TypeVar("R")
+A = ParamSpec("A")
 ObjectRef: TypeAlias = int | KnownObject
 About: TypeAlias = ObjectRef | Sequence[ObjectRef]
 
@@ -51,6 +57,17 @@ class Request:
     """Words of the question that shows the points and boxes to the model; empty: the engine's own."""
     parts: tuple[RequestPart, ...] = ()
     """Things that are asked for one by one; empty: the question is asked as it is."""
+
+
+def take_turns(method: Callable[Concatenate[Session, A], R]) -> Callable[Concatenate[Session, A], R]:
+    """The method of a session, which waits until no other thread is at work on it."""
+
+    @wraps(method)
+    def wait_and_call(self: Session, /, *arguments: A.args, **options: A.kwargs) -> R:
+        with self._lock:
+            return method(self, *arguments, **options)
+
+    return wait_and_call
 
 
 def select_clicks(prompts: Iterable[Prompt]) -> list[Point | Box]:
@@ -81,6 +98,43 @@ def check_start(start: Any, num_frames: int) -> Start:
     return start
 
 
+def list_prompts(prompts: Prompts) -> list[Prompt]:
+    """Prompts one by one, pairs of numbers made into points.
+
+    Raises:
+        PromptError: something is neither a prompt nor such a pair.
+    """
+    listed = [prompts] if isinstance(prompts, Point | Box | Mask) or _is_numeric(prompts) else prompts
+    if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping):
+        raise PromptError(
+            f"prompts are of type {type(prompts).__name__}, expected Point, Box, Mask or (x, y), or a list of them"
+        )
+    return [_to_prompt(one) for one in listed]
+
+
+def _is_numeric(value: Any) -> bool:
+    """Whether it is a row of numbers, whatever they mean."""
+    return (
+        isinstance(value, list | tuple | np.ndarray)
+        and len(value) > 0
+        and all(isinstance(one, Real) and not isinstance(one, bool | np.bool_) for one in value)
+    )
+
+
+def _to_prompt(one: Any) -> Prompt:
+    if isinstance(one, Point | Box | Mask):
+        return one
+    if not _is_numeric(one):
+        raise PromptError(f"a prompt is a {type(one).__name__}, expected a Point, Box or Mask, or (x, y)")
+    if len(one) == 2:
+        return Point(float(one[0]), float(one[1]))
+    words = ", ".join(f"{float(value):.10g}" for value in one[:6])
+    raise PromptError(
+        f"the prompt ({words}) could be meant in several ways; write Box(x1, y1, x2, y2) for a box, "
+        "Point(x, y, frame=...) for a point, and (x, y) for one on the first frame"
+    )
+
+
 def group_prompts(prompts: Prompts, memory: ObjectMemory, visual: VisualInput) -> dict[int, tuple[Prompt, ...]]:
     """Prompts by object; those without an id each start an object of their own.
 
@@ -88,18 +142,16 @@ def group_prompts(prompts: Prompts, memory: ObjectMemory, visual: VisualInput) -
         PromptError: a prompt does not fit the clip, an id is not a positive number, or an object has several boxes or
             masks on one frame, or only negative points.
     """
-    if isinstance(prompts, Point | Box | Mask):
-        prompts = [prompts]
     size_hw, num_frames = visual.size_hw, visual.media.num_frames
-    prompts = [clip_to_frame(prompt, size_hw) for prompt in prompts]
-    for prompt in prompts:
+    listed = [clip_to_frame(prompt, size_hw) for prompt in list_prompts(prompts)]
+    for prompt in listed:
         check_prompt(prompt, size_hw, num_frames)
         number = prompt.object_id
         if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
             raise PromptError(f"the prompt's object_id is {number!r}; it must be a whole number of at least 1, or None")
     groups: dict[int, list[Prompt]] = {}
-    free = max([memory.next_id, *(p.object_id + 1 for p in prompts if p.object_id is not None)])
-    for prompt in prompts:
+    free = max([memory.next_id, *(p.object_id + 1 for p in listed if p.object_id is not None)])
+    for prompt in listed:
         number = prompt.object_id
         if number is None:
             number, free = free, free + 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from unipixel.engine.answer import Answer, Clip, MaskPiece, Piece, Timings
 from unipixel.engine.generation import DecodingOptions, Reply
@@ -25,6 +27,8 @@ from unipixel.engine.requests import (
     check_named,
     check_start,
     group_prompts,
+    list_prompts,
+    take_turns,
 )
 from unipixel.engine.storage import save_workspace
 from unipixel.engine.turn import answer_request, answer_turn
@@ -33,7 +37,7 @@ from unipixel.masks import MaskTrack
 from unipixel.media import Media, sample_indices
 from unipixel.processing import TurnInputs
 from unipixel.processing.chat import SEG
-from unipixel.sample import Box, Mask, Point, Prompt, Turn
+from unipixel.sample import Prompt, Turn
 
 __all__ = ["Answer", "MaskPiece", "Request", "Session", "TrackedFrames", "choose_clip"]
 
@@ -68,7 +72,8 @@ class Session:
     Frames are counted within the clip, 0 .. `num_frames` - 1; `frame_indices` says which frames of the source
     they are. Every frame is encoded once for the language model and once for SAM, when first needed. Objects have ids
     from 1 that stay their own; questions and answers write them as ``[1]``. Later questions go on in the same
-    KV cache. A session is for one thread at a time, but `objects` may be read from any.
+    KV cache. Threads may share a session: one waits while another asks, corrects or tracks, or takes the next piece of
+    a stream; `objects` may be read at any time.
 
     A question, correction or tracking ends what is left of an earlier stream of the session. Every call, and every
     stream, is one change for `undo`; what is renamed or removed while a stream is under way belongs to its change.
@@ -80,6 +85,14 @@ class Session:
     def __init__(self, space: Workspace) -> None:
         self._open_space: Workspace | None = space
         self._running: Generator[object, None, None] | None = None
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        if self._open_space is None:
+            return "Session(closed)"
+        space = self._open_space
+        number = len(space.memory)
+        return f"Session({space.clip.media!r}, {number} object{'' if number == 1 else 's'})"
 
     # what there is
 
@@ -143,6 +156,7 @@ class Session:
 
     # questions
 
+    @take_turns
     def ask(
         self,
         text: str | None = None,
@@ -194,7 +208,7 @@ class Session:
         answer_prefix: str = "",
         prompt_question: str = "",
         each: bool | None = None,
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """The answer to a question, piece by piece: words, masks of each frame as it is tracked, the `Answer` last.
 
         Arguments as in `prepare`, whose errors are raised at once. Closing the stream early keeps what was tracked.
@@ -237,10 +251,11 @@ class Session:
 
         Args:
             text: the question. None: segment what the prompts show and nothing else.
-            prompts: points, boxes and masks; those with one ``object_id`` describe one object, those with a known
-                object's id correct it. A mask enters the memory as it is. A new object's box or first positive point is
-                shown to the model, which segments it in a first round outside the conversation; further clicks go to
-                SAM. In the question, objects are named by their ids; those not named are added to its wording.
+            prompts: points (also as (x, y), on the first frame), boxes and masks; those with one ``object_id`` describe
+                one object, those with a known object's id correct it. A mask enters the memory as it is. A new object's
+                box or first positive point is shown to the model, which segments it in a first round outside the
+                conversation; further clicks go to SAM. In the question, objects are named by their ids; those not named
+                are added to its wording.
             about: known objects that the question is about. Those it names as ``[id]`` are included by themselves.
             start: frame on which objects that the model segments start; they are tracked from there both ways.
                 ``"best"``: the frame on which each scores highest by itself.
@@ -294,6 +309,26 @@ class Session:
             parts=split_request(words) if asks_each else (),
         )
 
+    async def ask_async(self, text: str | None = None, **options: Any) -> Answer:
+        """`ask` in a thread of its own, for event loops; a task that is cancelled stops waiting, the thread goes on."""
+        return await asyncio.to_thread(self.ask, text, **options)
+
+    async def stream_async(self, text: str | None = None, **options: Any) -> AsyncIterator[Piece]:
+        """`stream` for event loops: each piece is computed in a thread. Leaving the loop, or cancelling, ends it.
+
+        Wrap it in ``contextlib.aclosing`` where the end must not wait for the garbage collector.
+        """
+        pieces = await asyncio.to_thread(self.stream, text, **options)
+        step = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
+        try:
+            while (piece := await asyncio.shield(step)) is not None:
+                yield piece
+                step = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
+        finally:
+            await asyncio.wait([step])  # a generator cannot be closed while it runs
+            await asyncio.to_thread(pieces.close)
+
+    @take_turns
     def ask_turn(
         self,
         turn: Turn,
@@ -353,6 +388,7 @@ class Session:
         )
         return [self.get_object(one.id) for one in answer.objects]
 
+    @take_turns
     def correct(self, object_id: ObjectRef, prompts: Prompts) -> KnownObject:
         """Refine an object with clicks, a box or a mask on any frames; clicks add to earlier ones on their frame.
 
@@ -364,7 +400,7 @@ class Session:
         """
         self._end_stream()
         space, known = self._space, self.get_object(object_id)
-        listed = [prompts] if isinstance(prompts, Point | Box | Mask) else list(prompts)
+        listed = list_prompts(prompts)
         if not listed:
             raise PromptError(f"object {known.id} was to be corrected by nothing; give a point, a box or a mask")
         groups = group_prompts([replace(p, object_id=known.id) for p in listed], space.memory, space.visual)
@@ -372,6 +408,7 @@ class Session:
         _exhaust(self._stream(self._drive(track_objects(space, [known], {known.id: changed}))))
         return self.get_object(known.id)
 
+    @take_turns
     def track(self, objects: About | None = None, *, start: Start | None = None) -> list[KnownObject]:
         """Track objects again, both ways; arguments as in `propagate`."""
         known = self._list_objects(objects)
@@ -400,6 +437,7 @@ class Session:
             known = [self._restart(one, frame) for one in known]
         return self._stream(self._drive(track_objects(space, known)))
 
+    @take_turns
     def remove_prompt(self, object_id: ObjectRef, number: int) -> KnownObject | None:
         """Undo one prompt of an object; see `stream_remove_prompt`. Returns the object, None if it is gone."""
         known = self.get_object(object_id)
@@ -508,6 +546,7 @@ class Session:
         """Whether a change was undone, and nothing has changed since."""
         return self._space.memory.can_redo
 
+    @take_turns
     def undo(self) -> tuple[int, ...]:
         """Undo the last change of the objects; returns the ids of those that it was about.
 
@@ -521,6 +560,7 @@ class Session:
         self._end_stream()
         return self._space.memory.undo()
 
+    @take_turns
     def redo(self) -> tuple[int, ...]:
         """Redo the change that was undone last; returns the ids of the objects that it is about.
 
@@ -532,6 +572,7 @@ class Session:
 
     # end
 
+    @take_turns
     def reset(self) -> None:
         """Start over with the same clip: the conversation and all objects are dropped, encoded features are kept.
 
@@ -541,11 +582,13 @@ class Session:
         self._space.dialogue.restore(TurnInputs.from_ids())
         self._space.memory.clear()
 
+    @take_turns
     def release_caches(self) -> None:
         """Free features and caches, which are computed again when they are needed; objects and conversation stay."""
         self._space.dialogue.release()
         self._space.features.clear()
 
+    @take_turns
     def save(self, path: str | Path, *, frames: bool | None = None) -> None:
         """Write the session to a file that `Engine.open_session` reads.
 
@@ -558,6 +601,7 @@ class Session:
         """
         save_workspace(self._space, path, frames=frames)
 
+    @take_turns
     def close(self, *, media: bool = True) -> None:
         """Free the session's memory and, if ``media``, its files.
 
@@ -596,18 +640,26 @@ class Session:
         return restart_object(self._space, known, frame)
 
     def _end_stream(self) -> None:
-        if self._running is not None:
-            self._running.close()
-            self._running = None
+        with self._lock:
+            if self._running is not None:
+                self._running.close()
+                self._running = None
 
-    def _stream(self, pieces: Generator[P, None, None]) -> Iterator[P]:
+    def _stream(self, pieces: Generator[P, None, None]) -> Generator[P, None, None]:
         """Pieces of work, once what is left of an earlier stream has been ended: its words would get between ours."""
-        self._end_stream()
-        self._running = pieces
+        with self._lock:
+            self._end_stream()
+            self._running = pieces
         try:
-            yield from pieces
+            while True:
+                with self._lock:
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield piece
         finally:
-            pieces.close()
+            with self._lock:
+                pieces.close()
 
     def _drive(self, steps: Generator[P | Reply, None, None]) -> Generator[P, None, None]:
         """Let the language model write the replies that are asked for on the way, and give out everything else."""

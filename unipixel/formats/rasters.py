@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import zipfile
 import zlib
@@ -16,16 +18,18 @@ from unipixel import draw
 from unipixel.atomic import replace_file, write_text
 from unipixel.checks import check_integer, check_number, parse_json, shorten
 from unipixel.data.encodings import read_index_png
-from unipixel.errors import DatasetError
+from unipixel.errors import DatasetError, MediaError
 from unipixel.formats.annotations import (
     Annotations,
     Losses,
+    compute_scores,
     count_unkept,
     get_stem,
     make_file_name,
     read_with,
     read_with_path,
 )
+from unipixel.formats.sessions import NOT_THERE
 from unipixel.masks import MaskTrack, Rle, encode_rle, save_davis_png
 from unipixel.masks.rle import MAX_MASK_PIXELS, check_size_hw
 from unipixel.media.names import is_junk
@@ -36,6 +40,8 @@ MAX_ARRAY_VALUES = 1 << 34
 """Pixels of all masks in one archive."""
 SHEET_FRAMES = 8
 """Frames of a video that a single picture of it shows."""
+SHOWN_SIDE, SHOWN_FRAMES = 960, 240
+"""Longer side in pixels, and frames, of what a notebook shows."""
 SEMANTICS = "davis_semantics.json"
 """What the objects of DAVIS 2017 are called: ``{"bear": {"1": "bear"}}``."""
 _DAVIS_FOLDERS = ("Annotations/480p", "Annotations/Full-Resolution", "Annotations")
@@ -334,6 +340,43 @@ def draw_sheet(one: Annotations) -> np.ndarray:
     shown = sorted({round(i) for i in np.linspace(0, one.num_frames - 1, min(SHEET_FRAMES, one.num_frames))})
     captions = [f"frame {one.frame_indices[t]}" for t in shown]
     return draw.make_contact_sheet([draw_frame(one, t) for t in shown], captions)
+
+
+def build_page(one: Annotations, text: str) -> str:
+    """HTML of an answer for a notebook: the words, the picture or the clip with masks, and a line for every object.
+
+    A clip of more than 240 frames is shown by evenly spread ones; frames are shown at most 960 pixels wide or high.
+    """
+    parts = [f"<p>{html.escape(text)}</p>"] if text else []
+    if one.tracks:
+        parts.append(_build_figure(one))
+    for i, track in one.tracks.items():
+        seen = int(np.count_nonzero(track.visible))
+        score = compute_scores(one, i)
+        words = [html.escape(f"[{i}] {one.labels[i]}".strip())]
+        words.append(NOT_THERE if not seen else "" if score is None else f"score {score:.2f}")
+        words.append(f"on {seen} of {track.num_frames} frames" if seen and one.num_frames > 1 else "")
+        colour = "#{:02x}{:02x}{:02x}".format(*draw.get_colour(i))
+        parts.append(f'<div><span style="color:{colour}">&#9632;</span> {", ".join(w for w in words if w)}</div>')
+    return "\n".join(parts)
+
+
+def _build_figure(one: Annotations) -> str:
+    try:
+        if one.num_frames == 1:
+            data, kind = draw.encode_png(draw.shrink(draw_frame(one, 0), SHOWN_SIDE)), "image/png"
+        else:
+            number = min(one.num_frames, SHOWN_FRAMES)
+            shown = {round(i) for i in np.linspace(0, one.num_frames - 1, number)}
+            rate = {key: max(fps * len(shown) / one.num_frames, 0.01) for key, fps in compute_rate(one).items()}
+            frames = (_draw_over(one, frame, t) for t, frame in enumerate(one.media) if t in shown)
+            data, kind = draw.encode_clip((draw.shrink(frame, SHOWN_SIDE) for frame in frames), **rate)
+    except (MediaError, OSError, ValueError) as error:  # of a file that is gone, or a stream that was closed
+        return f"<p><em>{html.escape(f'The frames cannot be read any more ({error}).')}</em></p>"
+    address = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    if kind == "video/mp4":
+        return f'<video controls loop autoplay muted playsinline style="max-width:100%" src="{address}"></video>'
+    return f'<img style="max-width:100%" alt="the picture with masks" src="{address}">'
 
 
 def compute_rate(one: Annotations) -> dict[str, float]:

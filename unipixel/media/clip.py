@@ -25,7 +25,7 @@ from unipixel.media.sources import ArraySource, FrameSource, IteratorSource, Lis
 from unipixel.media.video import VideoSource
 
 MediaLike: TypeAlias = Any
-"""What :func:`open_media` takes: path, URL, bytes of a file, picture, array, list or iterator of frames."""
+"""What :func:`open_media` takes: path, URL, bytes, file object, picture, array, tensor, list or iterator of frames."""
 
 
 class Media:
@@ -169,8 +169,9 @@ def open_media(
 
     Args:
         source: a path of an image, a video or a folder of frames (in natural order); a ``data:`` or http(s) URL; the
-            bytes of a file; a PIL image; an array uint8 (H, W), (H, W, 3), (H, W, 4) or (T, H, W, 3); a list of
-            pictures, arrays or paths; an iterator of pictures or arrays.
+            bytes of a file, or a file object opened for bytes, which is read from where it stands; a PIL image; an
+            array or tensor (H, W), (H, W, 3), (H, W, 4) or (T, H, W, 3), or with the channels in front of H, of uint8,
+            uint16 or fractions in 0..1; a list of pictures, arrays or paths; an iterator of pictures or arrays.
         num_frames: choose so many frames evenly, see :func:`~unipixel.media.sample_indices`; None keeps all.
         every: keep only every so many-th frame (before ``num_frames`` are chosen).
         limits: bounds beyond which media are refused; by default `choose_limits`.
@@ -215,8 +216,10 @@ def _open_source(source: MediaLike, limits: Limits, every: int, fps: float | Non
         return _open_url(source, limits), urls.shorten_url(source)
     if isinstance(source, str | os.PathLike):
         return _open_path(_to_path(source), limits, fps), str(source)
-    if isinstance(source, bytes | bytearray):
+    if isinstance(source, bytes | bytearray | memoryview):
         return open_file(bytes(source), "the file in memory", limits), "bytes"
+    if hasattr(source, "read") and hasattr(source, "seek"):
+        return open_file(_read_file(source, limits), "the file object", limits), "file object"
     if isinstance(source, Image.Image):
         return ListSource([source], "the picture", limits), "picture"
     if isinstance(source, list | tuple):
@@ -225,13 +228,28 @@ def _open_source(source: MediaLike, limits: Limits, every: int, fps: float | Non
         items = [_to_path(item) if isinstance(item, str | os.PathLike) else item for item in source]
         return ListSource(items, "the list", limits, fps), f"list of {len(items)} frames"
     if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
-        array = np.asarray(source)
-        return ArraySource(array, "the array", limits, fps), f"array {array.shape}"
+        what = "array" if isinstance(source, np.ndarray) or not hasattr(source, "detach") else "tensor"
+        return ArraySource(source, f"the {what}", limits, fps), f"{what} {tuple(np.shape(source))}"
     if hasattr(source, "__iter__") and not isinstance(source, dict | set | frozenset):
         return IteratorSource(iter(source), "the iterator", limits, every, fps), "iterator"
     raise TypeError(
         f"media must be a path, URL, bytes, picture, array, list or iterator of frames, not {type(source).__name__}"
     )
+
+
+def _read_file(file: Any, limits: Limits) -> bytes:
+    pieces = bytearray()
+    try:
+        while piece := file.read(1 << 20):
+            if not isinstance(piece, bytes | bytearray | memoryview):
+                raise MediaError(f"the file object gives {type(piece).__name__} and not bytes; open it with mode 'rb'")
+            pieces += piece
+            limits.check_bytes(len(pieces), "the file object")
+    except (OSError, ValueError) as error:  # of a text file that is none, too
+        raise MediaError(f"the file object cannot be read ({error}); it must be open, for reading bytes") from error
+    if not pieces:
+        raise MediaError("the file object gives no bytes: it is empty, or was read before (then file.seek(0) helps)")
+    return bytes(pieces)
 
 
 def _to_path(source: str | os.PathLike[str]) -> Path:

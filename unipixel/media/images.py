@@ -43,6 +43,8 @@ _SIGNATURES = (
 )
 _HEIC = "HEIC"
 
+_CHANNELS = (1, 3, 4)
+
 _SUBFILE_TAG = 0x00FE
 
 _OPEN_LOCK = threading.Lock()
@@ -169,8 +171,61 @@ def image_to_rgb(image: Image.Image, name: str = "the picture") -> np.ndarray:
         raise MediaError(f"{name} is damaged and cannot be decoded ({_describe_error(error)})") from error
 
 
+def to_array(pixels: Any, name: str) -> np.ndarray:
+    """Pixels that a user gives, with the channels last: (H, W), (H, W, C) or (T, H, W, C); other shapes stay.
+
+    Channels in front, as torch has them, are moved where the shape can mean nothing else: (1 or 3, H, W), and
+    (T, C, H, W). NumPy's own order wins over it: (3, 4, 3) is a picture of 3 rows; a tensor like that is refused.
+
+    Args:
+        pixels: an array, a tensor on any device, or what NumPy makes an array of.
+        name: what messages call it.
+
+    Raises:
+        MediaError: the order of the axes or the range of the values could be meant in two ways.
+    """
+    is_tensor = hasattr(pixels, "detach") and hasattr(pixels, "cpu")
+    if is_tensor:
+        pixels = pixels.detach().cpu()
+        pixels = (pixels.float() if "bfloat16" in str(pixels.dtype) else pixels).numpy()
+    array = np.asarray(pixels)
+    if array.ndim in (3, 4) and array.shape[-3] in _CHANNELS:
+        shape, is_last = array.shape, array.shape[-1] in _CHANNELS
+        # four grey frames or red, green, blue and alpha; three frames or three channels in front of the frames
+        is_unclear = is_tensor if is_last else shape[0] == (4 if array.ndim == 3 else 3)
+        if is_unclear:
+            raise MediaError(
+                f"{name} has the shape {shape}, in which the channels could be at more than one place; bring it to "
+                "(H, W, 3) or (T, H, W, 3) as a NumPy array"
+            )
+        array = array if is_last else np.moveaxis(array, -3, -1)
+    if array.ndim < 2 or not array.size:
+        return array
+    if array.dtype.kind == "f":
+        _check_fractions(array, name)
+    elif array.dtype.kind == "i" or (array.dtype.kind == "u" and array.dtype.itemsize > 2):
+        low, high = int(array.min()), int(array.max())
+        if 0 <= low and high <= 255:
+            raise MediaError(
+                f"{name} is of type {array.dtype} with values {low} to {high}, which could be meant as 8 or as 16 bit; "
+                "give uint8 or uint16"
+            )
+    return array
+
+
+def _check_fractions(array: np.ndarray, name: str) -> None:
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):  # nan is neither
+        raise MediaError(
+            f"{name} holds fractions from {low:.4g} to {high:.4g}, but fractions must lie in 0 to 1; undo a "
+            "normalisation, and give values up to 255 as uint8"
+        )
+
+
 def array_to_rgb(array: Any, name: str = "the array") -> np.ndarray:
-    """One picture (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), 8 or 16 bit, as uint8 (H, W, 3); always a copy.
+    """One picture (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), 8 or 16 bit or fractions in 0..1, as uint8 (H, W, 3).
+
+    Always a copy.
 
     Raises:
         MediaError: Another shape or other values.
@@ -185,8 +240,11 @@ def array_to_rgb(array: Any, name: str = "the array") -> np.ndarray:
         if low < 0 or high > 65535:
             raise MediaError(f"{name} holds values {low} to {high}, but 16-bit pixels are 0 to 65535")
         array = ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if array.dtype.kind == "f":
+        _check_fractions(array, name)
+        array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
-        raise MediaError(f"{name} is of type {array.dtype}, but pixels must be uint8 (0 to 255) or uint16")
+        raise MediaError(f"{name} is of type {array.dtype}, but pixels must be uint8, uint16 or fractions in 0 to 1")
     if array.shape[2] == 4:
         return np.array(_flatten_on_white(Image.fromarray(np.ascontiguousarray(array))))
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array.copy()

@@ -19,6 +19,7 @@ from unipixel.media.images import (
     find_size_hw,
     image_to_rgb,
     open_image,
+    to_array,
 )
 from unipixel.media.limits import Limits, check_equal_size
 from unipixel.media.names import is_junk
@@ -48,10 +49,10 @@ class FrameSource(Protocol):
 
 
 class ArraySource:
-    """Frames of an array (T, H, W, 3) or (T, H, W, 4), or one picture."""
+    """Frames of an array or tensor (T, H, W, 3) or (T, H, W, 4), or one picture; see `images.to_array`."""
 
     def __init__(self, array: Any, name: str, limits: Limits, fps: float | None = None) -> None:
-        array = np.asarray(array)
+        array = to_array(array, name)
         if array.ndim in (2, 3):
             array = array[None]
         elif array.ndim != 4:
@@ -107,7 +108,7 @@ class ListSource:
         if isinstance(item, Image.Image):
             self._limits.check_size((item.height, item.width), name)
             return find_size_hw(item)
-        shape = np.shape(item)
+        shape = to_array(item, name).shape
         if len(shape) not in (2, 3):
             raise MediaError(f"{name} has the shape {shape}, but a picture is (H, W), (H, W, 3) or (H, W, 4)")
         self._limits.check_size((shape[0], shape[1]), name)
@@ -243,4 +244,4 @@ def _build_timestamps(num_frames: int, fps: float | None) -> list[float] | None:
 
 
 def _item_to_rgb(item: Any, name: str) -> np.ndarray:
-    return image_to_rgb(item, name) if isinstance(item, Image.Image) else array_to_rgb(item, name)
+    return image_to_rgb(item, name) if isinstance(item, Image.Image) else array_to_rgb(to_array(item, name), name)
