@@ -65,7 +65,9 @@ __all__ = [
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 RELEASED_IDS = {"3b": "PolyU-ChenLab/UniPixel-3B", "7b": "PolyU-ChenLab/UniPixel-7B"}
 """Short names of the released checkpoints, and their ids on the Hub."""
-_HTTP_ERRORS = tuple(one for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError")
+_HTTP_ERRORS: tuple[type[Exception], ...] = tuple(
+    one for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError" and issubclass(one, Exception)
+)
 """What a broken connection raises: of the Hub's own HTTP library, which differs between its versions."""
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
