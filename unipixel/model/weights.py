@@ -65,10 +65,14 @@ __all__ = [
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 RELEASED_IDS = {"3b": "PolyU-ChenLab/UniPixel-3B", "7b": "PolyU-ChenLab/UniPixel-7B"}
 """Short names of the released checkpoints, and their ids on the Hub."""
-_HTTP_ERRORS: tuple[type[Exception], ...] = tuple(
-    one for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError" and issubclass(one, Exception)
+_FETCH_ERRORS: tuple[type[Exception], ...] = (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    OSError,
+    *(one for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError" and issubclass(one, Exception)),
 )
-"""What a broken connection raises: of the Hub's own HTTP library, which differs between its versions."""
+"""What the Hub's client raises; of a broken connection the errors of its HTTP library, which differs by version."""
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
@@ -101,7 +105,7 @@ def resolve_checkpoint(name: str | Path, **hub: Any) -> Path:
         raise CheckpointError(f"{name} is not a folder; pass 'nano', a checkpoint folder, or a Hub id 'owner/model'")
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=_HUB_FILES, **hub))
-    except (*_HTTP_ERRORS, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except _FETCH_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{hub_id!r} is not a folder here and cannot be fetched from the Hugging Face Hub ({reason}); "
