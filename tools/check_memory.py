@@ -53,9 +53,9 @@ def build_engine(size: str, dtype: str) -> Engine:
     kept = {name for name, _ in model.named_buffers()}
     for name, parameter in list(model.named_parameters()):
         module = model.get_submodule(name.rpartition(".")[0])
-        if parameter.is_meta:
-            filled = torch.full(parameter.shape, 0.001, dtype=getattr(torch, dtype))
-            setattr(module, name.rpartition(".")[2], torch.nn.Parameter(filled, requires_grad=False))
+        kind = getattr(torch, dtype)
+        filled = torch.full(parameter.shape, 0.001, dtype=kind) if parameter.is_meta else parameter.detach().to(kind)
+        setattr(module, name.rpartition(".")[2], torch.nn.Parameter(filled, requires_grad=False))
     assert kept == {name for name, _ in model.named_buffers()}
     if config.tie_word_embeddings:
         model.lm_head.weight = model.language.embed_tokens.weight

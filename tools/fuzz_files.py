@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
 import shutil
@@ -48,6 +47,8 @@ MAX_CPU_S = 60.0
 """Processor seconds that one case may take."""
 MAX_GROWTH = 1 << 30
 """Bytes by which one case may raise the peak of the process."""
+COMMON: list[str] = []
+"""Options of every command."""
 MAX_SPACE = 12 << 30
 """Bytes of address space that the process may have; a bare one of torch takes some 5 GB of it."""
 MAX_MESSAGE = 2500
@@ -229,7 +230,7 @@ FIGURES = {"refer": 0.5, "prompt": 0.25}
 
 def invoke(*arguments: object) -> tuple[int, str]:
     """Exit code of a command, and the last line that it wrote on stderr."""
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    result = CliRunner().invoke(app, [*(str(one) for one in arguments), *COMMON])
     lines = result.stderr.strip().splitlines()
     return result.exit_code, lines[-1] if lines else ""
 
@@ -384,7 +385,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_SPACE, MAX_SPACE))
     warnings.simplefilter("ignore")
     if given.only is not None:
-        os.environ["UNIPIXEL_TRACE"] = "1"
+        COMMON.append("-v")
     report = Report()
     with tempfile.TemporaryDirectory(prefix="unipixel-fuzz-") as name:
         folder = Path(name)

@@ -43,7 +43,7 @@ from unipixel.engine.tracking import ENCODE_BATCH, FrameFeatureCache, propagate,
 from unipixel.masks import Rle, iou_rles
 from unipixel.media import Media
 from unipixel.model.config import POINTERS_IN_MEMORY, SamConfig
-from unipixel.model.presets import IMAGE_SIZE, TINY_SAM, build_nano_config, initialise
+from unipixel.model.presets import IMAGE_SIZE, SAM_SIZE, TINY_SAM, build_nano_config, initialise
 from unipixel.model.segmenter import FrameFeatures, Segmenter, build_sine_encoding, build_time_encoding
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import ImageSettings, Processor
@@ -595,7 +595,7 @@ def _describe_setting(device: torch.device, dtype: torch.dtype, *, quick: bool) 
     sam = "a very small SAM at 64 px" if quick else "SAM 2.1 Hiera-B+ at 768 px"
     return {
         "model": f"{sam}, language and vision parts of nano's size, random weights",
-        "memory_model": "a very small SAM at 64 px" if quick else "nano's size (SAM at 160 px), fp32",
+        "memory_model": "a very small SAM at 64 px" if quick else f"nano's size (SAM at {SAM_SIZE} px), fp32",
         "device": str(device),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -71,7 +71,7 @@ def test_a_rounded_model_answers_and_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_type_that_the_device_cannot_use_is_refused() -> None:
-    with pytest.raises(ValueError, match="'int8' or 'int4'"):
+    with pytest.raises(ValueError, match="on a CPU, 'int8' or 'int4'"):
         load("nano", dtype="int3")
     with pytest.raises(ValueError, match="made for CPUs"):
         load("nano", dtype="int4", device="meta")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unipixel.batch.inputs import encode_item, import_parquet, read_items
 from unipixel.batch.storage import Store, is_remote, to_local
-from unipixel.batch.worker import ANSWERS, PLAN, ShardWorker, name_shard, read_shard
+from unipixel.batch.worker import ANSWERS, NAMED_FAILURES, PLAN, ShardWorker, name_shard, read_shard
 from unipixel.checks import check_integer, check_mapping, check_text, join_lines, parse_json
 from unipixel.errors import DatasetError
 
@@ -78,7 +78,7 @@ def run_batch(
         settings: of `SETTINGS`.
 
     Returns:
-        ``items``, ``failed``, ``failures`` (the first few of each shard, as text), ``answered_now`` (shards).
+        ``items``, ``failed``, ``failures`` (the first few, as text), ``answered_now`` (shards).
 
     Raises:
         DatasetError: the source or the plan cannot be read.
@@ -97,7 +97,7 @@ def run_batch(
     def count(summary: Mapping[str, Any]) -> None:
         totals["items"] += summary["items"]
         totals["failed"] += summary["failed"]
-        totals["failures"] += summary["failures"]
+        totals["failures"] = [*totals["failures"], *summary["failures"]][:NAMED_FAILURES]
         if progress is not None:
             progress(totals["items"], total, totals["failed"])
 

@@ -12,16 +12,18 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unipixel.atomic import replace_file
 from unipixel.batch.worker import ShardWorker
 from unipixel.data.records import MAX_BAD, BadRecords
+from unipixel.engine.engine import load as load_engine
 from unipixel.errors import UnipixelError
 from unipixel.eval.predictions import PredictionLine, read_lines
-from unipixel.eval.predictors import BlankPredictor, EnginePredictor, PerfectPredictor
-from unipixel.eval.protocols import Predictor
+from unipixel.eval.predictors import choose_predictor
 from unipixel.eval.report import prediction_files
 from unipixel.eval.runner import BenchmarkRun, Progress, open_run, predict
 
@@ -194,7 +196,7 @@ class PartActor:
     """Answers parts of benchmarks; each comes back as the lines of its file."""
 
     def __init__(self, model: str, load: Mapping[str, Any], data_root: str | None, how: Mapping[str, Any]) -> None:
-        self._predictor = build_predictor(model, **load)
+        self._predictor = choose_predictor(model, partial(load_engine, model, **load))
         self._model, self._root, self._how = model, data_root, dict(how)
         self._retry = bool(self._how.pop("retry"))
         self._runs: dict[tuple[Any, ...], BenchmarkRun] = {}
@@ -213,15 +215,6 @@ class PartActor:
             # how many may be unreadable is a question about the whole run
             predict(run, self._predictor, Path(folder), retry=self._retry, max_bad=1.0)
             return {"name": name, "split": split, "shard": shard, "lines": path.read_text(encoding="utf-8")}
-
-
-def build_predictor(model: str, **load: Any) -> Predictor:
-    """The predictor that a name means, as `unipixel eval --model` takes it."""
-    if model in ("perfect", "blank"):
-        return PerfectPredictor() if model == "perfect" else BlankPredictor()
-    import unipixel
-
-    return EnginePredictor(unipixel.load(model, **load))
 
 
 def predict_parts(
@@ -256,7 +249,7 @@ def predict_parts(
     for run in runs:
         number = choose_parts(run, out)
         for place in range(number):
-            path = BenchmarkRun.get_path(part_run(run, place, number), out)
+            path = replace(run, shard=(place, number)).get_path(out)
             files[run.name, run.split, place] = path
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             rows.append({"name": run.name, "split": run.split, "shard": place, "shards": number, "lines": text})
@@ -285,20 +278,6 @@ def predict_parts(
                     bad[part["name"], part["split"]].add(line.id, line.left_out)
             if progress is not None:
                 progress(done, sum(total.values()), failed)
-
-
-def part_run(run: BenchmarkRun, place: int, number: int) -> BenchmarkRun:
-    """A part of a whole run."""
-    return BenchmarkRun(
-        name=run.name,
-        split=run.split,
-        protocol=run.protocol,
-        records=run.records,
-        read=run.read,
-        model=run.model,
-        limit=run.limit,
-        shard=(place, number),
-    )
 
 
 def choose_parts(run: BenchmarkRun, out: Path) -> int:

@@ -34,9 +34,9 @@ from unipixel.checks import (
 from unipixel.errors import DatasetError
 from unipixel.masks import decode_rle, parse_rle
 from unipixel.media.images import SUFFIXES
+from unipixel.media.names import VIDEO_SUFFIXES
 from unipixel.sample import Box, Mask, Point, Prompt
 
-VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".3gp", ".ogv"))
 LIST_SUFFIXES = frozenset((".txt", ".lst", ".list"))
 TABLE_SUFFIXES = frozenset((".jsonl", ".ndjson", ".parquet"))
 FIELDS = ("media", "question", "prompts", "options", "id")

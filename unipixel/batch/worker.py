@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PLAN, ANSWERS, ATTEMPTS = "plan", "answers", "attempts"
 """Folders of the output: items by shard, their answers, and what is being asked now."""
 NAMED_FAILURES = 10
-"""Failures of a shard that its summary names."""
+"""Failures that the summaries of a shard and of a batch name."""
 COCO_STRIDE = 1_000_000
 """Image ids of a shard's COCO file: the item's number times this, plus the frame."""
 

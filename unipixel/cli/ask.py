@@ -233,10 +233,9 @@ def _exists(name: str) -> bool:
 
 def _looks_like_file(word: str) -> bool:
     from unipixel.media.images import SUFFIXES
+    from unipixel.media.names import VIDEO_SUFFIXES
 
-    path = Path(word)
-    is_media = path.suffix.lower() in SUFFIXES or path.suffix.lower() in (".mp4", ".mov", ".mkv", ".webm", ".avi")
-    return is_media and not any(sign.isspace() for sign in word)
+    return Path(word).suffix.lower() in SUFFIXES | VIDEO_SUFFIXES and not any(sign.isspace() for sign in word)
 
 
 def _is_there(name: str, as_json: bool) -> bool:

@@ -12,8 +12,6 @@ from unipixel.cli import options
 from unipixel.cli.options import parse_track
 from unipixel.cli.output import build_progress, check_folder, print_error, print_json
 
-FAILURES_NAMED = 10
-
 Actors = Annotated[
     int,
     typer.Option(
@@ -126,7 +124,7 @@ def batch(
     else:
         typer.echo(f"{totals['items']} items, {totals['failed']} failed, {seconds:.1f} s: {out}/answers")
     if not as_json:
-        for sentence in totals["failures"][:FAILURES_NAMED]:
+        for sentence in totals["failures"]:
             print_error(sentence)
     if totals["failed"] > max_bad * totals["items"]:
         print_error(

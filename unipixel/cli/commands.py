@@ -75,7 +75,7 @@ class CommandGroup(TyperGroup):
         except Exception as error:
             if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
                 raise  # typer's own ways to end a command
-            if is_verbose() or os.environ.get("UNIPIXEL_TRACE"):
+            if is_verbose():
                 traceback.print_exc()
             code, sentence = describe_error(error)
             print_error(sentence)

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from unipixel.eval.runner import BenchmarkRun
     from unipixel.stickers import SceneSettings
 
-EXTREMES = ("perfect", "blank")
-"""Models that need no checkpoint."""
-
 Names = Annotated[
     list[str],
     typer.Argument(metavar="NAME[/SPLIT] ...", help="Benchmarks, such as 'revos', 'mevis/valid', 'stickers'."),
@@ -210,11 +207,9 @@ def open_runs(names: list[str], data_root: Path | None, **how: Any) -> list[Benc
 
 
 def _load_predictor(model: str, base: str | None, device: str, dtype: str | None) -> Predictor:
-    from unipixel.eval.predictors import BlankPredictor, EnginePredictor, PerfectPredictor
+    from unipixel.eval.predictors import choose_predictor
 
-    if model in EXTREMES:
-        return PerfectPredictor() if model == "perfect" else BlankPredictor()
-    return EnginePredictor(load_engine(model, device, dtype, base))
+    return choose_predictor(model, lambda: load_engine(model, device, dtype, base))
 
 
 def _open_judge(url: str | None, model: str, protocol: str) -> Judge | None:

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, Saf
 from huggingface_hub.utils import TensorInfo  # type: ignore[attr-defined]  # exported, but not by name
 
 from unipixel.engine.engine import computes_in_bf16, find_suitable_dtype, read_available_memory
+from unipixel.engine.footprint import BYTES, count_cache_bytes, count_feature_bytes
 from unipixel.engine.tracking import CACHED_FRAMES
 from unipixel.errors import CheckpointError
 from unipixel.model.config import MODEL_TYPE, RELEASED_PIXEL, WRITTEN_FOR, UniPixelConfig, read_tying
@@ -48,7 +49,6 @@ SMALL_FILES = ["*.json", "*.txt", "*.jinja"]
 SIZES = {(2048, 36): "UniPixel-3B", (3584, 28): "UniPixel-7B", (256, 4): "nano"}
 """(width, layers) of the language model of known sizes."""
 VOCABULARIES = {"UniPixel-3B": 151936, "UniPixel-7B": 152064}
-BYTES = {"float32": 4, "bfloat16": 2}
 _BUFFERS = {"F64", "F32", "F16", "BF16"}
 CLIP_TOKENS = 16 // 2 * 256 + 512
 """Positions of a clip of 16 frames with its question and reply, at the released budget."""
@@ -414,13 +414,14 @@ def _check_files(folder: Path, config: UniPixelConfig, tree: dict[str, Any], fin
 
 def _ask(config: UniPixelConfig, finding: Finding) -> None:
     """Memory for each type, and what this machine would do."""
-    language, sam = config.language, config.sam
-    head = language.hidden_size // language.num_attention_heads
-    cache = 2 * language.num_hidden_layers * language.num_key_value_heads * head * CLIP_TOKENS
-    features = CACHED_FRAMES * 4 * sam.hidden_size * sam.grid**2
-    for name, width in BYTES.items():
-        parts = {"weights": finding.parameters, "cache": cache, "features": features}
-        finding.memory[name] = {part: round(width * count / 1e9, 3) for part, count in parts.items()}
+    for name in ("float32", "bfloat16"):
+        width = BYTES[name]
+        parts = {
+            "weights": width * finding.parameters,
+            "cache": count_cache_bytes(config, CLIP_TOKENS, width),
+            "features": count_feature_bytes(config, CACHED_FRAMES, width),
+        }
+        finding.memory[name] = {part: round(count / 1e9, 3) for part, count in parts.items()}
     free = read_available_memory()
     chosen = str(find_suitable_dtype(finding.parameters, torch.device("cpu"))[0]).removeprefix("torch.")
     needed = sum(finding.memory[chosen].values())

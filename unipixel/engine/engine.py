@@ -73,7 +73,7 @@ def choose_dtype(
     if dtype is not None:
         found = getattr(torch, SHORT_NAMES.get(dtype, dtype), None) if isinstance(dtype, str) else dtype
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise ValueError(f"dtype is {dtype!r}; it must be 'fp32', 'bf16', 'fp16', 'int8' or 'int4'")
+            raise ValueError(f"dtype is {dtype!r}; it must be 'fp32', 'bf16', 'fp16', or, on a CPU, 'int8' or 'int4'")
         return found
     if device.type == "cuda":
         return torch.float32 if str(name) == "nano" else torch.bfloat16

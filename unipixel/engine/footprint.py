@@ -11,17 +11,18 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from unipixel.engine.engine import SHORT_NAMES
 from unipixel.engine.tracking import CACHED_FRAMES, ENCODE_BATCH, PIXELS_AT_ONCE
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.presets import RELEASED, build_released_config
+from unipixel.model.quantization import BITS, list_quantized_weights
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model, read_checkpoint, resolve_checkpoint
 from unipixel.processing import ImageSettings, Processor
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.625}
 """Of one weight. int4 has a scale and a zero of 2 bytes each for 32 weights; what is not rounded is in bfloat16."""
-SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LIBRARIES = 420e6
 """Bytes of a process that has loaded torch and transformers and answered nothing yet; on Linux, CPU build."""
 CUDA_CONTEXT = 500e6
@@ -77,9 +78,9 @@ def predict_memory(
     parts = {
         "libraries": CUDA_CONTEXT if device == "cuda" else LIBRARIES,
         "weights": weights,
-        "cache": _count_cache(config, tokens + max_new_tokens, width),
+        "cache": count_cache_bytes(config, tokens + max_new_tokens, width),
         "visual tokens": tokens * width * (config.language.hidden_size + 4 * config.vision.hidden_size),
-        "SAM features": min(frames, CACHED_FRAMES) * 4 * config.sam.hidden_size * config.sam.grid**2 * width,
+        "SAM features": count_feature_bytes(config, frames, width),
         "object memories": _count_memories(config, frames, objects, width),
         f"activations ({busiest})": stages[busiest],
     }
@@ -89,28 +90,26 @@ def predict_memory(
 
 def count_weight_bytes(model: UniPixel, dtype: str) -> float:
     """Bytes of a model's parameters and buffers when it is loaded in a type; tied weights count once."""
-    kept = 2.0 if dtype in ("int8", "int4") else BYTES[dtype]
+    bits = BITS.get(dtype)
+    kept = BYTES[dtype] if bits is None else BYTES["bfloat16"]
+    rounded = {} if bits is None else list_quantized_weights(model, bits)
+    each = {number: BYTES[name] for name, number in BITS.items()}
     total = float(sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()))
     for name, parameter in model.named_parameters():
-        each = kept
-        if (
-            dtype in ("int8", "int4")
-            and parameter.ndim == 2
-            and ".layers." in f".{name}"
-            and name.startswith("language")
-        ):
-            each = BYTES[dtype]
-        elif dtype in ("int8", "int4") and parameter.ndim == 2 and name.startswith("visual.blocks."):
-            each = BYTES["int8"]
-        total += each * parameter.numel()
+        total += parameter.numel() * (each[rounded[name]] if name in rounded else kept)
     return total
 
 
-def _count_cache(config: UniPixelConfig, tokens: int, width: float) -> float:
-    """Keys and values of all layers."""
+def count_cache_bytes(config: UniPixelConfig, tokens: int, width: float) -> float:
+    """Keys and values of all layers, of numbers of ``width`` bytes."""
     language = config.language
     head = language.hidden_size // language.num_attention_heads
     return 2 * language.num_hidden_layers * language.num_key_value_heads * head * tokens * width
+
+
+def count_feature_bytes(config: UniPixelConfig, frames: int, width: float) -> float:
+    """What SAM keeps of the frames of a clip, of numbers of ``width`` bytes."""
+    return min(frames, CACHED_FRAMES) * 4 * config.sam.hidden_size * config.sam.grid**2 * width
 
 
 def _count_vision(config: UniPixelConfig, patches: int, width: float) -> float:

@@ -85,19 +85,6 @@ An answer can be wrong, and a mask can miss its object; nothing here was checked
 """
 
 
-def fetch_folder(name: str | Path, **hub: Any) -> Path:
-    """The folder of a checkpoint, fetched from the Hub if it is not here.
-
-    Args:
-        name: as for `resolve_checkpoint`.
-        hub: ``cache_dir``, ``force_download``, ``local_files_only``, ``revision`` and ``token`` of the Hub's client.
-
-    Raises:
-        CheckpointError: there is no such folder, and no such model can be fetched.
-    """
-    return resolve_checkpoint(name, **{key: value for key, value in hub.items() if value is not None})
-
-
 def save_model_folder(model: UniPixel, folder: str | Path, **options: Any) -> None:
     """Write weights, config, module and, where there is none, a model card.
 

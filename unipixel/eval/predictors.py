@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +19,8 @@ from unipixel.processing import ImageSettings, Processor
 from unipixel.sample import Mask, Turn
 
 RELEASED = ImageSettings()
+EXTREMES = ("perfect", "blank")
+"""Names of the predictors that are no model: the truth itself, and nothing at all."""
 BATCH_SIZE = 16
 """Questions that the language model answers together."""
 FEATURE_FRAMES = 128
@@ -161,3 +163,10 @@ class BlankPredictor(Predictor):
 
 def _get_certain_scores(track: MaskTrack) -> tuple[float, ...]:
     return tuple(0.0 if rle is None else 1.0 for rle in track.rles)
+
+
+def choose_predictor(name: str, load: Callable[[], Engine]) -> Predictor:
+    """The predictor that ``--model`` means: one of `EXTREMES`, or the model that is then loaded."""
+    if name in EXTREMES:
+        return PerfectPredictor() if name == "perfect" else BlankPredictor()
+    return EnginePredictor(load())

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from unipixel.errors import DatasetError, MediaError
-from unipixel.masks import MaskTrack, Rle, area_rle, union_rles
+from unipixel.masks import MaskTrack, Rle, area_rle, fit_outline, mask_to_polygons, polygons_to_mask, union_rles
+from unipixel.masks.outlines import MIN_IOU
 from unipixel.masks.rle import check_size_hw
 from unipixel.media import Media, open_media
 from unipixel.media.names import find_file
@@ -169,6 +170,32 @@ class Annotations:
             return Path(source) if Path(source).is_file() else None
         except (OSError, ValueError):
             return None
+
+
+def fit_parts(mask: np.ndarray, losses: Losses, reader: Literal["opencv", "coco"] = "opencv") -> Iterator[np.ndarray]:
+    """An outline (P, 2) of few corners for every part of a mask; those that cover their part badly are counted."""
+    for ring in mask_to_polygons(mask):
+        corners, iou = fit_outline(polygons_to_mask([ring], (mask.shape[0], mask.shape[1])), reader)
+        count_bad_outline(iou, losses)
+        yield corners
+
+
+def count_bad_outline(iou: float, losses: Losses) -> None:
+    """Count an outline that covers its mask less well than outlines should."""
+    losses[f"outlines cover their mask with an IoU below {MIN_IOU}"] += iou < MIN_IOU
+
+
+def name_files(sets: Sequence[Annotations]) -> list[str]:
+    """A plain name without ending for the one file or folder that each picture or clip becomes.
+
+    Raises:
+        DatasetError: two would share a name.
+    """
+    names = [get_stem(make_file_name(one.name)).replace("/", "_") for one in sets]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise DatasetError(f"two pictures or clips would both be called {twice!r}; rename one")
+    return names
 
 
 def list_classes(sets: Iterable[Annotations]) -> list[str]:

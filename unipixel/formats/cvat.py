@@ -23,12 +23,12 @@ from unipixel.formats.annotations import (
     Shape,
     build_sets,
     count_unkept,
+    fit_parts,
     iterate_pictures,
     list_classes,
     read_with,
 )
-from unipixel.masks import encode_rle, fit_outline, mask_to_box, mask_to_polygons, polygons_to_mask
-from unipixel.masks.outlines import MIN_IOU
+from unipixel.masks import encode_rle, mask_to_box, polygons_to_mask
 from unipixel.masks.rle import check_size_hw
 
 VERSION = "1.1"
@@ -80,9 +80,7 @@ def _build_mask(mask: np.ndarray) -> dict[str, str]:
 
 
 def _build_polygons(mask: np.ndarray, losses: Losses) -> Iterator[tuple[str, dict[str, str]]]:
-    for ring in mask_to_polygons(mask):
-        corners, iou = fit_outline(polygons_to_mask([ring], (mask.shape[0], mask.shape[1])), "coco")
-        losses[f"outlines cover their mask with an IoU below {MIN_IOU}"] += iou < MIN_IOU
+    for corners in fit_parts(mask, losses, "coco"):
         yield "polygon", {"points": ";".join(f"{x:.2f},{y:.2f}" for x, y in corners)}
 
 

@@ -26,6 +26,7 @@ from unipixel.formats.annotations import (
     Shape,
     build_sets,
     count_unkept,
+    fit_parts,
     iterate_pictures,
     read_score,
     read_with,
@@ -34,11 +35,8 @@ from unipixel.masks import (
     decode_brush,
     encode_brush,
     encode_rle,
-    fit_outline,
-    mask_to_polygons,
     polygons_to_mask,
 )
-from unipixel.masks.outlines import MIN_IOU
 from unipixel.masks.rle import check_size_hw
 
 _OBJECT = re.compile(r"object(\d{1,9})\b")
@@ -78,9 +76,7 @@ def _build_values(mask: np.ndarray, label: str, polygons: bool, losses: Losses) 
         yield {"format": "rle", "rle": encode_brush(mask), "brushlabels": [label]}
         return
     height, width = mask.shape
-    for ring in mask_to_polygons(mask):
-        corners, iou = fit_outline(polygons_to_mask([ring], (height, width)), "coco")
-        losses[f"outlines cover their mask with an IoU below {MIN_IOU}"] += iou < MIN_IOU
+    for corners in fit_parts(mask, losses, "coco"):
         points = (corners * (100 / np.array([width, height]))).round(6).tolist()
         yield {"points": points, "closed": True, "polygonlabels": [label]}
 

@@ -30,12 +30,12 @@ from unipixel.formats.annotations import (
     Shape,
     build_sets,
     count_unkept,
+    fit_parts,
     get_stem,
     iterate_pictures,
     read_with,
 )
-from unipixel.masks import encode_rle, fit_outline, mask_to_box, mask_to_polygons, polygons_to_mask
-from unipixel.masks.outlines import MIN_IOU
+from unipixel.masks import encode_rle, mask_to_box
 from unipixel.masks.rle import check_size_hw
 from unipixel.media.names import is_junk
 from unipixel.media.sources import build_sort_key
@@ -92,12 +92,8 @@ def _build_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def _build_polygons(mask: np.ndarray, losses: Losses) -> list[dict[str, Any]]:
-    found = []
-    for ring in mask_to_polygons(mask):
-        corners, iou = fit_outline(polygons_to_mask([ring], mask.shape))
-        losses[f"outlines cover their mask with an IoU below {MIN_IOU}"] += iou < MIN_IOU
-        found.append({"shape_type": "polygon", "points": np.floor(corners).tolist(), "mask": None})
-    return found
+    parts = fit_parts(mask, losses)
+    return [{"shape_type": "polygon", "points": np.floor(part).tolist(), "mask": None} for part in parts]
 
 
 def read_labelme(path: Path, losses: Losses, pictures: Path | None = None) -> list[Annotations]:

@@ -24,8 +24,7 @@ from unipixel.formats.annotations import (
     Losses,
     compute_scores,
     count_unkept,
-    get_stem,
-    make_file_name,
+    name_files,
     read_with,
     read_with_path,
 )
@@ -75,10 +74,7 @@ def write_davis_frames(one: Annotations, folder: Path, losses: Losses) -> list[P
 def write_davis(sets: Sequence[Annotations], path: Path, losses: Losses) -> list[Path]:
     """A folder of PNGs per picture and clip, and what the objects are called as DAVIS 2017 says it."""
     count_unkept(sets, losses)
-    names = [get_stem(make_file_name(one.name)).replace("/", "_") for one in sets]
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise DatasetError(f"two pictures or clips would both be called {twice!r}; rename one")
+    names = name_files(sets)
     paths = [png for one, name in zip(sets, names, strict=True) for png in write_davis_frames(one, path / name, losses)]
     semantics = {name: {str(i): one.get_class(i) for i in one.tracks} for one, name in zip(sets, names, strict=True)}
     write_text(path / SEMANTICS, json.dumps(semantics, indent=1), sync=False)
@@ -151,9 +147,7 @@ def write_numpy(sets: Sequence[Annotations], path: Path, losses: Losses) -> list
         return [_write_archive(sets[0], path)]
     if path.suffix.lower() == ".npz":
         raise DatasetError(f"{path} holds one picture or clip, and there are {len(sets)}; name a folder")
-    names = [get_stem(make_file_name(one.name)).replace("/", "_") for one in sets]
-    if len(set(names)) < len(names):
-        raise DatasetError("two pictures or clips have one name; rename one")
+    names = name_files(sets)
     path.mkdir(parents=True, exist_ok=True)
     return [_write_archive(one, path / f"{name}.npz") for one, name in zip(sets, names, strict=True)]
 
@@ -397,9 +391,7 @@ def write_overlay(sets: Sequence[Annotations], path: Path, losses: Losses) -> li
     kind = path.suffix.lower()
     if not kind:
         endings = [".mp4" if one.num_frames > 1 else ".png" for one in sets]
-        names = [get_stem(make_file_name(one.name)).replace("/", "_") for one in sets]
-        if len(set(names)) < len(names):
-            raise DatasetError("two pictures or clips have one name; rename one")
+        names = name_files(sets)
         pairs = zip(sets, names, endings, strict=True)
         return [file for one, name, end in pairs for file in write_overlay([one], path / (name + end), losses)]
     if kind not in (".png", ".gif", ".mp4"):

@@ -29,6 +29,7 @@ from unipixel.formats.annotations import (
     Picture,
     Shape,
     build_sets,
+    count_bad_outline,
     count_unkept,
     get_stem,
     iterate_pictures,
@@ -37,7 +38,6 @@ from unipixel.formats.annotations import (
     read_with_path,
 )
 from unipixel.masks import draw_outline, encode_rle, fit_outline
-from unipixel.masks.outlines import MIN_IOU
 from unipixel.media import open_media
 from unipixel.media.names import is_junk
 
@@ -58,7 +58,7 @@ def build_yolo_files(sets: Sequence[Annotations], losses: Losses) -> Iterator[tu
         lines = []
         for object_id, label, _, _ in one.list_shapes(t):
             corners, iou = fit_outline(one.tracks[object_id].mask(t))
-            losses[f"outlines cover their mask with an IoU below {MIN_IOU}"] += iou < MIN_IOU
+            count_bad_outline(iou, losses)
             numbers = " ".join(f"{value:.6f}" for value in (corners / (width, height)).clip(0, 1).reshape(-1))
             lines.append(f"{classes.index(label)} {numbers}\n")
         yield f"labels/{get_stem(name)}.txt", "".join(lines)

@@ -29,7 +29,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine, choose_device, choose_dtype
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
-from unipixel.engine.pretrained import fetch_folder, push_folder, save_model_folder, save_processor_folder
+from unipixel.engine.pretrained import push_folder, save_model_folder, save_processor_folder
 from unipixel.engine.session import choose_clip
 from unipixel.engine.tracking import ENCODE_BATCH
 from unipixel.errors import PromptError
@@ -38,7 +38,7 @@ from unipixel.model.config import MODEL_TYPE, TEXT_FIELDS, UniPixelConfig
 from unipixel.model.tensor_files import count_parameters
 from unipixel.model.tracker import Tracker
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint
+from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint, resolve_checkpoint
 from unipixel.processing import Processor, VisualInput
 from unipixel.sample import Turn
 
@@ -147,13 +147,13 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
             CheckpointError: the checkpoint is missing, incomplete or malformed.
             ValueError: an option that means nothing here.
         """
-        hub = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
+        hub = {name: value for name in _HUB_OPTIONS if (value := options.pop(name, None)) is not None}
         unknown = sorted(name for name, value in options.items() if name not in _IGNORED_OPTIONS and value is not None)
         if model_args or unknown:
             raise ValueError(f"from_pretrained of UniPixel takes no {', '.join(unknown) or 'further arguments'}")
         if attn_implementation not in (None, "sdpa"):
             raise ValueError(f"attn_implementation is {attn_implementation!r}; UniPixel runs with 'sdpa'")
-        folder = fetch_folder(pretrained_model_name_or_path, **hub)
+        folder = resolve_checkpoint(pretrained_model_name_or_path, **hub)
         device = _read_device_map(device_map)
         own, tensors = read_checkpoint(folder, base=base, sam=sam)
         if config is None:
@@ -302,7 +302,8 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
         merged, visuals = iter(()), 0
         if pixel_values is not None and grid_thw is not None:
             features = model.encode_vision(pixel_values.to(device), grid_thw).merged
-            merged = iter(features.split([int(t * h * w) // 4 for t, h, w in grid_thw.tolist()]))
+            cells = model.config.vision.spatial_merge_size**2
+            merged = iter(features.split([t * h * w // cells for t, h, w in grid_thw.tolist()]))
             visuals = len(grid_thw)
         seconds = torch.ones(visuals) if second_per_grid is None else second_per_grid
         inputs, used = list[PrefillInput](), 0
@@ -355,7 +356,7 @@ def build_hub_config(own: UniPixelConfig) -> UniPixelHubConfig:
 def _read_device_map(device_map: Any) -> torch.device:
     if isinstance(device_map, Mapping):
         if set(device_map) != {""}:
-            raise ValueError("device_map of from_pretrained must be one device; unipixel.load takes one for each part")
+            raise ValueError("device_map of from_pretrained must be one device, on which the whole model lies")
         device_map = device_map[""]
     if isinstance(device_map, int) and not isinstance(device_map, bool):
         device_map = f"cuda:{device_map}"
@@ -414,8 +415,8 @@ class UniPixelProcessor(ProcessorMixin):
         Raises:
             CheckpointError: a file is missing or malformed.
         """
-        hub = {name: options[name] for name in _HUB_OPTIONS if name in options}
-        return cls(Processor.from_folder(fetch_folder(pretrained_model_name_or_path, **hub)))
+        hub = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
+        return cls(Processor.from_folder(resolve_checkpoint(pretrained_model_name_or_path, **hub)))
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Write the files of tokenizer and processor, and the module that the Auto classes import.
