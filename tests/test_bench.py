@@ -12,20 +12,15 @@ import torch
 from unipixel.bench import (
     BenchReport,
     Ratio,
-    Stopwatch,
     attend_by_layers,
-    build_random_engine,
     compare_objects,
     compare_questions,
-    draw_moving_discs,
-    draw_random_queries,
-    peak_memory_mb,
     run_bench,
     track_separately,
     track_together,
-    track_video,
-    write_video,
 )
+from unipixel.bench.memory import peak_memory_mb, track_video, write_video
+from unipixel.bench.scene import Stopwatch, build_random_engine, draw_moving_discs, draw_random_queries
 from unipixel.engine.answer import STAGES
 from unipixel.engine.engine import Engine
 from unipixel.masks import iou_rles

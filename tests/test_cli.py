@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from unipixel import __version__
-from unipixel.bench import build_random_engine, draw_moving_discs
+from unipixel.bench.scene import build_random_engine, draw_moving_discs
 from unipixel.cli import app
 from unipixel.cli.commands import CommandGroup
 from unipixel.cli.demo import find_clip_scene, find_still_scene, open_example

@@ -17,7 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from unipixel.bench import build_random_engine, draw_moving_discs
+from unipixel.bench.scene import build_random_engine, draw_moving_discs
 from unipixel.cli import app
 from unipixel.cli.ask import name_folders, split_arguments
 from unipixel.cli.chat import take_word

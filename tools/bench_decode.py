@@ -22,7 +22,7 @@ from transformers import Cache, DynamicCache
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
-from unipixel.bench import peak_memory_mb
+from unipixel.bench.memory import peak_memory_mb
 from unipixel.engine.generation import ConversationCache
 from unipixel.model.language import decode, project
 from unipixel.model.quantization import QuantizedLinear

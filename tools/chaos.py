@@ -43,7 +43,7 @@ from urllib.parse import urlsplit
 import torch
 from PIL import Image
 
-from unipixel.bench import draw_moving_discs
+from unipixel.bench.scene import draw_moving_discs
 from unipixel.engine.engine import Engine
 from unipixel.eval.predictions import PredictionLine, read_lines
 from unipixel.serve import ServeSettings, run

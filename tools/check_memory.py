@@ -17,7 +17,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from unipixel.bench import QUESTION, draw_moving_discs, peak_memory_mb
+from unipixel.bench.memory import peak_memory_mb
+from unipixel.bench.scene import QUESTION, draw_moving_discs
 from unipixel.engine.engine import Engine, load, read_available_memory
 from unipixel.engine.footprint import predict_memory
 from unipixel.model.config import SamConfig

@@ -35,7 +35,7 @@ from typer.testing import CliRunner
 
 from tools.file_edits import edit_file, edit_session
 from unipixel import ablation
-from unipixel.bench import draw_moving_discs
+from unipixel.bench.scene import draw_moving_discs
 from unipixel.cli import app
 from unipixel.engine.doctor import examine
 from unipixel.engine.engine import Engine, load

@@ -35,7 +35,7 @@ from schemathesis import GenerationMode
 from schemathesis import checks as known_checks
 from schemathesis.core.failures import Failure, FailureGroup
 
-from unipixel.bench import build_random_engine, draw_moving_discs
+from unipixel.bench.scene import build_random_engine, draw_moving_discs
 from unipixel.draw import write_mp4
 from unipixel.model.presets import TINY_SAM
 from unipixel.serve import ServeSettings

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from unipixel.engine import answer as answering
 from unipixel.engine.answer import Answer, Clip, Clock, MaskPiece, Timings
 from unipixel.engine.memory import Anchor, KnownObject
 from unipixel.masks import MaskTrack, decode_rle, load_index_png
@@ -184,6 +185,47 @@ def test_a_stage_inside_another_is_booked_once() -> None:
     assert np.isnan(timings.seconds_per_item("decode"))
     assert timings.total == pytest.approx(timings["track"] + timings["sam_encode"])
     assert clock.take().total == 0
+
+
+def test_on_cuda_stages_are_marked_on_the_device_and_nothing_waits_before_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With events of a device whose clock is a list of moments."""
+    moments, waited = iter(range(0, 10_000, 10)), []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            assert stream == "stream of cuda"
+            self.moment_ms = next(moments)
+
+        def synchronize(self) -> None:
+            waited.append(self.moment_ms)
+
+        def elapsed_time(self, later: Event) -> float:
+            return later.moment_ms - self.moment_ms
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    clock = Clock(torch.device("cuda"))
+    with clock.stage("track"), clock.stage("sam_encode"):
+        pass
+    with clock.stage("track"):
+        assert not waited
+    timings = clock.take()
+    assert (timings["track"], timings["sam_encode"]) == (pytest.approx(0.03), pytest.approx(0.01))
+    assert waited == [20, 30, 50] and clock.take().total == 0
+    for _ in range(4):
+        with clock.stage("decode"):
+            pass
+    monkeypatch.setattr(answering, "SPANS", 2)
+    waited.clear()
+    with clock.stage("decode"):
+        pass
+    assert len(waited) == 2  # of a clock that is not read for long, the oldest stages are booked
+    assert clock.take()["decode"] == pytest.approx(0.05)
 
 
 def test_records_show_themselves_in_a_line_whatever_they_hold(answer: Answer) -> None:

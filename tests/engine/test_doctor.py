@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 import unipixel
-from unipixel.bench import build_random_engine
+from unipixel.bench.scene import build_random_engine
 from unipixel.cli import app
 from unipixel.engine.doctor import examine
 from unipixel.errors import CheckpointError

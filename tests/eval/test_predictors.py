@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from worlds import choices, expressions, read
 
-from unipixel.bench import build_random_engine
+from unipixel.bench.scene import build_random_engine
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.errors import PromptError

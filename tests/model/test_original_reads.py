@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import unipixel
-from unipixel.bench import build_random_engine
+from unipixel.bench.scene import build_random_engine
 from unipixel.engine.engine import Engine
 from unipixel.model.config import RELEASED_PIXEL
 from unipixel.model.presets import TINY_SAM

@@ -11,7 +11,7 @@ import torch
 from live import LONG, Live, running
 
 import unipixel
-from unipixel.bench import draw_moving_discs
+from unipixel.bench.scene import draw_moving_discs
 from unipixel.draw import write_mp4, write_png
 from unipixel.engine.engine import Engine
 from unipixel.model.unipixel import UniPixel

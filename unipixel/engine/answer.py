@@ -277,38 +277,51 @@ Piece: TypeAlias = str | MaskPiece | Answer
 """Words of an answer as they are written, masks as they are tracked, and at the end the whole answer."""
 
 
+SPANS = 256
+"""Stages that a clock holds, at most twice as many, before it turns them into seconds."""
+
+
 class Clock:
     """Adds up the seconds spent in named stages. A stage inside another is taken out of the outer one.
 
+    On CUDA stages are marked by events that the device passes, so that nothing waits for it before the seconds are
+    asked for; on other accelerators each stage waits for its work to finish.
+
     Args:
-        device: on an accelerator each stage waits for its work to finish, so that the time is booked where it belongs.
+        device: where the work is done; None and the CPU are the same.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self.seconds: dict[str, float] = {}
         self.counts: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
         self._device = device
-        self._inner: list[float] = []
+        self._open: list[str] = []
+        self._spans: list[tuple[str, str | None, Any, Any]] = []
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Book the time until the end of the block under ``name``."""
-        self._wait()
-        started = time.perf_counter()
-        self._inner.append(0.0)
+        outer = self._open[-1] if self._open else None
+        started = self._mark()
+        self._open.append(name)
         try:
             yield
         finally:
-            self._wait()
-            spent = time.perf_counter() - started
-            self.add({name: spent - self._inner.pop()})
-            if self._inner:
-                self._inner[-1] += spent
+            self._open.pop()
+            self._spans.append((name, outer, started, self._mark()))
+            if len(self._spans) > 2 * SPANS:
+                self._book(SPANS)  # long passed
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage since the last `take`; waits for work that is still under way."""
+        self._book(len(self._spans))
+        return self._seconds
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """Book time that was measured elsewhere."""
         for name, spent in seconds.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            self._seconds[name] = self._seconds.get(name, 0.0) + spent
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to the number of things that a stage has done, such as tokens or frames."""
@@ -316,14 +329,32 @@ class Clock:
 
     def take(self) -> Timings:
         """Everything booked since the last call, in the order of `STAGES`; the clock starts again at zero."""
-        timings = Timings({s: self.seconds.get(s, 0.0) for s in STAGES}, dict(self.counts))
-        self.seconds, self.counts = {}, {}
+        seconds = self.seconds
+        timings = Timings({s: seconds.get(s, 0.0) for s in STAGES}, dict(self.counts))
+        self._seconds, self.counts = {}, {}
         return timings
 
-    def _wait(self) -> None:
-        if self._device is None or self._device.type == "cpu":
-            return
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        elif self._device.type == "mps":
+    def _book(self, count: int) -> None:
+        """Turn the oldest spans into seconds."""
+        spans, self._spans = self._spans[:count], self._spans[count:]
+        for name, outer, started, ended in spans:
+            spent = self._measure(started, ended)
+            self.add({name: spent} if outer is None else {name: spent, outer: -spent})
+
+    def _mark(self) -> Any:
+        """This moment: of the device where it keeps its own time."""
+        kind = "cpu" if self._device is None else self._device.type
+        if kind == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+            return event
+        if kind == "mps":
             torch.mps.synchronize()
+        return time.perf_counter()
+
+    @staticmethod
+    def _measure(started: Any, ended: Any) -> float:
+        if isinstance(started, float):
+            return float(ended - started)
+        ended.synchronize()
+        return float(started.elapsed_time(ended)) / 1000

@@ -161,7 +161,7 @@ class Dialogue:
         mask = torch.ones(1, len(self._opening_ids), dtype=torch.bool)
         start = self._opening_ids.index(self._model.config.video_token_id)
         mask[0, start : start + len(hidden)] = ~hidden
-        return mask.to(self._model.device)
+        return mask
 
     def _limit_length(self, length: int, options: DecodingOptions) -> DecodingOptions:
         longest = self._model.config.language.max_position_embeddings

@@ -18,6 +18,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from unipixel.engine.answer import Clock
+from unipixel.engine.static_decoding import AHEAD, StaticDecoder, return_decoder, take_decoder
 from unipixel.masks import MaskTrack
 from unipixel.model.unipixel import UniPixel
 from unipixel.sample import Turn
@@ -103,10 +104,13 @@ class ConversationCache:
     """Keys and values of everything said so far, for B rows of a batch.
 
     The last token of a reply is chosen but not yet read by the model: it waits in ``unread`` and opens the next turn.
+    Positions and padding are kept on the host, so that nobody has to wait for a device to know them.
     """
 
     def __init__(self) -> None:
-        self.cache = Cache(layer_class_to_replicate=_GrowingLayer)
+        self._cache = Cache(layer_class_to_replicate=_GrowingLayer)
+        self._decoder: StaticDecoder | None = None
+        self._behind = 0
         self.next_position: Tensor | None = None
         """(B,) the next free mRoPE position."""
         self.padding_mask: Tensor | None = None
@@ -115,17 +119,55 @@ class ConversationCache:
         """Tokens that were said but not read; only of a conversation with one row."""
 
     @property
+    def cache(self) -> Cache:
+        """Keys and values by layer."""
+        self._fetch()
+        return self._cache
+
+    @property
     def length(self) -> int:
         """Tokens that the cache holds, padding included."""
-        return int(self.cache.get_seq_length())
+        return int(self._cache.get_seq_length()) + self._behind
 
     def fork(self) -> ConversationCache:
         """A conversation that goes on from here by itself. What was said so far is shared, not copied."""
         twin = copy.copy(self)
-        twin.cache = copy.copy(self.cache)
-        twin.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        twin._cache = copy.copy(self.cache)
+        twin._cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        twin._decoder, twin._behind = None, 0
         twin.unread = list(self.unread)
         return twin
+
+    def lend(self, decoder: StaticDecoder | None) -> None:
+        """From here on a decoder holds what is read, and `cache` fetches it; None: the cache itself again."""
+        self._fetch()
+        self._decoder = decoder
+
+    def take_back(self, decoder: StaticDecoder) -> None:
+        """Nothing is read by this decoder any more."""
+        if self._decoder is decoder:
+            self.lend(None)
+
+    def _fetch(self) -> None:
+        """Bring here what was read by a decoder."""
+        if self._decoder is not None and self._behind:
+            self._decoder.unload(self._cache, self._behind)
+            self._behind = 0
+
+    def extend(self, decoder: StaticDecoder | None = None) -> None:
+        """Note that one more token per row is read, into the cache or by a decoder.
+
+        Raises:
+            RuntimeError: another reply has gone on with this conversation.
+        """
+        if decoder is not self._decoder or self.next_position is None:
+            raise RuntimeError("a reply cannot go on in a conversation that has gone on without it")
+        self._behind += decoder is not None
+        self.next_position = self.next_position + 1
+        mask = self.padding_mask
+        if mask is not None:
+            self.padding_mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        self.unread = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,12 +196,12 @@ def prefill(
     """
     device, longest = model.device, max(len(p.ids) for p in inputs)
     embeds = inputs[0].embeds.new_zeros(len(inputs), longest, inputs[0].embeds.shape[-1])
-    positions = torch.ones(3, len(inputs), longest, dtype=torch.long, device=device)
-    mask = torch.zeros(len(inputs), longest, dtype=torch.bool, device=device)
+    positions = torch.ones(3, len(inputs), longest, dtype=torch.long)
+    mask = torch.zeros(len(inputs), longest, dtype=torch.bool)
     for row, one in enumerate(inputs):
         start = longest - len(one.ids)
         embeds[row, start:] = one.embeds
-        positions[:, row, start:] = one.positions.to(device)
+        positions[:, row, start:] = one.positions.cpu()
         mask[row, start:] = True
     if bool(mask.all()) and conversation.padding_mask is None:
         keep = None
@@ -168,13 +210,15 @@ def prefill(
         if past is None:
             past = mask.new_ones(len(inputs), conversation.length)
         keep = conversation.padding_mask = torch.cat([past, mask], 1)
-    hidden = model.decode(embeds, positions, keep, conversation.cache)
-    conversation.next_position = torch.tensor([p.next_position for p in inputs], device=device)
+        keep = keep.to(device)
+    hidden = model.decode(embeds, positions.to(device), keep, conversation.cache)
+    conversation.next_position = torch.tensor([p.next_position for p in inputs])
     conversation.unread = []
     given = []
     for row, one in enumerate(inputs):
         own = hidden[row, longest - len(one.ids) :]
-        given.append(own[:-1][(one.ids[1:] == model.config.seg_token_id).to(device)])
+        asked = (one.ids[1:].cpu() == model.config.seg_token_id).nonzero()[:, 0]
+        given.append(own[:-1][asked.to(device)])
     # a copy, or the states of the whole prompt would stay alive
     return hidden[:, -1].clone(), given
 
@@ -245,6 +289,7 @@ def generate(
     clock: Clock | None = None,
     *,
     write: bool = True,
+    static: bool | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Write B replies side by side: each step appends one token to every reply that has not ended.
 
@@ -252,6 +297,8 @@ def generate(
 
     Args:
         write: False only reads the inputs, for the states in front of their own `<|seg|>` tokens.
+        static: read tokens in memory of fixed shape, see `static_decoding`; None does so on CUDA. Greedily, the next
+            step is then under way before the token of the last one is known here.
 
     Yields:
         After each token: (B, D) the pre-norm states it was chosen from, and (B, V) their logits.
@@ -262,40 +309,73 @@ def generate(
     clock = clock or Clock()
     ends, seg = set(model.config.eos_token_ids), model.config.seg_token_id
     generators = [np.random.default_rng(options.seed) for _ in replies]
+    static = model.device.type == "cuda" if static is None else static
     with clock.stage("prefill"):
         hidden, given = prefill(model, conversation, inputs)
         for reply, states in zip(replies, given, strict=True):
             reply.given_states = states
         logits = model.compute_logits(hidden)
     running = [True] * len(replies)
-    for number in range(options.max_new_tokens if write else 0):
-        chosen = options.choose(logits, generators)
-        for row, reply in enumerate(replies):
-            if running[row]:
-                reply.ids.append(chosen[row])
-                if chosen[row] == seg:
-                    reply.seg_states.append(hidden[row])
-        if len(replies) == 1:
-            conversation.unread = [chosen[0]]
-        running = [on and token not in ends for token, on in zip(chosen, running, strict=True)]
-        yield hidden, logits
-        if not any(running) or number + 1 == options.max_new_tokens:
-            return
-        with clock.stage("decode"):
-            hidden = _advance(model, conversation, chosen)
-            logits = model.compute_logits(hidden)
-        clock.count("decode", sum(running))
+    decoder: StaticDecoder | None = None
+    try:
+        for left in reversed(range(options.max_new_tokens if write else 0)):
+            following: tuple[Tensor, Tensor] | None = None
+            if static and left:
+                with clock.stage("decode"):
+                    decoder = _provide_decoder(model, conversation, decoder, logits, left)
+                    if options.temperature == 0:
+                        following = decoder.advance(model)
+            chosen = decoder.receive() if decoder and following else options.choose(logits, generators)
+            for row, reply in enumerate(replies):
+                if running[row]:
+                    reply.ids.append(chosen[row])
+                    if chosen[row] == seg:
+                        reply.seg_states.append(hidden[row])
+            if len(replies) == 1:
+                conversation.unread = [chosen[0]]
+            running = [on and token not in ends for token, on in zip(chosen, running, strict=True)]
+            yield hidden, logits
+            if not any(running) or not left:
+                return
+            with clock.stage("decode"):
+                conversation.extend(decoder)
+                if decoder is None:
+                    following = _advance(model, conversation, chosen)
+                elif following is None:
+                    following = decoder.advance(model, chosen)
+                hidden, logits = following
+            clock.count("decode", sum(running))
+    finally:
+        if decoder is not None:
+            conversation.take_back(decoder)
+            return_decoder(model, decoder)
 
 
-def _advance(model: UniPixel, conversation: ConversationCache, chosen: list[int]) -> Tensor:
-    """Read the chosen tokens (B,) and return the state (B, D) that predicts the next ones."""
+def _provide_decoder(
+    model: UniPixel, conversation: ConversationCache, decoder: StaticDecoder | None, logits: Tensor, left: int
+) -> StaticDecoder:
+    """A decoder that has room for another token of the conversation; the one that it is with, unless that is full.
+
+    Args:
+        logits: (B, V) of the token that is to be read next.
+        left: tokens that may still be read.
+    """
+    if decoder is not None and decoder.length < decoder.capacity:
+        return decoder
+    assert conversation.next_position is not None  # `prefill` has set it
+    larger = take_decoder(model, len(logits), conversation.length + min(left, AHEAD))
+    larger.load(conversation.cache, conversation.next_position, conversation.padding_mask, logits)
+    conversation.lend(larger)
+    if decoder is not None:
+        return_decoder(model, decoder)
+    return larger
+
+
+def _advance(model: UniPixel, conversation: ConversationCache, chosen: list[int]) -> tuple[Tensor, Tensor]:
+    """Read the chosen tokens (B,) into the cache; returns the states (B, D) that predict the next ones, and logits."""
     position, mask = conversation.next_position, conversation.padding_mask
     assert position is not None  # `prefill` has set it
-    ids = torch.tensor(chosen, device=model.device)[:, None]
-    if mask is not None:
-        mask = conversation.padding_mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-    embeds = model.language.embed_tokens(ids)
-    hidden = model.decode(embeds, position.expand(3, -1)[..., None], mask, conversation.cache)
-    conversation.next_position = position + 1
-    conversation.unread = []
-    return hidden[:, -1]
+    embeds = model.language.embed_tokens(torch.tensor(chosen, device=model.device)[:, None])
+    positions = (position - 1).to(model.device).expand(3, -1)[..., None]
+    hidden = model.decode(embeds, positions, mask if mask is None else mask.to(model.device), conversation.cache)[:, -1]
+    return hidden, model.compute_logits(hidden)

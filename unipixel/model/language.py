@@ -8,6 +8,7 @@ the residual stream before the final norm, from which `<|seg|>` states are read.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,7 +21,6 @@ from transformers import Cache
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
     Qwen2_5_VLTextModel,
-    apply_rotary_pos_emb,
 )
 
 from unipixel.model.config import UniPixelConfig
@@ -271,27 +271,108 @@ def project(linear: nn.Module, x: Tensor) -> Tensor:
     return y.reshape(*x.shape[:-1], -1)
 
 
+def _project_together(linears: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """What several linear layers make of one input, side by side; one product where `fuse_projections` was here."""
+    if all(type(one) is nn.Linear for one in linears):
+        weight, bias = (_join_neighbours([getattr(one, name) for one in linears]) for name in ("weight", "bias"))
+        if weight is not None and (bias is not None or all(one.bias is None for one in linears)):
+            return F.linear(x, weight, bias)
+    return torch.cat([project(one, x) for one in linears], -1)
+
+
+def _join_neighbours(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Tensors of the same further axes that lie one behind the other in memory, as one tensor without a copy."""
+    first = parts[0]
+    if first is None:
+        return None
+    storage, end = first.untyped_storage()._cdata, first.storage_offset()
+    for part in parts:
+        if part is None or part.untyped_storage()._cdata != storage or part.storage_offset() != end:
+            return None
+        end += part.numel()
+    rows = sum(len(part) for part in parts if part is not None)
+    return first.as_strided((rows, *first.shape[1:]), first.stride())
+
+
+@torch.no_grad()
+def fuse_projections(language: Qwen2_5_VLTextModel) -> None:
+    """Lay the weights of layers that read the same input one behind the other, so that one product serves them.
+
+    Queries, keys and values lie together afterwards, and gate and up. The layers keep their parameters, as views of
+    what lies together; one group at a time is copied, so that the weights never lie in memory twice.
+    """
+    for layer in language.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        for group in ((attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)):
+            if any(type(one) is not nn.Linear for one in group):
+                continue  # rounded or adapted: these go one by one
+            for name in ("weight", "bias"):
+                parts = [getattr(one, name) for one in group]
+                if any(part is None for part in parts) or _join_neighbours(parts) is not None:
+                    continue
+                together = torch.cat([part.data for part in parts])
+                for part, piece in zip(parts, together.split([len(part) for part in parts]), strict=True):
+                    part.data = piece
+
+
+def _normalise(norm: Any, x: Tensor) -> Tensor:
+    """What an RMS norm of transformers computes, in one operation instead of six or eight."""
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _add_product(hidden: Tensor, linear: nn.Module, x: Tensor) -> Tensor:
+    """``hidden`` plus what a linear layer makes of ``x``; on accelerators in place, as a part of the product."""
+    has_bias = getattr(linear, "bias", None) is not None
+    if hidden.device.type == "cpu" or type(linear) is not nn.Linear or has_bias:
+        return hidden + project(linear, x)
+    return hidden.addmm_(x, linear.weight.t())
+
+
 def _read_token(
-    layer: Any, number: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache
+    layer: Any, number: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: Any
 ) -> Tensor:
-    """One decoder layer for one new token per row, (B, 1, D) in and out; for inference on CPUs.
+    """One decoder layer for one new token per row, (B, D) in and out; for inference.
 
     The heads that share keys and values are laid side by side as queries of one head, so that attention reads
     the cache once instead of once per head.
     """
-    attention, width = layer.self_attn, hidden.shape[0]
-    x = layer.input_layernorm(hidden)
-    q, k, v = (
-        project(linear, x).view(width, 1, -1, attention.head_dim).transpose(1, 2)
-        for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    q, k = apply_rotary_pos_emb(q, k, *rotary)
-    k, v = cache.update(k, v, number)
-    grouped = q.reshape(width, k.shape[1], -1, attention.head_dim)  # (B, heads of keys, heads that share them, dim)
+    attention, mlp, (cos, sin) = layer.self_attn, layer.mlp, rotary
+    shared = attention.config.num_key_value_heads
+    x = _normalise(layer.input_layernorm, hidden)
+    x = _project_together((attention.q_proj, attention.k_proj, attention.v_proj), x)
+    x = x.unflatten(-1, (-1, attention.head_dim))  # (B, heads of queries, of keys and of values, dim)
+    turned, v = x[:, :-shared], x[:, -shared:, None]
+    a, b = turned.chunk(2, -1)
+    turned = turned * cos + torch.cat([b, a], -1) * sin
+    k, v = cache.update(turned[:, -shared:, None], v, number)
+    grouped = turned[:, :-shared].unflatten(1, (shared, -1))  # (B, heads of keys, heads that share them, dim)
     mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=attention.scaling)
-    hidden = hidden + project(attention.o_proj, mixed.reshape(width, 1, -1))
-    x, mlp = layer.post_attention_layernorm(hidden), layer.mlp
-    return hidden + project(mlp.down_proj, mlp.act_fn(project(mlp.gate_proj, x)) * project(mlp.up_proj, x))
+    hidden = _add_product(hidden, attention.o_proj, mixed.flatten(1))
+    x = _project_together((mlp.gate_proj, mlp.up_proj), _normalise(layer.post_attention_layernorm, hidden))
+    gate, up = x.chunk(2, -1)
+    return _add_product(hidden, mlp.down_proj, mlp.act_fn(gate) * up)
+
+
+def decode_token(
+    language: Qwen2_5_VLTextModel, embeds: Tensor, position_ids: Tensor, mask: Tensor | None, cache: Any
+) -> Tensor:
+    """The decoder layers for one new token per row, as few operations as there are; no one of them waits for the host.
+
+    Args:
+        embeds: (B, D) embeddings, on accelerators overwritten.
+        position_ids: (3, B, 1).
+        mask: (B, 1, 1, K) of what attention sees of the K keys that the cache returns, bool or added; None for all.
+        cache: ``update(keys, values, number of the layer)`` with (B, heads, 1, dim) returns (B, heads, K, dim).
+
+    Returns:
+        (B, D), the residual stream before the final norm.
+    """
+    cos, sin = language.rotary_emb(embeds[:, None], position_ids)  # (B, 1, dim)
+    half = sin.shape[-1] // 2
+    rotary = cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
+    for number, layer in enumerate(language.layers):
+        embeds = _read_token(layer, number, embeds, rotary, mask, cache)
+    return embeds
 
 
 def decode(
@@ -315,12 +396,9 @@ def decode(
     """
     past = cache.get_seq_length() if cache is not None else 0
     mask = build_attention_bias(attention_mask, embeds.shape[0], embeds.shape[1], past, embeds.device)
-    rotary = language.rotary_emb(embeds, position_ids)
-    hidden = embeds
     if cache is not None and embeds.shape[1] == 1 and embeds.device.type == "cpu" and not torch.is_grad_enabled():
-        for number, layer in enumerate(language.layers):
-            hidden = _read_token(layer, number, hidden, rotary, mask, cache)
-        return hidden
+        return decode_token(language, embeds[:, 0], position_ids, mask, cache)[:, None]
+    rotary, hidden = language.rotary_emb(embeds, position_ids), embeds
     for layer in language.layers:
         hidden = layer(
             hidden,

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from visitor import Visitor
 
-from unipixel.bench import draw_moving_discs
+from unipixel.bench.scene import draw_moving_discs
 from unipixel.draw import get_colour, write_mp4
 from unipixel.masks import decode_rle, encode_rle
 
