@@ -86,7 +86,8 @@ class _Functions(TorchFunctionMode):
             self._counter.is_paused = False
         if name in _FUSED:
             self._counter.kernels[name] += 1
-        if name in _READING or (name in _MAKING and isinstance(result, Tensor) and result.device.type != "cpu"):
+        makes = name in _MAKING and not isinstance(args[0] if args else None, Tensor)
+        if name in _READING or (makes and isinstance(result, Tensor) and result.device.type != "cpu"):
             self._counter.waits[name] += 1
         return result
 

@@ -15,6 +15,7 @@ from unipixel.engine.memory import MAX_CHANGES, Anchor, KnownObject, ObjectMemor
 from unipixel.engine.requests import Start, select_clicks
 from unipixel.engine.tracking import (
     CACHED_FRAMES,
+    FOLLOWING,
     FrameFeatureCache,
     decode_frame,
     find_best_frames,
@@ -149,7 +150,7 @@ def preview_masks(space: Workspace, queries: Tensor, start: Start) -> list[MaskT
         sorted({*space.visual.llm_frame_indices, *choose_start_frames(space, queries, start)}) if len(queries) else []
     )
     for place, t in enumerate(frames):
-        frame = space.features.get(t, frames[place + 1 : place + 4])
+        frame = space.features.get(t, frames[place + 1 : place + 1 + FOLLOWING])
         with space.clock.stage("track"):
             decoded = decode_frame(segmenter, frame, [Anchor(t, query) for query in queries])
             for one, rle in zip(rles, to_rles(decoded.low_res_masks, size_hw), strict=True):

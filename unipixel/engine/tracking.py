@@ -8,9 +8,11 @@ form a cohort that is decoded in one batch.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import lru_cache
+from itertools import chain, groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -33,9 +35,15 @@ CACHED_FRAMES = 32
 """Frames whose features a session keeps by default; one costs 9.4 MB at Hiera-B+, 768 px, fp32."""
 ENCODE_BATCH = 4
 """Frames that are encoded in one batch."""
+FOLLOWING = 2 * ENCODE_BATCH - 1
+"""Frames after the present one that a cache of features is told of."""
+FRAMES_UNDER_WAY = 2
+"""Frames on CUDA whose masks may be on their way to the host, and there into run lengths, while others are tracked."""
 
 Anchored: TypeAlias = tuple[int, Anchor]
 """An object's id with one of its anchors."""
+Written: TypeAlias = tuple[list[Rle | None], list[float]]
+"""Masks and scores of the objects on a frame."""
 
 
 class FrameFeatureCache:
@@ -53,7 +61,9 @@ class FrameFeatureCache:
         *,
         capacity: int = CACHED_FRAMES,
         clock: Clock | None = None,
+        prefetch: bool | None = None,
     ) -> None:
+        """Args: prefetch: read the next batch of frames while one is encoded; None does so on CUDA."""
         if capacity < 1:
             raise ValueError(f"the feature cache holds {capacity} frames; it must hold at least 1")
         self.capacity = capacity
@@ -62,6 +72,9 @@ class FrameFeatureCache:
         self._segmenter, self._media, self._settings = segmenter, media, settings
         self._clock = clock or Clock()
         self._kept: OrderedDict[int, FrameFeatures] = OrderedDict()
+        self._device = segmenter.no_memory_embedding.device
+        self._prefetches = self._device.type == "cuda" if prefetch is None else prefetch
+        self._next: tuple[list[int], Future[Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -70,8 +83,11 @@ class FrameFeatureCache:
         """Features of frame ``t``; on a miss, missing ones of the frames ``following`` are encoded along with it."""
         if t not in self._kept:
             room = min(ENCODE_BATCH, self.capacity)
-            wanted = [t, *(f for f in following if f not in self._kept and f != t)][:room]
-            for frame, features in zip(wanted, self._encode(wanted), strict=True):
+            missing = [f for f in following if f not in self._kept and f != t]
+            wanted = [t, *(f for f in missing if f in following[: ENCODE_BATCH - 1])][:room]
+            for frame, features in zip(
+                wanted, self._encode(wanted, [f for f in missing if f not in wanted]), strict=True
+            ):
                 self._kept[frame] = features
                 self._kept.move_to_end(frame)
             self._kept.move_to_end(t)
@@ -83,15 +99,21 @@ class FrameFeatureCache:
 
     def clear(self) -> None:
         self._kept.clear()
+        self._next = None
 
     @torch.no_grad()
-    def _encode(self, frames: list[int]) -> list[FrameFeatures]:
+    def _encode(self, frames: list[int], later: list[int]) -> list[FrameFeatures]:
         with self._clock.stage("read"):
-            pixels = torch.cat([prepare_sam_frames(one[None], self._settings) for one in self._media.select(frames)])
+            pixels = self._take_pixels(frames)
+            if self._prefetches and later:
+                later = later[:ENCODE_BATCH]
+                self._next = later, get_threads().submit(self._read, later)
         self._clock.count("read", len(frames))
         with self._clock.stage("sam_encode"):
-            device = self._segmenter.no_memory_embedding.device
-            features = self._segmenter.encode(pixels.to(device))
+            pixels = pixels.to(self._device, non_blocking=True)
+            if self._device.type == "cuda":
+                pixels = prepare_sam_frames(pixels, self._settings)
+            features = self._segmenter.encode(pixels)
             # slices would keep the whole batch alive
             parts = [features[i : i + 1] for i in range(len(frames))]
             if len(frames) > 1:
@@ -99,6 +121,28 @@ class FrameFeatureCache:
         self._clock.count("sam_encode", len(frames))
         self.encoded += len(frames)
         return parts
+
+    def _take_pixels(self, frames: list[int]) -> Tensor:
+        """What `_read` returns, from the thread that has begun with it where these frames were foreseen."""
+        foreseen, self._next = self._next, None
+        if foreseen is None:
+            return self._read(frames)
+        if foreseen[0] == frames:
+            return foreseen[1].result()
+        wait([foreseen[1]])  # two threads must not read one medium; what went wrong there is of no interest
+        return self._read(frames)
+
+    def _read(self, frames: list[int]) -> Tensor:
+        """Pixels of frames: on CUDA uint8 (T, H, W, 3), whence they are resized there, else as SAM sees them."""
+        if self._device.type == "cuda":
+            return torch.from_numpy(np.stack(list(self._media.select(frames)))).pin_memory()
+        return torch.cat([prepare_sam_frames(one[None], self._settings) for one in self._media.select(frames)])
+
+
+@lru_cache(maxsize=1)
+def get_threads() -> ThreadPoolExecutor:
+    """Threads that read frames and make run lengths beside the one that drives the device."""
+    return ThreadPoolExecutor(thread_name_prefix="unipixel-frames")
 
 
 def propagate(
@@ -110,6 +154,7 @@ def propagate(
     *,
     is_wanted: Callable[[int], bool] = lambda _: True,
     clock: Clock | None = None,
+    under_way: int | None = None,
 ) -> Iterator[MaskPiece]:
     """Track objects over the spans of their anchors: first everything forwards, then what lies before them, backwards.
 
@@ -119,6 +164,8 @@ def propagate(
         num_frames: of the clip.
         anchors: by object id; all of its anchors, or those whose spans have to be tracked again.
         is_wanted: called before each frame; an object that is no longer wanted is dropped and its memory freed.
+        under_way: frames that are tracked before the masks of an earlier one are waited for; None: `FRAMES_UNDER_WAY`
+            on CUDA, else 0.
     """
     clock = clock or Clock()
     listed = [(i, anchor) for i, own in anchors.items() for anchor in own]
@@ -127,14 +174,28 @@ def propagate(
     passes = [_propagate_one_way(segmenter, features, num_frames, listed, 1, is_wanted, clock)] if listed else []
     if earlier:
         passes.append(_propagate_one_way(segmenter, features, num_frames, earlier, -1, is_wanted, clock))
-    for one_way in passes:
-        for t, ids, decoded in one_way:
-            with clock.stage("write"):
-                rles = to_rles(decoded.low_res_masks, size_hw)
-                # a mask that was given leaves as it came, not as SAM's square would give it back
-                masks = {i: exact.get((i, t), rle) for i, rle in zip(ids, rles, strict=True)}
-                piece = MaskPiece(t, masks, dict(zip(ids, compute_scores(decoded).tolist(), strict=True)))
-            yield piece
+    if under_way is None:
+        under_way = FRAMES_UNDER_WAY if segmenter.no_memory_embedding.is_cuda else 0
+    writing: deque[tuple[int, list[int], Callable[[], Written]]] = deque()
+
+    def finish() -> MaskPiece:
+        t, ids, receive = writing.popleft()
+        with clock.stage("write"):
+            rles, scores = receive()
+            found = zip(ids, rles, scores, strict=True)
+            # one that was dropped after its masks were on their way
+            kept = [(i, rle, score) for i, rle, score in found if not under_way or is_wanted(i)]
+            # a mask that was given leaves as it came, not as SAM's square would give it back
+            masks = {i: exact.get((i, t), rle) for i, rle, _ in kept}
+            return MaskPiece(t, masks, {i: score for i, _, score in kept})
+
+    for t, ids, decoded in chain(*passes):
+        with clock.stage("write"):
+            writing.append((t, ids, send_masks(decoded, size_hw, wait_for=not under_way)))
+        if len(writing) > under_way:
+            yield finish()
+    while writing:
+        yield finish()
 
 
 @torch.no_grad()
@@ -163,7 +224,7 @@ def _propagate_one_way(
         starting = [(i, anchor) for i, anchor in anchors if anchor.frame == t and is_wanted(i)]
         if not starting and not tracker.object_ids:
             continue  # a gap between two spans: its frames need not even be encoded
-        frame = features.get(t, order[place + 1 : place + 4])
+        frame = features.get(t, order[place + 1 : place + 1 + FOLLOWING])
         parts: list[tuple[list[int], MaskPrediction]] = []
         with clock.stage("track"):
             # those under way first: an object that starts here must not see this frame twice
@@ -264,7 +325,7 @@ def find_best_frames(
     clock = clock or Clock()
     scores = []
     for place, t in enumerate(frames):
-        frame = features.get(t, frames[place + 1 : place + 4])
+        frame = features.get(t, frames[place + 1 : place + 1 + FOLLOWING])
         with clock.stage("track"):
             scores.append(compute_scores(segmenter.decode(segmenter.add_no_memory(frame), frame, queries)))
     return [frames[place] for place in torch.stack(scores).argmax(0).tolist()]
@@ -287,9 +348,41 @@ def to_rles(low_res_masks: Tensor, size_hw: tuple[int, int]) -> list[Rle | None]
     together = max(1, PIXELS_AT_ONCE // (height * width))
     rles: list[Rle | None] = []
     for part in low_res_masks.split(together):
-        on = F.interpolate(part.float(), size=size_hw, mode="bilinear", align_corners=False)[:, 0] > 0
-        rles += [encode_rle(mask) if mask.any() else None for mask in on.cpu().numpy()]
+        rles += _encode_masks(_enlarge_masks(part, size_hw).cpu())
     return rles
+
+
+def _enlarge_masks(low_res_masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """(N, H, W) bool."""
+    return F.interpolate(low_res_masks.float(), size=size_hw, mode="bilinear", align_corners=False)[:, 0] > 0
+
+
+def _encode_masks(masks: Tensor) -> list[Rle | None]:
+    return [encode_rle(mask) if mask.any() else None for mask in masks.numpy()]
+
+
+def send_masks(decoded: MaskPrediction, size_hw: tuple[int, int], *, wait_for: bool) -> Callable[[], Written]:
+    """Start to bring masks and scores to the host; what is returned waits for them and gives them out.
+
+    Args:
+        wait_for: do everything here, in no more than `PIXELS_AT_ONCE` at a time; so are masks of more pixels.
+    """
+    if wait_for or len(decoded.low_res_masks) * size_hw[0] * size_hw[1] > PIXELS_AT_ONCE:
+        written = to_rles(decoded.low_res_masks, size_hw), compute_scores(decoded).tolist()
+        return lambda: written
+    # into pinned memory, without waiting
+    masks = _enlarge_masks(decoded.low_res_masks, size_hw).to("cpu", non_blocking=True)
+    scores = compute_scores(decoded).to("cpu", non_blocking=True)
+    event = torch.cuda.Event() if decoded.low_res_masks.is_cuda else None
+    if event is not None:
+        event.record()
+
+    def receive() -> Written:
+        if event is not None:
+            event.synchronize()
+        return _encode_masks(masks), scores.tolist()
+
+    return get_threads().submit(receive).result
 
 
 def _resize_to_square(masks: Iterable[Rle | None], segmenter: Segmenter) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -83,32 +84,46 @@ class MaskPrediction:
         return self.multimask_ious.amax(-1)
 
 
-def build_sine_encoding(size: int, width: int, device: torch.device) -> Tensor:
-    """(size*size, width) normalised sine code of a square grid, y half before x half, in fp32."""
-    half = width // 2
-    step = torch.arange(1, size + 1, dtype=torch.float32, device=device) / (size + 1e-6) * 2 * math.pi
-    power = torch.arange(half, dtype=torch.float32, device=device)
-    angle = step[:, None] / 10000 ** (2 * (power // 2) / half)  # (size, half)
-    code = torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], -1).flatten(1)
-    y, x = code[:, None].expand(size, size, half), code[None].expand(size, size, half)
-    return torch.cat([y, x], -1).flatten(0, 1)
+@lru_cache(maxsize=32)
+def build_sine_encoding(
+    size: int, width: int, device: torch.device, dtype: torch.dtype = torch.float32, scale: float = 1.0
+) -> Tensor:
+    """(size*size, width) normalised sine code of a square grid, y half before x half; kept, since it never changes."""
+    with torch.inference_mode(
+        False
+    ):  # cached tensors may be asked for first under inference mode and later by training
+        half = width // 2
+        step = torch.arange(1, size + 1, dtype=torch.float32, device=device) / (size + 1e-6) * 2 * math.pi
+        power = torch.arange(half, dtype=torch.float32, device=device)
+        angle = step[:, None] / 10000 ** (2 * (power // 2) / half)  # (size, half)
+        code = torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], -1).flatten(1)
+        y, x = code[:, None].expand(size, size, half), code[None].expand(size, size, half)
+        return scale * torch.cat([y, x], -1).flatten(0, 1).to(dtype)
 
 
 def build_time_encoding(distance: Tensor, width: int) -> Tensor:
     """(P, width) sine code of scaled temporal distances (P,)."""
-    half = width // 2
-    power = torch.arange(half, dtype=torch.float32, device=distance.device)
-    angle = distance[:, None] / 10000 ** (2 * (power // 2) / half)
+    angle = distance[:, None] / _build_time_scale(width // 2, distance.device)
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
+@lru_cache(maxsize=32)
+def _build_time_scale(half: int, device: torch.device) -> Tensor:
+    """(half,) by what a distance is divided in each channel; kept."""
+    with torch.inference_mode(False):
+        power = torch.arange(half, dtype=torch.float32, device=device)
+        return 10000 ** (2 * (power // 2) / half)
+
+
+@lru_cache(maxsize=32)
 def build_axial_rotation(size: int, width: int, device: torch.device) -> Tensor:
-    """Complex turns (size*size, width/2) of 2-D rotary positions: x in the first half, y in the second."""
-    frequency = 1.0 / 10000.0 ** (torch.arange(0, width, 4, device=device)[: width // 4].float() / width)
-    place = torch.arange(size * size, device=device)
-    x, y = (place % size).float(), (place // size).float()
-    angle = torch.cat([torch.outer(x, frequency), torch.outer(y, frequency)], -1)
-    return torch.polar(torch.ones_like(angle), angle)
+    """Complex turns (size*size, width/2) of 2-D rotary positions: x in the first half, y in the second; kept."""
+    with torch.inference_mode(False):
+        frequency = 1.0 / 10000.0 ** (torch.arange(0, width, 4, device=device)[: width // 4].float() / width)
+        place = torch.arange(size * size, device=device)
+        x, y = (place % size).float(), (place // size).float()
+        angle = torch.cat([torch.outer(x, frequency), torch.outer(y, frequency)], -1)
+        return torch.polar(torch.ones_like(angle), angle)
 
 
 def rotate_pairs(x: Tensor, turn: Tensor) -> Tensor:
@@ -220,6 +235,7 @@ class Segmenter(nn.Module):
         self.memory_temporal_positional_encoding = nn.Parameter(torch.zeros(config.num_memories, 1, 1, m))
         self.no_object_pointer = nn.Parameter(torch.zeros(1, c))
         self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, m))
+        self._image_encoding: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -241,11 +257,22 @@ class Segmenter(nn.Module):
         return features.embed + self.no_memory_embedding.reshape(1, -1, 1, 1)
 
     def _build_image_encoding(self) -> Tensor:
+        """(1, C, s, s) code of places; kept as long as the matrix that it is made with stays as it is."""
+        matrix = self.shared_image_embedding.positional_embedding
+        version = 0 if matrix.is_inference() else matrix._version
+        known = (matrix.untyped_storage()._cdata, version, matrix.dtype, self.dtype)
+        if self._image_encoding is None or self._image_encoding[0] != known:
+            with torch.inference_mode(False), torch.no_grad():
+                code = self._compute_image_encoding(matrix.clone())
+            # with the matrix itself, so that its storage is not given to another one
+            self._image_encoding = known, code, matrix.detach()
+        return self._image_encoding[1]
+
+    def _compute_image_encoding(self, matrix: Tensor) -> Tensor:
         s = self.config.grid
         centre = (torch.arange(s, device=self.no_memory_embedding.device, dtype=torch.float32) + 0.5) / s
         y, x = torch.meshgrid(centre, centre, indexing="ij")
-        matrix = self.shared_image_embedding.positional_embedding.float()
-        angle = (2 * torch.stack([x, y], -1) - 1) @ matrix * (2 * math.pi)
+        angle = (2 * torch.stack([x, y], -1) - 1) @ matrix.float() * (2 * math.pi)
         return torch.cat([angle.sin(), angle.cos()], -1).permute(2, 0, 1)[None].to(self.dtype)  # (1, C, s, s)
 
     def _embed_prompts(self, count: int, hidden: Tensor | None, points: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -349,7 +376,7 @@ class Segmenter(nn.Module):
         memories: Tensor,
         memory_slots: Sequence[int],
         pointers: Tensor,
-        pointer_distance: Sequence[float],
+        pointer_distance: Sequence[float] | Tensor,
     ) -> Tensor:
         """Condition frame features on memories of N objects. (N, C, s, s).
 
@@ -362,18 +389,19 @@ class Segmenter(nn.Module):
         """
         count, slots, cells, width = memories.shape
         device, dtype = embed.device, self.dtype
-        place = build_sine_encoding(self.config.grid, width, device)
-        when = self.memory_temporal_positional_encoding[list(memory_slots), 0]  # (M, 1, width)
-        code = (place.to(dtype) + when).flatten(0, 1)  # (M * cells, width)
-        distance = torch.tensor(pointer_distance, dtype=torch.float32, device=device)
+        place = build_sine_encoding(self.config.grid, width, device, dtype)
+        # slices, since places in a list would be brought to the device, and the host would wait for that
+        when = torch.cat([self.memory_temporal_positional_encoding[slot] for slot in memory_slots])  # (M, 1, width)
+        code = (place + when).flatten(0, 1)  # (M * cells, width)
+        distance = torch.as_tensor(pointer_distance, dtype=torch.float32, device=device)
         moment = self.temporal_positional_encoding_projection_layer(
             build_time_encoding(distance, self.config.hidden_size).to(dtype)
         )
         split = self.config.hidden_size // width
         values = torch.cat([memories.flatten(1, 2), pointers.reshape(count, -1, width)], 1)
         keys = values + torch.cat([code, moment.repeat_interleave(split, 0)])
-        current = build_sine_encoding(self.config.grid, self.config.hidden_size, device).to(dtype)
-        x = embed.flatten(2).transpose(1, 2) + 0.1 * current  # (1 or N, s*s, C)
+        current = build_sine_encoding(self.config.grid, self.config.hidden_size, device, dtype, 0.1)
+        x = embed.flatten(2).transpose(1, 2) + current  # (1 or N, s*s, C)
         turn = build_axial_rotation(self.config.grid, self.config.hidden_size, device)
         for layer in self.memory_attention.layers:
             x = self._apply_memory_layer(layer, x, keys, values, slots * cells, turn)

@@ -27,6 +27,9 @@ class Cohort:
         self._pointers: deque[Tensor] = deque(maxlen=pointers - 1)  # newest first, each (N, C)
         self._first: tuple[Tensor, Tensor] | None = None
         self._age = 0
+        # brought to the device once: the host would wait for numbers that it brings there for each frame
+        device = segmenter.no_memory_embedding.device
+        self._distances = torch.tensor([age / self._longest for age in range(1, pointers)], device=device)
 
     def __len__(self) -> int:
         return len(self._first[0]) if self._first is not None else 0
@@ -43,8 +46,9 @@ class Cohort:
         memories = torch.stack([self._first[0], *reversed(self._memories)], 1)
         slots = [count - 1, *reversed(range(len(self._memories)))]
         pointers = torch.stack([self._first[1], *self._pointers], 1)
-        ages = [self._age + 1, *range(1, len(self._pointers) + 1)]
-        return self._segmenter.attend(features.embed, memories, slots, pointers, [age / self._longest for age in ages])
+        farthest = self._distances.new_full((1,), (self._age + 1) / self._longest)
+        distance = torch.cat([farthest, self._distances[: len(self._pointers)]])
+        return self._segmenter.attend(features.embed, memories, slots, pointers, distance)
 
     def step(self, features: FrameFeatures, *, mark_absent: bool = True) -> MaskPrediction:
         """Track all objects into the next frame."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -286,14 +286,25 @@ def patchify(frames: np.ndarray, settings: ImageSettings) -> tuple[Tensor, tuple
     return x.sub_(mean).div_(std).flatten(1), (steps, height, width)
 
 
-def prepare_sam_frames(frames: np.ndarray, settings: ImageSettings) -> Tensor:
-    """Frames, uint8 (T, H, W, 3), as SAM sees them: float32 (T, 3, S, S), stretched to the square and normalised."""
-    x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float().div_(255)
+def prepare_sam_frames(frames: np.ndarray | Tensor, settings: ImageSettings) -> Tensor:
+    """Frames, uint8 (T, H, W, 3), as SAM sees them: float32 (T, 3, S, S), stretched to the square and normalised.
+
+    A tensor is resized where it lies.
+    """
+    x = frames if isinstance(frames, Tensor) else torch.from_numpy(np.array(frames))
+    x = x.permute(0, 3, 1, 2).float().div_(255)
     side = (settings.sam_size, settings.sam_size)
     if x.shape[-2:] != side:
         x = F.interpolate(x, size=side, mode="bilinear", align_corners=False, antialias=True)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.sam_mean, settings.sam_std))
+    mean, std = (_build_statistics(values, x.device) for values in (settings.sam_mean, settings.sam_std))
     return ((x - mean) / std).contiguous()
+
+
+@lru_cache(maxsize=16)
+def _build_statistics(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1) numbers of the channels; kept, so that they are brought to a device once."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 def _choose_frames(total: int, most: int, wanted: Sequence[int]) -> tuple[int, ...]:
