@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from unipixel.bench import (
     BenchReport,
@@ -21,6 +22,7 @@ from unipixel.bench import (
 )
 from unipixel.bench.memory import peak_memory_mb, track_video, write_video
 from unipixel.bench.scene import Stopwatch, build_random_engine, draw_moving_discs, draw_random_queries
+from unipixel.cli import app
 from unipixel.engine.answer import STAGES
 from unipixel.engine.engine import Engine
 from unipixel.masks import iou_rles
@@ -158,7 +160,7 @@ def test_one_measurement_alone_makes_a_report_of_plain_values() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"only": ("video",)}, "there is no measurement 'video'; choose from memory, image, clip, session"),
+        ({"only": ("video",)}, "there is no measurement 'video'; choose from memory, image, clip, session, limits"),
         ({"dtype": "int8"}, "dtype is 'int8'; it must be 'fp32', 'bf16' or 'auto'"),
         ({"threads": 0}, "threads is 0; it must be at least 1"),
     ],
@@ -166,3 +168,27 @@ def test_one_measurement_alone_makes_a_report_of_plain_values() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run_bench(**wrong)
+
+
+def test_every_stage_stands_beside_its_limit_and_what_it_asks_of_the_host() -> None:
+    limits = run_bench(quick=True, only=("limits",), dtype="fp32").limits
+    assert limits is not None and min(limits["rates"].values()) > 0
+    names = [row["stage"].partition(",")[0] for row in limits["stages"]]
+    assert names == ["vision_tower", "prefill", "sam_encode", "track", "track", "decode"]
+    for row in limits["stages"]:
+        assert 0 < row["limit_s"] and row["share"] == row["limit_s"] / row["seconds"]
+    eight, one = limits["stages"][4], limits["stages"][3]
+    assert eight["limit_s"] > 4 * one["limit_s"]  # what grows with objects is counted
+    counts = {row["what"]: row for row in limits["host_operations"]}
+    assert list(counts) == ["token", "token, static step", "tracked frame, 1 object", "tracked frame, 8 objects"]
+    assert counts["token, static step"]["waits"] == {} and counts["token"]["waits"] == {"tolist": 1}
+    assert counts["token, static step"]["kernels"] < counts["token"]["kernels"]
+    assert limits["resizing_difference"] == 0.0  # of a CPU from itself
+    assert json.loads(json.dumps(limits)) == limits
+
+
+def test_a_report_about_a_gpu_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = CliRunner().invoke(app, ["bench", "--gpu-report"])
+    assert done.exit_code != 0
+    assert "torch finds no CUDA device here" in str(done.exception) + done.output

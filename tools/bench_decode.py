@@ -22,6 +22,7 @@ from transformers import Cache, DynamicCache
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
+from unipixel.bench.limits import measure_read_rate
 from unipixel.bench.memory import peak_memory_mb
 from unipixel.engine.generation import ConversationCache
 from unipixel.model.language import decode, project
@@ -64,17 +65,6 @@ def build(layers: int) -> tuple[Qwen2_5_VLTextModel, nn.Linear]:
     head = nn.Linear(1, 1, bias=False)
     head.weight, head.in_features, head.out_features = model.embed_tokens.weight, 2048, VOCABULARY
     return model.eval(), head
-
-
-def measure_read_rate(size: int = 1 << 26) -> float:
-    """Bytes per processor second that a product of a matrix that fits no cache and a vector reads, best of three."""
-    matrix, vector = torch.ones(size // 4096, 4096), torch.ones(4096)
-    times = []
-    for _ in range(3):
-        started = time.process_time()
-        torch.mv(matrix, vector)
-        times.append(time.process_time() - started)
-    return matrix.nbytes / min(times)
 
 
 def count_bytes(model: nn.Module, head: nn.Linear) -> int:
@@ -122,7 +112,7 @@ def measure(
     rates = []
     for token in tokens:
         for way in ways:
-            rates.append(measure_read_rate())
+            rates.append(measure_read_rate(torch.device("cpu")))
             started = time.process_time()
             logits[way].append(read_tokens(model, head, token, caches[way], plain=way == "plain"))
             spent[way].append(time.process_time() - started)

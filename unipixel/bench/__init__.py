@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unipixel.bench.limits import measure_limits
 from unipixel.bench.memory import measure_memory, peak_memory_mb, write_video
 from unipixel.bench.scene import (
     QUESTION,
@@ -52,7 +53,7 @@ from unipixel.processing import ImageSettings
 from unipixel.processing.images import prepare_sam_frames
 from unipixel.sample import Point
 
-PARTS = ("memory", "image", "clip", "session")
+PARTS = ("memory", "image", "clip", "session", "limits")
 """What can be measured on its own."""
 MEMORY_LIMIT = 1.1
 """Most that the longer video may take, as a multiple of the shorter one's peak."""
@@ -301,6 +302,8 @@ class BenchReport:
     """Of tracking through a shorter and a longer video, see `track_video`."""
     peak_memory_mb: float | None = None
     """Of this process, with the large model."""
+    limits: dict[str, Any] | None = None
+    """What `limits.measure_limits` returns."""
 
     @property
     def memory_growth(self) -> float | None:
@@ -318,6 +321,7 @@ class BenchReport:
                 "limit": MEMORY_LIMIT,
             },
             "peak_memory_mb": self.peak_memory_mb,
+            "limits": self.limits,
         }
 
     def _convert_stage(self, name: str) -> dict[str, Any]:
@@ -375,7 +379,11 @@ def run_bench(
         return report
     progress("building the model with random weights")
     engine = build_random_engine(TINY_SAM if quick else REAL_SAM, dtype=kind, device=place)
-    _measure_speed(engine, parts, quick, report, progress)
+    if set(parts) - {"memory", "limits"}:
+        _measure_speed(engine, parts, quick, report, progress)
+    if "limits" in parts:
+        progress("each stage beside its limit")
+        report.limits = measure_limits(engine, quick=quick)
     report.peak_memory_mb = peak_memory_mb()
     return report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -27,7 +27,8 @@ def bench(
         ),
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="'memory', 'image', 'clip' or 'session'; repeat.")
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="'memory', 'image', 'clip', 'session' or 'limits'; repeat."),
     ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="'float32', 'bfloat16' or 'auto': the faster one here.")
@@ -37,6 +38,9 @@ def bench(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also write the figures to a file, as JSON.")
     ] = None,
+    gpu_report: Annotated[
+        bool, typer.Option("--gpu-report", help="Everything on the GPU in bfloat16, decoding at the full depth of 3B.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
 ) -> None:
     """Measure this machine: seconds per stage, peak memory, and what encoding every frame once saves.
@@ -47,6 +51,12 @@ def bench(
         if out.is_dir():
             raise ValueError(f"{out} is a folder; name a file")
         check_folder(out.parent, "--out")
+    if gpu_report:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError("torch finds no CUDA device here, and --gpu-report measures one")
+        device, dtype = "cuda", "bf16" if dtype == "auto" else dtype
     console = stderr()
     with console.status("starting") as status:
         from unipixel.bench import run_bench
@@ -91,6 +101,8 @@ def show_report(report: BenchReport) -> None:
         out.print(table)
     if report.ratios:
         _show_ratios(report)
+    if report.limits is not None:
+        _show_limits(report.limits)
     if report.peak_memory_mb is not None:
         out.print(f"peak memory of the run: {report.peak_memory_mb:.0f} MB")
     if report.memory:
@@ -120,6 +132,25 @@ def _show_ratios(report: BenchReport) -> None:
         stdout().print(
             f"Other programs kept the processor for up to {1 - 1 / busy:.0%} of the time: trust the ratio by CPU time."
         )
+
+
+def _show_limits(limits: dict[str, Any]) -> None:
+    rates = limits["rates"]
+    table = Table("stage", "each, ms", "limit, ms", "share of the limit", "bound by")
+    table.title = (
+        f"Each stage beside its limit: {rates['flop_per_s'] / 1e9:.0f} GFLOP/s of a large product, "
+        f"{rates['read_bytes_per_s'] / 1e9:.1f} GB/s of reading"
+    )
+    for row in limits["stages"]:
+        seconds, least = (f"{1000 * row[name]:.2f}" for name in ("seconds", "limit_s"))
+        table.add_row(row["stage"], seconds, least, f"{row['share']:.0%}", row["bound"])
+    stdout().print(table)
+    table = Table("what", "kernels", "the host waits", title="Operations of the host")
+    for row in limits["host_operations"]:
+        waits = ", ".join(f"{count} x {name}" for name, count in row["waits"].items())
+        table.add_row(row["what"], f"{row['kernels']}", waits or "never")
+    stdout().print(table)
+    stdout().print(f"frames resized there differ from the host's by at most {limits['resizing_difference']:.1e}")
 
 
 def _show_memory(report: BenchReport) -> None:
