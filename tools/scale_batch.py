@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ import psutil
 from PIL import Image, ImageDraw
 
 from unipixel.batch import read_answers
+from unipixel.masks import decode_rle
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 6399
@@ -191,10 +193,23 @@ def compare(own: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]]) 
     known = {row["item"]: row for row in reference}
     for row in own:
         other = known.get(row["item"], {})
-        faults += [
-            f"item {row['item']}: {name} differs" for name in row if name != "error" and row[name] != other.get(name)
-        ]
+        different = [name for name in row if name != "error" and row[name] != other.get(name)]
+        faults += [f"item {row['item']}: {name} differs" for name in different if name != "objects"]
+        if "objects" in different:
+            faults.append(f"item {row['item']}: {describe_difference(row['objects'], other.get('objects') or [])}")
     return faults
+
+
+def describe_difference(own: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> str:
+    """How far the objects of two answers are from each other."""
+    if [one["label"] for one in own] != [one["label"] for one in others]:
+        return f"{len(own)} objects instead of {len(others)}, or others"
+    pairs = [(a, b) for one, other in zip(own, others, strict=True) for a, b in zip_longest(one["rles"], other["rles"])]
+    drawn = [
+        [decode_rle({"size": [x["height"], x["width"]], "counts": x["counts"]}) for x in pair if x] for pair in pairs
+    ]
+    pixels = sum(int((masks[0] ^ masks[-1]).sum() if len(masks) > 1 else masks[0].sum()) for masks in drawn if masks)
+    return f"masks differ in {pixels} pixels" if pixels else "scores differ, masks do not"
 
 
 @contextmanager
@@ -286,6 +301,8 @@ def run_chaos(options: argparse.Namespace, folder: Path) -> int:
         1,
         "--shard-size",
         options.shard_size,
+        "--batch-size",
+        options.batch_size,
         "--max-bad",
         1,
         "--retries",
@@ -512,6 +529,7 @@ def main() -> None:
     one.add_argument("--pictures", type=int, default=200)
     one.add_argument("--clips", type=int, default=4)
     one.add_argument("--shard-size", type=int, default=8)
+    one.add_argument("--batch-size", type=int, default=1, help="above 1 sums are rounded otherwise after a kill")
     one.set_defaults(run=run_chaos)
     one = commands.add_parser("eval")
     one.add_argument("benchmarks", nargs="*", default=["refcoco/testA"])
