@@ -18,7 +18,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from unipixel.engine.answer import Clock
-from unipixel.engine.static_decoding import AHEAD, StaticDecoder, return_decoder, take_decoder
+from unipixel.engine.static_decoding import AHEAD, StaticDecoder, is_suited, return_decoder, take_decoder
 from unipixel.masks import MaskTrack
 from unipixel.model.unipixel import UniPixel
 from unipixel.sample import Turn
@@ -297,8 +297,8 @@ def generate(
 
     Args:
         write: False only reads the inputs, for the states in front of their own `<|seg|>` tokens.
-        static: read tokens in memory of fixed shape, see `static_decoding`; None does so on CUDA. Greedily, the next
-            step is then under way before the token of the last one is known here.
+        static: read tokens in memory of fixed shape, see `static_decoding`; None does so where that `is_suited`.
+            Greedily, the next step is then under way before the token of the last one is known here.
 
     Yields:
         After each token: (B, D) the pre-norm states it was chosen from, and (B, V) their logits.
@@ -309,7 +309,7 @@ def generate(
     clock = clock or Clock()
     ends, seg = set(model.config.eos_token_ids), model.config.seg_token_id
     generators = [np.random.default_rng(options.seed) for _ in replies]
-    static = model.device.type == "cuda" if static is None else static
+    static = is_suited(model) if static is None else static
     with clock.stage("prefill"):
         hidden, given = prefill(model, conversation, inputs)
         for reply, states in zip(replies, given, strict=True):

@@ -160,6 +160,12 @@ class StaticDecoder:
                 self._step(model)
 
 
+def is_suited(model: UniPixel) -> bool:
+    """Whether replies are written here by default: on CUDA, where no layer of the language model lies elsewhere."""
+    device = model.device
+    return device.type == "cuda" and all(one.device == device for one in model.language.parameters())
+
+
 def _list_weights(model: UniPixel) -> tuple[int, ...]:
     return tuple(one.data_ptr() for module in (model.language, model.lm_head) for one in module.parameters())
 

@@ -275,7 +275,7 @@ def project(linear: nn.Module, x: Tensor) -> Tensor:
 
 def _project_together(linears: Sequence[nn.Module], x: Tensor) -> Tensor:
     """What several linear layers make of one input, side by side; one product where `fuse_projections` was here."""
-    if all(type(one) is nn.Linear for one in linears):
+    if all(type(one) is nn.Linear and one.weight.device == x.device for one in linears):
         weight, bias = (_join_neighbours([getattr(one, name) for one in linears]) for name in ("weight", "bias"))
         if weight is not None and (bias is not None or all(one.bias is None for one in linears)):
             return F.linear(x, weight, bias)
@@ -319,6 +319,9 @@ def fuse_projections(language: Qwen2_5_VLTextModel) -> None:
 
 def _normalise(norm: Any, x: Tensor) -> Tensor:
     """What an RMS norm of transformers computes, in one operation instead of six or eight."""
+    if norm.weight.device != x.device:
+        brought: Tensor = norm(x)  # its weight waits elsewhere, and a hook brings it, see `placement`
+        return brought
     return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
