@@ -4,8 +4,6 @@ For a Space this file is ``app.py``, beside a ``requirements.txt`` of two lines 
 ``README.md`` that begins with ``sdk: gradio`` and ``app_file: app.py``. UNIPIXEL_MODEL names another model than nano.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from functools import cache
@@ -107,7 +105,7 @@ def build_page() -> Any:
         with gr.Tab("Clip"):
             with gr.Row():
                 clip, followed = gr.Video(label="Clip"), gr.Video(label="Masks", interactive=False)
-            asked = gr.Textbox(label="Question", value="Please segment the dog.")
+            asked = gr.Textbox(label="Question", value="Please segment the butterfly.")
             follow, said = gr.Button("Ask", variant="primary"), gr.Textbox(label="Answer", lines=3)
             gr.Examples([[str(EXAMPLES / "clip.mp4")]], [clip])
             follow.click(lambda *given: show_errors(ask_clip, *given), [clip, asked], [followed, said])
