@@ -245,3 +245,51 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     error = quick.post(f"{session}/{path}", {**body, "stream": stream}, 400)["error"]
     assert words in error["message"] and "\n" not in error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+def test_changes_are_undone_and_redone(quick: Live, media: Path) -> None:
+    address = quick.upload(media / "picture.png")
+    opened = quick.get(address)
+    assert (opened["can_undo"], opened["can_redo"]) == (False, False)
+    assert quick.post(f"{address}/undo", {}, 400)["error"]["message"] == "there is no change of the objects to undo"
+    mask = {"size": [48, 64], "counts": encode_rle(np.ones((48, 64), bool))["counts"]}
+    quick.post(f"{address}/objects", {"prompts": [{"type": "mask", "rle": mask}], "label": "wing"})
+    states = [quick.get(address)]
+    quick.http.patch(f"{address}/objects/1", json={"label": "left wing"})
+    states.append(quick.get(address))
+    quick.http.delete(f"{address}/objects/1")
+    states.append(quick.get(address))
+    for before in reversed([opened, *states[:2]]):
+        told = quick.post(f"{address}/undo", {})
+        assert told["objects"] == before["objects"] and told["can_redo"] and not told["is_busy"]
+        assert told == quick.get(address)
+    for after in states:
+        assert quick.post(f"{address}/redo", {})["objects"] == after["objects"]
+    assert quick.post(f"{address}/redo", {}, 400)["error"]["code"] == "bad_prompt"
+
+
+def test_objects_are_put_back_with_their_masks(quick: Live, media: Path) -> None:
+    address = quick.upload(media / "clip.mp4", num_frames=3)
+    mask = np.zeros((48, 64), bool)
+    mask[10:20, 5:30] = True
+    rle = encode_rle(mask)
+    given = {"label": "wing", "rles": [rle, None, rle], "frame_scores": [0.5, 0.0, 0.75]}
+    answer = quick.http.put(f"{address}/objects/7", json=given)
+    assert answer.status_code == 200
+    told = quick.get(f"{address}/objects/7")
+    assert told == answer.json() and {name: told[name] for name in given} == given and told["score"] == 0.625
+    again = quick.http.put(f"{address}/objects/7", json={"label": "", "rles": [None, rle, None]})
+    assert again.json()["frame_scores"] == [0, 1, 0] and quick.post(f"{address}/undo", {})["objects"] == [told]
+    small = {"size": [4, 4], "counts": "0`0"}
+    for body, words in [
+        ({"label": "x"}, "rles is missing"),
+        ({"label": "x", "rles": [rle]}, "the masks of object 7 are 1 frames"),
+        ({"label": "x", "rles": [small] * 3}, "the mask's size is [4, 4]"),
+        ({"label": "x", "rles": [{**rle, "counts": "zz"}] * 3}, "not COCO's text form"),
+        ({"label": "x", "rles": [rle] * 3, "frame_scores": [1]}, "1 numbers for 3 frames"),
+    ]:
+        refused = quick.http.put(f"{address}/objects/7", json=body)
+        assert refused.status_code == 400 and words in refused.json()["error"]["message"], refused.text
+    assert quick.http.put(f"{address}/objects/0", json=given).status_code == 400
+    assert quick.http.patch(f"{address}/objects/7", json=given).status_code == 400
+    assert quick.get(f"{address}/objects")["objects"] == [told]

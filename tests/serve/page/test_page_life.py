@@ -72,9 +72,13 @@ def test_address_can_be_opened_and_sessions_are_listed_and_closed(quick: Live, m
     visitor.page.go_forward()
     entry = visitor.see(f'#recent-list li[data-id="{session_id}"]')
     entry.get_by_role("button", name="Delete").click()
-    visitor.page.locator("#confirm-yes").click()
     visitor.see(f'#recent-list li[data-id="{session_id}"]', "detached")
-    quick.get(address, 404)
+    visitor.page.get_by_role("button", name="Undo").click()
+    visitor.see(f'#recent-list li[data-id="{session_id}"]').get_by_role("button", name="Delete").click()
+    visitor.see(f'#recent-list li[data-id="{session_id}"]', "detached")
+    assert quick.get(address)["id"] == session_id  # there until it cannot be undone any more
+    visitor.page.get_by_role("button", name="Dismiss").click()
+    wait_for(lambda: quick.http.get(address).status_code == 404)
 
 
 # frames
@@ -152,10 +156,19 @@ def test_prompts_are_taken_back_one_by_one(quick: Live, media: Path, visit: Visi
     visitor.page.keyboard.press("Control+z")
     visitor.idle()
     assert visitor.state("state.objects.get(1).rles") == first == quick.get(f"{address}/objects/1")["rles"]
-    visitor.page.locator("#undo").click()
+    visitor.page.keyboard.press("Control+Shift+Z")
     visitor.idle()
+    assert len(quick.get(f"{address}/objects/1")["prompts"]) == 2
+    visitor.page.keyboard.press("Control+z")
+    visitor.idle()
+    visitor.page.keyboard.press("Control+y")
+    visitor.idle()
+    assert len(quick.get(f"{address}/objects/1")["prompts"]) == 2 and visitor.page.locator("#redo").is_disabled()
+    while visitor.page.locator("#undo").is_enabled():
+        visitor.page.locator("#undo").click()
+        visitor.idle()
     assert quick.get(address)["objects"] == [] and visitor.page.locator(".object").count() == 0
-    assert visitor.page.locator("#undo").is_disabled() and visitor.masks() == ""
+    assert visitor.masks() == ""
 
 
 def test_objects_are_renamed_hidden_and_deleted(quick: Live, media: Path, visit: Visit) -> None:
@@ -171,13 +184,14 @@ def test_objects_are_renamed_hidden_and_deleted(quick: Live, media: Path, visit:
     visitor.page.reload()
     visitor.opened()
     assert visitor.masks() == "2" and visitor.page.get_by_label("Name of object 1").input_value() == "left wing"
+    before = quick.get(f"{address}/objects/2")
     visitor.page.get_by_role("button", name="Delete object 2, thing 2").click()
-    assert "object 2, thing 2" in visitor.text("#confirm-text")
-    visitor.page.keyboard.press("Escape")
-    assert visitor.page.locator(".object").count() == 2
+    assert visitor.notice() == "Object 2, thing 2, is deleted."
+    visitor.page.locator(".notice").get_by_role("button", name="Undo").click()
+    visitor.see('.object[data-id="2"]')
+    assert quick.get(f"{address}/objects/2") == before
     visitor.page.keyboard.press("2")
     visitor.page.keyboard.press("Delete")
-    visitor.page.locator("#confirm-yes").click()
     wait_for(lambda: [one["id"] for one in quick.get(address)["objects"]] == [1])
     visitor.see('.object[data-id="2"]', "detached")
 
@@ -225,7 +239,8 @@ def test_reload_brings_everything_back(quick: Live, media: Path, visit: Visit) -
     assert visitor.page.locator(".asked .chip").get_attribute("aria-label") == "Object 1, thing 1"
     visitor.page.get_by_role("button", name="Export objects").click()
     visitor.page.get_by_role("button", name="Save on the server").click()
-    assert visitor.notice().startswith("Saved.") and quick.get(address)["is_saved"]
+    wait_for(lambda: visitor.text(".notice:last-child p").startswith("Saved."))
+    assert quick.get(address)["is_saved"]
 
 
 # errors
@@ -266,7 +281,8 @@ def test_server_that_ends_while_it_tracks_is_told(quick_engine: Engine, media: P
         visitor.page.mouse.click(*visitor.place(30, 20))
         visitor.see("#busy-progress[max]")
         live.begin_to_stop()
-        assert "shutting down" in visitor.notice() and visitor.page.locator("#stop").is_hidden()
+        visitor.see(".notice p:has-text('shutting down')")
+        assert visitor.page.locator("#stop").is_hidden()
 
 
 def test_refused_prompt_and_lost_session_are_told(quick: Live, media: Path, visit: Visit) -> None:

@@ -25,7 +25,6 @@ CONTRASTS = [
     ("text", "danger-soft", 4.5),
     ("danger", "danger-soft", 4.5),
     ("on-accent", "accent", 4.5),
-    ("on-danger", "danger", 4.5),
     ("edge", "card", 3.0),
     ("edge", "page", 3.0),
     ("accent", "sunken", 3.0),

@@ -2,8 +2,9 @@
 
 import { json, sessionPath } from "./api.js";
 import "./exporting.js";
-import { canUndo, leave, refresh, stop, undo, whenLost } from "./jobs.js";
-import { announce, clearNotices, complain } from "./notices.js";
+import { canRedo, canUndo, leave, redo, refresh, stop, undo, whenLost } from "./jobs.js";
+import { held, remember, whenGone } from "./keeping.js";
+import { announce, clearNotices, complain, offer } from "./notices.js";
 import "./objects.js";
 import "./shortcuts.js";
 import { learnDefaults, listSessions, whenOpened } from "./start.js";
@@ -11,23 +12,24 @@ import { on, state, take, tell } from "./state.js";
 
 const ID = /^s-[\w-]{22}$/;
 const POLL_MS = 700;
+const IN_WORK = ["open-other", "undo", "redo", "export-open"]; // what the header has for a session
 const byId = (id) => document.getElementById(id);
 
-function showStart() {
+function showStart(lostId = null) {
   leave();
   state.session = null;
   byId("work").hidden = true;
   byId("start").hidden = false;
-  for (const id of ["open-other", "undo", "export-open"]) byId(id).hidden = true;
+  for (const id of IN_WORK) byId(id).hidden = true;
   byId("name").textContent = document.title = "unipixel";
-  listSessions();
+  held().then(() => listSessions(lostId));
 }
 
 function showWork(told) {
   leave();
   byId("start").hidden = true;
   byId("work").hidden = false;
-  for (const id of ["open-other", "undo", "export-open"]) byId(id).hidden = false;
+  for (const id of IN_WORK) byId(id).hidden = false;
   byId("name").textContent = told.name;
   document.title = `${told.name} · unipixel`;
   state.session = null;
@@ -64,8 +66,8 @@ async function route() {
     showWork(await json(sessionPath(id)));
     clearNotices();
   } catch (error) {
-    location.replace("#");
-    showStart();
+    history.replaceState(null, "", "#");
+    showStart(error.code === "no_session" ? id : null);
     complain(error);
   }
 }
@@ -80,28 +82,38 @@ async function learnHealth() {
   }
 }
 
-whenOpened((told) => {
+whenOpened((told, source) => {
+  const before = state.session;
+  if (source) remember(told.id, source);
   clearNotices();
   showWork(told);
   history.pushState(null, "", `#${told.id}`);
+  if (before) offer(`${before.name} is kept as it was.`, "Back to it", () => (location.hash = before.id));
 });
-whenLost(() => {
-  history.replaceState(null, "", "#");
-  showStart();
-});
+for (const told of [whenLost, whenGone]) {
+  told((error) => {
+    if (!state.session) return; // it was told already
+    const { id } = state.session;
+    history.replaceState(null, "", "#");
+    showStart(id);
+    complain(error);
+  });
+}
 
 byId("open-other").addEventListener("click", () => {
   history.pushState(null, "", "#");
   showStart();
 });
 byId("undo").addEventListener("click", () => undo().catch(() => {}));
+byId("redo").addEventListener("click", () => redo().catch(() => {}));
 byId("stop").addEventListener("click", () => stop());
 byId("stage").addEventListener("failed", ({ detail }) => (detail.code === "no_session" ? refresh() : complain(detail)));
 addEventListener("hashchange", route);
 addEventListener("popstate", route);
 
-on("session objects target draft pending busy", () => {
+on("session objects target draft pending busy history", () => {
   byId("undo").disabled = !state.session || !canUndo();
+  byId("redo").disabled = !state.session || !canRedo();
 });
 on("busy", () => {
   const { busy } = state;

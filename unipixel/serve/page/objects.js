@@ -2,7 +2,6 @@
 
 import { mention, openPanel } from "./chat.js";
 import { colourOf } from "./colours.js";
-import { confirm } from "./dialogs.js";
 import { remove, rename, track } from "./jobs.js";
 import { complain, icon } from "./notices.js";
 import { light, listed, nameOf, on, show, state } from "./state.js";
@@ -48,14 +47,9 @@ function made(id) {
   return row;
 }
 
-/** Remove an object, if the visitor means it. */
+/** Remove an object; nobody is asked, because it can be undone. */
 export async function removeObject(id) {
-  const object = state.objects.get(id);
-  if (
-    !object ||
-    !(await confirm(`Delete object ${id}, ${nameOf(object)}, with its masks? This cannot be undone.`, "Delete"))
-  )
-    return;
+  if (!state.objects.has(id)) return;
   try {
     await remove(id);
   } catch (error) {

@@ -2,7 +2,7 @@
 
 import { openPanel } from "./chat.js";
 import { isDialogOpen, openHelp } from "./dialogs.js";
-import { stop, track, undo } from "./jobs.js";
+import { redo, stop, track, undo } from "./jobs.js";
 import { beginRenaming, removeObject } from "./objects.js";
 import { zoomBy } from "./stage.js";
 import { choose, listed, show, state, tell } from "./state.js";
@@ -47,7 +47,12 @@ const SHORTCUTS = [
   ["H", "Hide or show the selected object", { h: target((id) => show(id, state.hidden.has(id))) }],
   ["R", "Rename the selected object", { r: target(beginRenaming) }],
   ["Delete", "Delete the selected object", { Delete: target(removeObject), Backspace: target(removeObject) }],
-  ["Ctrl Z", "Undo the last prompt or stroke", { "ctrl+z": () => quiet(undo()), u: () => quiet(undo()) }],
+  ["Ctrl Z", "Undo", { "ctrl+z": () => quiet(undo()), u: () => quiet(undo()) }],
+  [
+    "Ctrl Shift Z",
+    "Redo; also Ctrl Y",
+    { "ctrl+shift+z": () => quiet(redo()), "ctrl+y": () => quiet(redo()), "shift+u": () => quiet(redo()) },
+  ],
   ["Enter", "Apply what was painted", { Enter: applyDraft }],
   ["Esc", "Cancel what was begun; stop the work", { Escape: escape }],
   ["T", "Track all objects again", { t: () => state.objects.size && !state.busy && quiet(track()) }],
@@ -79,8 +84,8 @@ function pick(number) {
 
 function nameOf(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (event.ctrlKey || event.metaKey) return `ctrl+${key}`;
-  return event.shiftKey && event.key.startsWith("Arrow") ? `shift+${key}` : key;
+  const isShifted = event.shiftKey && /^([a-z]|Arrow.*)$/.test(key);
+  return `${event.ctrlKey || event.metaKey ? "ctrl+" : ""}${isShifted ? "shift+" : ""}${key}`;
 }
 
 function isTyping(element) {

@@ -3,7 +3,7 @@
 export const state = {
   /** What /health says. */
   health: null,
-  /** The session that is open: {id, name, media, isSaved}. */
+  /** The session that is open: {id, name, media, isSaved, canUndo, canRedo}. */
   session: null,
   /** Objects by id, as the API gives them. */
   objects: new Map(),
@@ -32,6 +32,8 @@ export const state = {
   /** What was asked and answered: {question, text, note, isWriting}. */
   turns: [],
   zoom: 1,
+  /** Why the server has not saved what was changed last; empty if it has. */
+  problem: "",
 };
 
 const listeners = new Map();
@@ -113,6 +115,12 @@ export function learnMasks(frame, masks) {
   tell("masks");
 }
 
+/** Note that the objects have changed, which can be undone, and nothing redone any more. */
+export function noteChange() {
+  Object.assign(state.session, { canUndo: true, canRedo: false });
+  tell("history");
+}
+
 /** Forget an object. */
 export function forget(id) {
   state.objects.delete(id);
@@ -126,8 +134,14 @@ export function forget(id) {
 /** Take over a session as the server tells it; what it told before is replaced. */
 export function take(told) {
   const isOther = state.session?.id !== told.id;
-  state.session = { id: told.id, name: told.name, media: told.media, isSaved: told.is_saved };
+  const session = { id: told.id, name: told.name, media: told.media };
+  state.session = Object.assign(isOther ? session : state.session, {
+    isSaved: told.is_saved,
+    canUndo: told.can_undo,
+    canRedo: told.can_redo,
+  });
   state.objects = new Map(told.objects.map((one) => [one.id, one]));
+  for (const id of state.objects.keys()) state.removed.delete(id);
   if (isOther) {
     const hidden = JSON.parse(sessionStorage.getItem(`unipixel.hidden.${told.id}`) ?? "[]");
     Object.assign(state, {
@@ -140,6 +154,7 @@ export function take(told) {
       hidden: new Set(hidden),
       removed: new Set(),
       isNegative: false,
+      problem: "",
     });
     state.turns = told.turns
       .filter((turn) => turn.question || turn.text)
@@ -148,5 +163,5 @@ export function take(told) {
     tell("session", "turns", "draft", "tool");
   }
   if (state.target.id !== null && !state.objects.has(state.target.id)) state.target = { id: null };
-  tell("objects", "target", "frame");
+  tell("objects", "target", "frame", "history");
 }

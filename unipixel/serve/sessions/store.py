@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from unipixel.atomic import PART, remove_folder, replace_folder, sync_path, write_text
 from unipixel.checks import check_integer, check_list, check_mapping, check_text, parse_json, shorten
+from unipixel.engine.answer import MaskPiece
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.errors import MediaError
@@ -67,7 +68,29 @@ class SessionEntry:
     turns: list[TurnOut] = field(default_factory=list)
     jobs: set[Job] = field(default_factory=set)
     is_closed: bool = False
+    is_kept: bool = False
+    """Whether somebody works at it by hand: it is then saved after every change, where sessions can be saved."""
+    is_working: bool = False
+    """Whether the model is in the middle of a piece of its work."""
+    problem: str = ""
+    """Why its last changes could not be saved; empty if they were."""
     _revision: int = -1
+    _saved: tuple[int, TurnOut | None] = (0, None)
+
+    def __post_init__(self) -> None:
+        self.note_saved()
+
+    def note_saved(self) -> None:
+        """Remember that what it knows now is on disk, or not worth saving."""
+        self._saved, self.problem = (self.session.revision, self.turns[-1] if self.turns else None), ""
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether there is something that `note_saved` has not seen."""
+        revision, turn = self._saved
+        return not self.is_closed and (
+            self.session.revision != revision or (self.turns[-1] if self.turns else None) is not turn
+        )
 
     def touch(self) -> None:
         self.last_used_s = time.monotonic()
@@ -286,7 +309,28 @@ class SessionStore:
             raise ApiError(409, message, code="full")
         pieces = work()  # raises at once for what is not usable
         entry.is_warm = True
-        return _refresh_after_each(entry, pieces)
+        return self._run_and_save(entry, pieces)
+
+    def _run_and_save(self, entry: SessionEntry, pieces: Any) -> Iterator[Any]:
+        """Pieces of work, after each of which others can read what the session knows.
+
+        What ends the work is acknowledged when it has been saved.
+        """
+        entry.is_working, last = True, None
+        try:
+            with closing(pieces):
+                for piece in pieces:
+                    entry.refresh_objects()
+                    if isinstance(piece, str | MaskPiece):
+                        yield piece
+                    else:
+                        last = piece
+        finally:
+            entry.is_working = False
+            entry.refresh_objects()
+            self.save_changes(entry)
+        if last is not None:
+            yield last
 
     def finish_job(self, entry: SessionEntry, job: Job) -> None:
         """Note that work of a session is over, whatever came of it; sessions not in use free their caches for it."""
@@ -297,6 +341,19 @@ class SessionStore:
             self._runtime.run_in_background(self._runtime.worker.call(one.release_caches))
 
     # save and close
+
+    def save_changes(self, entry: SessionEntry) -> None:
+        """Save a session that is kept, if it has changed; on the model's thread.
+
+        A failure is no failure of the change itself: it is told as `SessionEntry.problem`, and tried again.
+        """
+        if not (self.can_save and entry.is_kept) or entry.is_closed or entry.is_working or not entry.has_changed:
+            return
+        try:
+            self.save(entry)
+        except Exception as error:
+            entry.problem = describe_error(error).message
+            LOG.warning("the session %s could not be saved (%s)", entry.id, error)
 
     def save(self, entry: SessionEntry) -> None:
         """Write a session to the state folder as one new generation, on disk when this returns; on the model's thread.
@@ -324,6 +381,7 @@ class SessionStore:
             raise ApiError(507, f"{message}; what was saved before is kept", code="not_saved") from error
         self._saved[entry.id] = saved = SavedSession(place, record)
         entry.is_saved = True
+        entry.note_saved()
         _remove_generations(before, saved)
 
     async def _suspend_idle(self) -> None:
@@ -368,7 +426,7 @@ class SessionStore:
         """Close a session, saved as it is now if it was saved before; on the model's thread."""
         if entry.is_closed:
             return
-        if entry.is_saved and not delete:
+        if not delete and (entry.is_saved or (self.can_save and entry.is_kept and entry.has_changed)):
             try:
                 self.save(entry)
             except Exception as error:  # the earlier file is still there
@@ -402,17 +460,6 @@ def check_record(value: Any, session_id: str) -> dict[str, Any]:
     for turn in check_list(record["turns"], "turns"):
         check_text(TurnOut.model_validate(turn, strict=True).text, "a reply")
     return record
-
-
-def _refresh_after_each(entry: SessionEntry, pieces: Any) -> Iterator[Any]:
-    """Pieces of work, after each of which others can read what the session knows."""
-    try:
-        with closing(pieces):
-            for piece in pieces:
-                entry.refresh_objects()
-                yield piece
-    finally:
-        entry.refresh_objects()
 
 
 def lock_state(folder: Path) -> FileLock:
