@@ -151,7 +151,7 @@ def test_prompts_are_taken_back_one_by_one(quick: Live, media: Path, visit: Visi
     visitor, address = resumed(quick, visit, media / "picture.png")
     first = quick.get(f"{address}/objects/1")["rles"]
     visitor.page.keyboard.press("1")
-    visitor.click(25, 15)
+    visitor.click(25, 15, "Shift")
     assert len(quick.get(f"{address}/objects/1")["prompts"]) == 2
     visitor.page.keyboard.press("Control+z")
     visitor.idle()
@@ -287,10 +287,12 @@ def test_server_that_ends_while_it_tracks_is_told(quick_engine: Engine, media: P
 
 def test_refused_prompt_and_lost_session_are_told(quick: Live, media: Path, visit: Visit) -> None:
     visitor, address = resumed(quick, visit, media / "picture.png")
-    visitor.page.keyboard.press("n")
-    visitor.click(20, 20, button="right")
-    assert "negative points only" in visitor.notice() and visitor.masks() == "1"
+    quick.http.delete(f"{address}/objects/1")  # by someone else
+    visitor.page.keyboard.press("1")
+    visitor.click(20, 20, "Shift")
+    assert visitor.notice().startswith("Object 1 is not known") and visitor.masks() == ""
     visitor.click(20, 20)
+    visitor.click(50, 40)
     assert len(visitor.masks().split()) > 1  # it goes on
     quick.http.delete(address)
     visitor.click(30, 20)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live import Live
+from live import Live, wait_for
 from visitor import PHONE, Visitor
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -130,7 +130,7 @@ def test_phone_needs_no_scrolling_sideways(quick: Live, visit: Visit, address: s
     assert visitor.page.evaluate(wide) <= PHONE["width"]
     visitor.page.get_by_role("button", name="Close").tap()
     visitor.tool("point")
-    visitor.page.locator("#new-object").tap()
+    visitor.page.locator("[data-mode=new]").tap()
     visitor.page.touchscreen.tap(*visitor.place(30, 20))
     visitor.idle()
     made = [one for one in quick.get(address)["objects"] if one["prompts"]]
@@ -156,7 +156,7 @@ def test_everything_can_be_done_by_keyboard(quick: Live, visit: Visit) -> None:
     press("Enter")
     visitor.idle()
     press("ArrowRight")
-    press("Shift+Enter")
+    press("Alt+Enter")
     visitor.idle()
     (point, other) = quick.get(f"{address}/objects/1")["prompts"]
     assert point["positive"] and not other["positive"] and other["x"] > point["x"]
@@ -189,9 +189,12 @@ def test_everything_can_be_done_by_keyboard(quick: Live, visit: Visit) -> None:
     visitor.page.locator(".asked .chip").focus()
     press("Enter")
     assert visitor.state("[state.lit, state.target.id]") == [1, 1]
-    press("u")
+    press("u")  # the answer's objects, if there were any, or else the name
     visitor.idle()
-    assert visitor.state("[...state.objects.values()].filter((one) => one.prompts.length).length") == 1
+    wait_for(lambda: visitor.state("state.session.canRedo"))
+    press("Control+y")
+    visitor.idle()
+    assert not visitor.state("state.session.canRedo") and quick.get(f"{address}/objects/1")["label"] == "wing"
 
 
 def test_keys_of_one_letter_can_be_switched_off(quick: Live, visit: Visit, address: str) -> None:

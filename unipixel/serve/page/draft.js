@@ -2,7 +2,7 @@
 
 import { decode, encode, stroke } from "./rle.js";
 import { shapeOf } from "./shapes.js";
-import { state, tell } from "./state.js";
+import { on, state, tell } from "./state.js";
 
 let undone = null; // strokes that were taken back, for as long as nothing else is painted
 
@@ -13,7 +13,7 @@ export function brushDiameter() {
 }
 
 /** Paint along places, or wipe. */
-export function paint(places, isNegative) {
+export function paint(places, isAway) {
   const { width, height } = state.session.media;
   if (!state.draft) {
     const rle = state.objects.get(state.target.id)?.rles[state.shown];
@@ -22,7 +22,7 @@ export function paint(places, isNegative) {
     state.draft = { session, target, frame, base, bits: base.slice(), strokes: [], shape: null };
   }
   undone = null;
-  add({ places, radius: brushDiameter() / 2, value: isNegative ? 0 : 1 });
+  add({ places, radius: brushDiameter() / 2, value: isAway ? 0 : 1 });
 }
 
 function add(one) {
@@ -77,17 +77,17 @@ export function discard() {
   tell("draft");
 }
 
-function clear() {
-  undone = null;
-  state.draft = null;
-  tell("draft");
-}
-
 /** What was painted as a prompt, and the object that it is for; nothing is painted any more. */
 export function finish() {
   const { target, frame, bits } = state.draft;
   const { width, height } = state.session.media;
   const prompt = { type: "mask", rle: encode(bits, height, width), frame };
-  clear();
+  undone = null;
+  state.draft = null;
+  tell("draft");
   return { target, prompt };
 }
+
+on("history", () => {
+  if (!state.draft) undone = null;
+});

@@ -55,7 +55,8 @@ async function failed(error, id) {
 
 /** Take over what the server knows. */
 export async function refresh() {
-  const { id } = state.session;
+  const id = state.session?.id;
+  if (!id) return;
   try {
     const told = await json(sessionPath(id));
     if (state.session?.id === id) take(told);

@@ -19,8 +19,12 @@ export const state = {
   shown: null,
   /** "select", "point", "box" or "brush". */
   tool: "point",
-  /** Whether clicks and strokes take away without a key held down. */
-  isNegative: false,
+  /** What a click does without a key held down: start a "new" object beside the selected one, "add", take "away". */
+  mode: "new",
+  /** Whether the pointer moves the view, for as long as a key is held down. */
+  isPanning: false,
+  /** How masks are drawn, and which: opacity in hundredths. */
+  view: { opacity: 40, isOutline: false, isHidden: false, isUnsureOnly: false, ...remembered("unipixel.view") },
   /** From 1 to 100, see draft.js. */
   brushSize: 10,
   /** Prompts that are on their way: {target, prompt}. */
@@ -37,6 +41,40 @@ export const state = {
 };
 
 const listeners = new Map();
+
+function remembered(name) {
+  try {
+    return JSON.parse(localStorage.getItem(name) ?? "{}");
+  } catch {
+    return {}; // storage is switched off
+  }
+}
+
+/** Change how masks are drawn; opacity and outlines are remembered by the browser. */
+export function changeView(changes) {
+  Object.assign(state.view, changes);
+  const { opacity, isOutline } = state.view;
+  try {
+    localStorage.setItem("unipixel.view", JSON.stringify({ opacity, isOutline }));
+  } catch {
+    // it then lasts until the page is left
+  }
+  tell("view");
+}
+
+const SURE = 0.6;
+const GUESSED = 0.3;
+
+/** How sure the model is of an object, in a word: "sure", "unsure" or "guess"; empty where it is not there. */
+export function wordOf(score) {
+  if (typeof score !== "number") return "";
+  return score >= SURE ? "sure" : score >= GUESSED ? "unsure" : "guess";
+}
+
+/** Whether an object is drawn and listed under what was chosen to be seen. */
+export function isListed(object) {
+  return !state.view.isUnsureOnly || ["unsure", "guess"].includes(wordOf(object.score));
+}
 
 /** Call `heard` whenever one of the things named (separated by spaces) has changed. */
 export function on(names, heard) {
@@ -153,7 +191,7 @@ export function take(told) {
       zoom: 1,
       hidden: new Set(hidden),
       removed: new Set(),
-      isNegative: false,
+      mode: "new",
       problem: "",
     });
     state.turns = told.turns
