@@ -330,3 +330,43 @@ def test_key_is_asked_for_until_it_is_right(quick_engine: Engine, media: Path, v
         visitor.page.reload()
         visitor.opened()  # pictures, too, are asked for with the key, which is kept for as long as the tab
         assert visitor.page.evaluate("localStorage.length") == 0
+
+
+def test_wrong_files_and_links_are_one_sentence_and_lose_nothing(
+    quick: Live, media: Path, visit: Visit, tmp_path: Path
+) -> None:
+    whole = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(whole, "JPEG")
+    files = {
+        "cut.jpg": (whole.getvalue()[: len(whole.getvalue()) // 2], "“cut.jpg” is damaged"),
+        "notes.txt": (b"Remember the milk.", "“notes.txt” is neither an image"),
+        "empty.png": (b"", "“empty.png” is empty"),
+    }
+    visitor, address = resumed(quick, visit, media / "picture.png")
+    known = quick.get(address)["objects"]
+    for name, (content, words) in files.items():
+        (tmp_path / name).write_bytes(content)
+        visitor.page.locator("#file").set_input_files(tmp_path / name)
+        told = visitor.see(f".notice p:has-text('{words}')").inner_text()
+        assert told.endswith(".") and "\n" not in told
+        assert visitor.masks() == "1" and quick.get(address)["objects"] == known  # the work is still there
+    visitor.page.locator("#open-other").click()
+    for url, words in [
+        ("http://no-such-host.invalid/a.png", "there is no such host"),
+        ("ftp://host/a.png", "is no address"),
+    ]:
+        visitor.page.locator("#url").fill(url)
+        visitor.page.locator("#url-form button").click()
+        assert "Errno" not in visitor.see(f".notice p:has-text('{words}')").inner_text()
+    for link in ("#nonsense", "#%E0%A4%A", "#s-short"):
+        visitor.page.goto("about:blank")
+        visitor.page.goto(f"{quick.url}/{link}")
+        assert visitor.notice().startswith(f"This link names no session: it ends in “{link}”.")
+        assert visitor.page.locator("#choose").is_visible() and visitor.page.url.endswith("#")
+    visitor.page.route("**/frames/0*", lambda route: route.fulfill(status=400, json=BROKEN))
+    visitor.page.goto(f"{quick.url}/#{address.rsplit('/', 1)[1]}")
+    visitor.see("#stage-wait:has-text('The picture cannot be shown. Its file is damaged.')")
+
+
+BROKEN = {"error": {"message": "its file is damaged", "type": "invalid_request_error", "param": None, "code": "bad_media"}}

@@ -59,9 +59,14 @@ async function wait(id) {
 }
 
 async function route() {
-  const id = decodeURIComponent(location.hash.slice(1));
+  const id = location.hash.slice(1);
   if (state.session && state.session.id === id) return;
-  if (!ID.test(id)) return showStart();
+  if (!ID.test(id)) {
+    showStart();
+    if (!id) return;
+    history.replaceState(null, "", "#");
+    return complain(`This link names no session: it ends in “#${id.slice(0, 40)}”. Open a file, or go on with one below.`);
+  }
   try {
     showWork(await json(sessionPath(id)));
     clearNotices();
@@ -107,7 +112,10 @@ byId("open-other").addEventListener("click", () => {
 byId("undo").addEventListener("click", () => undo().catch(() => {}));
 byId("redo").addEventListener("click", () => redo().catch(() => {}));
 byId("stop").addEventListener("click", () => stop());
-byId("stage").addEventListener("failed", ({ detail }) => (detail.code === "no_session" ? refresh() : complain(detail)));
+byId("stage").addEventListener("failed", ({ detail }) => {
+  if (detail.code === "no_session") refresh();
+  else if (state.shown !== null) complain(detail);
+});
 addEventListener("hashchange", route);
 addEventListener("popstate", route);
 

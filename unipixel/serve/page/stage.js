@@ -12,6 +12,7 @@ const stage = document.getElementById("stage");
 const sheet = document.getElementById("sheet");
 const picture = document.getElementById("picture");
 const overlay = document.getElementById("overlay");
+const wait = document.getElementById("stage-wait");
 
 /** What the visitor is doing with the pointer or the crosshair: drawn above everything. */
 export const doing = { cursor: null, crosshair: null, box: null, line: null };
@@ -73,6 +74,7 @@ function fit() {
 async function load() {
   const [session, t] = [state.session, state.frame];
   stage.classList.toggle("is-waiting", !bitmap);
+  wait.textContent = "Loading the picture…";
   try {
     const found = await frame(t);
     if (state.session?.id !== session.id) return;
@@ -83,7 +85,8 @@ async function load() {
     drawPicture();
     draw(); // at once: masks never lie above another frame's picture
   } catch (error) {
-    stage.classList.remove("is-waiting");
+    wait.textContent = `The picture cannot be shown. ${error.message}`; // where it would be
+    if (bitmap) stage.classList.remove("is-waiting");
     stage.dispatchEvent(new CustomEvent("failed", { detail: error }));
   }
 }

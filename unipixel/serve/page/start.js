@@ -60,7 +60,14 @@ export function openFile(file) {
     return complain(`“${file.name}” is ${bytes(file.size)} large; at most ${bytes(most)} are allowed here.`);
   }
   const chosen = options();
-  return open((signal) => upload(file, chosen, sending(file), signal), { file, options: chosen });
+  return open(async (signal) => {
+    try {
+      return await upload(file, chosen, sending(file), signal);
+    } catch (error) {
+      error.message = error.message.replace(/^Its file /, `“${file.name}” `);
+      throw error;
+    }
+  }, { file, options: chosen });
 }
 
 function sending(file) {
