@@ -112,6 +112,28 @@ def test_theme_follows_the_system_until_another_is_chosen(quick: Live, visit: Vi
     assert brightness() < 0.05 and visitor.page.evaluate("localStorage.length") == 0
 
 
+def test_page_says_what_the_model_is_and_offers_what_it_can_do(nano: Live, quick: Live, visit: Visit) -> None:
+    visitor = visit(nano.url)
+    visitor.see("#limits:not(:empty)")
+    parameters = round(nano.get("/health")["parameters"] / 1e6)
+    assert re.fullmatch(rf"nano · {parameters} M · cpu · \d+\.\d GB", visitor.text("#model").strip())
+    assert "drawn pictures" in visitor.text("#start .model-note") and "3B" in visitor.text("#start .model-note")
+    address = visitor.open(PAGE.parents[1] / "examples" / "picture.png")
+    ideas = visitor.page.locator("#suggestions button")
+    assert all("segment" in idea for idea in ideas.all_inner_texts()) and ideas.count() == 2
+    nano.http.delete(address)
+    with open(PAGE.parents[1] / "examples" / "picture.png", "rb") as file:
+        opened = nano.http.post("/v1/sessions/upload", files={"file": ("mine.png", file)}).json()
+    visitor.page.goto(f"{nano.url}/#{opened['id']}")
+    visitor.see("#name:has-text('mine.png')")
+    assert ideas.all_inner_texts() == ["Please segment the … in this image."]  # of scenes nano can say nothing
+    visitor.click(90, 110)
+    assert ideas.all_inner_texts() == ["Please segment the … in this image.", "What is [1]?"]
+    other = visit(quick.url)
+    other.see("#limits:not(:empty)")
+    assert other.page.locator("#start .model-note").is_hidden()
+
+
 def test_phone_needs_no_scrolling_sideways(quick: Live, visit: Visit, address: str) -> None:
     wide = "Math.max(...[...document.querySelectorAll('body, body *')].filter((one) => one.checkVisibility() "
     wide += "&& !one.closest('svg, .unseen, .sheet')).map((one) => one.getBoundingClientRect().right))"

@@ -77,10 +77,20 @@ async function route() {
   }
 }
 
+function counted(parameters) {
+  return parameters < 1e9 ? `${Math.max(1, Math.round(parameters / 1e6))} M` : `${(parameters / 1e9).toFixed(1)} B`;
+}
+
 async function learnHealth() {
   try {
     state.health = await json("health");
-    byId("model").textContent = `${state.health.model} · ${state.health.device}`;
+    const { model, device, parameters, memory_bytes, note } = state.health;
+    const memory = memory_bytes ? [`${(memory_bytes / 2 ** 30).toFixed(1)} GB`] : [];
+    byId("model").textContent = [model, counted(parameters), device, ...memory].join(" · ");
+    for (const one of document.querySelectorAll(".model-note")) {
+      one.textContent = note;
+      one.hidden = !note;
+    }
     tell("health");
   } catch (error) {
     complain(error);
