@@ -94,7 +94,7 @@ def collect(live: Live) -> dict[str, Any]:
     live.http.patch(f"{opened}/objects/7", json={"label": "other"})
     found["undo"] = {**prompted(live.post(f"{opened}/undo", {})), "turns": "<turns>"}
     found["redo"] = {**prompted(live.post(f"{opened}/redo", {})), "turns": "<turns>"}
-    rles = [one["rles"] for one in found["objects"]["objects"] if one["id"] == 8][0]
+    rles = next(one["rles"] for one in found["objects"]["objects"] if one["id"] == 8)
     found["put"] = live.http.put(f"{opened}/objects/8", json={"label": "other", "rles": rles}).json()
     found["stop"] = live.post(f"{opened}/stop", {})
     told = events(live.http.post(f"{opened}/objects", json={"prompts": [POINT], "stream": True}).text)

@@ -43,7 +43,10 @@ def test_every_server_has_a_state_folder_of_its_own(
     """By default below the user's own folder for state, one for each model and for each server at a time."""
     monkeypatch.setattr("platformdirs.user_state_path", lambda *_, **__: tmp_path / "state")
     first = find_own_state("nano")
-    assert first == find_own_state("nano") == tmp_path / "state" / "serve" / "nano" and str(first) in capsys.readouterr().err
+    assert (
+        first == find_own_state("nano") == tmp_path / "state" / "serve" / "nano"
+        and str(first) in capsys.readouterr().err
+    )
     assert find_own_state("PolyU-ChenLab/UniPixel-3B") == first.parent / "PolyU-ChenLab-UniPixel-3B"
     lock = lock_state(first)
     assert find_own_state("nano") == first.parent / "nano-2"

@@ -68,7 +68,10 @@ def test_everything_acknowledged_is_there_after_a_kill(
         steps: list[Callable[[], Any]] = [
             lambda: visitor.click(20, 20),
             lambda: visitor.ask("What is [1]?"),
-            lambda: (visitor.page.get_by_label("Name of object 1", exact=True).fill("wing"), visitor.page.keyboard.press("Enter")),
+            lambda: (
+                visitor.page.get_by_label("Name of object 1", exact=True).fill("wing"),
+                visitor.page.keyboard.press("Enter"),
+            ),
             lambda: visitor.page.keyboard.press("Control+z"),
             lambda: visitor.page.keyboard.press("Control+y"),
             lambda: visitor.page.locator("#track").click(),

@@ -369,4 +369,6 @@ def test_wrong_files_and_links_are_one_sentence_and_lose_nothing(
     visitor.see("#stage-wait:has-text('The picture cannot be shown. Its file is damaged.')")
 
 
-BROKEN = {"error": {"message": "its file is damaged", "type": "invalid_request_error", "param": None, "code": "bad_media"}}
+BROKEN = {
+    "error": {"message": "its file is damaged", "type": "invalid_request_error", "param": None, "code": "bad_media"}
+}

@@ -87,13 +87,15 @@ async function follow(path, body, signal, heard = () => {}) {
 
 /** Give prompts to an object, or make a new one of them. */
 export function prompt(prompts, target = state.target) {
+  const { label } = state;
   const waiting = prompts.map((one) => ({ target, prompt: one }));
   state.pending.push(...waiting);
   tell("pending");
   const done = enqueue("Segmenting", async (id, signal) => {
     const isNew = target.id === null;
     const path = isNew ? sessionPath(id, "objects") : sessionPath(id, "objects", target.id, "prompts");
-    const { objects } = await follow(path, { prompts }, signal);
+    const body = isNew && label ? { prompts, label } : { prompts };
+    const { objects } = await follow(path, body, signal);
     if (isNew && objects.length) target.id = objects[0].id;
     learn(objects);
     noteChange();

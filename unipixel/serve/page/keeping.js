@@ -7,7 +7,6 @@ import { Refused, json, openAddress, request, sessionPath, upload } from "./api.
 import { decode } from "./rle.js";
 import { on, state, tell } from "./state.js";
 
-const STORE = "sessions";
 const MOST = 30; // sessions held
 const LARGEST = 64 << 20; // bytes of a file that is held with its session
 const SHORTEST_MS = 150;
@@ -26,21 +25,27 @@ export function whenGone(told) {
 function database() {
   base ??= new Promise((resolve, reject) => {
     const opening = indexedDB.open("unipixel", 1);
-    opening.onupgradeneeded = () => opening.result.createObjectStore(STORE, { keyPath: "id" });
+    opening.onupgradeneeded = () => {
+      for (const name of ["sessions", "sets"]) opening.result.createObjectStore(name, { keyPath: "id" });
+      opening.result.createObjectStore("files");
+    };
     opening.onsuccess = () => resolve(opening.result);
     opening.onerror = () => reject(opening.error);
   });
   return base;
 }
 
-async function run(mode, act) {
-  const store = (await database()).transaction(STORE, mode).objectStore(STORE);
-  const asked = act(store);
+/** Do something with the "sessions", "sets" or "files" that this browser holds, and give what comes of it. */
+export async function store(name, mode, act) {
+  const found = (await database()).transaction(name, mode).objectStore(name);
+  const asked = act(found);
   return new Promise((resolve, reject) => {
-    store.transaction.oncomplete = () => resolve(asked.result);
-    store.transaction.onabort = () => reject(store.transaction.error);
+    found.transaction.oncomplete = () => resolve(asked.result);
+    found.transaction.onabort = () => reject(found.transaction.error);
   });
 }
+
+const run = (mode, act) => store("sessions", mode, act);
 
 /** What is held of all sessions, the newest first; nothing where the browser keeps nothing for pages. */
 export async function listHeld() {

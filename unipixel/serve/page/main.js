@@ -7,7 +7,8 @@ import { held, remember, whenGone } from "./keeping.js";
 import { announce, clearNotices, complain, offer } from "./notices.js";
 import "./objects.js";
 import "./shortcuts.js";
-import { learnDefaults, listSessions, whenOpened } from "./start.js";
+import { whenMoved } from "./set.js";
+import { learnDefaults, listSessions, open, whenOpened } from "./start.js";
 import { on, state, take, tell } from "./state.js";
 
 const ID = /^s-[\w-]{22}$/;
@@ -103,8 +104,9 @@ whenOpened((told, source) => {
   clearNotices();
   showWork(told);
   history.pushState(null, "", `#${told.id}`);
-  if (before) offer(`${before.name} is kept as it was.`, "Back to it", () => (location.hash = before.id));
+  if (before && !source?.isMove) offer(`${before.name} is kept as it was.`, "Back to it", () => (location.hash = before.id));
 });
+whenMoved((how, file) => open(how, { file, options: { track: "sampled" }, isMove: true }));
 for (const told of [whenLost, whenGone]) {
   told((error) => {
     if (!state.session) return; // it was told already

@@ -4,6 +4,7 @@ import { openPanel } from "./chat.js";
 import { isDialogOpen, openHelp } from "./dialogs.js";
 import { redo, stop, track, undo } from "./jobs.js";
 import { beginRenaming, removeObject } from "./objects.js";
+import { finishPicture, move, useClass } from "./set.js";
 import { zoomBy } from "./stage.js";
 import { changeView, listed, show, state, tell } from "./state.js";
 import { goTo, select, step, toggle } from "./timeline.js";
@@ -41,8 +42,8 @@ const SHORTCUTS = [
   ["A S", "Add to the selected object; take away from it", { a: () => useMode("add"), s: () => useMode("away") }],
   [
     "1 … 9",
-    "Select the object with that number",
-    Object.fromEntries(Array.from({ length: 9 }, (_, i) => [i + 1, () => pick(i + 1)])),
+    "Select the object with that number; in a set with classes: give the class to the selected and to new objects",
+    Object.fromEntries(Array.from({ length: 9 }, (_, i) => [i + 1, () => useClass(i) || pick(i + 1)])),
   ],
   ["H", "Hide or show the selected object", { h: target((id) => show(id, state.hidden.has(id))) }],
   [
@@ -81,6 +82,8 @@ const SHORTCUTS = [
     "Zoom in, out, fit; also the wheel",
     { "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), 0: () => zoomBy(0) },
   ],
+  ["PageUp PageDown", "Previous, next picture of the set", { PageUp: () => move(-1), PageDown: () => move(1) }],
+  ["D", "The picture is done: on to the next", { d: finishPicture }],
   ["X", "Crosshair: use the picture by keyboard", { x: () => document.getElementById("overlay").focus() }],
   ["/", "Write a question", { "/": focusQuestion }],
   ["E", "Export", { e: () => listed().length && document.getElementById("export").showPopover() }],

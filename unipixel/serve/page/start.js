@@ -4,6 +4,7 @@ import { json, openAddress, request, sessionPath, sessions, upload } from "./api
 import { bytes } from "./dialogs.js";
 import { letGo, listHeld, reopen, toCoco } from "./keeping.js";
 import { complain, deliver, icon, inform, offer } from "./notices.js";
+import { forgetSet, listSets, openFiles, progressOf, resumeSet } from "./set.js";
 import { on, state } from "./state.js";
 
 const byId = (id) => document.getElementById(id);
@@ -33,7 +34,8 @@ function say(text, part = null) {
   else bar.value = part;
 }
 
-async function open(how, source = null) {
+/** Open a session: `how` gives it as the server tells it, `source` is what it is opened from. */
+export async function open(how, source = null) {
   if (state.draft) return inform("Apply or discard what you have painted first; the file was not opened.");
   under?.abort();
   const mine = (under = new AbortController());
@@ -95,11 +97,26 @@ function openUrl(url) {
   );
 }
 
-/** Open one of the files that were dropped or chosen. */
-export function openFirst(files) {
-  if (!files.length) return;
-  if (files.length > 1) inform("One file is opened at a time; this is the first.");
-  openFile(files[0]);
+/** Open what was dropped or chosen: one file, or several as a set. */
+export function openAll(files) {
+  if (files.length === 1) openFile(files[0]);
+  else if (files.length) openFiles(files).catch(complain);
+}
+
+/** The files of what was dropped, those in folders, too. */
+async function unfold(entries) {
+  const files = [];
+  for (const one of entries) {
+    if (one?.isFile) files.push(await new Promise((done, failed) => one.file(done, failed)));
+    if (!one?.isDirectory) continue;
+    const reader = one.createReader();
+    for (;;) {
+      const some = await new Promise((done, failed) => reader.readEntries(done, failed));
+      if (!some.length) break;
+      files.push(...(await unfold(some)));
+    }
+  }
+  return files.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
 }
 
 /** Show which sessions the server has, and what this browser holds of others; `lostId` is one just lost. */
@@ -112,6 +129,9 @@ export async function listSessions(lostId = null) {
   }
   byId("recent").hidden = !known?.length;
   byId("recent-list").replaceChildren(...(known ?? []).reverse().map(line));
+  const sets = (await listSets()).filter((one) => !going.has(one.id));
+  byId("sets").hidden = !sets.length;
+  byId("sets-list").replaceChildren(...sets.map(setLine));
   const ids = new Set(known?.map((one) => one.id));
   const held = (await listHeld()).filter((one) => !ids.has(one.id) && !going.has(one.id));
   byId("held").hidden = !known || !held.length;
@@ -177,6 +197,25 @@ function line({ id, name, created, is_saved }) {
   return item;
 }
 
+function setLine(found) {
+  const { id, name, when } = found;
+  const again = button("Go on", () => resumeSet(found).catch(complain), `Go on with ${name}`);
+  again.className = "go";
+  const away = button("", () => {
+    going.add(id);
+    again.closest("li").remove();
+    const back = () => {
+      going.delete(id);
+      listSessions();
+    };
+    offer(`The set ${name} is deleted; what was done in its pictures is kept below.`, "Undo", back, () => forgetSet(id));
+  });
+  away.className = "quiet icon";
+  away.setAttribute("aria-label", `Delete the set ${name}`);
+  away.append(icon("delete"));
+  return entry(id, name, `${progressOf(found)} · ${timeOf(when)}`, again, away);
+}
+
 function heldLine(found) {
   const { id, name, when, objects } = found;
   const count = `${objects.length} object${objects.length === 1 ? "" : "s"}`;
@@ -211,10 +250,14 @@ function write(found) {
 }
 
 byId("choose").addEventListener("click", () => byId("file").click());
-byId("file").addEventListener("change", (event) => {
-  openFirst([...event.target.files]);
-  event.target.value = ""; // the same file can be chosen again
-});
+byId("choose-folder").addEventListener("click", () => byId("folder").click());
+for (const id of ["file", "folder"]) {
+  byId(id).addEventListener("change", (event) => {
+    const files = [...event.target.files];
+    event.target.value = ""; // the same file can be chosen again
+    openAll(files);
+  });
+}
 byId("opening-cancel").addEventListener("click", () => under?.abort());
 byId("url-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -248,9 +291,11 @@ addEventListener("drop", (event) => {
   if (!isFile(event)) return;
   event.preventDefault();
   byId("dropping").hidden = true;
-  openFirst([...event.dataTransfer.files]);
+  const entries = [...event.dataTransfer.items].map((one) => one.webkitGetAsEntry?.());
+  if (entries.some((one) => one?.isDirectory)) unfold(entries).then(openAll, complain);
+  else openAll([...event.dataTransfer.files]);
 });
-addEventListener("paste", (event) => openFirst([...(event.clipboardData?.files ?? [])]));
+addEventListener("paste", (event) => openAll([...(event.clipboardData?.files ?? [])]));
 
 on("health", () => {
   const { max_upload_bytes, max_frames } = state.health.limits;

@@ -36,6 +36,8 @@ export const state = {
   /** What was asked and answered: {question, text, note, isWriting}. */
   turns: [],
   zoom: 1,
+  /** What new objects are called: the class that was chosen; null: nothing. */
+  label: null,
   /** Why the server has not saved what was changed last; empty if it has. */
   problem: "",
 };

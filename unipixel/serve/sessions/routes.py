@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
-from starlette.responses import StreamingResponse
 
 from unipixel.engine.answer import Answer, MaskPiece, Piece
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
-from unipixel.errors import DatasetError, MediaError, PromptError
-from unipixel.formats import WRITERS, Losses, describe_losses
-from unipixel.formats.rasters import write_davis_frames
+from unipixel.errors import MediaError, PromptError
+from unipixel.masks import MaskTrack, parse_rle
 from unipixel.serve.errors import ApiError, JobCancelled
 from unipixel.serve.media import clean_name, encode_frame, fetch_media, store_upload
 from unipixel.serve.responses import EVENT_STREAM, JsonResponse, format_event, stream_events, wait_for_result
 from unipixel.serve.runtime import OwnerDep, Runtime, RuntimeDep, forbid_caching
-from unipixel.masks import MaskTrack, parse_rle
 from unipixel.serve.schemas import DEFAULT_TOKENS, MAX_FRAME, MAX_OBJECT_ID, ErrorOut, ObjectOut
 from unipixel.serve.serializers import (
     build_masks,
@@ -50,17 +42,6 @@ from unipixel.serve.sessions.schemas import (
 )
 from unipixel.serve.sessions.store import SessionEntry, SessionStore
 
-ExportFormat: TypeAlias = Literal[
-    "coco", "cvat", "datumaro", "davis", "label-studio", "labelme", "numpy", "overlay", "yolo", "youtube-vis"
-]
-EXPORT_FILES: dict[str, str] = {
-    "coco": "coco.json",
-    "cvat": "cvat.xml",
-    "label-studio": "label-studio.json",
-    "numpy": "masks.npz",
-    "youtube-vis": "youtube-vis.json",
-}
-"""Exports that are one file, under any system's name; the others are folders, sent as a zip, and the overlay."""
 T = TypeVar("T")
 MAX_TURNS = 1000
 SESSION_PATH = "/v1/sessions/{session_id}"
@@ -387,107 +368,6 @@ async def get_frame(
     # a session's frames never change
     headers = {"Cache-Control": "private, max-age=86400, immutable"}
     return Response(content, media_type=f"image/{image_format}", headers=headers)
-
-
-@session_router.get(
-    SESSION_PATH + "/export",
-    summary="Export objects",
-    response_class=Response,
-    responses={
-        200: {
-            "description": "The file.",
-            "content": {
-                **{kind: {} for kind in ("application/json", "application/xml", "application/zip")},
-                **{kind: {} for kind in ("video/mp4", "image/png")},
-            },
-        }
-    },
-)
-async def export_objects(
-    runtime: RuntimeDep,
-    entry: EntryDep,
-    kind: Annotated[ExportFormat, Query(alias="format", description="`overlay` is MP4, or PNG of a still image.")],
-    objects: Annotated[list[int] | None, Query(description="Ids; by default all.")] = None,
-) -> Response:
-    """As the files of a tool, a zip where they are several, or the clip with masks drawn over it.
-
-    What the format has no place for is counted in the header `X-Left-Out`.
-    """
-    known = dict(entry.objects)
-    missing = [i for i in objects or () if i not in known]
-    if missing:
-        raise PromptError(f"object {missing[0]} is not known in this session; known are {sorted(known) or 'none'}")
-    chosen = [known[i] for i in dict.fromkeys(objects)] if objects is not None else list(known.values())
-
-    def write() -> tuple[str, list[str], IO[bytes]]:
-        folder = Path(tempfile.mkdtemp(prefix="export-", dir=entry.folder))
-        try:
-            path, left_out = write_export(entry.session, chosen, entry.name, kind, folder)
-            return path.name, left_out, open(path, "rb")
-        finally:  # an open file is read to its end, whatever becomes of its name and of the session
-            shutil.rmtree(folder, ignore_errors=True)
-            if entry.is_closed:  # whoever closed it could not remove its folder while ours was in it
-                with suppress(OSError):
-                    entry.folder.rmdir()  # only if nothing is left in it
-
-    name, left_out, file = await run_in_thread(runtime, entry, write)
-    types = {"json": "application/json", "xml": "application/xml", "mp4": "video/mp4", "png": "image/png"}
-    headers = {"X-Left-Out": "; ".join(left_out).encode("ascii", "replace").decode()} if left_out else {}
-    headers |= {
-        "Content-Length": str(os.fstat(file.fileno()).st_size),
-        "Content-Disposition": f'attachment; filename="{name}"',
-    }
-    return StreamingResponse(
-        _read_chunks(file), media_type=types.get(name.rpartition(".")[2], "application/zip"), headers=headers
-    )
-
-
-def write_export(
-    session: Session, objects: Sequence[KnownObject], name: str, kind: ExportFormat, folder: Path
-) -> tuple[Path, list[str]]:
-    """Write objects into a folder, as one file.
-
-    ``davis`` is a zip of palette PNGs without folders. Pictures go into a zip if they are stills; all frames of a clip
-    would be larger than the clip.
-
-    Args:
-        objects: as they were when the model last paused.
-        name: what the media are called.
-
-    Returns:
-        The file, and what the format has no place for.
-
-    Raises:
-        ApiError: an object id does not fit the format.
-        OSError: the disk is full.
-    """
-    answer = Answer(text="", raw_text="", objects=tuple(objects), clip=replace(session.clip, source=name))
-    annotations, losses, inner = answer.to_annotations(), Losses(), folder / "files"
-    try:
-        if kind == "overlay":
-            return answer.save(folder / ("overlay.mp4" if session.num_frames > 1 else "overlay.png")), []
-        if kind == "davis":
-            write_davis_frames(annotations, inner, losses)
-        else:
-            annotations = annotations.drop_pictures() if annotations.is_video else annotations
-            WRITERS[kind]([annotations], folder / EXPORT_FILES[kind] if kind in EXPORT_FILES else inner, losses)
-    except (ValueError, DatasetError) as error:
-        raise ApiError(400, str(error), code="bad_export", param="format") from error
-    if kind in EXPORT_FILES:
-        return folder / EXPORT_FILES[kind], describe_losses(losses)
-    path = folder / f"{kind}.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(file for file in inner.rglob("*") if file.is_file()):
-            archive.writestr(
-                zipfile.ZipInfo(file.relative_to(inner).as_posix()), file.read_bytes(), zipfile.ZIP_DEFLATED
-            )
-    return path, describe_losses(losses)
-
-
-def _read_chunks(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
-        while chunk := file.read(1 << 18):
-            yield chunk
 
 
 def build_session(entry: SessionEntry) -> SessionOut:

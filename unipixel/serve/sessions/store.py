@@ -196,6 +196,7 @@ class SessionStore:
             ApiError: as many sessions are open as are allowed.
             MediaError: the file is not usable, or its clip is longer than allowed.
         """
+        await self._make_room()
         self._check_capacity()
         session_id = f"s-{secrets.token_urlsafe(16)}"
         folder = self._root / session_id
@@ -224,6 +225,14 @@ class SessionStore:
             session.close()
             raise
         return name, session
+
+    async def _make_room(self) -> None:
+        """Where as many sessions are open as may be, let the saved one sleep that was unused for longest."""
+        if len(self._open) + self._opening < self._runtime.settings.max_sessions:
+            return
+        saved = [e for e in self.entries() if e.is_saved and not e.jobs and not e.has_changed]
+        for entry in sorted(saved, key=lambda e: e.last_used_s)[:1]:
+            await self._suspend(entry, 0.0)
 
     def _check_capacity(self) -> None:
         max_sessions = self._runtime.settings.max_sessions
@@ -258,6 +267,7 @@ class SessionStore:
         async with self._get_lock(session_id):
             entry = self.find(session_id, owner)
             if entry is None:
+                await self._make_room()
                 self._check_capacity()
                 entry = await self._runtime.run_in_thread(self._restore, session_id)
                 self._open[session_id] = entry
@@ -387,16 +397,20 @@ class SessionStore:
     async def _suspend_idle(self) -> None:
         """Close idle sessions; saved ones are saved as they are now and can be restored."""
         for entry in self.entries():
-            async with self._get_lock(entry.id):  # who asks for it meanwhile waits, and then restores it
-                idle_s = time.monotonic() - entry.last_used_s
-                if entry.jobs or entry.is_closed or idle_s <= self._runtime.settings.idle_s:
-                    continue
-                self._open.pop(entry.id, None)
-                try:
-                    await self._runtime.worker.call(partial(self._close_entry, entry))
-                finally:
-                    if not entry.is_closed:
-                        self._open[entry.id] = entry
+            await self._suspend(entry, self._runtime.settings.idle_s)
+
+    async def _suspend(self, entry: SessionEntry, least_idle_s: float) -> None:
+        """Close a session, if it has been idle for so long and nothing is done in it."""
+        async with self._get_lock(entry.id):  # who asks for it meanwhile waits, and then restores it
+            idle_s = time.monotonic() - entry.last_used_s
+            if entry.jobs or entry.is_closed or idle_s <= least_idle_s:
+                return
+            self._open.pop(entry.id, None)
+            try:
+                await self._runtime.worker.call(partial(self._close_entry, entry))
+            finally:
+                if not entry.is_closed:
+                    self._open[entry.id] = entry
 
     async def delete(self, session_id: str, owner: str) -> None:
         """Stop what a session does, close it, and remove what was saved of it.
