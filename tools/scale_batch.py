@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ import psutil
 from PIL import Image, ImageDraw
 
 from unipixel.batch import read_answers
+from unipixel.masks import decode_rle
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 6399
@@ -137,14 +139,29 @@ def find_actors(parent: int) -> list[psutil.Process]:
     return found
 
 
+def start_node(number: int, cpus: int, expected: int) -> Node:
+    """A node that has joined the cluster, which has so many then; the first is the head.
+
+    Ray gives a node up that does not start within seconds, as happens beside other work: then it is started again.
+    """
+    for _ in range(4):
+        node = Node(number, cpus, head=number == 0)
+        try:
+            wait_for_nodes(expected)
+            return node
+        except (RuntimeError, subprocess.TimeoutExpired):
+            node.remove()
+    raise RuntimeError(f"node {number} does not come up")
+
+
 def wait_for_nodes(number: int) -> None:
     """Return when the cluster has so many nodes."""
     code = (
         f"import ray, time; ray.init('127.0.0.1:{PORT}', log_to_driver=False)\n"
         f"while sum(one['Alive'] for one in ray.nodes()) != {number}: time.sleep(1)"
     )
-    for _ in range(20):
-        done = subprocess.run([sys.executable, "-c", code], env=build_environment(), capture_output=True, timeout=600)
+    for _ in range(10):
+        done = subprocess.run([sys.executable, "-c", code], env=build_environment(), capture_output=True, timeout=150)
         if done.returncode == 0:
             return
         time.sleep(3)
@@ -191,10 +208,23 @@ def compare(own: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]]) 
     known = {row["item"]: row for row in reference}
     for row in own:
         other = known.get(row["item"], {})
-        faults += [
-            f"item {row['item']}: {name} differs" for name in row if name != "error" and row[name] != other.get(name)
-        ]
+        different = [name for name in row if name != "error" and row[name] != other.get(name)]
+        faults += [f"item {row['item']}: {name} differs" for name in different if name != "objects"]
+        if "objects" in different:
+            faults.append(f"item {row['item']}: {describe_difference(row['objects'], other.get('objects') or [])}")
     return faults
+
+
+def describe_difference(own: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> str:
+    """How far the objects of two answers are from each other."""
+    if [one["label"] for one in own] != [one["label"] for one in others]:
+        return f"{len(own)} objects instead of {len(others)}, or others"
+    pairs = [(a, b) for one, other in zip(own, others, strict=True) for a, b in zip_longest(one["rles"], other["rles"])]
+    drawn = [
+        [decode_rle({"size": [x["height"], x["width"]], "counts": x["counts"]}) for x in pair if x] for pair in pairs
+    ]
+    pixels = sum(int((masks[0] ^ masks[-1]).sum() if len(masks) > 1 else masks[0].sum()) for masks in drawn if masks)
+    return f"masks differ in {pixels} pixels" if pixels else "scores differ, masks do not"
 
 
 @contextmanager
@@ -286,6 +316,8 @@ def run_chaos(options: argparse.Namespace, folder: Path) -> int:
         1,
         "--shard-size",
         options.shard_size,
+        "--batch-size",
+        options.batch_size,
         "--max-bad",
         1,
         "--retries",
@@ -293,13 +325,11 @@ def run_chaos(options: argparse.Namespace, folder: Path) -> int:
     ]
     run_command(*batch, "-o", folder / "serial", log=log)
     reference = list_rows(folder / "serial")
-    head = Node(0, 5, head=True)
+    head = start_node(0, 5, 1)
     faults = 0
     try:
-        wait_for_nodes(1)
         for number in range(options.rounds):
-            second = Node(1, 1, head=False)
-            wait_for_nodes(2)
+            second = start_node(1, 1, 2)
             with open_disk(folder / f"disk-{number}") as fill:
                 out = folder / f"disk-{number}" / "out"
                 words = [*batch, "-o", out, "--actors", 2, "--address", f"127.0.0.1:{PORT}"]
@@ -395,11 +425,9 @@ def run_evaluation(options: argparse.Namespace, folder: Path) -> int:
         options.limit,
     ]
     run_command(*words, "-o", folder / "serial", log=folder / "log")
-    head, second = Node(0, 2, head=True), None
+    head, second = start_node(0, 2, 1), None
     try:
-        wait_for_nodes(1)
-        second = Node(1, 2, head=False)
-        wait_for_nodes(2)
+        second = start_node(1, 2, 2)
         where = ["--address", f"127.0.0.1:{PORT}", "--actors", 2]
         run_command(*words, "-o", folder / "cluster", *where, log=folder / "log")
     finally:
@@ -512,6 +540,7 @@ def main() -> None:
     one.add_argument("--pictures", type=int, default=200)
     one.add_argument("--clips", type=int, default=4)
     one.add_argument("--shard-size", type=int, default=8)
+    one.add_argument("--batch-size", type=int, default=1, help="above 1 sums are rounded otherwise after a kill")
     one.set_defaults(run=run_chaos)
     one = commands.add_parser("eval")
     one.add_argument("benchmarks", nargs="*", default=["refcoco/testA"])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,20 @@ def test_without_ray_several_actors_are_refused_in_one_sentence(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"several actors need Ray .*pip install 'unipixel\[scale\]'"):
         import_ray()
+
+
+def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=give_up, data=SimpleNamespace()))
+    monkeypatch.setitem(sys.modules, "ray.data", SimpleNamespace())
+    with (
+        pytest.raises(ValueError, match=r"Ray does not start on this machine \(The current node timed out") as caught,
+        cluster.connect(LOCAL, 2, 1, "cpu"),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
 
 
 def test_the_error_of_ours_is_found_in_what_it_is_wrapped_in() -> None:

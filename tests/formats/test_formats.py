@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from unipixel.errors import DatasetError, MediaError
 from unipixel.formats import WRITERS, Annotations, find_format, read_annotations, write_annotations
 from unipixel.formats.annotations import choose_file_names, make_file_name
+from unipixel.formats.libraries import _build_detection
 from unipixel.masks import MaskTrack, decode_rle, fit_outline, polygons_to_mask, rasterize_polygon
 from unipixel.media import Media
 
@@ -437,3 +439,17 @@ def test_tracks_of_a_video_task_are_read_frame_by_frame(tmp_path: Path) -> None:
 
 def test_every_format_is_written_under_some_name() -> None:
     assert set(EXACT) | {"davis", "yolo", "overlay"} == set(WRITERS)
+
+
+def test_corners_of_fiftyone_boxes_round_down_to_their_pixels() -> None:
+    """FiftyOne multiplies by the size of the picture and cuts; a corner just below its number would move the mask."""
+    fiftyone = SimpleNamespace(Detection=SimpleNamespace)
+    for width in (96, 101, 252, 640, 1001):
+        for x in range(width - 3):
+            mask = np.zeros((5, width), bool)
+            mask[1:4, x : x + 3] = True
+            one = Annotations("a", (5, width), {1: MaskTrack.from_masks(mask[None])}, {1: "thing"}, {})
+            [shape] = one.list_shapes(0)
+            left, top, wide, high = _build_detection(fiftyone, one, 0, *shape).bounding_box
+            assert (int(left * width), int((left + wide) * width)) == (x, x + 3)
+            assert (int(top * 5), int((top + high) * 5)) == (1, 4)

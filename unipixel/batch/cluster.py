@@ -19,6 +19,7 @@ from typing import Any
 
 from unipixel.atomic import replace_file
 from unipixel.batch.worker import ShardWorker
+from unipixel.checks import join_lines
 from unipixel.data.records import MAX_BAD, BadRecords
 from unipixel.engine.engine import load as load_engine
 from unipixel.errors import UnipixelError
@@ -61,13 +62,19 @@ def connect(address: str | None, actors: int, threads: int, device: str) -> Iter
     """Ray, connected to a cluster or started on this machine; what was started is ended.
 
     Raises:
-        ValueError: there is no cluster at the address, or it has too few devices.
+        ValueError: Ray does not start, there is no cluster at the address, or it has too few devices.
     """
     ray = import_ray()
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # the command shows its own
     if address in (None, LOCAL):
-        # one CPU more than the actors take, for the tasks that hand them their shards
-        ray.init(address=LOCAL, num_cpus=actors * max(threads, 1) + 1, include_dashboard=None, log_to_driver=False)
+        try:
+            # one CPU more than the actors take, for the tasks that hand them their shards
+            ray.init(address=LOCAL, num_cpus=actors * max(threads, 1) + 1, include_dashboard=None, log_to_driver=False)
+        except Exception as error:  # Ray raises no narrower one
+            raise ValueError(
+                f"Ray does not start on this machine ({join_lines(error)}); beside other work it "
+                "gives up within seconds: try again, or leave --actors out"
+            ) from error
     else:
         try:
             ray.init(address=address, log_to_driver=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from unipixel.engine.tracking import CACHED_FRAMES
 from unipixel.engine.turn import answer_request
 from unipixel.errors import CheckpointError, UnipixelError
 from unipixel.media import Limits, MediaLike, open_media
+from unipixel.model.placement import DISK, DeviceMap, read_device
 from unipixel.model.quantization import BITS, find_packed_block
 from unipixel.model.tensor_files import count_parameters
 from unipixel.model.unipixel import UniPixel
@@ -53,6 +54,28 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {str(name)!r} cannot be used here; try 'auto' or 'cpu'") from error
     return device
+
+
+def choose_places(
+    device: str | torch.device, device_map: str | int | torch.device | DeviceMap | None
+) -> tuple[torch.device, str | DeviceMap | None]:
+    """The main device of a model, and where parts of it lie instead, if any do.
+
+    Args:
+        device: see `choose_device`; a device in ``device_map`` for all (a name, or under ``""``) goes before it.
+        device_map: ``"auto"``, places of parts, or one device for all.
+
+    Raises:
+        ValueError: no such device.
+    """
+    if device_map is None or device_map == "auto":
+        return choose_device(device), device_map
+    places = dict(device_map) if isinstance(device_map, Mapping) else {"": device_map}
+    main = read_device(places.pop("", choose_device(device)))
+    if main is None:
+        raise ValueError("a whole model cannot lie on disk; 'visual' and 'language.layers' can")
+    found = {key: read_device(place) for key, place in places.items()}
+    return choose_device(main), {key: DISK if one is None else choose_device(one) for key, one in found.items()} or None
 
 
 def choose_dtype(
@@ -124,6 +147,7 @@ def load(
     base: str | Path | None = None,
     sam: str | Path | None = None,
     fresh: bool = False,
+    device_map: str | DeviceMap | None = None,
 ) -> Engine:
     """Load a model.
 
@@ -134,15 +158,19 @@ def load(
             names while they are read, and compute in the type that `choose_dtype` chooses.
         base, sam, fresh: for a folder with a part of a model (LoRA, or what a training stage taught): what it is laid
             over, and whether modules that are in no file may be drawn; see `weights.read_checkpoint`.
+        device_map: for a model that does not fit on the device: ``"auto"``, or places of its parts, such as
+            ``{"visual": "cuda:1", "language.layers": "cpu"}``; see `placement.plan_places`.
 
     Raises:
         CheckpointError: the checkpoint is missing, incomplete or malformed.
         ValueError: there is no such device or type, or the type is not made for the device.
     """
-    where = choose_device(device)
+    where, device_map = choose_places(device, device_map)
     bits = BITS.get(dtype) if isinstance(dtype, str) else None
     if bits is not None and where.type != "cpu":
         raise ValueError(f"dtype {dtype!r} is made for CPUs and the device is {where.type!r}; load it there as 'bf16'")
+    if bits is not None and device_map is not None:
+        raise ValueError(f"dtype {dtype!r} and device_map do not go together; load the model as 'bf16'")
     if bits == 4 and find_packed_block() is None:
         raise ValueError("this processor has no int4 layout that is known here; load the model as 'int8'")
     folder = resolve_checkpoint(name_or_path)
@@ -151,7 +179,9 @@ def load(
         config, tensors = read_checkpoint(folder, base=base, sam=sam, fresh=fresh)
         processor.check_ids(config)
         suits = choose_dtype(None if bits else dtype, name_or_path, where, count_parameters(tensors))
-        model = fill_model(build_empty_model(config), tensors, folder, device=where, dtype=suits, bits=bits)
+        model = fill_model(
+            build_empty_model(config), tensors, folder, device=where, dtype=suits, bits=bits, device_map=device_map
+        )
     except CheckpointError as error:
         over = f" --base {base}" if base is not None else ""
         raise CheckpointError(

@@ -14,6 +14,8 @@ from unipixel.formats.annotations import UNNAMED, Annotations, Losses, Picture, 
 from unipixel.masks import Rle, decode_rle, encode_rle
 from unipixel.masks.rle import check_size_hw
 
+CORNER_MARGIN = 1e-6
+"""Pixels that a corner is moved so that it does not fall below its number when it is rounded down."""
 FIELD = "objects"
 """Of FiftyOne's samples and frames, where the objects are."""
 
@@ -154,9 +156,11 @@ def _build_detection(
 ) -> Any:
     height, width = one.size_hw
     x1, y1, x2, y2 = one.tracks[object_id].boxes[t].tolist()
+    # FiftyOne cuts corners down to whole pixels, and x1 / width * width may lie just below x1
+    left, top = (x1 + CORNER_MARGIN) / width, (y1 + CORNER_MARGIN) / height
     return fiftyone.Detection(
         label=label,
-        bounding_box=[x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height],
+        bounding_box=[left, top, (x2 - x1) / width, (y2 - y1) / height],
         mask=decode_rle(rle)[int(y1) : int(y2), int(x1) : int(x2)],
         confidence=score,
         index=object_id,

@@ -27,7 +27,7 @@ from transformers import BatchFeature, GenerationMixin, Pipeline, PreTrainedConf
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from unipixel.engine.answer import Answer
-from unipixel.engine.engine import Engine, choose_device, choose_dtype
+from unipixel.engine.engine import Engine, choose_dtype, choose_places
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
 from unipixel.engine.pretrained import push_folder, save_model_folder, save_processor_folder
 from unipixel.engine.session import choose_clip
@@ -138,7 +138,7 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pretrained_model_name_or_path: as for `unipixel.load`.
             config: by default the folder's own.
             dtype, torch_dtype: as for `unipixel.load`; ``"auto"`` and None: what suits model and machine.
-            device_map: a device for the whole model; None: the CPU.
+            device_map: a device for the whole model, None is the CPU; or, as for `unipixel.load`, where its parts lie.
             attn_implementation: only ``"sdpa"``.
             base, sam: as for `unipixel.load`.
             options: ``cache_dir``, ``force_download``, ``local_files_only``, ``revision`` and ``token`` for the Hub.
@@ -154,7 +154,7 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if attn_implementation not in (None, "sdpa"):
             raise ValueError(f"attn_implementation is {attn_implementation!r}; UniPixel runs with 'sdpa'")
         folder = resolve_checkpoint(pretrained_model_name_or_path, **hub)
-        device = _read_device_map(device_map)
+        device, places = choose_places("auto" if device_map is not None else "cpu", device_map)
         own, tensors = read_checkpoint(folder, base=base, sam=sam)
         if config is None:
             config = build_hub_config(own)
@@ -163,7 +163,8 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if isinstance(wanted, str):
             wanted = wanted.removeprefix("torch.")
         suits = choose_dtype(wanted, pretrained_model_name_or_path, device, count_parameters(tensors))
-        core = fill_model(build_empty_model(config.build_model_config()), tensors, folder, device=device, dtype=suits)
+        empty = build_empty_model(config.build_model_config())
+        core = fill_model(empty, tensors, folder, device=device, dtype=suits, device_map=places)
         model = cls(config, core).eval()
         config.dtype = suits
         return model
@@ -351,16 +352,6 @@ def build_hub_config(own: UniPixelConfig) -> UniPixelHubConfig:
     tree = own.to_dict()
     sizes = None if own.has_named_sam else own.sam.to_hydra()
     return UniPixelHubConfig(**tree, sam2_sizes=sizes, eos_token_ids=list(own.eos_token_ids))
-
-
-def _read_device_map(device_map: Any) -> torch.device:
-    if isinstance(device_map, Mapping):
-        if set(device_map) != {""}:
-            raise ValueError("device_map of from_pretrained must be one device, on which the whole model lies")
-        device_map = device_map[""]
-    if isinstance(device_map, int) and not isinstance(device_map, bool):
-        device_map = f"cuda:{device_map}"
-    return choose_device("cpu" if device_map is None else device_map)
 
 
 _NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True, "repetition_penalty": 1.0}

@@ -118,10 +118,10 @@ def encode_vision(
     cells = vision.window_size // vision.patch_size // merge
     window_index, positions, window_lengths = _build_windows(grids, merge, cells)
     frame_lengths = tuple(h * w for t, h, w in grids for _ in range(t))
-    window_index = window_index.to(pixel_values.device)
     # each patch is a whole kernel, so its convolution is one product, which is several times faster on CPUs
     kernel = tower.patch_embed.proj.weight.flatten(1)
-    x = F.linear(pixel_values.to(kernel.dtype), kernel)
+    window_index = window_index.to(kernel.device)  # where the tower lies, which may be another device than the rest
+    x = F.linear(pixel_values.to(kernel), kernel)
     x = x.unflatten(0, (-1, merge**2))[window_index].flatten(0, 1)  # window order
 
     heads = vision.num_heads
@@ -143,10 +143,12 @@ def encode_vision(
     if config.pixel.visual_place_encoding:
         # content is brought to the scale of the code: left alone it grows until the code is lost in it
         content = F.rms_norm(merged.float(), merged.shape[-1:])
-        merged = (content + encode_place(grids, merge, merged.shape[-1], place_matrix)).to(merged.dtype)
+        code = encode_place(grids, merge, merged.shape[-1], place_matrix).to(content.device)
+        merged = (content + code).to(merged.dtype)
     if config.pixel.region_pool_order == "raster":
         pre_merge = pre_merge[raster_index]
-    return VisionFeatures(merged, pre_merge, grids)
+    home = pixel_values.device
+    return VisionFeatures(merged.to(home), pre_merge.to(home), grids)
 
 
 @lru_cache(maxsize=64)
@@ -329,7 +331,7 @@ def decode(
             past_key_values=cache,
             use_cache=cache is not None,
         )
-    return hidden
+    return hidden.to(embeds.device)  # the last layer may lie on another device
 
 
 def build_language_model(

@@ -14,6 +14,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from unipixel.checks import join_lines
 from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.model.lora_weights import is_adapter, list_partial_names, overlay, read_base_name
+from unipixel.model.placement import DeviceMap, WaitingWeights, attach_parts, find_place, plan_places
 from unipixel.model.quantization import BITS, list_quantized_weights, name_precision, put_quantized
 from unipixel.model.tensor_files import (
     HEAD,
@@ -158,6 +160,7 @@ def fill_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     bits: int | None = None,
+    device_map: str | DeviceMap | None = None,
 ) -> UniPixel:
     """Give a model all its values; each tensor is read, moved and converted on its own, so memory holds one copy.
 
@@ -166,25 +169,36 @@ def fill_model(
         tensors: everything in `list_expected_shapes`; what is there besides is left out with a warning.
         source: what the tensors were read from, for error messages.
         bits: 8 or 4 to round the weights that `list_quantized_weights` names as they are read, on a CPU.
+        device_map: where parts lie that do not lie on ``device``, see `placement.plan_places`.
 
     Raises:
         CheckpointError: lists names that are missing or misshapen.
-        ValueError: ``dtype`` is not a floating-point type.
+        ValueError: ``dtype`` is not a floating-point type, or ``device_map`` is none.
     """
     if not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}, expected a floating-point type such as torch.float32 or torch.bfloat16")
     check_tensors(list_expected_shapes(model), tensors, source)
+    main = torch.device(device)
+    places = {} if device_map is None else plan_places(model, device_map, main, dtype)
+    waiting: dict[str, Callable[[], Tensor]] = {}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     rounded = list_quantized_weights(model, bits) if bits is not None else {}
     state: dict[str, list[Tensor]] = {}
-    for name, places in build_disk_layout(model.state_dict()).items():
+    for name, names in build_disk_layout(model.state_dict()).items():
         if name not in tensors:  # the head of a tied model
             continue
-        target = dtype if places[0][0] in parameters else torch.float32
+        first = names[0][0]
+        target = dtype if first in parameters else torch.float32
+        home, waits = find_place(first, places, main)
         # a copy, because what is read may be a window on the file
-        value = tensors[name].read().to(device=device, dtype=target, copy=True)
+        value = tensors[name].read().to(device=home or "cpu", dtype=target, copy=True)
         check_finite(value, name, tensors[name], source)
-        for place, _ in places:
+        if waits:
+            read = partial(_read_again, tensors[name], target) if home is None else partial(value.to, home)
+            waiting |= {place: read for place, _ in names}
+            state |= {place: [torch.empty_like(value, device="meta")] for place, _ in names}
+            continue
+        for place, _ in names:
             if place in rounded:
                 put_quantized(model, place, value, rounded[place])
                 continue
@@ -196,7 +210,16 @@ def fill_model(
     )
     if model.config.tie_word_embeddings:
         model.lm_head.weight = model.language.embed_tokens.weight
-    return model.to(device)
+    if not places:
+        return model.to(device)
+    for module in model.modules():
+        module._buffers.update({name: None if one is None else one.to(device) for name, one in module._buffers.items()})
+    attach_parts(model, places, main, WaitingWeights(waiting))
+    return model
+
+
+def _read_again(stored: StoredTensor, dtype: torch.dtype) -> Tensor:
+    return stored.read().to(dtype)
 
 
 def check_finite(value: Tensor, name: str, stored: StoredTensor, source: object) -> None:
@@ -381,6 +404,8 @@ def save_model(
         raise CheckpointError(f"{folder} is a file; a checkpoint is saved as a folder")
     if (precision := name_precision(model)) in BITS:
         raise CheckpointError(f"the weights of this model are rounded to {precision}; load it as 'bf16' to save it")
+    if any(one.is_meta for one in model.parameters()):
+        raise CheckpointError("parts of this model wait outside its device; load it without device_map to save it")
     written = str(dtype or model.dtype).removeprefix("torch.")
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     expected = list_expected_shapes(model)

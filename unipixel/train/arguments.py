@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType  # type: ignore[import-untyped]
+from accelerate.utils import DistributedType
 from torch import nn
 from transformers import TrainingArguments
 
