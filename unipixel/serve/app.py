@@ -74,6 +74,7 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
         redoc_url=None,
         redirect_slashes=False,
         default_response_class=JsonResponse,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call their methods
         responses={status: {"model": ErrorOut, **error} for status, error in ERRORS.items()},
     )
     app.state.runtime, app.state.sessions = runtime, SessionStore(runtime)
@@ -88,7 +89,7 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
         )
     app.add_middleware(MetricsMiddleware, counters=runtime.counters)
