@@ -251,7 +251,7 @@ def test_broken_file_is_told_in_a_sentence_that_can_be_dismissed(quick: Live, vi
     visitor = visit(quick.url)
     visitor.page.locator("#file").set_input_files(tmp_path / "broken.png")
     told = visitor.notice()
-    assert told.endswith(".") and told[0].isupper() and "\n" not in told
+    assert told.endswith(".") and told.startswith("“broken.png” is neither") and "\n" not in told
     assert visitor.page.locator("#notices").get_attribute("role") == "alert"
     visitor.page.get_by_role("button", name="Dismiss").click()
     assert visitor.page.locator(".notice").count() == 0 and visitor.page.locator("#choose").is_visible()
