@@ -18,7 +18,7 @@ def main() -> None:
     content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": text}]
     body = json.dumps({"model": "nano", "messages": [{"role": "user", "content": content}]}).encode()
 
-    command = [sys.executable, "-m", "unipixel", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "unipixel", "serve", "--port", "0", "--no-state"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None

@@ -70,7 +70,7 @@ def test_a_port_in_use_is_found_before_the_model_is_loaded(tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         # the model is not there either, which would be said were it looked for first
-        result = invoke("serve", "--port", port, "--model", tmp_path / "nowhere")
+        result = invoke("serve", "--no-state", "--port", port, "--model", tmp_path / "nowhere")
     assert result.exit_code == 2 and f"cannot listen on 127.0.0.1 port {port} (address already in use)" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
@@ -79,7 +79,7 @@ def test_an_address_of_another_machine_is_found_before_the_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNIPIXEL_API_KEYS", "a-key-that-is-long-enough")
-    result = invoke("serve", "--host", "192.0.2.1", "--port", 8000, "--model", tmp_path / "nowhere")
+    result = invoke("serve", "--no-state", "--host", "192.0.2.1", "--port", 8000, "--model", tmp_path / "nowhere")
     assert result.exit_code == 2 and "cannot listen on 192.0.2.1 port 8000" in result.stderr
 
 

@@ -193,7 +193,7 @@ def call(url: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
 
 def strip_state(session: Any) -> Any:
     """What a saved session has to keep."""
-    return {name: value for name, value in session.items() if name not in ("is_busy", "is_saved")}
+    return {name: value for name, value in session.items() if name not in ("is_busy", "is_saved", "can_undo")}
 
 
 class ServerChaos:

@@ -351,7 +351,7 @@ class Watch:
 
 def start_server() -> tuple[subprocess.Popen[str], str]:
     """A server with `nano`, and its address."""
-    command = [sys.executable, "-m", "unipixel", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "unipixel", "serve", "--port", "0", "--no-state"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     for line in process.stdout:

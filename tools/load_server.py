@@ -323,7 +323,7 @@ class Watch(threading.Thread):
 @contextmanager
 def server(options: str) -> Iterator[tuple[str, int]]:
     """A server in a process of its own: its address and process id."""
-    command = [sys.executable, "-m", "unipixel", "serve", "--port", "0", *shlex.split(options)]
+    command = [sys.executable, "-m", "unipixel", "serve", "--port", "0", "--no-state", *shlex.split(options)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

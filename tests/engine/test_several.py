@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+import unipixel
 from unipixel.engine.answer import Answer, MaskPiece
 from unipixel.engine.engine import Engine, load
 from unipixel.engine.generation import DecodingOptions, Reply
-from unipixel.engine.request_parser import MAX_INSTANCES, split_request
+from unipixel.engine.request_parser import MAX_INSTANCES, split_request, write_as_sentence
 from unipixel.engine.session import Session
 from unipixel.errors import PromptError
 from unipixel.processing import Processor
@@ -22,6 +23,7 @@ from unipixel.processing.regions import build_region_masks
 from unipixel.sample import Point, Turn
 from unipixel.stickers import EVAL_SEED, SceneSettings, generate_scene
 
+EXAMPLES = Path(unipixel.__file__).parent / "examples"
 Clips = Callable[..., np.ndarray]
 SHORT: dict[str, Any] = {"max_new_tokens": 16}
 TWO = "Please segment the dog and the ball."
@@ -322,3 +324,38 @@ def test_points_are_shown_in_the_words_that_a_checkpoint_learnt(tiny_engine: Eng
     assert asked(tiny_engine, None, one, other) == f"What are [1] <|ref|> and [2] <|ref|>? {localize}"
     assert asked(tiny_engine, "Is [7] near [1]?", one) == f"What is [1] <|ref|>? {localize}"
     assert asked(named(tiny_engine), "What colour is this?", one) == "Please segment [1] <|ref|>."
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("please segment the dog", "Please segment the dog."),
+        ("SEGMENT THE DOG!", "Segment the dog!"),
+        ("Segment The Red Dog", "Segment the red dog."),
+        ("what is [1]", "What is [1]?"),
+        ("IS [2] A DOG?", "Is [2] a dog?"),
+        ("What is this?", "What is this?"),
+        ("Segment the BMW beside the dog.", "Segment the BMW beside the dog."),
+        ("TV", "TV."),
+        ("Which?\nA. dog\nB. cat", "Which?\nA. dog\nB. cat"),
+        ("the answer is (A)", "The answer is (A)"),
+        ("", ""),
+    ],
+)
+def test_questions_are_written_as_sentences(given: str, sentence: str) -> None:
+    assert write_as_sentence(given) == sentence == write_as_sentence(sentence)
+
+
+def test_case_and_full_stop_do_not_change_what_nano_is_asked() -> None:
+    engine = unipixel.load(device="cpu")
+    for variants in (
+        ("Segment the dog.", "segment the dog", "SEGMENT THE DOG", "Segment The Dog."),
+        ("Where is the umbrella?", "where is the umbrella", "WHERE IS THE UMBRELLA?"),
+    ):
+        answers = []
+        for text in variants:
+            with engine.open(EXAMPLES / "picture.png") as session:
+                answer = session.ask(text)
+            answers.append((answer.text, [one.track.rles for one in answer.objects]))
+            assert answer.question == text
+        assert all(answer == answers[0] for answer in answers)

@@ -29,7 +29,7 @@ class Live:
     def __init__(self, engine: Engine, **settings: Any) -> None:
         self.engine = engine
         ready = threading.Event()
-        self._server = Server(engine, ServeSettings(port=0, **settings), lambda _: ready.set())
+        self._server = Server(engine, ServeSettings(**{"port": 0, **settings}), lambda _: ready.set())
         self.runtime, self.sessions = self._server.runtime, self._server.sessions
         self.server_state = self._server.server_state
         self._thread = threading.Thread(target=self._server.run)

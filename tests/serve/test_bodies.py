@@ -72,7 +72,7 @@ def collect(live: Live) -> dict[str, Any]:
     found: dict[str, Any] = {}
     found["models"] = live.get("/v1/models")
     found["model"] = live.get("/v1/models/nano")
-    found["health"] = {**live.get("/health"), "waiting": 0, "running": 0}
+    found["health"] = {**live.get("/health"), "waiting": 0, "running": 0, "memory_bytes": 1}
     opened = live.upload(PICTURE)
     found["session of a picture"] = live.get(opened)
     found["session of a clip"] = live.post("/v1/sessions", {"url": data_url(CLIP, "video/mp4"), "num_frames": 3}, 201)
@@ -90,6 +90,12 @@ def collect(live: Live) -> dict[str, Any]:
     found["session"]["turns"] = [prompted(turn) | {"objects": "<ids>"} for turn in found["session"]["turns"]]
     found["saved"] = {**prompted(live.post(f"{opened}/save", {})), "turns": "<turns>"}
     found["sessions"] = live.get("/v1/sessions")
+    found["keepalive"] = live.post(f"{opened}/keepalive", {})
+    live.http.patch(f"{opened}/objects/7", json={"label": "other"})
+    found["undo"] = {**prompted(live.post(f"{opened}/undo", {})), "turns": "<turns>"}
+    found["redo"] = {**prompted(live.post(f"{opened}/redo", {})), "turns": "<turns>"}
+    rles = next(one["rles"] for one in found["objects"]["objects"] if one["id"] == 8)
+    found["put"] = live.http.put(f"{opened}/objects/8", json={"label": "other", "rles": rles}).json()
     found["stop"] = live.post(f"{opened}/stop", {})
     told = events(live.http.post(f"{opened}/objects", json={"prompts": [POINT], "stream": True}).text)
     found["segment, streamed"] = [[name, prompted(body)] for name, body in told]
@@ -168,7 +174,7 @@ def test_bodies_are_those_that_clients_know(nano_engine: Any, tmp_path: Path) ->
         assert json.dumps(outline(body), indent=1) == json.dumps(recorded[name], indent=1), (
             name
         )  # the order of fields, too
-    assert len(paths) == 23  # a new route needs a body here
+    assert len(paths) == 27  # a new route needs a body here
 
 
 def test_outline_sees_a_field_that_is_missing_or_null() -> None:

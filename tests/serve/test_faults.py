@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import json
+import re
 import socket
 import struct
 import threading
@@ -382,8 +383,15 @@ def test_description_of_the_api_is_complete(quick: Live) -> None:
     schemas = described["components"]["schemas"]
     for name in ("ChatRequest", "OpenRequest", "AskRequest", "SegmentRequest", "CorrectRequest", "TrackRequest"):
         assert schemas[name]["examples"], name
+    names = [one["operationId"] for operations in described["paths"].values() for one in operations.values()]
+    assert len(names) == len(set(names)) and all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in names)
     text = json.dumps(described)
     assert all(reference in schemas for reference in _references(text))
+
+
+def test_other_api_is_refused_in_one_sentence(quick: Live) -> None:
+    error = refused(quick.http.post("/v1/responses", json={"model": "nano", "input": "Hello"}), 404)
+    assert error["code"] == "not_supported" and "/v1/chat/completions" in error["message"]
 
 
 def _references(text: str) -> set[str]:

@@ -185,7 +185,7 @@ def test_key_is_shown_to_nobody_else(quick_engine: Engine) -> None:
 
 @pytest.mark.parametrize("url", ["ftp://host", "http://user@host", "http://host/?a=1", "host:8080"])
 def test_wrong_address_of_label_studio_ends_the_command_with_one_sentence(url: str) -> None:
-    result = CliRunner().invoke(app, ["serve", "--port", "0"], env={"LABEL_STUDIO_URL": url})
+    result = CliRunner().invoke(app, ["serve", "--port", "0", "--no-state"], env={"LABEL_STUDIO_URL": url})
     assert result.exit_code == 2 and "LABEL_STUDIO_URL is" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 

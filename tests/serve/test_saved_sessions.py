@@ -24,6 +24,11 @@ from unipixel.serve.server import Server
 BOX = {"type": "box", "box": [20, 10, 50, 40]}
 
 
+def restored(told: Any) -> Any:
+    """A session as it is told once it comes from disk: without the changes that could be undone."""
+    return {**told, "can_undo": False}
+
+
 def filled(live: Live, media: Path) -> str:
     """A session with a corrected object and a question behind it."""
     address = live.upload(media / "clip.mp4", num_frames=2)
@@ -43,7 +48,7 @@ def test_saved_sessions_come_back_after_a_restart(quick_engine: Engine, media: P
     tmp_path.rename(moved)
     with running(quick_engine, state=moved) as live:
         assert [(one["id"], one["is_open"]) for one in live.get("/v1/sessions")["sessions"]] == [(before["id"], False)]
-        assert live.get(saved) == before
+        assert live.get(saved) == restored(before)
         live.get(lost, 404)
         more = live.post(f"{saved}/ask", {"text": "And now?", "max_tokens": 3})
         assert more["text"] and len(live.get(saved)["turns"]) == 2
@@ -64,7 +69,7 @@ def test_idle_sessions_are_closed_and_saved_ones_sleep(quick_engine: Engine, med
         while live.get("/health")["sessions"] and time.monotonic() < end:
             time.sleep(0.1)
         live.get(lost, 404)
-        assert live.get(saved) == before
+        assert live.get(saved) == restored(before)
         assert {path.name for path in (tmp_path / "sessions").iterdir()} == {before["id"]}
 
 
@@ -120,7 +125,7 @@ def test_an_edited_session_is_refused_when_it_is_opened_and_can_be_deleted(
         for _ in range(2):
             error = live.get(edited, 400)["error"]
             assert error["code"] == "bad_media" and "NaN" in error["message"]
-        assert live.get(whole) == before
+        assert live.get(whole) == restored(before)
         assert live.http.delete(edited).status_code == 204
         live.get(edited, 404)
 
@@ -164,7 +169,7 @@ def test_newest_whole_state_wins_and_the_others_are_cleared(quick_engine: Engine
     with running(quick_engine, state=tmp_path) as live:
         assert take_apart(folder)[1].name == "saved-000002"
         assert [path.name for path in folder.parent.iterdir()] == [before["id"]]
-        assert live.get(address) == before != later
+        assert live.get(address) == restored(before) != later
         live.post(f"{address}/save", {})
         assert take_apart(folder)[1].name == "saved-000003"
 
@@ -179,7 +184,7 @@ def test_older_layout_is_read_and_replaced(quick_engine: Engine, media: Path, tm
         path.rename(folder / path.name)
     saved.rmdir()
     with running(quick_engine, state=tmp_path) as live:
-        assert live.get(address) == before
+        assert live.get(address) == restored(before)
         live.post(f"{address}/save", {})
         take_apart(folder)
 
@@ -221,7 +226,7 @@ def test_save_that_fails_keeps_what_was_saved(
         monkeypatch.setattr(os, "fsync", fail)
     monkeypatch.undo()  # the last save, at the end of the server, failed as well
     with running(quick_engine, state=tmp_path) as live:
-        assert live.get(address) == before
+        assert live.get(address) == restored(before)
 
 
 def test_question_that_is_saved_has_its_turn(quick_engine: Engine, media: Path, tmp_path: Path) -> None:
@@ -246,3 +251,22 @@ def test_question_that_is_saved_has_its_turn(quick_engine: Engine, media: Path, 
         _, saved = take_apart(tmp_path / "sessions" / last["id"])
         record = json.loads((saved / "about.json").read_text())
         assert len(record["turns"]) == len(last["turns"]) == 6 and record["turns"] == last["turns"]
+
+
+def test_session_that_is_kept_alive_is_saved_after_every_change(
+    quick_engine: Engine, media: Path, tmp_path: Path
+) -> None:
+    """Also what was done before, and what is done while the model works; others are saved when they are told to be."""
+    with running(quick_engine, state=tmp_path / "state") as live:
+        kept, other = filled(live, media), filled(live, media)
+        assert live.post(f"{kept}/keepalive", {}) == {"is_saved": True, "problem": ""}
+        live.post(f"{kept}/ask", {"text": "And now?", "max_tokens": 3})
+        live.http.patch(f"{kept}/objects/1", json={"label": "later"})
+        before = live.get(kept)
+        assert before["is_saved"] and not live.get(other)["is_saved"]
+        shutil.copytree(tmp_path / "state", tmp_path / "killed")
+    with running(quick_engine, state=tmp_path / "killed") as live:
+        assert live.get(kept) == restored(before)
+        live.get(other, 404)
+    with running(quick_engine) as live:
+        assert live.post(f"{live.upload(media / 'picture.png')}/keepalive", {}) == {"is_saved": False, "problem": ""}

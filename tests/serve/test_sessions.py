@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
 import zipfile
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live import LONG, Live, data_url, events, wait_for
+from live import LONG, Live, data_url, events, running, wait_for
 from PIL import Image
 from pycocotools.coco import COCO
 
+from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.formats import read_annotations
 from unipixel.masks import decode_rle, draw_outline, encode_rle, fit_outline, load_index_png
@@ -245,3 +247,106 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     error = quick.post(f"{session}/{path}", {**body, "stream": stream}, 400)["error"]
     assert words in error["message"] and "\n" not in error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+def test_changes_are_undone_and_redone(quick: Live, media: Path) -> None:
+    address = quick.upload(media / "picture.png")
+    opened = quick.get(address)
+    assert (opened["can_undo"], opened["can_redo"]) == (False, False)
+    assert quick.post(f"{address}/undo", {}, 400)["error"]["message"] == "there is no change of the objects to undo"
+    mask = {"size": [48, 64], "counts": encode_rle(np.ones((48, 64), bool))["counts"]}
+    quick.post(f"{address}/objects", {"prompts": [{"type": "mask", "rle": mask}], "label": "wing"})
+    states = [quick.get(address)]
+    quick.http.patch(f"{address}/objects/1", json={"label": "left wing"})
+    states.append(quick.get(address))
+    quick.http.delete(f"{address}/objects/1")
+    states.append(quick.get(address))
+    for before in reversed([opened, *states[:2]]):
+        told = quick.post(f"{address}/undo", {})
+        assert told["objects"] == before["objects"] and told["can_redo"] and not told["is_busy"]
+        assert told == quick.get(address)
+    for after in states:
+        assert quick.post(f"{address}/redo", {})["objects"] == after["objects"]
+    assert quick.post(f"{address}/redo", {}, 400)["error"]["code"] == "bad_prompt"
+
+
+def test_objects_are_put_back_with_their_masks(quick: Live, media: Path) -> None:
+    address = quick.upload(media / "clip.mp4", num_frames=3)
+    mask = np.zeros((48, 64), bool)
+    mask[10:20, 5:30] = True
+    rle = encode_rle(mask)
+    given = {"label": "wing", "rles": [rle, None, rle], "frame_scores": [0.5, 0.0, 0.75]}
+    answer = quick.http.put(f"{address}/objects/7", json=given)
+    assert answer.status_code == 200
+    told = quick.get(f"{address}/objects/7")
+    assert told == answer.json() and {name: told[name] for name in given} == given and told["score"] == 0.625
+    again = quick.http.put(f"{address}/objects/7", json={"label": "", "rles": [None, rle, None]})
+    assert again.json()["frame_scores"] == [0, 1, 0] and quick.post(f"{address}/undo", {})["objects"] == [told]
+    small = {"size": [4, 4], "counts": "0`0"}
+    for body, words in [
+        ({"label": "x"}, "rles is missing"),
+        ({"label": "x", "rles": [rle]}, "the masks of object 7 are 1 frames"),
+        ({"label": "x", "rles": [small] * 3}, "the mask's size is [4, 4]"),
+        ({"label": "x", "rles": [{**rle, "counts": "zz"}] * 3}, "not COCO's text form"),
+        ({"label": "x", "rles": [rle] * 3, "frame_scores": [1]}, "1 numbers for 3 frames"),
+    ]:
+        refused = quick.http.put(f"{address}/objects/7", json=body)
+        assert refused.status_code == 400 and words in refused.json()["error"]["message"], refused.text
+    assert quick.http.put(f"{address}/objects/0", json=given).status_code == 400
+    assert quick.http.patch(f"{address}/objects/7", json=given).status_code == 400
+    assert quick.get(f"{address}/objects")["objects"] == [told]
+
+
+def test_set_of_pictures_is_exported_as_one(quick: Live, tmp_path: Path) -> None:
+    ids, masks = [], []
+    for number, name in enumerate(("a.jpg", "b.png", "a.jpg", "empty.png")):
+        mask = np.zeros((40, 60), bool)
+        mask[5 : 10 + number, 5 : 20 + number] = True
+        Image.new("RGB", (60, 40), (number * 50, 90, 30)).save(tmp_path / f"{number}-{name}")
+        content = (tmp_path / f"{number}-{name}").read_bytes()
+        opened = quick.http.post("/v1/sessions/upload", files={"file": (name, content)}).json()
+        if name != "empty.png":
+            body = {"label": ("dog", "cat", "dog")[number], "rles": [encode_rle(mask)]}
+            assert quick.http.put(f"/v1/sessions/{opened['id']}/objects/1", json=body).status_code == 200
+            masks.append(mask)
+        ids.append(opened["id"])
+    coco = quick.get("/v1/export", format="coco", session=ids)
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    read = COCO(tmp_path / "coco.json")
+    assert [image["file_name"] for image in coco["images"]] == ["a.jpg", "b.png", "a-2.jpg", "empty.png"]
+    assert [one["name"] for one in coco["categories"]] == ["dog", "cat"]
+    assert all((read.annToMask(one) == mask).all() for one, mask in zip(coco["annotations"], masks, strict=True))
+    assert [one["category_id"] for one in coco["annotations"]] == [1, 2, 1]
+    content = quick.http.get("/v1/export", params={"format": "yolo", "session": ids}).content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = archive.namelist()
+        pictures = sorted(Path(name).stem for name in names if name.startswith("images/"))
+        assert pictures == sorted(Path(name).stem for name in names if name.startswith("labels/"))
+        assert pictures == ["a", "a-2", "b", "empty"]
+        # the pictures themselves, not made anew
+        assert archive.read("images/a-2.jpg") == (tmp_path / "2-a.jpg").read_bytes()
+    content = quick.http.get("/v1/export", params={"format": "davis", "session": ids[:2]}).content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        pngs = [name for name in archive.namelist() if name.endswith(".png")]
+        assert sum(int((load_index_png(io.BytesIO(archive.read(name))) == 1).sum()) for name in pngs) == int(
+            masks[0].sum() + masks[1].sum()
+        )
+    quick.get("/v1/export", 404, format="coco", session=[*ids, "s-nothing"])
+    quick.get("/v1/export", 400, format="coco")
+
+
+def test_saved_session_sleeps_where_another_needs_its_place(quick_engine: Engine, media: Path, tmp_path: Path) -> None:
+    with running(quick_engine, state=tmp_path, max_sessions=2) as live:
+        kept = [live.upload(media / "picture.png") for _ in range(2)]
+        for address in kept:
+            live.post(f"{address}/objects", {"prompts": [BOX]})
+            live.post(f"{address}/keepalive", {})
+        before = [live.get(address)["objects"] for address in kept]
+        third = live.upload(media / "picture.png")
+        assert live.get("/health")["sessions"] == 2 and len(live.get("/v1/sessions")["sessions"]) == 3
+        # the two that are saved take turns; the third is not, and stays
+        for _ in range(2):
+            assert [live.get(address)["objects"] for address in kept] == before
+        live.get(third)
+        found = live.get("/v1/export", format="coco", session=[address.rpartition("/")[2] for address in kept])
+        assert len(found["images"]) == 2

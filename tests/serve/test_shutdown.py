@@ -24,7 +24,7 @@ class Process:
     """``unipixel serve`` on a free port."""
 
     def __init__(self, *options: str) -> None:
-        command = [sys.executable, "-m", "unipixel", "serve", "--port", "0", "--device", "cpu", *options]
+        command = [sys.executable, "-m", "unipixel", "serve", "--port", "0", "--device", "cpu", "--no-state", *options]
         environment = {name: value for name, value in os.environ.items() if name != "UNIPIXEL_API_KEYS"}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         self.said: list[str] = []

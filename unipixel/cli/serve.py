@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +18,8 @@ from unipixel.cli.output import check_folder
 
 KEYS_VARIABLE = "UNIPIXEL_API_KEYS"
 MEGABYTE = 1 << 20
+MAX_OWN_STATES = 16
+"""Servers of one user and one model at a time whose sessions are kept without --state."""
 
 
 def serve(
@@ -28,8 +33,11 @@ def serve(
     dtype: options.DType = None,
     state: Annotated[
         Path | None,
-        typer.Option("--state", metavar="DIR", help="Folder for saved sessions, which then survive a restart."),
+        typer.Option(
+            "--state", metavar="DIR", help="Folder in which sessions survive a restart; by default one of your own."
+        ),
     ] = None,
+    no_state: Annotated[bool, typer.Option("--no-state", help="Keep no sessions beyond the server's end.")] = False,
     api_keys: Annotated[
         Path | None,
         typer.Option(
@@ -68,6 +76,8 @@ def serve(
     """Serve the web page and the HTTP API: OpenAI's chat, sessions, exports. Ctrl-C stops it after running answers."""
     keys = read_keys(api_keys)
     if state is not None:
+        if no_state:
+            raise ValueError("--state names a folder for sessions and --no-state refuses one; give one of them")
         check_folder(state, "--state")
     try:
         from unipixel.serve import ServeSettings, lock_state, run
@@ -75,11 +85,12 @@ def serve(
         raise ValueError(
             f"the server needs {error.name or 'more'}; install it: pip install 'unipixel[serve]'"
         ) from error
+    # a folder's place on this machine is nobody's business
+    model_name = Path(model).resolve().name if Path(model).is_dir() else model
     settings = ServeSettings(
         host=host,
         port=port,
-        # a folder's place on this machine is nobody's business
-        model_name=Path(model).resolve().name if Path(model).is_dir() else model,
+        model_name=model_name,
         state=None if state is None else state.resolve(),
         api_keys=keys,
         cors_origins=tuple(cors_origin or ()),
@@ -99,8 +110,39 @@ def serve(
     check_port(host, port)  # as the next line, before anybody waits for the model
     if settings.state is not None:
         lock_state(settings.state).release()  # for the server to take again: a refusal need not wait for the model
+    elif not no_state:
+        settings = replace(settings, state=find_own_state(model_name))
     engine = load_engine(model, device, dtype, base)
     run(engine, settings, lambda address: typer.echo(f"serving {settings.model_name} on {address}", err=True))
+
+
+def find_own_state(model_name: str) -> Path | None:
+    """A folder of this user's for sessions with a model, which another one could not go on with; made if need be.
+
+    Several servers at a time get one each, always in the same order. None, with a warning, where nothing can be
+    written.
+    """
+    from platformdirs import user_state_path
+
+    from unipixel.serve import lock_state
+
+    name = re.sub(r"[^\w.-]+", "-", model_name).strip(".-") or "model"
+    root = user_state_path("unipixel", appauthor=False) / "serve"
+    reason = "servers are using all of them"
+    for number in range(1, MAX_OWN_STATES + 1):
+        folder = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            check_folder(folder, "the default of --state")
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (ValueError, OSError) as error:
+            reason = str(error)
+            break
+        with suppress(ValueError):  # another server has it
+            lock_state(folder).release()
+            typer.echo(f"sessions are kept in {folder}", err=True)
+            return folder
+    typer.echo(f"warning: sessions will not outlive this server ({reason}); --state DIR keeps them", err=True)
+    return None
 
 
 def check_port(host: str, port: int) -> None:

@@ -43,6 +43,10 @@ _POSSESSIVES = {"my", "our", "your"}
 _ARTICLES = {"the", "a", "an", "this", "that", "these", "those", *_POSSESSIVES}
 _QUANTITIES = {"all", "every", "each", "both", "some", "several", "many", "multiple", *_NUMBERS}
 _DETERMINERS = _ARTICLES | _QUANTITIES
+_QUESTION_WORDS = _build_word_set(
+    "what what's which who whom whose where where's when why how is are was were does do did can could will would has "
+    "have had should"
+)
 _RELATIVES = {"who", "whom", "whose", "that", "which", "where", "when", "while"}
 _PREPOSITIONS = _build_word_set(
     "about above across after against along amid among around as at atop before behind below beneath "
@@ -127,6 +131,25 @@ def split_request(text: str) -> tuple[RequestPart, ...]:
     things = _split_list(words) or [words]
     wanted = tuple(_build_part(thing, match["head"], match["tail"]) for thing in things)
     return () if len(wanted) == 1 and wanted[0][1] == 1 else wanted
+
+
+def write_as_sentence(text: str) -> str:
+    """A question with a capital letter in front, a sign at its end, and no shouting: as a small model has read them.
+
+    "what is [1]" becomes "What is [1]?", "SEGMENT THE DOG" "Segment the dog.". Texts of several lines, which hold
+    options or conversations, stay as they are, and so do words with capitals among others, which may be names.
+    """
+    text = text.strip()
+    if not text or "\n" in text:
+        return text
+    words = re.findall(r"[^\W\d_]{2,}", text)
+    long = [word for word in words if len(word) > 2]
+    if len(words) > 1 and (text.isupper() or (len(long) > 2 and all(word[0].isupper() for word in long))):
+        text = text.lower()
+    text = text[0].upper() + text[1:]
+    if text[-1].isalnum() or text[-1] == "]":
+        text += "?" if text.split()[0].lower() in _QUESTION_WORDS else "."
+    return text
 
 
 def _build_part(words: Sequence[str], head: str, tail: str) -> RequestPart:

@@ -29,6 +29,7 @@ from unipixel.engine.objects import (
     preview_masks,
     track_objects,
 )
+from unipixel.engine.request_parser import write_as_sentence
 from unipixel.engine.requests import Request, Start, choose_reference, is_seen, needs_model, select_clicks
 from unipixel.masks import MaskTrack
 from unipixel.processing.chat import REF, SEG
@@ -165,7 +166,8 @@ def _answer_question(space: Workspace, request: Request, shown: Mapping[int, tup
     injected = sorted(i for i in {*request.about, *own, *named} if i in memory and is_seen(memory[i], space.visual))
     clicked = {i: memory[i].prompts for i in injected if select_clicks(memory[i].prompts)}
     pointed = {i: prompts for i, prompts in shown.items() if i not in injected}
-    text = add_mentions(request.text, [i for i in injected if i in own or i in request.about], list(pointed))
+    words = write_as_sentence(request.text) if space.processor.chat.named else request.text
+    text = add_mentions(words, [i for i in injected if i in own or i in request.about], list(pointed))
     if recall == "pointing" and clicked:
         text = add_mentions(text, [], list(clicked))
         pointed |= clicked
@@ -189,7 +191,7 @@ def _answer_question(space: Workspace, request: Request, shown: Mapping[int, tup
         turn, tracks, request.decoding, prefix=request.answer_prefix, shares_visual=recall == "turn" and bool(clicked)
     )
     yield reply
-    return (yield from _write(space, reply, lambda _: memory.reserve_id(), request.text))
+    return (yield from _write(space, reply, lambda _: memory.reserve_id(), words))
 
 
 def _keep_frame(track: MaskTrack, frame: int) -> MaskTrack:

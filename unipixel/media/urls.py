@@ -143,8 +143,7 @@ def download(url: str, limits: Limits) -> tempfile.TemporaryDirectory[str]:
         folder.cleanup()
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise  # it is our disk that is full
-        reason = getattr(error, "reason", None) or error
-        raise MediaError(f"{name} cannot be fetched ({reason})") from error
+        raise MediaError(f"{name} cannot be fetched ({_describe_failure(error)})") from error
     return folder
 
 
@@ -346,3 +345,13 @@ def _build_opener(limits: Limits, timer: _Deadline) -> urllib.request.OpenerDire
     ):
         opener.add_handler(handler)
     return opener
+
+
+def _describe_failure(error: BaseException) -> str:
+    """Why something could not be fetched, in words without the system's numbers."""
+    reason = getattr(error, "reason", None) or error
+    if isinstance(reason, socket.gaierror):
+        return "there is no such host, or its name cannot be looked up from here"
+    if isinstance(reason, TimeoutError):
+        return "it took too long"
+    return (getattr(reason, "strerror", None) or str(reason)).lower()

@@ -27,6 +27,7 @@ from unipixel.serve.openai.routes import router as openai_router
 from unipixel.serve.responses import JsonResponse, build_error_response
 from unipixel.serve.runtime import Runtime
 from unipixel.serve.schemas import ErrorOut
+from unipixel.serve.sessions.exports import export_router
 from unipixel.serve.sessions.routes import object_router, session_router
 from unipixel.serve.sessions.store import SessionStore
 from unipixel.serve.settings import ServeSettings
@@ -73,10 +74,11 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
         redoc_url=None,
         redirect_slashes=False,
         default_response_class=JsonResponse,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call their methods
         responses={status: {"model": ErrorOut, **error} for status, error in ERRORS.items()},
     )
     app.state.runtime, app.state.sessions = runtime, SessionStore(runtime)
-    for router in (openai_router, session_router, object_router, label_studio_router, service.router):
+    for router in (openai_router, session_router, export_router, object_router, label_studio_router, service.router):
         app.include_router(router)
     for kind in (RequestValidationError, HTTPException, ApiError, UnipixelError, OSError, MemoryError):
         app.add_exception_handler(kind, _handle_error)
@@ -87,7 +89,7 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
         )
     app.add_middleware(MetricsMiddleware, counters=runtime.counters)

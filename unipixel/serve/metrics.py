@@ -99,5 +99,7 @@ class MetricsMiddleware:
         finally:
             # the pattern instead of the path, of which there are endlessly many
             route = getattr(scope.get("route"), "path", None) or "other"
-            method = scope["method"] if scope["method"] in ("GET", "POST", "PATCH", "DELETE", "OPTIONS") else "other"
+            method = (
+                scope["method"] if scope["method"] in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
+            )
             self._counters.count_request(method, route, status, time.monotonic() - start_s)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -32,6 +34,10 @@ PAGE_HEADERS = {
 LimitName = Literal[
     "max_upload_bytes", "max_body_bytes", "max_pixels", "max_frames", "max_seen_frames", "max_tokens", "max_objects"
 ]
+NANO_NOTE = (
+    "This is nano, a small model to try things out: it knows about a hundred everyday things in drawn pictures; "
+    "on photos its masks are rough, and the 3B is the one to take."
+)
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 router = APIRouter(tags=["service"], dependencies=[Depends(forbid_caching)])
@@ -65,6 +71,10 @@ class HealthOut(BaseModel):
     running: int
     sessions: int
     can_save: bool
+    idle_s: float = Field(description="Seconds after which a session that nobody uses or keeps alive is closed.")
+    parameters: int
+    memory_bytes: int = Field(description="What the process holds, and on a GPU what the model does; 0: not known.")
+    note: str = Field(description="What the model is good for, in a sentence; empty if nothing is known about it.")
     limits: dict[LimitName, int] = Field(min_length=len(get_args(LimitName)), description="What clients may ask for.")
 
 
@@ -97,6 +107,15 @@ async def get_model(runtime: RuntimeDep, model: str) -> ModelOut:
     return build_model(runtime)
 
 
+def measure_memory(device: torch.device) -> int:
+    """Bytes that this process holds, on a GPU those of its tensors; 0 where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
 @router.get("/health", response_model=HealthOut, summary="Return the state of the server")
 async def health(response: Response, runtime: RuntimeDep, store: StoreDep) -> HealthOut:
     """Status 200 while the server takes requests, 503 while it shuts down."""
@@ -111,6 +130,10 @@ async def health(response: Response, runtime: RuntimeDep, store: StoreDep) -> He
         running=worker.num_running,
         sessions=len(store),
         can_save=store.can_save,
+        idle_s=settings.idle_s,
+        parameters=count_weights(runtime.engine.model),
+        memory_bytes=measure_memory(runtime.engine.device),
+        note=NANO_NOTE if settings.model_name == "nano" and runtime.engine.processor.chat.named else "",
         limits={name: getattr(settings, name) for name in get_args(LimitName)},
     )
 

@@ -72,9 +72,13 @@ def test_address_can_be_opened_and_sessions_are_listed_and_closed(quick: Live, m
     visitor.page.go_forward()
     entry = visitor.see(f'#recent-list li[data-id="{session_id}"]')
     entry.get_by_role("button", name="Delete").click()
-    visitor.page.locator("#confirm-yes").click()
     visitor.see(f'#recent-list li[data-id="{session_id}"]', "detached")
-    quick.get(address, 404)
+    visitor.page.get_by_role("button", name="Undo").click()
+    visitor.see(f'#recent-list li[data-id="{session_id}"]').get_by_role("button", name="Delete").click()
+    visitor.see(f'#recent-list li[data-id="{session_id}"]', "detached")
+    assert quick.get(address)["id"] == session_id  # there until it cannot be undone any more
+    visitor.page.get_by_role("button", name="Dismiss").click()
+    wait_for(lambda: quick.http.get(address).status_code == 404)
 
 
 # frames
@@ -147,15 +151,24 @@ def test_prompts_are_taken_back_one_by_one(quick: Live, media: Path, visit: Visi
     visitor, address = resumed(quick, visit, media / "picture.png")
     first = quick.get(f"{address}/objects/1")["rles"]
     visitor.page.keyboard.press("1")
-    visitor.click(25, 15)
+    visitor.click(25, 15, "Shift")
     assert len(quick.get(f"{address}/objects/1")["prompts"]) == 2
     visitor.page.keyboard.press("Control+z")
     visitor.idle()
     assert visitor.state("state.objects.get(1).rles") == first == quick.get(f"{address}/objects/1")["rles"]
-    visitor.page.locator("#undo").click()
+    visitor.page.keyboard.press("Control+Shift+Z")
     visitor.idle()
+    assert len(quick.get(f"{address}/objects/1")["prompts"]) == 2
+    visitor.page.keyboard.press("Control+z")
+    visitor.idle()
+    visitor.page.keyboard.press("Control+y")
+    visitor.idle()
+    assert len(quick.get(f"{address}/objects/1")["prompts"]) == 2 and visitor.page.locator("#redo").is_disabled()
+    while visitor.page.locator("#undo").is_enabled():
+        visitor.page.locator("#undo").click()
+        visitor.idle()
     assert quick.get(address)["objects"] == [] and visitor.page.locator(".object").count() == 0
-    assert visitor.page.locator("#undo").is_disabled() and visitor.masks() == ""
+    assert visitor.masks() == ""
 
 
 def test_objects_are_renamed_hidden_and_deleted(quick: Live, media: Path, visit: Visit) -> None:
@@ -171,13 +184,14 @@ def test_objects_are_renamed_hidden_and_deleted(quick: Live, media: Path, visit:
     visitor.page.reload()
     visitor.opened()
     assert visitor.masks() == "2" and visitor.page.get_by_label("Name of object 1").input_value() == "left wing"
+    before = quick.get(f"{address}/objects/2")
     visitor.page.get_by_role("button", name="Delete object 2, thing 2").click()
-    assert "object 2, thing 2" in visitor.text("#confirm-text")
-    visitor.page.keyboard.press("Escape")
-    assert visitor.page.locator(".object").count() == 2
+    assert visitor.notice() == "Object 2, thing 2, is deleted."
+    visitor.page.locator(".notice").get_by_role("button", name="Undo").click()
+    visitor.see('.object[data-id="2"]')
+    assert quick.get(f"{address}/objects/2") == before
     visitor.page.keyboard.press("2")
     visitor.page.keyboard.press("Delete")
-    visitor.page.locator("#confirm-yes").click()
     wait_for(lambda: [one["id"] for one in quick.get(address)["objects"]] == [1])
     visitor.see('.object[data-id="2"]', "detached")
 
@@ -225,7 +239,8 @@ def test_reload_brings_everything_back(quick: Live, media: Path, visit: Visit) -
     assert visitor.page.locator(".asked .chip").get_attribute("aria-label") == "Object 1, thing 1"
     visitor.page.get_by_role("button", name="Export objects").click()
     visitor.page.get_by_role("button", name="Save on the server").click()
-    assert visitor.notice().startswith("Saved.") and quick.get(address)["is_saved"]
+    wait_for(lambda: visitor.text(".notice:last-child p").startswith("Saved."))
+    assert quick.get(address)["is_saved"]
 
 
 # errors
@@ -236,7 +251,7 @@ def test_broken_file_is_told_in_a_sentence_that_can_be_dismissed(quick: Live, vi
     visitor = visit(quick.url)
     visitor.page.locator("#file").set_input_files(tmp_path / "broken.png")
     told = visitor.notice()
-    assert told.endswith(".") and told[0].isupper() and "\n" not in told
+    assert told.endswith(".") and told.startswith("“broken.png” is neither") and "\n" not in told
     assert visitor.page.locator("#notices").get_attribute("role") == "alert"
     visitor.page.get_by_role("button", name="Dismiss").click()
     assert visitor.page.locator(".notice").count() == 0 and visitor.page.locator("#choose").is_visible()
@@ -266,15 +281,18 @@ def test_server_that_ends_while_it_tracks_is_told(quick_engine: Engine, media: P
         visitor.page.mouse.click(*visitor.place(30, 20))
         visitor.see("#busy-progress[max]")
         live.begin_to_stop()
-        assert "shutting down" in visitor.notice() and visitor.page.locator("#stop").is_hidden()
+        visitor.see(".notice p:has-text('shutting down')")
+        assert visitor.page.locator("#stop").is_hidden()
 
 
 def test_refused_prompt_and_lost_session_are_told(quick: Live, media: Path, visit: Visit) -> None:
     visitor, address = resumed(quick, visit, media / "picture.png")
-    visitor.page.keyboard.press("n")
-    visitor.click(20, 20, button="right")
-    assert "negative points only" in visitor.notice() and visitor.masks() == "1"
+    quick.http.delete(f"{address}/objects/1")  # by someone else
+    visitor.page.keyboard.press("1")
+    visitor.click(20, 20, "Shift")
+    assert visitor.notice().startswith("Object 1 is not known") and visitor.masks() == ""
     visitor.click(20, 20)
+    visitor.click(50, 40)
     assert len(visitor.masks().split()) > 1  # it goes on
     quick.http.delete(address)
     visitor.click(30, 20)
@@ -312,3 +330,45 @@ def test_key_is_asked_for_until_it_is_right(quick_engine: Engine, media: Path, v
         visitor.page.reload()
         visitor.opened()  # pictures, too, are asked for with the key, which is kept for as long as the tab
         assert visitor.page.evaluate("localStorage.length") == 0
+
+
+def test_wrong_files_and_links_are_one_sentence_and_lose_nothing(
+    quick: Live, media: Path, visit: Visit, tmp_path: Path
+) -> None:
+    whole = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(whole, "JPEG")
+    files = {
+        "cut.jpg": (whole.getvalue()[: len(whole.getvalue()) // 2], "“cut.jpg” is damaged"),
+        "notes.txt": (b"Remember the milk.", "“notes.txt” is neither an image"),
+        "empty.png": (b"", "“empty.png” is empty"),
+    }
+    visitor, address = resumed(quick, visit, media / "picture.png")
+    known = quick.get(address)["objects"]
+    for name, (content, words) in files.items():
+        (tmp_path / name).write_bytes(content)
+        visitor.page.locator("#file").set_input_files(tmp_path / name)
+        told = visitor.see(f".notice p:has-text('{words}')").inner_text()
+        assert told.endswith(".") and "\n" not in told
+        assert visitor.masks() == "1" and quick.get(address)["objects"] == known  # the work is still there
+    visitor.page.locator("#open-other").click()
+    for url, words in [
+        ("http://no-such-host.invalid/a.png", "there is no such host"),
+        ("ftp://host/a.png", "is no address"),
+    ]:
+        visitor.page.locator("#url").fill(url)
+        visitor.page.locator("#url-form button").click()
+        assert "Errno" not in visitor.see(f".notice p:has-text('{words}')").inner_text()
+    for link in ("#nonsense", "#%E0%A4%A", "#s-short"):
+        visitor.page.goto("about:blank")
+        visitor.page.goto(f"{quick.url}/{link}")
+        assert visitor.notice().startswith(f"This link names no session: it ends in “{link}”.")
+        assert visitor.page.locator("#choose").is_visible() and visitor.page.url.endswith("#")
+    visitor.page.route("**/frames/0*", lambda route: route.fulfill(status=400, json=BROKEN))
+    visitor.page.goto(f"{quick.url}/#{address.rsplit('/', 1)[1]}")
+    visitor.see("#stage-wait:has-text('The picture cannot be shown. Its file is damaged.')")
+
+
+BROKEN = {
+    "error": {"message": "its file is damaged", "type": "invalid_request_error", "param": None, "code": "bad_media"}
+}

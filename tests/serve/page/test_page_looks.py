@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live import Live
+from live import Live, wait_for
 from visitor import PHONE, Visitor
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -25,7 +25,6 @@ CONTRASTS = [
     ("text", "danger-soft", 4.5),
     ("danger", "danger-soft", 4.5),
     ("on-accent", "accent", 4.5),
-    ("on-danger", "danger", 4.5),
     ("edge", "card", 3.0),
     ("edge", "page", 3.0),
     ("accent", "sunken", 3.0),
@@ -113,6 +112,28 @@ def test_theme_follows_the_system_until_another_is_chosen(quick: Live, visit: Vi
     assert brightness() < 0.05 and visitor.page.evaluate("localStorage.length") == 0
 
 
+def test_page_says_what_the_model_is_and_offers_what_it_can_do(nano: Live, quick: Live, visit: Visit) -> None:
+    visitor = visit(nano.url)
+    visitor.see("#limits:not(:empty)")
+    parameters = round(nano.get("/health")["parameters"] / 1e6)
+    assert re.fullmatch(rf"nano · {parameters} M · cpu · \d+\.\d GB", visitor.text("#model").strip())
+    assert "drawn pictures" in visitor.text("#start .model-note") and "3B" in visitor.text("#start .model-note")
+    address = visitor.open(PAGE.parents[1] / "examples" / "picture.png")
+    ideas = visitor.page.locator("#suggestions button")
+    assert all("segment" in idea for idea in ideas.all_inner_texts()) and ideas.count() == 2
+    nano.http.delete(address)
+    with open(PAGE.parents[1] / "examples" / "picture.png", "rb") as file:
+        opened = nano.http.post("/v1/sessions/upload", files={"file": ("mine.png", file)}).json()
+    visitor.page.goto(f"{nano.url}/#{opened['id']}")
+    visitor.see("#name:has-text('mine.png')")
+    assert ideas.all_inner_texts() == ["Please segment the … in this image."]  # of scenes nano can say nothing
+    visitor.click(90, 110)
+    assert ideas.all_inner_texts() == ["Please segment the … in this image.", "What is [1]?"]
+    other = visit(quick.url)
+    other.see("#limits:not(:empty)")
+    assert other.page.locator("#start .model-note").is_hidden()
+
+
 def test_phone_needs_no_scrolling_sideways(quick: Live, visit: Visit, address: str) -> None:
     wide = "Math.max(...[...document.querySelectorAll('body, body *')].filter((one) => one.checkVisibility() "
     wide += "&& !one.closest('svg, .unseen, .sheet')).map((one) => one.getBoundingClientRect().right))"
@@ -131,7 +152,7 @@ def test_phone_needs_no_scrolling_sideways(quick: Live, visit: Visit, address: s
     assert visitor.page.evaluate(wide) <= PHONE["width"]
     visitor.page.get_by_role("button", name="Close").tap()
     visitor.tool("point")
-    visitor.page.locator("#new-object").tap()
+    visitor.page.locator("[data-mode=new]").tap()
     visitor.page.touchscreen.tap(*visitor.place(30, 20))
     visitor.idle()
     made = [one for one in quick.get(address)["objects"] if one["prompts"]]
@@ -157,7 +178,7 @@ def test_everything_can_be_done_by_keyboard(quick: Live, visit: Visit) -> None:
     press("Enter")
     visitor.idle()
     press("ArrowRight")
-    press("Shift+Enter")
+    press("Alt+Enter")
     visitor.idle()
     (point, other) = quick.get(f"{address}/objects/1")["prompts"]
     assert point["positive"] and not other["positive"] and other["x"] > point["x"]
@@ -190,9 +211,12 @@ def test_everything_can_be_done_by_keyboard(quick: Live, visit: Visit) -> None:
     visitor.page.locator(".asked .chip").focus()
     press("Enter")
     assert visitor.state("[state.lit, state.target.id]") == [1, 1]
-    press("u")
+    press("u")  # the answer's objects, if there were any, or else the name
     visitor.idle()
-    assert visitor.state("[...state.objects.values()].filter((one) => one.prompts.length).length") == 1
+    wait_for(lambda: visitor.state("state.session.canRedo"))
+    press("Control+y")
+    visitor.idle()
+    assert not visitor.state("state.session.canRedo") and quick.get(f"{address}/objects/1")["label"] == "wing"
 
 
 def test_keys_of_one_letter_can_be_switched_off(quick: Live, visit: Visit, address: str) -> None:

@@ -38,20 +38,137 @@ def test_click_makes_an_object_and_further_clicks_correct_it(quick: Live, media:
     # the model of random weights finds other things besides
     assert "1" in visitor.masks().split() and visitor.text(".facts").endswith("1 prompt")
     assert visitor.page.locator("#objects-list > li").count() == len(quick.get(address)["objects"])
-    visitor.page.keyboard.down("Shift")
-    visitor.click(40, 30)
-    visitor.page.keyboard.up("Shift")
+    visitor.click(40, 30, "Alt")
     visitor.click(50, 40, button="right")
-    visitor.page.locator("#polarity").click()
+    visitor.page.locator("[data-mode=away]").click()
     visitor.click(10, 40)
+    visitor.click(12, 40, "Shift")
+    visitor.page.locator("[data-mode=add]").click()
+    visitor.click(14, 40)
     given = prompts(quick, address)
-    assert [one["positive"] for one in given] == [True, False, False, False]
-    for one, (x, y) in zip(given, [(20, 12), (40, 30), (50, 40), (10, 40)], strict=True):
+    assert [one["positive"] for one in given] == [True, False, False, False, True, True]
+    for one, (x, y) in zip(given, [(20, 12), (40, 30), (50, 40), (10, 40), (12, 40), (14, 40)], strict=True):
         assert abs(one["x"] - x) < 0.2 and abs(one["y"] - y) < 0.2
-    visitor.page.locator("#polarity").click()
-    visitor.page.locator("#new-object").click()
+    visitor.page.locator("[data-mode=new]").click()
     visitor.click(30, 20)
-    assert made(quick, address) == {1: 4, visitor.state("state.target.id"): 1}
+    assert made(quick, address) == {1: 6, visitor.state("state.target.id"): 1}
+
+
+def test_click_beside_the_selected_object_starts_another(quick: Live, media: Path, visit: Visit) -> None:
+    visitor = visit(quick.url)
+    address = visitor.open(media / "picture.png")
+    mask = np.zeros((48, 64), bool)
+    mask[4:20, 4:30] = True
+    quick.post(f"{address}/objects", {"prompts": [{"type": "mask", "rle": encode_rle(mask)}]})
+    visitor.page.reload()
+    visitor.opened()
+    visitor.page.keyboard.press("1")
+    visitor.click(50, 40)
+    second = visitor.state("state.target.id")
+    assert made(quick, address) == {1: 1, second: 1}
+    visitor.page.keyboard.press("1")
+    visitor.click(10, 10)  # on it
+    assert made(quick, address) == {1: 2, second: 1}
+    visitor.tool("box")
+    visitor.drag((40, 5), (60, 20))
+    visitor.idle()
+    third = visitor.state("state.target.id")
+    assert made(quick, address) == {1: 2, second: 1, third: 1} and len({1, second, third}) == 3
+    visitor.page.keyboard.press("1")
+    visitor.page.keyboard.down("Shift")
+    visitor.drag((5, 5), (30, 20))
+    visitor.page.keyboard.up("Shift")
+    visitor.idle()
+    assert made(quick, address)[1] == 3
+    visitor.page.keyboard.press("s")
+    visitor.drag((5, 5), (30, 20))
+    assert visitor.notice() == "A box cannot take away; use points or the brush."
+    visitor.page.keyboard.press("n")
+    visitor.tool("point")
+    visitor.click(10, 44, "Alt")
+    assert visitor.notice() == "Select the object that this is to be taken away from first."
+    assert sum(made(quick, address).values()) == 5
+
+
+def test_view_is_zoomed_by_the_wheel_and_moved_by_space(quick: Live, media: Path, visit: Visit) -> None:
+    visitor = visit(quick.url)
+    visitor.open(media / "clip.mp4", num_frames=3)
+    overlay = visitor.page.locator("#overlay")
+    whole = overlay.bounding_box()
+    at = visitor.place(16, 12)
+    visitor.page.mouse.move(*at)
+    visitor.page.mouse.wheel(0, -300)
+    wait = "(before) => document.getElementById('overlay').getBoundingClientRect().width > before * 2"
+    visitor.page.wait_for_function(wait, arg=whole["width"])
+    assert np.allclose(visitor.place(16, 12), at, atol=3)  # it stays under the pointer
+    width = visitor.state("state.session.media.width")
+    percent = int(visitor.page.locator("#zoom-text").inner_text().split()[0])
+    assert abs(percent - 100 * overlay.bounding_box()["width"] / width) < 2
+    before = overlay.bounding_box()
+    visitor.page.mouse.move(*visitor.place(20, 20))
+    visitor.page.keyboard.down(" ")
+    visitor.page.mouse.down()
+    visitor.page.mouse.move(*[a - 40 for a in visitor.place(20, 20)], steps=3)
+    visitor.page.mouse.up()
+    visitor.page.keyboard.up(" ")
+    after = overlay.bounding_box()
+    assert after["x"] < before["x"] and after["y"] < before["y"] and after["width"] == before["width"]
+    assert visitor.state("state.objects.size") == 0 and visitor.page.get_by_label("Play").is_visible()
+    for key, is_right in (("-", lambda b: b < after["width"]), ("+", lambda b: abs(b - after["width"]) < 2)):
+        visitor.page.keyboard.press(key)
+        assert is_right(overlay.bounding_box()["width"])
+    visitor.page.keyboard.press("0")
+    assert overlay.bounding_box() == whole
+    visitor.page.keyboard.press(" ")  # nothing was moved: it plays
+    visitor.see('#overlay[data-shown="2"]')
+
+
+def test_masks_are_drawn_as_one_likes_to_see_them(quick: Live, media: Path, visit: Visit) -> None:
+    visitor = visit(quick.url)
+    address = visitor.open(media / "picture.png")
+    masks = np.zeros((3, 48, 64), bool)
+    masks[0, 10:20, 10:20] = masks[1, 4:44, 4:60] = masks[2, 30:40, 30:50] = True  # the second lies around the others
+    for number, (mask, score) in enumerate(zip(masks, (0.9, 0.45, 0.1), strict=True), 1):
+        body = {"label": f"thing {number}", "rles": [encode_rle(mask)], "frame_scores": [score]}
+        assert quick.http.put(f"{address}/objects/{number}", json=body).status_code == 200
+    visitor.page.reload()
+    visitor.opened()
+
+    def colour(x: float, y: float) -> list[int]:
+        return visitor.page.evaluate(
+            """([x, y]) => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => {
+              const canvas = document.getElementById('overlay');
+              const { data } = canvas.getContext('2d').getImageData(x * canvas.width, y * canvas.height, 1, 1);
+              done([...data]);
+            })))""",
+            [x / 64, y / 48],
+        )
+
+    facts = visitor.page.locator(".facts").all_inner_texts()
+    assert [fact.split(" · ")[0] for fact in facts] == ["sure", "unsure", "guess"] and "0." not in "".join(facts)
+    small, large = colour(15, 15), colour(50, 20)
+    assert small[3] > large[3] > 0  # both are seen where they overlap
+    visitor.tool("select")
+    visitor.click(15, 15)
+    assert visitor.state("state.target.id") == 1  # though the larger one came later
+    visitor.page.keyboard.press("o")
+    visitor.page.mouse.move(5, 5)
+    assert colour(50, 20)[3] == 0
+    visitor.page.keyboard.press("o")
+    visitor.page.locator("#view-open").click()
+    visitor.page.locator("#opacity").fill("90")
+    assert colour(50, 20)[3] > 220
+    visitor.page.keyboard.press("Escape")
+    visitor.page.keyboard.press("Shift+H")
+    assert visitor.masks() == ""
+    visitor.page.keyboard.press("Shift+H")
+    visitor.page.get_by_label("Only unsure ones (2)").check()
+    assert visitor.masks() == "2 3" and visitor.page.locator(".object:visible").count() == 2
+    visitor.page.reload()
+    visitor.opened()
+    assert visitor.page.locator("#opacity").input_value() == "90" and visitor.masks() == "1 2 3"
+    titles = visitor.page.locator("[aria-keyshortcuts]").evaluate_all("(all) => all.map((one) => one.title)")
+    assert "Point (P)" in titles and "Undo (Ctrl+Z)" in titles and all(title.endswith(")") for title in titles)
 
 
 def test_quick_clicks_wait_for_each_other(quick: Live, media: Path, visit: Visit) -> None:
@@ -59,6 +176,8 @@ def test_quick_clicks_wait_for_each_other(quick: Live, media: Path, visit: Visit
     address = visitor.open(media / "clip.mp4", num_frames=3)
     for x in (20, 30, 40):
         visitor.page.mouse.click(*visitor.place(x, 20))
+        visitor.page.keyboard.down("Shift")
+    visitor.page.keyboard.up("Shift")
     visitor.idle()
     assert made(quick, address) == {1: 3}
     visitor.page.keyboard.press("ArrowRight")  # the crosshair has not taken the keys
@@ -238,7 +357,7 @@ def test_places_are_right_in_large_and_in_upright_media(quick: Live, visit: Visi
         visitor = visit(quick.url)
         address = visitor.open(path)
         for place in places:
-            visitor.click(*place)
+            visitor.click(*place, "Shift")
         found = [(one["x"], one["y"]) for one in prompts(quick, address)]
         assert np.allclose(found, places, atol=tolerance)
 

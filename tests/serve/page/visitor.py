@@ -74,9 +74,13 @@ class Visitor:
         """Take up a tool."""
         self.page.locator(f".tool[data-tool={name}]").click()
 
-    def click(self, x: float, y: float, **how: Any) -> None:
-        """Click on a pixel of the source, and wait for what comes of it."""
+    def click(self, x: float, y: float, key: str | None = None, **how: Any) -> None:
+        """Click on a pixel of the source, with a key held down, and wait for what comes of it."""
+        if key:
+            self.page.keyboard.down(key)
         self.page.mouse.click(*self.place(x, y), **how)
+        if key:
+            self.page.keyboard.up(key)
         self.idle()
 
     def drag(self, *places: tuple[float, float]) -> None:

@@ -193,3 +193,14 @@ class CompletionWriter:
     def _count_usage(self, answer: Answer) -> Usage:
         turns = [(text, reply) for text, _, reply in self._conversation.history]
         return count_usage(self._runtime.engine, self._num_visual, turns, answer)
+
+
+@router.post("/v1/responses", include_in_schema=False)
+async def refuse_responses() -> None:
+    """The newer of OpenAI's two ways to ask is not spoken here.
+
+    Raises:
+        ApiError: always; says what is.
+    """
+    message = "the Responses API is not spoken here; POST /v1/chat/completions takes the same questions"
+    raise ApiError(404, message, code="not_supported")

@@ -52,7 +52,7 @@ function sentence(words) {
 }
 
 /** A response that is fine. A missing key is asked for. */
-export async function request(path, { method = "GET", body, signal, query } = {}) {
+export async function request(path, { method = "GET", body, signal, query, keepalive = false } = {}) {
   const address = query ? `${path}?${new URLSearchParams(query)}` : path;
   for (;;) {
     const headers = keyHeaders();
@@ -64,6 +64,7 @@ export async function request(path, { method = "GET", body, signal, query } = {}
         method,
         headers,
         signal,
+        keepalive,
         body: body === undefined ? undefined : JSON.stringify(body),
       });
     } catch (error) {

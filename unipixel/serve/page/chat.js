@@ -13,6 +13,7 @@ const question = document.getElementById("question");
 const send = document.getElementById("send");
 const suggestions = document.getElementById("suggestions");
 const made = new WeakMap();
+let suggested = null; // the ideas that are shown
 
 const IDEAS = {
   "picture.png": ["Please segment the dog in this image.", "Please segment the rocket in this image."],
@@ -168,7 +169,12 @@ function mark() {
 function suggest() {
   const { name, media } = state.session;
   const kind = media.num_frames > 1 ? "video" : "image";
-  const ideas = IDEAS[name] ?? [`Please segment the … in this ${kind}.`, `What is in this ${kind}?`];
+  const others = state.health?.note
+    ? [`Please segment the … in this ${kind}.`, "What is [1]?"] // a small model knows things, no whole scenes
+    : [`Please segment the … in this ${kind}.`, `What is in this ${kind}?`, "What is [1] doing?"];
+  const ideas = (IDEAS[name] ?? others).filter((idea) => !idea.includes("[1]") || state.objects.has(1));
+  if (ideas.join() === suggested) return;
+  suggested = ideas.join();
   suggestions.replaceChildren(
     ...ideas.map((idea) => {
       const [item, button] = [document.createElement("li"), document.createElement("button")];
@@ -206,8 +212,9 @@ for (const button of document.querySelectorAll(".switch button")) {
 document.getElementById("sample").style.setProperty("--colour", colourOf(1));
 on("session", () => {
   question.value = "";
-  suggest();
+  suggested = null;
 });
+on("session objects health", () => state.session && suggest());
 on("session turns", render);
 on("objects lit", mark);
 on("masks", () => turns.querySelector(".chip:disabled") && mark());

@@ -1,23 +1,13 @@
-/** Windows above the page: help, the key, and "are you sure". */
+/** Windows above the page: help and the key. */
 
 import { keysFrom } from "./api.js";
 import { on, state } from "./state.js";
 
 const byId = (id) => document.getElementById(id);
 const keyDialog = byId("key-dialog");
-const confirmDialog = byId("confirm");
 
 function ended(dialog) {
   return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue), { once: true }));
-}
-
-/** Whether the visitor agrees to something. */
-export async function confirm(text, yes) {
-  byId("confirm-text").textContent = text;
-  byId("confirm-yes").textContent = yes;
-  confirmDialog.returnValue = "";
-  confirmDialog.showModal();
-  return (await ended(confirmDialog)) === "yes";
 }
 
 async function askForKey(wasRefused) {

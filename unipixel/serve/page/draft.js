@@ -2,7 +2,9 @@
 
 import { decode, encode, stroke } from "./rle.js";
 import { shapeOf } from "./shapes.js";
-import { state, tell } from "./state.js";
+import { on, state, tell } from "./state.js";
+
+let undone = null; // strokes that were taken back, for as long as nothing else is painted
 
 /** Width of the brush in source pixels: of half the picture's shorter side, so many hundredths. */
 export function brushDiameter() {
@@ -11,14 +13,19 @@ export function brushDiameter() {
 }
 
 /** Paint along places, or wipe. */
-export function paint(places, isNegative) {
+export function paint(places, isAway) {
   const { width, height } = state.session.media;
   if (!state.draft) {
     const rle = state.objects.get(state.target.id)?.rles[state.shown];
     const base = rle ? decode(rle) : new Uint8Array(width * height);
-    state.draft = { target: state.target, frame: state.shown, base, bits: base.slice(), strokes: [], shape: null };
+    const [session, target, frame] = [state.session.id, state.target, state.shown];
+    state.draft = { session, target, frame, base, bits: base.slice(), strokes: [], shape: null };
   }
-  const one = { places, radius: brushDiameter() / 2, value: isNegative ? 0 : 1 };
+  undone = null;
+  add({ places, radius: brushDiameter() / 2, value: isAway ? 0 : 1 });
+}
+
+function add(one) {
   state.draft.strokes.push(one);
   run(one);
   shaped();
@@ -38,15 +45,34 @@ function shaped() {
 /** Take the last stroke back. */
 export function undoStroke() {
   const { draft } = state;
-  draft.strokes.pop();
-  if (!draft.strokes.length) return discard();
+  const others = undone?.draft === draft ? undone.strokes : [];
+  undone = { draft, strokes: [...others, draft.strokes.pop()] };
+  if (!draft.strokes.length) {
+    draft.bits = draft.base.slice();
+    state.draft = null;
+    return tell("draft");
+  }
   draft.bits = draft.base.slice();
   draft.strokes.forEach(run);
   shaped();
 }
 
-/** Forget what was painted. */
+/** Whether a stroke was taken back that can be painted again where it was. */
+export function canRedoStroke() {
+  if (!undone?.strokes.length || undone.draft.session !== state.session?.id) return false;
+  return !state.draft || state.draft === undone.draft;
+}
+
+/** Paint the stroke again that was taken back last. */
+export function redoStroke() {
+  state.draft ??= undone.draft;
+  add(undone.strokes.pop());
+}
+
+/** Forget what was painted; it can be painted again. */
 export function discard() {
+  undone = { draft: state.draft, strokes: state.draft.strokes.splice(0).reverse() };
+  state.draft.bits = state.draft.base.slice();
   state.draft = null;
   tell("draft");
 }
@@ -56,6 +82,12 @@ export function finish() {
   const { target, frame, bits } = state.draft;
   const { width, height } = state.session.media;
   const prompt = { type: "mask", rle: encode(bits, height, width), frame };
-  discard();
+  undone = null;
+  state.draft = null;
+  tell("draft");
   return { target, prompt };
 }
+
+on("history", () => {
+  if (!state.draft) undone = null;
+});

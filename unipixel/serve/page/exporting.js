@@ -1,7 +1,7 @@
 /** The export menu: files of all objects, and saving on the server. */
 
 import { json, request, sessionPath } from "./api.js";
-import { announce, complain, inform } from "./notices.js";
+import { announce, complain, deliver, inform } from "./notices.js";
 import { listed, on, state } from "./state.js";
 
 const menu = document.getElementById("export");
@@ -21,14 +21,7 @@ async function download(format) {
   announce("The export is being made.");
   const response = await request(sessionPath(state.session.id, "export"), { query: pairs });
   const name = /filename="([^"]+)"/.exec(response.headers.get("content-disposition") ?? "")?.[1] ?? format;
-  const address = URL.createObjectURL(await response.blob());
-  const link = document.createElement("a");
-  const stem = state.session.name.replace(/\.\w+$/, "");
-  link.href = address;
-  link.download = `${stem}-${name}`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
-  inform(`Exported ${link.download}`);
+  deliver(await response.blob(), `${state.session.name.replace(/\.\w+$/, "")}-${name}`);
 }
 
 async function keep() {

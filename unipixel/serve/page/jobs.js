@@ -1,14 +1,13 @@
 /** Work on the server, one piece after another: prompts, questions, tracking, taking back; and stopping it. */
 
 import { Refused, json, request, sessionPath, work } from "./api.js";
-import { undoStroke } from "./draft.js";
-import { announce, complain, inform } from "./notices.js";
-import { forget, learn, learnMasks, nameOf, state, take, tell } from "./state.js";
+import { canRedoStroke, redoStroke, undoStroke } from "./draft.js";
+import { announce, complain, inform, offer } from "./notices.js";
+import { forget, learn, learnMasks, listed, nameOf, noteChange, state, take, tell } from "./state.js";
 
 let queue = Promise.resolve();
 let round = 0; // raised to drop what waits
 let going = null; // what stops listening to the work under way
-let past = []; // ids of objects, in the order in which they were prompted
 let lost = () => {};
 
 /** Say what to do when the session is gone. */
@@ -20,7 +19,6 @@ export function whenLost(told) {
 export function leave() {
   round += 1;
   going?.abort();
-  past = [];
   Object.assign(state, { pending: [], busy: null });
   tell("pending", "busy");
 }
@@ -50,19 +48,20 @@ async function failed(error, id) {
   if (error.name === "AbortError" || state.session?.id !== id) return;
   round += 1; // what was asked for after this counted on it
   if (error.code === "stopped") inform("Stopped. What was tracked so far is kept.");
-  else complain(error);
-  if (error.code === "no_session") return lost();
+  else if (error.code !== "no_session") complain(error);
+  if (error.code === "no_session") return lost(error);
   if (error.code !== "unreachable") await refresh();
 }
 
 /** Take over what the server knows. */
 export async function refresh() {
-  const { id } = state.session;
+  const id = state.session?.id;
+  if (!id) return;
   try {
     const told = await json(sessionPath(id));
     if (state.session?.id === id) take(told);
   } catch (error) {
-    if (state.session?.id === id && error.code === "no_session") lost();
+    if (state.session?.id === id && error.code === "no_session") lost(error);
   }
 }
 
@@ -88,16 +87,18 @@ async function follow(path, body, signal, heard = () => {}) {
 
 /** Give prompts to an object, or make a new one of them. */
 export function prompt(prompts, target = state.target) {
+  const { label } = state;
   const waiting = prompts.map((one) => ({ target, prompt: one }));
   state.pending.push(...waiting);
   tell("pending");
   const done = enqueue("Segmenting", async (id, signal) => {
     const isNew = target.id === null;
     const path = isNew ? sessionPath(id, "objects") : sessionPath(id, "objects", target.id, "prompts");
-    const { objects } = await follow(path, { prompts }, signal);
+    const body = isNew && label ? { prompts, label } : { prompts };
+    const { objects } = await follow(path, body, signal);
     if (isNew && objects.length) target.id = objects[0].id;
-    past.push(target.id);
     learn(objects);
+    noteChange();
     tell("target");
     tellFound(objects);
   });
@@ -134,6 +135,7 @@ export function ask(text) {
     });
     turn.text = answer.text;
     if (answer.finish_reason === "length") turn.note = "The answer was cut off at its longest.";
+    if (answer.objects.length) noteChange();
     // an answer tells nothing of the prompts of objects that were known before
     learn(answer.objects.map((one) => ({ ...one, prompts: state.objects.get(one.id)?.prompts ?? one.prompts })));
   });
@@ -153,33 +155,55 @@ export function track(id = null, start = null) {
   return enqueue("Tracking", async (session, signal) => {
     const { objects } = await follow(sessionPath(session, "track"), body, signal);
     learn(objects);
+    noteChange();
     tellFound(objects);
   });
 }
 
 /** Whether there is something to undo. */
 export function canUndo() {
-  if (state.draft) return true;
-  return past.some((id) => hasPrompts(id)) || hasPrompts(state.target.id) || state.pending.length > 0;
+  return Boolean(state.draft) || state.session.canUndo || hasPrompts(state.target.id) || state.pending.length > 0;
+}
+
+/** Whether something was undone that can be done again. */
+export function canRedo() {
+  return canRedoStroke() || (state.session.canRedo && !state.draft);
 }
 
 function hasPrompts(id) {
   return Boolean(state.objects.get(id)?.prompts.length);
 }
 
-/** Take the last stroke or prompt back: of the object that was prompted last, or else of the one that is selected. */
+/** Undo the last stroke, or else the last change of the objects, whatever it was. */
 export async function undo() {
   if (state.draft) return undoStroke();
-  await enqueue("Taking back", async (session, signal) => {
-    let id = past.pop();
-    while (id !== undefined && !hasPrompts(id)) id = past.pop();
-    id ??= state.target.id;
+  await enqueue("Undoing", async (session, signal) => {
+    if (state.session.canUndo) return exchange(session, "undo", signal);
+    // a session that the server has restored knows no earlier changes, but still the prompts of the selected object
+    const { id } = state.target;
     if (!hasPrompts(id)) return;
     const { objects } = await json(sessionPath(session, "objects", id, "prompts", -1), { method: "DELETE", signal });
     if (objects.length) learn(objects);
     else forget(id);
+    noteChange();
     announce(objects.length ? `The last prompt of object ${id} was taken back.` : `Object ${id} was removed.`);
   });
+}
+
+/** Do again what was undone last. */
+export async function redo() {
+  if (canRedoStroke()) return redoStroke();
+  if (state.draft) return;
+  // what is yet to be undone can be redone as well
+  await enqueue("Redoing", async (id, signal) => state.session.canRedo && exchange(id, "redo", signal));
+}
+
+async function exchange(session, verb, signal) {
+  const told = await json(sessionPath(session, verb), { method: "POST", signal });
+  if (state.session?.id !== session) return;
+  take(told);
+  const there = listed().map((one) => `${one.id} ${nameOf(one)}`);
+  announce(`${verb === "undo" ? "Undone" : "Redone"}. Objects: ${there.join(", ") || "none"}.`);
 }
 
 /** Stop what the server does, and drop what waits. */
@@ -200,6 +224,7 @@ export async function rename(id, label) {
   const renamed = await json(sessionPath(state.session.id, "objects", id), { method: "PATCH", body: { label } });
   const known = state.objects.get(id);
   if (known) known.label = renamed.label;
+  noteChange();
   tell("objects");
 }
 
@@ -210,6 +235,11 @@ export async function remove(id) {
   } catch (error) {
     if (!(error instanceof Refused) || error.code !== "no_object") throw error;
   }
+  const name = nameOf(state.objects.get(id) ?? {});
   forget(id);
-  announce(`Object ${id} was removed.`);
+  noteChange();
+  const { id: session } = state.session;
+  offer(`Object ${id}, ${name}, is deleted.`, "Undo", () => {
+    if (state.session?.id === session && !state.objects.has(id)) undo().catch(() => {});
+  });
 }

@@ -5,6 +5,7 @@
 
 const MOST = 3;
 const NEWS_MS = 5000;
+const OFFER_MS = 10_000; // for which something can be taken back by a button
 const board = document.getElementById("notices");
 const news = document.getElementById("news");
 
@@ -40,6 +41,38 @@ export function inform(text) {
   setTimeout(() => notice.remove(), NEWS_MS);
 }
 
+/**
+ * Say what was done and let it be taken back: by the button `act` is called, and when the notice goes without it,
+ * `otherwise`.
+ */
+export function offer(text, label, act, otherwise = () => {}) {
+  const notice = put("news", text);
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = label;
+  button.addEventListener("click", () => {
+    otherwise = () => {};
+    notice.remove();
+    act();
+  });
+  notice.children[0].after(button);
+  settled.observe(board, { childList: true });
+  waiting.set(notice, () => otherwise());
+  setTimeout(() => notice.remove(), OFFER_MS);
+}
+
+const waiting = new Map();
+/** However a notice went, what it waited with is done. */
+function settle(isAll) {
+  for (const [notice, done] of waiting) {
+    if (notice.isConnected && !isAll) continue;
+    waiting.delete(notice);
+    done();
+  }
+}
+const settled = new MutationObserver(() => settle(false));
+addEventListener("pagehide", () => settle(true));
+
 /** Say something to those who cannot see it. */
 export function announce(text) {
   news.textContent = text;
@@ -48,6 +81,16 @@ export function announce(text) {
 /** Take all notices away. */
 export function clearNotices() {
   board.replaceChildren();
+}
+
+/** Give the visitor a file. */
+export function deliver(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  inform(`Exported ${name}`);
 }
 
 /** One of the page's icons. */

@@ -2,14 +2,14 @@
 
 import { mention, openPanel } from "./chat.js";
 import { colourOf } from "./colours.js";
-import { confirm } from "./dialogs.js";
 import { remove, rename, track } from "./jobs.js";
 import { complain, icon } from "./notices.js";
-import { light, listed, nameOf, on, show, state } from "./state.js";
+import { changeView, isListed, light, listed, nameOf, on, show, state, wordOf } from "./state.js";
 import { select } from "./timeline.js";
 
 const list = document.getElementById("objects-list");
 const template = document.getElementById("object-row");
+const unsureOnly = document.getElementById("unsure-only");
 const rows = new Map();
 
 function rowOf(id) {
@@ -48,14 +48,9 @@ function made(id) {
   return row;
 }
 
-/** Remove an object, if the visitor means it. */
+/** Remove an object; nobody is asked, because it can be undone. */
 export async function removeObject(id) {
-  const object = state.objects.get(id);
-  if (
-    !object ||
-    !(await confirm(`Delete object ${id}, ${nameOf(object)}, with its masks? This cannot be undone.`, "Delete"))
-  )
-    return;
+  if (!state.objects.has(id)) return;
   try {
     await remove(id);
   } catch (error) {
@@ -74,8 +69,7 @@ function facts(object) {
   const { num_frames } = state.session.media;
   const where = num_frames > 1 ? `${count}/${num_frames} frames` : count ? "" : "not there";
   const prompts = object.prompts.length ? `${object.prompts.length} prompt${object.prompts.length > 1 ? "s" : ""}` : "";
-  const score = typeof object.score === "number" ? `score ${object.score.toFixed(2)}` : "";
-  return [where, score, prompts].filter(Boolean).join(" · ");
+  return [where, wordOf(object.score), prompts].filter(Boolean).join(" · ");
 }
 
 function fill(row, object) {
@@ -86,7 +80,10 @@ function fill(row, object) {
   const isHidden = state.hidden.has(id);
   const isTarget = state.target.id === id;
   if (document.activeElement !== label) label.value = object.label;
+  row.hidden = !isListed(object);
   row.classList.toggle("is-hidden", isHidden);
+  row.dataset.score = wordOf(object.score);
+  find(".facts").title = typeof object.score === "number" ? `The model's own score: ${object.score.toFixed(2)}` : "";
   if (isTarget) row.setAttribute("aria-current", "true");
   else row.removeAttribute("aria-current");
   find(".facts").textContent = facts(object);
@@ -124,6 +121,10 @@ function render() {
     fill(row, object);
     if (list.children[place] !== row) list.insertBefore(row, list.children[place] ?? null);
   });
+  const unsure = objects.filter((one) => ["unsure", "guess"].includes(wordOf(one.score))).length;
+  document.getElementById("unsure").hidden = !unsure && !state.view.isUnsureOnly;
+  document.getElementById("unsure-text").textContent = `Only unsure ones (${unsure})`;
+  unsureOnly.checked = state.view.isUnsureOnly;
   document.getElementById("objects-none").hidden = objects.length > 0;
   document.getElementById("objects-count").textContent = objects.length ? `(${objects.length})` : "";
 }
@@ -142,7 +143,8 @@ on("session", () => {
   list.replaceChildren();
   rows.clear();
 });
-on("session objects target", render);
+on("session objects target view", render);
+unsureOnly.addEventListener("change", () => changeView({ isUnsureOnly: unsureOnly.checked }));
 on("masks busy frame", renderSoon);
 on("lit", () => {
   for (const [id, row] of rows) row.classList.toggle("is-lit", state.lit === id);

@@ -2,12 +2,13 @@
 
 import { openPanel } from "./chat.js";
 import { isDialogOpen, openHelp } from "./dialogs.js";
-import { stop, track, undo } from "./jobs.js";
+import { redo, stop, track, undo } from "./jobs.js";
 import { beginRenaming, removeObject } from "./objects.js";
+import { finishPicture, move, useClass } from "./set.js";
 import { zoomBy } from "./stage.js";
-import { choose, listed, show, state, tell } from "./state.js";
+import { changeView, listed, show, state, tell } from "./state.js";
 import { goTo, select, step, toggle } from "./timeline.js";
-import { applyDraft, cancel, setNegative, useTool } from "./tools.js";
+import { applyDraft, beginPan, cancel, endPan, useMode, useTool } from "./tools.js";
 
 const NAME = "unipixel.single-keys";
 const FAR = 10;
@@ -37,17 +38,28 @@ const SHORTCUTS = [
   ["B", "Boxes", { b: () => useTool("box") }],
   ["M", "Brush for masks", { m: () => useTool("brush") }],
   ["[ ]", "Smaller, larger brush", { "[": () => resizeBrush(-2), "]": () => resizeBrush(2) }],
-  ["-", "Take away instead of adding, and back", { "-": () => setNegative(!state.isNegative) }],
-  ["N", "Start a new object", { n: () => choose(null) }],
+  ["N", "Start a new object", { n: () => useMode("new") }],
+  ["A S", "Add to the selected object; take away from it", { a: () => useMode("add"), s: () => useMode("away") }],
   [
     "1 … 9",
-    "Select the object with that number",
-    Object.fromEntries(Array.from({ length: 9 }, (_, i) => [i + 1, () => pick(i + 1)])),
+    "Select the object with that number; in a set with classes: give the class to the selected and to new objects",
+    Object.fromEntries(Array.from({ length: 9 }, (_, i) => [i + 1, () => useClass(i) || pick(i + 1)])),
   ],
   ["H", "Hide or show the selected object", { h: target((id) => show(id, state.hidden.has(id))) }],
+  [
+    "Shift H",
+    "Hide or show all objects",
+    { "shift+h": () => changeView({ isHidden: !state.view.isHidden }) },
+  ],
+  ["O", "Outlines only, or filled", { o: () => changeView({ isOutline: !state.view.isOutline }) }],
   ["R", "Rename the selected object", { r: target(beginRenaming) }],
   ["Delete", "Delete the selected object", { Delete: target(removeObject), Backspace: target(removeObject) }],
-  ["Ctrl Z", "Undo the last prompt or stroke", { "ctrl+z": () => quiet(undo()), u: () => quiet(undo()) }],
+  ["Ctrl Z", "Undo", { "ctrl+z": () => quiet(undo()), u: () => quiet(undo()) }],
+  [
+    "Ctrl Shift Z",
+    "Redo; also Ctrl Y",
+    { "ctrl+shift+z": () => quiet(redo()), "ctrl+y": () => quiet(redo()), "shift+u": () => quiet(redo()) },
+  ],
   ["Enter", "Apply what was painted", { Enter: applyDraft }],
   ["Esc", "Cancel what was begun; stop the work", { Escape: escape }],
   ["T", "Track all objects again", { t: () => state.objects.size && !state.busy && quiet(track()) }],
@@ -64,8 +76,14 @@ const SHORTCUTS = [
     },
   ],
   ["Home End", "First, last frame", { Home: () => goTo(0), End: () => goTo(Infinity) }],
-  ["Space", "Play or pause", { " ": toggle }],
-  ["+ 0", "Zoom in, fit; the wheel with Ctrl", { "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), 0: () => zoomBy(0) }],
+  ["Space", "Play or pause; held down, the pointer moves the view", { " ": beginPan }],
+  [
+    "+ - 0",
+    "Zoom in, out, fit; also the wheel",
+    { "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), 0: () => zoomBy(0) },
+  ],
+  ["PageUp PageDown", "Previous, next picture of the set", { PageUp: () => move(-1), PageDown: () => move(1) }],
+  ["D", "The picture is done: on to the next", { d: finishPicture }],
   ["X", "Crosshair: use the picture by keyboard", { x: () => document.getElementById("overlay").focus() }],
   ["/", "Write a question", { "/": focusQuestion }],
   ["E", "Export", { e: () => listed().length && document.getElementById("export").showPopover() }],
@@ -79,8 +97,8 @@ function pick(number) {
 
 function nameOf(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (event.ctrlKey || event.metaKey) return `ctrl+${key}`;
-  return event.shiftKey && event.key.startsWith("Arrow") ? `shift+${key}` : key;
+  const isShifted = event.shiftKey && /^([a-z]|Arrow.*)$/.test(key);
+  return `${event.ctrlKey || event.metaKey ? "ctrl+" : ""}${isShifted ? "shift+" : ""}${key}`;
 }
 
 function isTyping(element) {
@@ -104,6 +122,16 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
   act();
 });
+
+addEventListener("keyup", (event) => {
+  if (event.key === " " && !endPan()) toggle();
+});
+addEventListener("blur", endPan);
+
+for (const one of document.querySelectorAll("[aria-keyshortcuts]")) {
+  const keys = one.getAttribute("aria-keyshortcuts").replaceAll("Control", "Ctrl");
+  one.title = `${one.getAttribute("aria-label") ?? one.innerText} (${keys})`;
+}
 
 box.checked = localStorage.getItem(NAME) !== "off";
 box.addEventListener("change", () => {

@@ -4,7 +4,7 @@ import { colourOf } from "./colours.js";
 import { brushDiameter } from "./draft.js";
 import { frame, wanted } from "./frames.js";
 import { drawn } from "./shapes.js";
-import { listed, nameOf, on, state } from "./state.js";
+import { listed, nameOf, on, state, wordOf } from "./state.js";
 
 const MOST_SIDE = 4096; // of a canvas
 const LARGEST_ZOOM = 16;
@@ -12,6 +12,7 @@ const stage = document.getElementById("stage");
 const sheet = document.getElementById("sheet");
 const picture = document.getElementById("picture");
 const overlay = document.getElementById("overlay");
+const wait = document.getElementById("stage-wait");
 
 /** What the visitor is doing with the pointer or the crosshair: drawn above everything. */
 export const doing = { cursor: null, crosshair: null, box: null, line: null };
@@ -64,6 +65,7 @@ function fit() {
     canvas.width = Math.round(shownWidth * ratio);
     canvas.height = Math.round(shownHeight * ratio);
   }
+  document.getElementById("zoom-text").value = `${Math.round(scale * 100)} %`;
   if (wanted(shownWidth * ratio)) load();
   drawPicture();
   redraw();
@@ -72,6 +74,7 @@ function fit() {
 async function load() {
   const [session, t] = [state.session, state.frame];
   stage.classList.toggle("is-waiting", !bitmap);
+  wait.textContent = "Loading the picture…";
   try {
     const found = await frame(t);
     if (state.session?.id !== session.id) return;
@@ -82,7 +85,8 @@ async function load() {
     drawPicture();
     draw(); // at once: masks never lie above another frame's picture
   } catch (error) {
-    stage.classList.remove("is-waiting");
+    wait.textContent = `The picture cannot be shown. ${error.message}`; // where it would be
+    if (bitmap) stage.classList.remove("is-waiting");
     stage.dispatchEvent(new CustomEvent("failed", { detail: error }));
   }
 }
@@ -118,12 +122,15 @@ function draw() {
   const px = ratio / unit; // one CSS pixel
   const masks = drawn();
   overlay.dataset.shown = state.shown ?? "";
-  overlay.dataset.masks = masks.map(({ object }) => object.id).join(" ");
+  overlay.dataset.masks = masks
+    .map(({ object }) => object.id)
+    .sort((a, b) => a - b)
+    .join(" ");
   overlay.dataset.lit = state.lit ?? "";
   for (const { object, shape } of masks) {
     // what is painted stands for the whole mask
     if (state.draft?.frame === state.shown && state.draft.target.id === object.id) continue;
-    drawMask(context, shape, object.id, px);
+    drawMask(context, shape, object, px);
   }
   if (state.draft?.frame === state.shown) drawDraft(context, px);
   const tags = [];
@@ -132,19 +139,23 @@ function draw() {
   drawDoing(context, px);
 }
 
-function drawMask(context, shape, id, px) {
+function drawMask(context, shape, { id, score }, px) {
+  const { opacity, isOutline } = state.view;
   const isLit = state.lit === id;
   const isDimmed = state.lit !== null && !isLit;
   const isTarget = state.target.id === id;
-  context.globalAlpha = isDimmed ? 0.35 : 1;
-  context.fillStyle = colourOf(id, isLit ? 0.62 : 0.4);
-  context.fill(shape.path, "evenodd");
+  const isGuess = wordOf(score) === "guess"; // drawn faint and dashed
+  context.globalAlpha = (isDimmed ? 0.35 : 1) * (isGuess && !isLit && !isTarget ? 0.5 : 1);
+  context.fillStyle = colourOf(id, Math.min(1, (opacity / 100) * (isLit ? 1.55 : 1)));
+  if (!isOutline || isLit) context.fill(shape.path, "evenodd");
+  if (isGuess) context.setLineDash([5 * px, 5 * px]);
   context.strokeStyle = isLit || isTarget ? "#fff" : "rgb(0 0 0 / 0.55)";
   context.lineWidth = (isLit || isTarget ? 5 : 3.5) * px;
   context.stroke(shape.path);
   context.strokeStyle = colourOf(id);
   context.lineWidth = (isLit || isTarget ? 3 : 1.8) * px;
   context.stroke(shape.path);
+  context.setLineDash([]);
   context.globalAlpha = 1;
 }
 
@@ -239,7 +250,7 @@ function drawDoing(context, px) {
   const { box, line, cursor, crosshair } = doing;
   if (box) drawBox(context, box.from, box.to, px);
   if (line) {
-    context.strokeStyle = line.isNegative ? "rgb(179 38 30 / 0.6)" : "rgb(255 255 255 / 0.6)";
+    context.strokeStyle = line.isAway ? "rgb(179 38 30 / 0.6)" : "rgb(255 255 255 / 0.6)";
     context.lineWidth = brushDiameter();
     context.beginPath();
     line.places.forEach(({ x, y }, i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
@@ -297,6 +308,6 @@ on("session frame", () => {
   if (state.shown !== state.frame) load();
   redraw();
 });
-on("objects masks target lit draft pending tool", redraw);
+on("objects masks target lit draft pending tool view", redraw);
 on("session objects frame", describe);
-on("tool", () => (overlay.dataset.tool = state.tool));
+on("tool", () => (overlay.dataset.tool = state.isPanning ? "pan" : state.tool));

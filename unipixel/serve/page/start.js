@@ -1,8 +1,10 @@
 /** The screen that opens a picture or a video: a file, an address, an example, or a session that is there already. */
 
 import { json, openAddress, request, sessionPath, sessions, upload } from "./api.js";
-import { bytes, confirm } from "./dialogs.js";
-import { complain, icon, inform } from "./notices.js";
+import { bytes } from "./dialogs.js";
+import { letGo, listHeld, reopen, toCoco } from "./keeping.js";
+import { complain, deliver, icon, inform, offer } from "./notices.js";
+import { forgetSet, listSets, openFiles, progressOf, resumeSet } from "./set.js";
 import { on, state } from "./state.js";
 
 const byId = (id) => document.getElementById(id);
@@ -32,14 +34,16 @@ function say(text, part = null) {
   else bar.value = part;
 }
 
-async function open(how) {
+/** Open a session: `how` gives it as the server tells it, `source` is what it is opened from. */
+export async function open(how, source = null) {
+  if (state.draft) return inform("Apply or discard what you have painted first; the file was not opened.");
   under?.abort();
   const mine = (under = new AbortController());
   drop.hidden = true;
   opening.hidden = false;
   try {
     const session = await how(mine.signal);
-    if (!mine.signal.aborted) opened(session);
+    if (session && !mine.signal.aborted) opened(session, source);
   } catch (error) {
     complain(error);
   } finally {
@@ -57,12 +61,21 @@ export function openFile(file) {
   if (most && file.size > most) {
     return complain(`“${file.name}” is ${bytes(file.size)} large; at most ${bytes(most)} are allowed here.`);
   }
-  return open((signal) => {
-    say(`Sending ${file.name}…`, 0);
-    const told = (part) =>
-      part < 1 ? say(`Sending ${file.name}: ${Math.floor(part * 100)} %`, part) : say(`Opening ${file.name}…`);
-    return upload(file, options(), told, signal);
-  });
+  const chosen = options();
+  return open(async (signal) => {
+    try {
+      return await upload(file, chosen, sending(file), signal);
+    } catch (error) {
+      error.message = error.message.replace(/^Its file /, `“${file.name}” `);
+      throw error;
+    }
+  }, { file, options: chosen });
+}
+
+function sending(file) {
+  say(`Sending ${file.name}…`, 0);
+  return (part) =>
+    part < 1 ? say(`Sending ${file.name}: ${Math.floor(part * 100)} %`, part) : say(`Opening ${file.name}…`);
 }
 
 function openExample(name) {
@@ -74,63 +87,177 @@ function openExample(name) {
 }
 
 function openUrl(url) {
-  return open((signal) => {
-    say("Fetching it…");
-    return openAddress(url, options(), signal);
-  });
+  const chosen = options();
+  return open(
+    (signal) => {
+      say("Fetching it…");
+      return openAddress(url, chosen, signal);
+    },
+    { url, options: chosen },
+  );
 }
 
-/** Open one of the files that were dropped or chosen. */
-export function openFirst(files) {
-  if (!files.length) return;
-  if (files.length > 1) inform("One file is opened at a time; this is the first.");
-  openFile(files[0]);
+/** Open what was dropped or chosen: one file, or several as a set. */
+export function openAll(files) {
+  if (files.length === 1) openFile(files[0]);
+  else if (files.length) openFiles(files).catch(complain);
 }
 
-/** Show which sessions there are. */
-export async function listSessions() {
+/** The files of what was dropped, those in folders, too. */
+async function unfold(entries) {
+  const files = [];
+  for (const one of entries) {
+    if (one?.isFile) files.push(await new Promise((done, failed) => one.file(done, failed)));
+    if (!one?.isDirectory) continue;
+    const reader = one.createReader();
+    for (;;) {
+      const some = await new Promise((done, failed) => reader.readEntries(done, failed));
+      if (!some.length) break;
+      files.push(...(await unfold(some)));
+    }
+  }
+  return files.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+}
+
+/** Show which sessions the server has, and what this browser holds of others; `lostId` is one just lost. */
+export async function listSessions(lostId = null) {
+  let known = null;
   try {
-    const found = await sessions();
-    byId("recent").hidden = !found.length;
-    byId("recent-list").replaceChildren(...found.reverse().map(line));
+    known = (await sessions()).filter((one) => !going.has(one.id));
   } catch (error) {
-    byId("recent").hidden = true;
     complain(error);
   }
+  byId("recent").hidden = !known?.length;
+  byId("recent-list").replaceChildren(...(known ?? []).reverse().map(line));
+  const sets = (await listSets()).filter((one) => !going.has(one.id));
+  byId("sets").hidden = !sets.length;
+  byId("sets-list").replaceChildren(...sets.map(setLine));
+  const ids = new Set(known?.map((one) => one.id));
+  const held = (await listHeld()).filter((one) => !ids.has(one.id) && !going.has(one.id));
+  byId("held").hidden = !known || !held.length;
+  byId("held-list").replaceChildren(...held.map(heldLine));
+  byId("held-list").querySelector(`[data-id="${CSS.escape(lostId ?? "")}"] .go`)?.focus();
 }
 
-function line({ id, name, created, is_saved }) {
-  const [item, go, close] = [
-    document.createElement("li"),
-    document.createElement("button"),
-    document.createElement("button"),
-  ];
+const going = new Set(); // ids of what is deleted unless that is undone
+
+function button(text, act, name = text) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = text;
+  if (name !== text) made.setAttribute("aria-label", name);
+  made.addEventListener("click", act);
+  return made;
+}
+
+function entry(id, name, facts, ...buttons) {
+  const [item, words] = [document.createElement("li"), document.createElement("span")];
   const [title, when] = [document.createElement("span"), document.createElement("small")];
   item.dataset.id = id;
-  go.type = close.type = "button";
-  go.className = "quiet";
   title.textContent = name;
-  const time = new Date(created * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
-  when.textContent = is_saved ? `${time} · saved` : time;
-  go.append(title, when);
-  go.addEventListener("click", () => (location.hash = id));
-  close.className = "quiet icon";
-  close.setAttribute("aria-label", `Delete ${name} of ${time}`);
-  close.append(icon("delete"));
-  close.addEventListener("click", async () => {
-    if (!(await confirm(`Delete the session about ${name}, with all its objects?`, "Delete"))) return;
-    await request(sessionPath(id), { method: "DELETE" }).catch(complain);
-    listSessions();
-  });
-  item.append(go, close);
+  when.textContent = facts;
+  words.className = "words-of";
+  words.append(title, when);
+  item.append(words, ...buttons);
   return item;
 }
 
+function timeOf(ms) {
+  return new Date(ms).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+}
+
+function deleter(id, name, time, act) {
+  const made = button("", () => {
+    going.add(id);
+    made.closest("li").remove();
+    const keep = () => {
+      going.delete(id);
+      listSessions();
+    };
+    offer(`The session about ${name} is deleted.`, "Undo", keep, () => {
+      act();
+      letGo(id);
+    });
+  });
+  made.className = "quiet icon";
+  made.setAttribute("aria-label", `Delete ${name} of ${time}`);
+  made.append(icon("delete"));
+  return made;
+}
+
+function line({ id, name, created, is_saved }) {
+  const time = timeOf(created * 1000);
+  const go = button("", () => (location.hash = id));
+  go.className = "quiet go";
+  // also when the page is left, so that nobody finds again what is gone
+  const away = () => request(sessionPath(id), { method: "DELETE", keepalive: true }).catch(complain);
+  const item = entry(id, name, is_saved ? `${time} · saved` : time, deleter(id, name, time, away));
+  go.append(...item.firstChild.childNodes);
+  item.firstChild.replaceWith(go);
+  return item;
+}
+
+function setLine(found) {
+  const { id, name, when } = found;
+  const again = button("Go on", () => resumeSet(found).catch(complain), `Go on with ${name}`);
+  again.className = "go";
+  const away = button("", () => {
+    going.add(id);
+    again.closest("li").remove();
+    const back = () => {
+      going.delete(id);
+      listSessions();
+    };
+    offer(`The set ${name} is deleted; what was done in its pictures is kept below.`, "Undo", back, () => forgetSet(id));
+  });
+  away.className = "quiet icon";
+  away.setAttribute("aria-label", `Delete the set ${name}`);
+  away.append(icon("delete"));
+  return entry(id, name, `${progressOf(found)} · ${timeOf(when)}`, again, away);
+}
+
+function heldLine(found) {
+  const { id, name, when, objects } = found;
+  const count = `${objects.length} object${objects.length === 1 ? "" : "s"}`;
+  const again = button("Open again", () => openHeld(found), `Open ${name} again`);
+  again.className = "go";
+  const away = deleter(id, name, timeOf(when), () => {});
+  return entry(id, name, `${count} · ${timeOf(when)}`, again, button("COCO", () => write(found), `COCO of ${name}`), away);
+}
+
+function openHeld(found) {
+  const told = (part) => part === 1 || say(`Sending ${found.name}…`, part);
+  return open((signal) => {
+    say(`Opening ${found.name} again…`);
+    return reopen(found, pick, told, signal);
+  });
+}
+
+/** The file that the visitor chooses; null if none. */
+function pick() {
+  const input = byId("file-again");
+  input.value = "";
+  inform("Choose the file that it was about.");
+  return new Promise((done) => {
+    input.onchange = () => done(input.files[0] ?? null);
+    input.oncancel = () => done(null);
+    input.click();
+  });
+}
+
+function write(found) {
+  deliver(new Blob([JSON.stringify(toCoco(found))]), `${found.name.replace(/\.\w+$/, "")}-coco.json`);
+}
+
 byId("choose").addEventListener("click", () => byId("file").click());
-byId("file").addEventListener("change", (event) => {
-  openFirst([...event.target.files]);
-  event.target.value = ""; // the same file can be chosen again
-});
+byId("choose-folder").addEventListener("click", () => byId("folder").click());
+for (const id of ["file", "folder"]) {
+  byId(id).addEventListener("change", (event) => {
+    const files = [...event.target.files];
+    event.target.value = ""; // the same file can be chosen again
+    openAll(files);
+  });
+}
 byId("opening-cancel").addEventListener("click", () => under?.abort());
 byId("url-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -164,9 +291,11 @@ addEventListener("drop", (event) => {
   if (!isFile(event)) return;
   event.preventDefault();
   byId("dropping").hidden = true;
-  openFirst([...event.dataTransfer.files]);
+  const entries = [...event.dataTransfer.items].map((one) => one.webkitGetAsEntry?.());
+  if (entries.some((one) => one?.isDirectory)) unfold(entries).then(openAll, complain);
+  else openAll([...event.dataTransfer.files]);
 });
-addEventListener("paste", (event) => openFirst([...(event.clipboardData?.files ?? [])]));
+addEventListener("paste", (event) => openAll([...(event.clipboardData?.files ?? [])]));
 
 on("health", () => {
   const { max_upload_bytes, max_frames } = state.health.limits;

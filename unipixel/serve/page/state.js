@@ -3,7 +3,7 @@
 export const state = {
   /** What /health says. */
   health: null,
-  /** The session that is open: {id, name, media, isSaved}. */
+  /** The session that is open: {id, name, media, isSaved, canUndo, canRedo}. */
   session: null,
   /** Objects by id, as the API gives them. */
   objects: new Map(),
@@ -19,8 +19,12 @@ export const state = {
   shown: null,
   /** "select", "point", "box" or "brush". */
   tool: "point",
-  /** Whether clicks and strokes take away without a key held down. */
-  isNegative: false,
+  /** What a click does without a key held down: start a "new" object beside the selected one, "add", take "away". */
+  mode: "new",
+  /** Whether the pointer moves the view, for as long as a key is held down. */
+  isPanning: false,
+  /** How masks are drawn, and which: opacity in hundredths. */
+  view: { opacity: 40, isOutline: false, isHidden: false, isUnsureOnly: false, ...remembered("unipixel.view") },
   /** From 1 to 100, see draft.js. */
   brushSize: 10,
   /** Prompts that are on their way: {target, prompt}. */
@@ -32,9 +36,47 @@ export const state = {
   /** What was asked and answered: {question, text, note, isWriting}. */
   turns: [],
   zoom: 1,
+  /** What new objects are called: the class that was chosen; null: nothing. */
+  label: null,
+  /** Why the server has not saved what was changed last; empty if it has. */
+  problem: "",
 };
 
 const listeners = new Map();
+
+function remembered(name) {
+  try {
+    return JSON.parse(localStorage.getItem(name) ?? "{}");
+  } catch {
+    return {}; // storage is switched off
+  }
+}
+
+/** Change how masks are drawn; opacity and outlines are remembered by the browser. */
+export function changeView(changes) {
+  Object.assign(state.view, changes);
+  const { opacity, isOutline } = state.view;
+  try {
+    localStorage.setItem("unipixel.view", JSON.stringify({ opacity, isOutline }));
+  } catch {
+    // it then lasts until the page is left
+  }
+  tell("view");
+}
+
+const SURE = 0.6;
+const GUESSED = 0.3;
+
+/** How sure the model is of an object, in a word: "sure", "unsure" or "guess"; empty where it is not there. */
+export function wordOf(score) {
+  if (typeof score !== "number") return "";
+  return score >= SURE ? "sure" : score >= GUESSED ? "unsure" : "guess";
+}
+
+/** Whether an object is drawn and listed under what was chosen to be seen. */
+export function isListed(object) {
+  return !state.view.isUnsureOnly || ["unsure", "guess"].includes(wordOf(object.score));
+}
 
 /** Call `heard` whenever one of the things named (separated by spaces) has changed. */
 export function on(names, heard) {
@@ -113,6 +155,12 @@ export function learnMasks(frame, masks) {
   tell("masks");
 }
 
+/** Note that the objects have changed, which can be undone, and nothing redone any more. */
+export function noteChange() {
+  Object.assign(state.session, { canUndo: true, canRedo: false });
+  tell("history");
+}
+
 /** Forget an object. */
 export function forget(id) {
   state.objects.delete(id);
@@ -126,8 +174,14 @@ export function forget(id) {
 /** Take over a session as the server tells it; what it told before is replaced. */
 export function take(told) {
   const isOther = state.session?.id !== told.id;
-  state.session = { id: told.id, name: told.name, media: told.media, isSaved: told.is_saved };
+  const session = { id: told.id, name: told.name, media: told.media };
+  state.session = Object.assign(isOther ? session : state.session, {
+    isSaved: told.is_saved,
+    canUndo: told.can_undo,
+    canRedo: told.can_redo,
+  });
   state.objects = new Map(told.objects.map((one) => [one.id, one]));
+  for (const id of state.objects.keys()) state.removed.delete(id);
   if (isOther) {
     const hidden = JSON.parse(sessionStorage.getItem(`unipixel.hidden.${told.id}`) ?? "[]");
     Object.assign(state, {
@@ -139,7 +193,8 @@ export function take(told) {
       zoom: 1,
       hidden: new Set(hidden),
       removed: new Set(),
-      isNegative: false,
+      mode: "new",
+      problem: "",
     });
     state.turns = told.turns
       .filter((turn) => turn.question || turn.text)
@@ -148,5 +203,5 @@ export function take(told) {
     tell("session", "turns", "draft", "tool");
   }
   if (state.target.id !== null && !state.objects.has(state.target.id)) state.target = { id: null };
-  tell("objects", "target", "frame");
+  tell("objects", "target", "frame", "history");
 }

@@ -3,9 +3,9 @@
 import { discard, finish, paint } from "./draft.js";
 import { prompt } from "./jobs.js";
 import { announce, inform } from "./notices.js";
-import { objectAt } from "./shapes.js";
+import { isAt, objectAt } from "./shapes.js";
 import { doing, placeOf, redraw, shownScale, zoomBy } from "./stage.js";
-import { choose, light, on, state, tell } from "./state.js";
+import { changeView, choose, light, on, state, tell } from "./state.js";
 
 const SMALLEST_BOX = 3; // CSS pixels
 const STILL = 5; // CSS pixels that a pointer may move and still click
@@ -13,6 +13,7 @@ const STEP = 8; // CSS pixels that an arrow key moves the crosshair
 const overlay = document.getElementById("overlay");
 const stage = document.getElementById("stage");
 let held = null; // the press that goes on
+let hasPanned = false;
 
 /** Take up a tool. */
 export function useTool(name) {
@@ -22,10 +23,27 @@ export function useTool(name) {
   tell("tool");
 }
 
-/** Let clicks and strokes take away, or add again. */
-export function setNegative(isNegative) {
-  state.isNegative = isNegative;
+/** Let clicks and strokes start a "new" object, "add" to the selected one, or take "away" from it. */
+export function useMode(mode) {
+  state.mode = mode;
+  if (mode === "new") choose(null);
   tell("tool");
+}
+
+/** Move the view with the pointer from now on. */
+export function beginPan() {
+  if (state.isPanning) return;
+  state.isPanning = true;
+  hasPanned = false;
+  tell("tool");
+}
+
+/** End that. Whether the view was moved. */
+export function endPan() {
+  if (!state.isPanning) return true;
+  state.isPanning = false;
+  tell("tool");
+  return hasPanned;
 }
 
 /** End what was begun and not finished. Whether there was something. */
@@ -57,9 +75,22 @@ function isBlocked() {
   return !isSame;
 }
 
-function point(place, isNegative) {
-  if (isBlocked()) return;
-  prompt([{ type: "point", ...place, positive: !isNegative, frame: state.shown }]).catch(() => {});
+function hasTarget() {
+  return state.target.id !== null || state.pending.some((one) => one.target === state.target);
+}
+
+/** Whether a prompt that adds or takes away has an object for it; else the visitor is told so. */
+function isAddressed(mode) {
+  if (mode === "away" && !hasTarget()) inform("Select the object that this is to be taken away from first.");
+  return mode !== "away" || hasTarget();
+}
+
+function point(place, mode) {
+  if (isBlocked() || !isAddressed(mode)) return;
+  const selected = state.objects.get(state.target.id);
+  // beside the selected object begins another one, on it the click belongs to it
+  if (mode === "new" && !(selected && isAt(selected, place))) choose(null);
+  prompt([{ type: "point", ...place, positive: mode !== "away", frame: state.shown }]).catch(() => {});
 }
 
 function hasBox(target) {
@@ -68,30 +99,35 @@ function hasBox(target) {
   return [...known, ...coming].some((one) => one.type === "box" && one.frame === state.shown);
 }
 
-function box(from, to) {
+function box(from, to, mode) {
   const [x1, x2] = [from.x, to.x].sort((a, b) => a - b);
   const [y1, y2] = [from.y, to.y].sort((a, b) => a - b);
   if (Math.min(x2 - x1, y2 - y1) * shownScale() < SMALLEST_BOX) return announce("The box is too small.");
   if (isBlocked()) return;
-  if (hasBox(state.target)) choose(null); // an object has one box on a frame; a further one is for another object
+  if (mode === "away") return inform("A box cannot take away; use points or the brush.");
+  if (mode === "new" || hasBox(state.target)) choose(null); // an object has one box on a frame
   prompt([{ type: "box", box: [x1, y1, x2, y2], frame: state.shown }]).catch(() => {});
 }
 
-function isNegativeNow(event) {
-  return state.isNegative || event.shiftKey || event.altKey || event.button === 2;
+function modeOf(event) {
+  if (event.altKey || event.button === 2) return "away";
+  return event.shiftKey ? "add" : state.mode;
 }
 
 function press(event) {
-  if (event.button > 2 || event.button === 1 || held || state.shown === null) return;
+  if (event.button > 2 || held || state.shown === null) return;
   event.preventDefault(); // the crosshair is for those who come by keyboard
   document.activeElement?.blur();
   const place = placeOf(event);
-  held = { place, x: event.clientX, y: event.clientY, isNegative: isNegativeNow(event), pointer: event.pointerId };
+  const isPan = state.isPanning || event.button === 1;
+  held = { place, x: event.clientX, y: event.clientY, mode: modeOf(event), pointer: event.pointerId, isPan };
   overlay.setPointerCapture(event.pointerId);
+  if (isPan) return;
   if (state.tool === "box") doing.box = { from: place, to: place };
   if (state.tool === "brush") {
     if (isBlocked()) return cancel();
-    doing.line = { places: [place], isNegative: held.isNegative };
+    if (!isAddressed(held.mode)) return cancel();
+    doing.line = { places: [place], isAway: held.mode === "away" };
   }
   redraw();
 }
@@ -102,7 +138,9 @@ function move(event) {
   if (held?.pointer === event.pointerId) {
     if (doing.box) doing.box.to = place;
     if (doing.line) for (const one of event.getCoalescedEvents?.() ?? [event]) doing.line.places.push(placeOf(one));
-    if (state.tool === "select" && event.pointerType === "mouse") stage.scrollBy(-event.movementX, -event.movementY);
+    if (held.isPan) hasPanned = true;
+    if (held.isPan || (state.tool === "select" && event.pointerType === "mouse"))
+      stage.scrollBy(-event.movementX, -event.movementY);
   } else if (state.tool === "select") {
     light(objectAt(place)?.id ?? null);
   }
@@ -111,14 +149,15 @@ function move(event) {
 
 function lift(event) {
   if (held?.pointer !== event.pointerId) return;
-  const { place, isNegative, x, y } = held;
+  const { place, mode, x, y, isPan } = held;
   const isStill = Math.hypot(event.clientX - x, event.clientY - y) <= STILL;
   const { box: drawn, line } = doing;
   cancel();
+  if (isPan) return;
   if (state.tool === "select" && isStill) choose(objectAt(place)?.id ?? null);
-  if (state.tool === "point") point(place, isNegative);
-  if (drawn) box(drawn.from, placeOf(event));
-  if (line) paint(line.places, line.isNegative);
+  if (state.tool === "point") point(place, mode);
+  if (drawn) box(drawn.from, placeOf(event), mode);
+  if (line) paint(line.places, line.isAway);
 }
 
 overlay.addEventListener("pointerdown", press);
@@ -134,9 +173,10 @@ overlay.addEventListener("pointerleave", () => {
 stage.addEventListener(
   "wheel",
   (event) => {
-    if (!event.ctrlKey && !event.metaKey) return;
+    if (event.shiftKey) return; // it moves the view sideways
     event.preventDefault();
-    zoomBy(Math.exp(-event.deltaY / 300), placeOf(event));
+    const pixels = event.deltaMode ? event.deltaY * 20 : event.deltaY; // some tell lines
+    zoomBy(Math.exp(-pixels / 300), placeOf(event));
   },
   { passive: false },
 );
@@ -167,18 +207,18 @@ function moveCrosshair([dx, dy], isFar) {
   announce(`${at.x}, ${at.y}${under ? `, on object ${under.id}` : ""}`);
 }
 
-function enterCrosshair(isNegative) {
+function enterCrosshair(mode) {
   const at = { ...doing.crosshair };
   if (state.tool === "select") return choose(objectAt(at)?.id ?? null);
-  if (state.tool === "point") return point(at, isNegative);
+  if (state.tool === "point") return point(at, mode);
   const { box: drawn, line } = doing;
   if (drawn || line) {
     cancel();
-    if (drawn) box(drawn.from, at);
-    else paint(line.places, line.isNegative);
-  } else if (!isBlocked()) {
+    if (drawn) box(drawn.from, at, mode);
+    else paint(line.places, line.isAway);
+  } else if (!isBlocked() && (state.tool === "box" || isAddressed(mode))) {
     if (state.tool === "box") doing.box = { from: at, to: at };
-    else doing.line = { places: [at], isNegative };
+    else doing.line = { places: [at], isAway: mode === "away" };
     announce(`${state.tool === "box" ? "Box" : "Stroke"} begun at ${at.x}, ${at.y}. Enter ends it.`);
   }
 }
@@ -186,7 +226,7 @@ function enterCrosshair(isNegative) {
 overlay.addEventListener("keydown", (event) => {
   if (!doing.crosshair || state.shown === null || event.ctrlKey || event.metaKey) return;
   if (WAYS[event.key]) moveCrosshair(WAYS[event.key], event.shiftKey);
-  else if (event.key === "Enter") enterCrosshair(state.isNegative || event.shiftKey || event.altKey);
+  else if (event.key === "Enter") enterCrosshair(modeOf(event));
   else return;
   event.preventDefault();
   event.stopPropagation();
@@ -198,8 +238,10 @@ overlay.addEventListener("keydown", (event) => {
 for (const button of document.querySelectorAll("[data-tool].tool")) {
   button.addEventListener("click", () => useTool(button.dataset.tool));
 }
-document.getElementById("polarity").addEventListener("click", () => setNegative(!state.isNegative));
-document.getElementById("new-object").addEventListener("click", () => choose(null));
+for (const button of document.querySelectorAll("[data-mode]")) {
+  button.addEventListener("click", () => useMode(button.dataset.mode));
+}
+document.getElementById("zoom-out").addEventListener("click", () => zoomBy(1 / 1.5));
 document.getElementById("zoom-in").addEventListener("click", () => zoomBy(1.5));
 document.getElementById("zoom-fit").addEventListener("click", () => zoomBy(0));
 document.getElementById("brush-size").addEventListener("input", (event) => {
@@ -213,11 +255,29 @@ on("session tool target", () => {
   for (const button of document.querySelectorAll("[data-tool].tool")) {
     button.setAttribute("aria-pressed", String(button.dataset.tool === state.tool));
   }
-  document.getElementById("polarity").setAttribute("aria-pressed", String(state.isNegative));
-  document.getElementById("new-object").setAttribute("aria-pressed", String(state.target.id === null));
+  for (const button of document.querySelectorAll("[data-mode]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.mode === state.mode));
+  }
   document.getElementById("brush-size-label").hidden = state.tool !== "brush";
   document.getElementById("brush-size").value = state.brushSize;
 });
+
+// how masks are drawn
+
+const opacity = document.getElementById("opacity");
+const switches = { "outlines-only": "isOutline", "hide-all": "isHidden" };
+opacity.addEventListener("input", () => changeView({ opacity: opacity.valueAsNumber }));
+for (const [id, name] of Object.entries(switches)) {
+  document.getElementById(id).addEventListener("change", (event) => changeView({ [name]: event.target.checked }));
+}
+function showView() {
+  opacity.value = state.view.opacity;
+  for (const [id, name] of Object.entries(switches)) document.getElementById(id).checked = state.view[name];
+  document.getElementById("view-open").classList.toggle("is-off", state.view.isHidden);
+}
+showView();
+on("view", showView);
+
 on("draft", () => {
   const { draft } = state;
   document.getElementById("draft").hidden = !draft;

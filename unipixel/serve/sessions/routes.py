@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
-from starlette.responses import StreamingResponse
 
 from unipixel.engine.answer import Answer, MaskPiece, Piece
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
-from unipixel.errors import DatasetError, MediaError, PromptError
-from unipixel.formats import WRITERS, Losses, describe_losses
-from unipixel.formats.rasters import write_davis_frames
+from unipixel.errors import MediaError, PromptError
+from unipixel.masks import MaskTrack, parse_rle
 from unipixel.serve.errors import ApiError, JobCancelled
 from unipixel.serve.media import clean_name, encode_frame, fetch_media, store_upload
 from unipixel.serve.responses import EVENT_STREAM, JsonResponse, format_event, stream_events, wait_for_result
 from unipixel.serve.runtime import OwnerDep, Runtime, RuntimeDep, forbid_caching
-from unipixel.serve.schemas import DEFAULT_TOKENS, MAX_FRAME, ErrorOut, ObjectOut
+from unipixel.serve.schemas import DEFAULT_TOKENS, MAX_FRAME, MAX_OBJECT_ID, ErrorOut, ObjectOut
 from unipixel.serve.serializers import (
     build_masks,
     build_media,
@@ -38,9 +31,9 @@ from unipixel.serve.sessions.schemas import (
     AnswerOut,
     AskRequest,
     CorrectRequest,
+    ObjectRequest,
     ObjectsOut,
     OpenRequest,
-    RenameRequest,
     SegmentRequest,
     SessionOut,
     SessionSummary,
@@ -49,17 +42,6 @@ from unipixel.serve.sessions.schemas import (
 )
 from unipixel.serve.sessions.store import SessionEntry, SessionStore
 
-ExportFormat: TypeAlias = Literal[
-    "coco", "cvat", "datumaro", "davis", "label-studio", "labelme", "numpy", "overlay", "yolo", "youtube-vis"
-]
-EXPORT_FILES: dict[str, str] = {
-    "coco": "coco.json",
-    "cvat": "cvat.xml",
-    "label-studio": "label-studio.json",
-    "numpy": "masks.npz",
-    "youtube-vis": "youtube-vis.json",
-}
-"""Exports that are one file, under any system's name; the others are folders, sent as a zip, and the overlay."""
 T = TypeVar("T")
 MAX_TURNS = 1000
 SESSION_PATH = "/v1/sessions/{session_id}"
@@ -311,20 +293,53 @@ async def stop(entry: EntryDep) -> dict[Literal["stopped"], int]:
     return {"stopped": len(jobs)}
 
 
+@session_router.post(SESSION_PATH + "/undo", response_model=SessionOut, summary="Undo a change of the objects")
+async def undo(entry: EntryDep, jobs: JobsDep) -> Any:
+    """The last prompt, answer, name, removal or tracking is undone; what was said stays. The last 64 changes are kept.
+
+    A session that was restored, after a restart or when it was idle, has none.
+    """
+    return await jobs.run("undo", lambda: _change_and_tell(entry, entry.session.undo), _settle(entry))
+
+
+@session_router.post(SESSION_PATH + "/redo", response_model=SessionOut, summary="Redo what was undone")
+async def redo(entry: EntryDep, jobs: JobsDep) -> Any:
+    """Possible until the objects change otherwise."""
+    return await jobs.run("redo", lambda: _change_and_tell(entry, entry.session.redo), _settle(entry))
+
+
+def _change_and_tell(entry: SessionEntry, change: Callable[[], object]) -> Iterator[SessionOut]:
+    change()
+    entry.refresh_objects()
+    yield build_session(entry)  # as it is now, whatever others change before it is sent
+
+
+def _settle(entry: SessionEntry) -> Callable[[SessionOut], SessionOut]:
+    """What a job tells of its session: that job itself does not count as its work."""
+    return lambda told: told.model_copy(update={"is_busy": len(entry.jobs) > 1, "is_saved": entry.is_saved})
+
+
+@session_router.post(SESSION_PATH + "/keepalive", summary="Keep a session that somebody works at")
+async def keep_alive(
+    runtime: RuntimeDep, store: StoreDep, entry: EntryDep
+) -> dict[Literal["is_saved", "problem"], bool | str]:
+    """It is not closed for being idle, and from now on it is saved after every change if the server has a state folder.
+
+    Return whether all of it is saved, and, if that went wrong, why.
+    """
+    entry.is_kept = True
+    if store.can_save and not entry.jobs and entry.has_changed:
+        await runtime.worker.call(lambda: store.save_changes(entry))
+    return {"is_saved": entry.is_saved and not entry.has_changed, "problem": entry.problem}
+
+
 @session_router.post(SESSION_PATH + "/save", response_model=SessionOut, summary="Save a session")
 async def save(store: StoreDep, entry: EntryDep, jobs: JobsDep) -> Any:
     """A saved session survives a restart; it is saved again when it is closed for being idle or the server stops."""
     if not store.can_save:
         raise ApiError(409, "this server keeps nothing; start it with --state DIR to save sessions", code="no_state")
 
-    def work() -> Iterator[SessionOut]:
-        store.save(entry)
-        yield build_session(entry)  # what was saved, whatever others change before it is sent
-
-    def build_result(saved: SessionOut) -> SessionOut:
-        return saved.model_copy(update={"is_busy": len(entry.jobs) > 1})  # this job does not count
-
-    return await jobs.run("save", work, build_result)
+    return await jobs.run("save", lambda: _change_and_tell(entry, lambda: store.save(entry)), _settle(entry))
 
 
 @session_router.get(
@@ -355,107 +370,6 @@ async def get_frame(
     return Response(content, media_type=f"image/{image_format}", headers=headers)
 
 
-@session_router.get(
-    SESSION_PATH + "/export",
-    summary="Export objects",
-    response_class=Response,
-    responses={
-        200: {
-            "description": "The file.",
-            "content": {
-                **{kind: {} for kind in ("application/json", "application/xml", "application/zip")},
-                **{kind: {} for kind in ("video/mp4", "image/png")},
-            },
-        }
-    },
-)
-async def export_objects(
-    runtime: RuntimeDep,
-    entry: EntryDep,
-    kind: Annotated[ExportFormat, Query(alias="format", description="`overlay` is MP4, or PNG of a still image.")],
-    objects: Annotated[list[int] | None, Query(description="Ids; by default all.")] = None,
-) -> Response:
-    """As the files of a tool, a zip where they are several, or the clip with masks drawn over it.
-
-    What the format has no place for is counted in the header `X-Left-Out`.
-    """
-    known = dict(entry.objects)
-    missing = [i for i in objects or () if i not in known]
-    if missing:
-        raise PromptError(f"object {missing[0]} is not known in this session; known are {sorted(known) or 'none'}")
-    chosen = [known[i] for i in dict.fromkeys(objects)] if objects is not None else list(known.values())
-
-    def write() -> tuple[str, list[str], IO[bytes]]:
-        folder = Path(tempfile.mkdtemp(prefix="export-", dir=entry.folder))
-        try:
-            path, left_out = write_export(entry.session, chosen, entry.name, kind, folder)
-            return path.name, left_out, open(path, "rb")
-        finally:  # an open file is read to its end, whatever becomes of its name and of the session
-            shutil.rmtree(folder, ignore_errors=True)
-            if entry.is_closed:  # whoever closed it could not remove its folder while ours was in it
-                with suppress(OSError):
-                    entry.folder.rmdir()  # only if nothing is left in it
-
-    name, left_out, file = await run_in_thread(runtime, entry, write)
-    types = {"json": "application/json", "xml": "application/xml", "mp4": "video/mp4", "png": "image/png"}
-    headers = {"X-Left-Out": "; ".join(left_out).encode("ascii", "replace").decode()} if left_out else {}
-    headers |= {
-        "Content-Length": str(os.fstat(file.fileno()).st_size),
-        "Content-Disposition": f'attachment; filename="{name}"',
-    }
-    return StreamingResponse(
-        _read_chunks(file), media_type=types.get(name.rpartition(".")[2], "application/zip"), headers=headers
-    )
-
-
-def write_export(
-    session: Session, objects: Sequence[KnownObject], name: str, kind: ExportFormat, folder: Path
-) -> tuple[Path, list[str]]:
-    """Write objects into a folder, as one file.
-
-    ``davis`` is a zip of palette PNGs without folders. Pictures go into a zip if they are stills; all frames of a clip
-    would be larger than the clip.
-
-    Args:
-        objects: as they were when the model last paused.
-        name: what the media are called.
-
-    Returns:
-        The file, and what the format has no place for.
-
-    Raises:
-        ApiError: an object id does not fit the format.
-        OSError: the disk is full.
-    """
-    answer = Answer(text="", raw_text="", objects=tuple(objects), clip=replace(session.clip, source=name))
-    annotations, losses, inner = answer.to_annotations(), Losses(), folder / "files"
-    try:
-        if kind == "overlay":
-            return answer.save(folder / ("overlay.mp4" if session.num_frames > 1 else "overlay.png")), []
-        if kind == "davis":
-            write_davis_frames(annotations, inner, losses)
-        else:
-            annotations = annotations.drop_pictures() if annotations.is_video else annotations
-            WRITERS[kind]([annotations], folder / EXPORT_FILES[kind] if kind in EXPORT_FILES else inner, losses)
-    except (ValueError, DatasetError) as error:
-        raise ApiError(400, str(error), code="bad_export", param="format") from error
-    if kind in EXPORT_FILES:
-        return folder / EXPORT_FILES[kind], describe_losses(losses)
-    path = folder / f"{kind}.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(file for file in inner.rglob("*") if file.is_file()):
-            archive.writestr(
-                zipfile.ZipInfo(file.relative_to(inner).as_posix()), file.read_bytes(), zipfile.ZIP_DEFLATED
-            )
-    return path, describe_losses(losses)
-
-
-def _read_chunks(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
-        while chunk := file.read(1 << 18):
-            yield chunk
-
-
 def build_session(entry: SessionEntry) -> SessionOut:
     """A session with everything that it knows."""
     return SessionOut(
@@ -464,6 +378,8 @@ def build_session(entry: SessionEntry) -> SessionOut:
         created=entry.created,
         is_saved=entry.is_saved,
         is_busy=bool(entry.jobs),
+        can_undo=entry.session.can_undo,
+        can_redo=entry.session.can_redo,
         media=build_media(entry.session, entry.name),
         objects=[build_object(known) for known in entry.objects.values()],
         turns=list(entry.turns),
@@ -502,28 +418,63 @@ async def get_object(known: KnownObjectDep) -> ObjectOut:
 
 
 @object_router.patch(OBJECT_PATH, response_model=ObjectOut, summary="Rename an object")
-async def rename(runtime: RuntimeDep, entry: EntryDep, known: KnownObjectDep, body: RenameRequest) -> ObjectOut:
+async def rename(
+    runtime: RuntimeDep, store: StoreDep, entry: EntryDep, known: KnownObjectDep, body: ObjectRequest
+) -> ObjectOut:
     """Possible while the session is busy."""
+    if body.rles is not None or body.frame_scores is not None:
+        raise PromptError("an object's name alone can be changed so; to put one back with its masks, use PUT")
+    return build_object(
+        await runtime.worker.call(lambda: _change(store, entry, lambda s: s.rename(known.id, body.label)))
+    )
 
-    def change() -> KnownObject:
-        entry.check_open()
-        renamed = entry.session.rename(known.id, body.label)
-        entry.refresh_objects()
-        return renamed
 
-    return build_object(await runtime.worker.call(change))
+@object_router.put(OBJECT_PATH, response_model=ObjectOut, summary="Put an object back with its masks")
+async def put_object(
+    runtime: RuntimeDep, store: StoreDep, entry: EntryDep, object_id: int, body: ObjectRequest
+) -> ObjectOut:
+    """For masks that are known already, from another session or program. One with the same id is replaced."""
+    if not 1 <= object_id <= MAX_OBJECT_ID:
+        raise PromptError(f"the object's id is {object_id}; it must be from 1 to {MAX_OBJECT_ID}")
+    if body.rles is None:
+        raise PromptError("rles is missing; give one COCO RLE, or null, per frame of the clip")
+    if object_id not in entry.objects and len(entry.objects) >= runtime.settings.max_objects:
+        message = f"the session knows {len(entry.objects)} objects, as many as are allowed; remove some"
+        raise ApiError(409, message, code="full")
+    if body.frame_scores is not None and len(body.frame_scores) != len(body.rles):
+        raise PromptError(f"frame_scores has {len(body.frame_scores)} numbers for {len(body.rles)} frames")
+    rles, size_hw = body.rles, entry.session.media.size_hw
+
+    def check() -> MaskTrack:
+        wrong = next((rle.size for rle in rles if rle is not None and rle.size != list(size_hw)), None)
+        if wrong is not None:  # before it is unpacked
+            raise PromptError(f"the mask's size is {wrong}; it must be the media's, {list(size_hw)}")
+        try:
+            return MaskTrack(size_hw, tuple(None if rle is None else parse_rle(rle.model_dump()) for rle in rles))
+        except ValueError as error:
+            raise PromptError(str(error)) from error
+
+    track = await run_in_thread(runtime, entry, check)
+    return build_object(
+        await runtime.worker.call(
+            lambda: _change(store, entry, lambda s: s.add_object(object_id, track, body.label, body.frame_scores))
+        )
+    )
+
+
+def _change(store: SessionStore, entry: SessionEntry, change: Callable[[Session], T]) -> T:
+    """Change something about a session between two pieces of work; on the model's thread."""
+    entry.check_open()
+    result = change(entry.session)
+    entry.refresh_objects()
+    store.save_changes(entry)
+    return result
 
 
 @object_router.delete(OBJECT_PATH, status_code=204, summary="Remove an object")
-async def remove(runtime: RuntimeDep, entry: EntryDep, known: KnownObjectDep) -> None:
-    """Its id is not used again. If it is being tracked, tracking goes on without it."""
-
-    def change() -> None:
-        entry.check_open()
-        entry.session.remove(known.id)
-        entry.refresh_objects()
-
-    await runtime.worker.call(change)
+async def remove(runtime: RuntimeDep, store: StoreDep, entry: EntryDep, known: KnownObjectDep) -> None:
+    """Its id is not used again, and `undo` brings it back. If it is being tracked, tracking goes on without it."""
+    await runtime.worker.call(lambda: _change(store, entry, lambda s: s.remove(known.id)))
 
 
 @object_router.post(

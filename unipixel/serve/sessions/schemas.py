@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from unipixel.serve.schemas import (
+    MAX_FRAME,
     PROMPT_EXAMPLES,
     ClipOptions,
+    MaskRle,
     MediaOut,
     Number,
     ObjectId,
@@ -94,12 +96,18 @@ class TrackRequest(StrictModel):
     stream: bool = False
 
 
-class RenameRequest(StrictModel):
-    """A new label."""
+class ObjectRequest(StrictModel):
+    """What an object is called; to put one back, also its masks."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"label": "left wing"}]})
 
     label: Label
+    rles: Annotated[list[MaskRle | None], Field(min_length=1, max_length=MAX_FRAME)] | None = Field(
+        None, description="One COCO RLE per frame of the clip, null where it is not visible; with `PUT` only."
+    )
+    frame_scores: Annotated[list[Annotated[Number, Field(ge=0, le=1)]], Field(max_length=MAX_FRAME)] | None = Field(
+        None, description="One score per frame; by default 1 where it is visible."
+    )
 
 
 class TurnOut(BaseModel):
@@ -118,6 +126,8 @@ class SessionOut(BaseModel):
     created: int = Field(description="Unix time.")
     is_saved: bool
     is_busy: bool = Field(description="Whether work for it is queued or running.")
+    can_undo: bool = Field(description="Whether there is a change of the objects to be undone.")
+    can_redo: bool = Field(description="Whether a change was undone, and nothing has changed since.")
     media: MediaOut
     objects: list[ObjectOut]
     turns: list[TurnOut]

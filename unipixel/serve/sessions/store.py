@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from unipixel.atomic import PART, remove_folder, replace_folder, sync_path, write_text
 from unipixel.checks import check_integer, check_list, check_mapping, check_text, parse_json, shorten
+from unipixel.engine.answer import MaskPiece
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.errors import MediaError
@@ -67,7 +68,29 @@ class SessionEntry:
     turns: list[TurnOut] = field(default_factory=list)
     jobs: set[Job] = field(default_factory=set)
     is_closed: bool = False
+    is_kept: bool = False
+    """Whether somebody works at it by hand: it is then saved after every change, where sessions can be saved."""
+    is_working: bool = False
+    """Whether the model is in the middle of a piece of its work."""
+    problem: str = ""
+    """Why its last changes could not be saved; empty if they were."""
     _revision: int = -1
+    _saved: tuple[int, TurnOut | None] = (0, None)
+
+    def __post_init__(self) -> None:
+        self.note_saved()
+
+    def note_saved(self) -> None:
+        """Remember that what it knows now is on disk, or not worth saving."""
+        self._saved, self.problem = (self.session.revision, self.turns[-1] if self.turns else None), ""
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether there is something that `note_saved` has not seen."""
+        revision, turn = self._saved
+        return not self.is_closed and (
+            self.session.revision != revision or (self.turns[-1] if self.turns else None) is not turn
+        )
 
     def touch(self) -> None:
         self.last_used_s = time.monotonic()
@@ -173,6 +196,7 @@ class SessionStore:
             ApiError: as many sessions are open as are allowed.
             MediaError: the file is not usable, or its clip is longer than allowed.
         """
+        await self._make_room()
         self._check_capacity()
         session_id = f"s-{secrets.token_urlsafe(16)}"
         folder = self._root / session_id
@@ -201,6 +225,14 @@ class SessionStore:
             session.close()
             raise
         return name, session
+
+    async def _make_room(self) -> None:
+        """Where as many sessions are open as may be, let the saved one sleep that was unused for longest."""
+        if len(self._open) + self._opening < self._runtime.settings.max_sessions:
+            return
+        saved = [e for e in self.entries() if e.is_saved and not e.jobs and not e.has_changed]
+        for entry in sorted(saved, key=lambda e: e.last_used_s)[:1]:
+            await self._suspend(entry, 0.0)
 
     def _check_capacity(self) -> None:
         max_sessions = self._runtime.settings.max_sessions
@@ -235,6 +267,7 @@ class SessionStore:
         async with self._get_lock(session_id):
             entry = self.find(session_id, owner)
             if entry is None:
+                await self._make_room()
                 self._check_capacity()
                 entry = await self._runtime.run_in_thread(self._restore, session_id)
                 self._open[session_id] = entry
@@ -286,7 +319,28 @@ class SessionStore:
             raise ApiError(409, message, code="full")
         pieces = work()  # raises at once for what is not usable
         entry.is_warm = True
-        return _refresh_after_each(entry, pieces)
+        return self._run_and_save(entry, pieces)
+
+    def _run_and_save(self, entry: SessionEntry, pieces: Any) -> Iterator[Any]:
+        """Pieces of work, after each of which others can read what the session knows.
+
+        What ends the work is acknowledged when it has been saved.
+        """
+        entry.is_working, last = True, None
+        try:
+            with closing(pieces):
+                for piece in pieces:
+                    entry.refresh_objects()
+                    if isinstance(piece, str | MaskPiece):
+                        yield piece
+                    else:
+                        last = piece
+        finally:
+            entry.is_working = False
+            entry.refresh_objects()
+            self.save_changes(entry)
+        if last is not None:
+            yield last
 
     def finish_job(self, entry: SessionEntry, job: Job) -> None:
         """Note that work of a session is over, whatever came of it; sessions not in use free their caches for it."""
@@ -297,6 +351,19 @@ class SessionStore:
             self._runtime.run_in_background(self._runtime.worker.call(one.release_caches))
 
     # save and close
+
+    def save_changes(self, entry: SessionEntry) -> None:
+        """Save a session that is kept, if it has changed; on the model's thread.
+
+        A failure is no failure of the change itself: it is told as `SessionEntry.problem`, and tried again.
+        """
+        if not (self.can_save and entry.is_kept) or entry.is_closed or entry.is_working or not entry.has_changed:
+            return
+        try:
+            self.save(entry)
+        except Exception as error:
+            entry.problem = describe_error(error).message
+            LOG.warning("the session %s could not be saved (%s)", entry.id, error)
 
     def save(self, entry: SessionEntry) -> None:
         """Write a session to the state folder as one new generation, on disk when this returns; on the model's thread.
@@ -324,21 +391,26 @@ class SessionStore:
             raise ApiError(507, f"{message}; what was saved before is kept", code="not_saved") from error
         self._saved[entry.id] = saved = SavedSession(place, record)
         entry.is_saved = True
+        entry.note_saved()
         _remove_generations(before, saved)
 
     async def _suspend_idle(self) -> None:
         """Close idle sessions; saved ones are saved as they are now and can be restored."""
         for entry in self.entries():
-            async with self._get_lock(entry.id):  # who asks for it meanwhile waits, and then restores it
-                idle_s = time.monotonic() - entry.last_used_s
-                if entry.jobs or entry.is_closed or idle_s <= self._runtime.settings.idle_s:
-                    continue
-                self._open.pop(entry.id, None)
-                try:
-                    await self._runtime.worker.call(partial(self._close_entry, entry))
-                finally:
-                    if not entry.is_closed:
-                        self._open[entry.id] = entry
+            await self._suspend(entry, self._runtime.settings.idle_s)
+
+    async def _suspend(self, entry: SessionEntry, least_idle_s: float) -> None:
+        """Close a session, if it has been idle for so long and nothing is done in it."""
+        async with self._get_lock(entry.id):  # who asks for it meanwhile waits, and then restores it
+            idle_s = time.monotonic() - entry.last_used_s
+            if entry.jobs or entry.is_closed or idle_s <= least_idle_s:
+                return
+            self._open.pop(entry.id, None)
+            try:
+                await self._runtime.worker.call(partial(self._close_entry, entry))
+            finally:
+                if not entry.is_closed:
+                    self._open[entry.id] = entry
 
     async def delete(self, session_id: str, owner: str) -> None:
         """Stop what a session does, close it, and remove what was saved of it.
@@ -368,7 +440,7 @@ class SessionStore:
         """Close a session, saved as it is now if it was saved before; on the model's thread."""
         if entry.is_closed:
             return
-        if entry.is_saved and not delete:
+        if not delete and (entry.is_saved or (self.can_save and entry.is_kept and entry.has_changed)):
             try:
                 self.save(entry)
             except Exception as error:  # the earlier file is still there
@@ -402,17 +474,6 @@ def check_record(value: Any, session_id: str) -> dict[str, Any]:
     for turn in check_list(record["turns"], "turns"):
         check_text(TurnOut.model_validate(turn, strict=True).text, "a reply")
     return record
-
-
-def _refresh_after_each(entry: SessionEntry, pieces: Any) -> Iterator[Any]:
-    """Pieces of work, after each of which others can read what the session knows."""
-    try:
-        with closing(pieces):
-            for piece in pieces:
-                entry.refresh_objects()
-                yield piece
-    finally:
-        entry.refresh_objects()
 
 
 def lock_state(folder: Path) -> FileLock:

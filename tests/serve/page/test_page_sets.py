@@ -1,0 +1,171 @@
+"""Many pictures on the page: a set with classes, worked through by keyboard, exported as one, and resumed."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from live import Live, running, wait_for
+from PIL import Image
+from pycocotools.coco import COCO
+from visitor import PHONE, Visitor
+
+from unipixel.engine.engine import Engine
+
+pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = pytest.mark.slow  # a browser that waits for its turn beside other work can miss what it waits for
+Visit = Callable[..., Visitor]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Four small pictures, and a text that is none."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(4):
+        noise = np.random.default_rng(number).integers(0, 255, (48, 64, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"p{number}.png")
+    (folder / "notes.txt").write_text("none")
+    return sorted(folder.iterdir())
+
+
+def at(visitor: Visitor, name: str) -> None:
+    """Wait until a picture is there."""
+    visitor.see(f"#name:has-text('{name}')")
+    visitor.see('#overlay[data-shown="0"]')
+
+
+def begun(visitor: Visitor, pictures: list[Path], classes: str = "dog\ncat\nbird") -> None:
+    visitor.page.locator("#file").set_input_files(pictures)
+    at(visitor, "p0.png")
+    visitor.page.locator("#classes-edit").click()
+    visitor.page.locator("#classes-text").fill(classes)
+    visitor.page.locator("#classes-form [type=submit]").click()
+    visitor.see(".class")
+
+
+def states(visitor: Visitor) -> list[str]:
+    return visitor.page.locator("#set-strip button").evaluate_all("(all) => all.map((one) => one.dataset.state)")
+
+
+def test_set_is_worked_through_exported_and_resumed(
+    quick_engine: Engine, visit: Visit, pictures: list[Path], tmp_path: Path
+) -> None:
+    """With fewer open sessions than pictures: those that are saved sleep."""
+    with running(quick_engine, state=tmp_path / "state", max_sessions=3) as live:
+        visitor = visit(live.url)
+        begun(visitor, pictures)
+        assert visitor.notice().startswith("1 file is neither a picture nor a video") and states(visitor) == ["new"] * 4
+        press, labels = visitor.page.keyboard.press, []
+        for number, key in enumerate("121"):
+            press(key)
+            visitor.click(20 + number, 20)
+            visitor.see("#saved:has-text('Saved')")
+            labels.append(visitor.state("state.objects.get(state.target.id).label"))
+            press("d")
+            at(visitor, f"p{number + 1}.png")
+        assert labels == ["dog", "cat", "dog"]
+        assert states(visitor) == ["done"] * 3 + ["new"] and "3 of 4 done" in visitor.text("#set-progress")
+        visitor.click(30, 30)
+        visitor.page.locator(".select").first.click()
+        press("3")
+        wait_for(lambda: visitor.page.locator(".label").first.input_value() == "bird")
+        press("PageUp")
+        at(visitor, "p2.png")
+        visitor.page.locator("#set-strip button").first.click()
+        at(visitor, "p0.png")
+        assert states(visitor) == ["done"] * 3 + ["work"]
+        visitor.page.reload()
+        at(visitor, "p0.png")
+        visitor.see("#set-strip button[aria-current]")
+        assert states(visitor) == ["done"] * 3 + ["work"] and visitor.page.locator(".class").count() == 3
+
+        def exported(kind: str) -> bytes:
+            visitor.page.locator("#export-open").click()
+            with visitor.page.expect_download() as coming:
+                visitor.page.locator(f"[data-set-format={kind}]").click()
+            return Path(coming.value.path()).read_bytes()
+
+        (tmp_path / "coco.json").write_bytes(exported("coco"))
+        coco = COCO(tmp_path / "coco.json")
+        assert {one["file_name"] for one in coco.dataset["images"]} == {f"p{i}.png" for i in range(4)}
+        assert {"dog", "cat", "bird"} <= {one["name"] for one in coco.dataset["categories"]}
+        assert all(coco.annToMask(one).sum() == one["area"] for one in coco.dataset["annotations"])
+        with zipfile.ZipFile(io.BytesIO(exported("yolo"))) as archive:
+            assert {f"images/p{i}.png" for i in range(4)} | {f"labels/p{i}.txt" for i in range(4)} <= set(
+                archive.namelist()
+            )
+            assert archive.read("images/p0.png") == pictures[1].read_bytes()  # the first is the text
+        # everything is there again for another server, and for a page that is opened anew
+    with running(quick_engine, state=tmp_path / "state", port=int(live.url.rsplit(":", 1)[1])):
+        visitor.page.goto(f"{live.url}/#")
+        visitor.page.reload()
+        visitor.page.get_by_role("button", name="Go on with p0.png").click()
+        at(visitor, "p3.png")
+        assert visitor.page.locator(".label").first.input_value() == "bird"
+        visitor.page.keyboard.press("d")
+        visitor.see(".notice p:has-text('All pictures of the set are done.')")
+
+
+def test_pictures_that_the_server_lost_are_opened_again(quick: Live, visit: Visit, pictures: list[Path]) -> None:
+    visitor = visit(quick.url)
+    begun(visitor, pictures)
+    visitor.click(20, 20)
+    first = visitor.page.url.split("#")[1]
+    told = visitor.state("[...state.objects.values()].map((one) => one.rles)")
+    visitor.page.keyboard.press("PageDown")
+    at(visitor, "p1.png")
+    looked_at = visitor.page.url.split("#")[1]
+    quick.http.delete(f"/v1/sessions/{first}")
+    visitor.page.keyboard.press("PageUp")
+    at(visitor, "p0.png")
+    assert visitor.state("[...state.objects.values()].map((one) => one.rles)") == told
+    wait_for(lambda: quick.http.get(f"/v1/sessions/{looked_at}").status_code == 404)  # nothing was done there
+    assert visitor.page.url.split("#")[1] != first and states(visitor) == ["work"] + ["new"] * 3
+
+
+def test_one_question_is_asked_about_every_picture(quick: Live, visit: Visit, pictures: list[Path]) -> None:
+    visitor = visit(quick.url)
+    begun(visitor, pictures)
+    visitor.page.locator("#ask-all").click()
+    assert visitor.notice().startswith("Write what to ask")
+    visitor.page.locator("#question").fill("Please segment the dog.")
+    visitor.page.locator("#ask-all").click()
+    visitor.see("#ask-all:has-text('Stop asking')")
+    visitor.see("#ask-all:has-text('Ask all')")
+    for number in range(1, 4):
+        visitor.page.keyboard.press("Escape")
+        visitor.page.locator("#set-next").click()
+        at(visitor, f"p{number}.png")
+        assert visitor.state("state.turns.map((one) => one.question)") == ["Please segment the dog."]
+
+
+def test_set_fits_a_phone_and_classes_are_read_from_files(
+    quick: Live, visit: Visit, pictures: list[Path], tmp_path: Path
+) -> None:
+    visitor = visit(quick.url, viewport=PHONE, is_mobile=True, has_touch=True)
+    begun(visitor, pictures, "dog")
+    files = {
+        "coco.json": (json.dumps({"categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "bus"}]}), "car\nbus"),
+        "setup.xml": ('<View><BrushLabels><Label value="sky"/><Label value="tree"/></BrushLabels></View>', "sky\ntree"),
+        "names.txt": ("one\n\ntwo\none\n", "one\ntwo"),
+    }
+    visitor.page.locator("#classes-edit").tap()
+    for name, (text, names) in files.items():
+        (tmp_path / name).write_text(text)
+        visitor.page.locator("#classes-file").set_input_files(tmp_path / name)
+        wait_for(lambda names=names: visitor.page.locator("#classes-text").input_value() == names)
+    visitor.page.locator("#classes-form [type=submit]").tap()
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert visitor.page.evaluate("document.documentElement.scrollHeight") <= PHONE["height"]
+    visitor.page.locator(".class").first.tap()
+    visitor.page.touchscreen.tap(*visitor.place(30, 20))
+    visitor.idle()
+    assert visitor.state("state.objects.get(state.target.id).label") == "one"
+    visitor.page.locator("#set-done").tap()
+    at(visitor, "p1.png")

@@ -1,0 +1,340 @@
+/**
+ * Many pictures: a set is a list of files, each with the session in which it is worked on. Files and list are held by
+ * this browser, the sessions are saved by the server; a picture becomes a session when it is first gone to.
+ */
+
+import { json, request, sessionPath, upload } from "./api.js";
+import { colourOf } from "./colours.js";
+import { ask, rename } from "./jobs.js";
+import { listHeld, reopen, store } from "./keeping.js";
+import { complain, deliver, inform } from "./notices.js";
+import { on, state, tell } from "./state.js";
+
+const MEDIA = /\.(png|jpe?g|webp|bmp|gif|tiff?|avif|heic|mp4|mov|webm|mkv|avi)$/i;
+const SIDE = 72; // of a thumbnail
+const byId = (id) => document.getElementById(id);
+const bar = byId("set");
+const strip = byId("set-strip");
+
+/** {id, name, when, classes, items: [{name, session, state}]}; a state is "new", "work" or "done". */
+let set = null;
+let at = -1;
+let asking = null; // what ends the question to all
+let opened = async () => {};
+
+/** Say how a session is opened: called with what gives it, and where it came from. */
+export function whenMoved(told) {
+  opened = told;
+}
+
+const fileOf = (place) => store("files", "readonly", (files) => files.get(`${set.id}/${place}`));
+const keep = () => store("sets", "readwrite", (sets) => sets.put({ ...set, when: Date.now() })).catch(complain);
+
+/** All sets, the newest first. */
+export async function listSets() {
+  return (await store("sets", "readonly", (sets) => sets.getAll()).catch(() => [])).sort((a, b) => b.when - a.when);
+}
+
+/** Forget a set; the sessions of its pictures stay. */
+export async function forgetSet(id) {
+  await store("sets", "readwrite", (sets) => sets.delete(id));
+  await store("files", "readwrite", (files) => files.delete(IDBKeyRange.bound(`${id}/`, `${id}/~`)));
+}
+
+/** How far a set is, in words. */
+export function progressOf({ items }) {
+  return `${items.filter((one) => one.state === "done").length} of ${items.length} done`;
+}
+
+/** Make a set of files and go to its first picture. */
+export async function openFiles(files) {
+  const usable = files.filter((file) => MEDIA.test(file.name) || /^(image|video)\//.test(file.type));
+  const others = files.length - usable.length;
+  if (!usable.length) return complain("None of these files is a picture or a video.");
+  if (state.draft) return inform("Apply or discard what you have painted first; the files were not opened.");
+  const path = usable[0].webkitRelativePath;
+  const id = `${Date.now()}-${Math.random().toString(36).slice(2)}`;
+  const items = usable.map((file) => ({ name: file.name, session: null, state: "new" }));
+  set = { id, name: path ? path.split("/")[0] : usable[0].name, when: Date.now(), classes: [], items };
+  try {
+    for (const [i, file] of usable.entries()) {
+      await store("files", "readwrite", (held) => held.put(file, `${id}/${i}`));
+    }
+  } catch {
+    set = null;
+    return complain("This browser has no room for these files; open fewer at a time.");
+  }
+  await keep();
+  at = -1;
+  await go(0);
+  if (others) inform(`${others} file${others > 1 ? "s are" : " is"} neither a picture nor a video, and left out.`);
+}
+
+/** Go on with a set: to the first picture that is not done. */
+export async function resumeSet(found) {
+  set = found;
+  at = -1;
+  const open = set.items.findIndex((one) => one.state !== "done");
+  await go(Math.max(0, open));
+}
+
+async function sessionOf(place, signal) {
+  const item = set.items[place];
+  const file = await fileOf(place);
+  const source = { file, options: { track: "sampled" } };
+  if (item.session) {
+    try {
+      return await json(sessionPath(item.session), { signal });
+    } catch (error) {
+      if (error.code !== "no_session") throw error; // else it is opened again, with what this browser holds of it
+    }
+    const held = (await listHeld()).find((one) => one.id === item.session);
+    if (held?.objects.length) return reopen({ ...held, source }, async () => file, () => {}, signal);
+  }
+  return upload(file, source.options, () => {}, signal);
+}
+
+/** Go to a picture of the set. */
+export async function go(place) {
+  if (!set || place < 0 || place >= set.items.length || place === at) return;
+  const mine = set;
+  const before = set.items[at];
+  // a picture that was only looked at needs no session of its own
+  const isUntouched = before?.state === "new" && before.session === state.session?.id && !state.turns.length;
+  await opened(async (signal) => {
+    const told = await sessionOf(place, signal);
+    if (set !== mine) return null;
+    at = place;
+    set.items[place].session = told.id;
+    await keep();
+    return told;
+  }, await fileOf(place));
+  if (!isUntouched || set !== mine || at !== place) return;
+  const { session } = before;
+  before.session = null;
+  await keep();
+  await request(sessionPath(session), { method: "DELETE" }).catch(() => {});
+}
+
+/** Next, or previous, picture. */
+export function move(by) {
+  go(at + by).catch(complain);
+}
+
+/** Say that the picture is done, and go to the next one that is not; or that it is not done after all. */
+export function finishPicture() {
+  const item = set?.items[at];
+  if (!item) return;
+  item.state = item.state === "done" ? "work" : "done";
+  keep();
+  render();
+  if (item.state !== "done") return;
+  const next = [...set.items.keys()].map((i) => (at + 1 + i) % set.items.length);
+  const open = next.find((i) => set.items[i].state !== "done");
+  if (open === undefined) inform("All pictures of the set are done.");
+  else go(open).catch(complain);
+}
+
+// classes
+
+/** Make a class, by its number from 0, that of the selected object and of those to come. Whether there is one. */
+export function useClass(number) {
+  const name = set?.classes[number];
+  if (!name) return false;
+  state.label = state.label === name && !state.objects.has(state.target.id) ? null : name;
+  if (state.objects.has(state.target.id)) rename(state.target.id, name).catch(complain);
+  renderClasses();
+  return true;
+}
+
+/** Names of classes in a text: one per line, a COCO file, or a labelling setup of Label Studio. */
+export function readClasses(text) {
+  let names = text.split("\n");
+  if (/^\s*[{[]/.test(text)) {
+    const found = JSON.parse(text);
+    names = (found.categories ?? found).map((one) => one.name ?? one);
+  } else if (/^\s*</.test(text)) {
+    const found = new DOMParser().parseFromString(text, "text/xml").querySelectorAll("Label, BrushLabels > *");
+    names = [...found].map((one) => one.getAttribute("value"));
+  }
+  return [...new Set(names.map((name) => String(name ?? "").trim()).filter(Boolean))].map((name) => name.slice(0, 80));
+}
+
+function renderClasses() {
+  const buttons = (set?.classes ?? []).map((name, i) => {
+    const button = document.createElement("button");
+    const [swatch, key] = [document.createElement("span"), document.createElement("kbd")];
+    button.type = "button";
+    button.className = "class";
+    button.style.setProperty("--colour", colourOf(i + 1));
+    button.setAttribute("aria-pressed", String(state.label === name));
+    swatch.className = "swatch";
+    key.textContent = i + 1;
+    button.append(swatch, name, ...(i < 9 ? [key] : []));
+    button.addEventListener("click", () => useClass(i));
+    return button;
+  });
+  byId("classes").replaceChildren(...buttons);
+}
+
+byId("classes-edit").addEventListener("click", () => {
+  byId("classes-text").value = set.classes.join("\n");
+  byId("classes-dialog").showModal();
+});
+byId("classes-file").addEventListener("change", async (event) => {
+  const [file] = event.target.files;
+  event.target.value = "";
+  try {
+    byId("classes-text").value = readClasses(await file.text()).join("\n");
+  } catch {
+    complain(`“${file.name}” holds no classes; give a text file, a COCO file or a labelling setup of Label Studio.`);
+  }
+});
+byId("classes-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  set.classes = readClasses(byId("classes-text").value);
+  if (!set.classes.includes(state.label)) state.label = null;
+  byId("classes-dialog").close();
+  keep();
+  renderClasses();
+});
+
+// all at once
+
+async function askAll() {
+  if (asking) return asking.abort();
+  const text = byId("question").value.trim();
+  if (!text) return inform("Write what to ask into the field below first; it is then asked about every picture.");
+  const mine = set;
+  asking = new AbortController();
+  byId("ask-all").textContent = "Stop asking";
+  try {
+    for (const [place, item] of mine.items.entries()) {
+      if (set !== mine) break;
+      if (item.state === "done") continue;
+      byId("set-progress").textContent = `Asking ${place + 1} of ${mine.items.length}`;
+      if (place === at) {
+        await ask(text);
+        continue;
+      }
+      const told = await sessionOf(place, asking.signal);
+      item.session = told.id;
+      await json(sessionPath(told.id, "keepalive"), { method: "POST" });
+      const { objects } = await json(sessionPath(told.id, "ask"), { method: "POST", body: { text }, signal: asking.signal });
+      if (objects.length || told.objects.length) item.state = "work";
+      await keep();
+      render();
+    }
+  } catch (error) {
+    complain(error);
+  } finally {
+    asking = null;
+    byId("ask-all").textContent = "Ask all";
+    render();
+  }
+}
+
+async function exportSet(format) {
+  const ids = set.items.filter((one) => one.session && one.state !== "new").map((one) => one.session);
+  if (!ids.length) return inform("Nothing is annotated yet in this set.");
+  const query = [["format", format], ...ids.map((id) => ["session", id])];
+  const response = await request("v1/export", { query });
+  const name = /filename="([^"]+)"/.exec(response.headers.get("content-disposition") ?? "")?.[1] ?? format;
+  deliver(await response.blob(), `${set.name.replace(/\.\w+$/, "")}-${name}`);
+  const others = set.items.length - ids.length;
+  if (others) inform(`${others} picture${others > 1 ? "s" : ""} on which nothing was done ${others > 1 ? "are" : "is"} not in it.`);
+}
+
+// the strip
+
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    seen.unobserve(target);
+    drawThumbnail(target).catch(() => {}); // a video, or damaged: the name alone is shown
+  }
+});
+
+async function drawThumbnail(button) {
+  const file = await fileOf(Number(button.dataset.place));
+  const picture = await createImageBitmap(file, { resizeHeight: SIDE, resizeQuality: "medium" });
+  const canvas = button.querySelector("canvas");
+  const scale = Math.max(canvas.width / picture.width, canvas.height / picture.height);
+  const [width, height] = [picture.width * scale, picture.height * scale];
+  canvas.getContext("2d").drawImage(picture, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
+}
+
+function build() {
+  seen.disconnect();
+  strip.replaceChildren(
+    ...(set?.items ?? []).map((item, place) => {
+      const [entry, button, canvas] = ["li", "button", "canvas"].map((name) => document.createElement(name));
+      canvas.width = canvas.height = SIDE;
+      button.type = "button";
+      button.dataset.place = place;
+      button.append(canvas);
+      button.addEventListener("click", () => go(place).catch(complain));
+      entry.append(button);
+      seen.observe(button);
+      return entry;
+    }),
+  );
+  strip.dataset.set = set?.id ?? "";
+}
+
+const WORDS = { new: "new", work: "in work", done: "done" };
+
+function render() {
+  bar.hidden = !set;
+  byId("export-set").hidden = !set;
+  if (!set) return;
+  if (strip.dataset.set !== set.id) build();
+  set.items.forEach((item, place) => {
+    const button = strip.children[place].firstChild;
+    button.dataset.state = item.state;
+    button.setAttribute("aria-label", `${place + 1}, ${item.name}, ${WORDS[item.state]}`);
+    button.title = `${item.name}, ${WORDS[item.state]}`;
+    if (place === at) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+  });
+  strip.children[at]?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (!asking) byId("set-progress").textContent = `${at + 1} / ${set.items.length} · ${progressOf(set)}`;
+  byId("set-previous").disabled = at <= 0;
+  byId("set-next").disabled = at >= set.items.length - 1;
+  byId("set-done").setAttribute("aria-pressed", String(set.items[at]?.state === "done"));
+  renderClasses();
+}
+
+/** The set that a session belongs to is there again with it, also after reloading. */
+async function find() {
+  const id = state.session?.id;
+  if (set?.items[at]?.session === id) return render();
+  const found = (await listSets()).find((one) => one.items.some((item) => item.session === id));
+  if (state.session?.id !== id) return;
+  set = found ?? null;
+  at = set ? set.items.findIndex((item) => item.session === id) : -1;
+  state.label = null;
+  render();
+}
+
+byId("set-previous").addEventListener("click", () => move(-1));
+byId("set-next").addEventListener("click", () => move(1));
+byId("set-done").addEventListener("click", finishPicture);
+byId("ask-all").addEventListener("click", askAll);
+for (const button of document.querySelectorAll("[data-set-format]")) {
+  button.addEventListener("click", () => {
+    byId("export").hidePopover();
+    exportSet(button.dataset.setFormat).catch(complain);
+  });
+}
+on("session", find);
+on("objects", () => {
+  const item = set?.items[at];
+  if (!item || item.session !== state.session?.id || item.state === "done") return;
+  const now = state.objects.size ? "work" : "new";
+  if (item.state === now) return;
+  item.state = now;
+  keep();
+  render();
+  tell("set");
+});
