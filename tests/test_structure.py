@@ -208,15 +208,14 @@ def test_broad_excepts_stand_only_at_the_boundaries() -> None:
         if package(path) in BROAD_EXCEPT_ALLOWED or relative(path) in (
             "unipixel/eval/runner.py",
             "unipixel/media/decoder.py",
+            "unipixel/batch/cluster.py",
             "unipixel/batch/storage.py",
             "unipixel/batch/worker.py",
         ):
             continue
         handlers = [node for node in ast.walk(parse(path)) if isinstance(node, ast.ExceptHandler)]
         wrong += [f"{relative(path)}:{handler.lineno}" for handler in handlers if is_broad(handler)]
-    assert not wrong, (
-        f"except Exception outside of eval/runner, media/decoder, batch/storage, batch/worker, serve, cli: {wrong}"
-    )
+    assert not wrong, f"except Exception outside of eval/runner, media/decoder, batch, serve, cli: {wrong}"
 
 
 def is_trivial(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

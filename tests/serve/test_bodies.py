@@ -102,6 +102,7 @@ def collect(live: Live) -> dict[str, Any]:
     told = events(live.http.post(f"{opened}/ask", json={**asked, "stream": True}).text)
     found["ask, streamed"] = [[name, prompted(body)] for name, body in first_text(told, "text", "masks")]
     found["export"] = live.get(f"{opened}/export", format="coco", objects=8)
+    found["export of a set"] = live.get("/v1/export", format="coco", session=opened.rpartition("/")[2])
     found["no session"] = live.get("/v1/sessions/s-nothing", 404)
     found["no object"] = live.get(f"{opened}/objects/99", 404)
     found["bad prompt"] = live.post(f"{opened}/objects", {"prompts": [{**POINT, "x": 10_000}]}, 400)
