@@ -114,8 +114,8 @@ def test_masks_appear_while_tracking_runs_and_stopping_keeps_them(quick: Live, m
     visitor.see("#busy-progress[max]")
     assert visitor.text("#busy-text").startswith("Tracking ") and visitor.page.locator("#busy-progress").is_visible()
     reached = "Math.max(0, ...[...state.objects.values()].map((one) => one.frame_scores.filter((s) => s > 0).length))"
-    wait_for(lambda: visitor.state(reached) > 3)
-    assert visitor.state(reached) < LONG and visitor.state("state.shown") > 0  # it follows
+    wait_for(lambda: visitor.state(reached) > 3 and visitor.state("state.shown") > 0)  # it follows
+    assert visitor.state(reached) < LONG
     visitor.page.get_by_role("button", name="Stop").click()
     assert visitor.notice() == "Stopped. What was tracked so far is kept."
     visitor.idle()
