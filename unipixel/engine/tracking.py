@@ -72,12 +72,19 @@ class FrameFeatureCache:
         self._segmenter, self._media, self._settings = segmenter, media, settings
         self._clock = clock or Clock()
         self._kept: OrderedDict[int, FrameFeatures] = OrderedDict()
-        self._device = segmenter.no_memory_embedding.device
-        self._prefetches = self._device.type == "cuda" if prefetch is None else prefetch
+        self._prefetch = prefetch
         self._next: tuple[list[int], Future[Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._segmenter.no_memory_embedding.device
+
+    @property
+    def _prefetches(self) -> bool:
+        return self._device.type == "cuda" if self._prefetch is None else self._prefetch
 
     def get(self, t: int, following: Sequence[int] = ()) -> FrameFeatures:
         """Features of frame ``t``; on a miss, missing ones of the frames ``following`` are encoded along with it."""

@@ -89,9 +89,8 @@ def build_sine_encoding(
     size: int, width: int, device: torch.device, dtype: torch.dtype = torch.float32, scale: float = 1.0
 ) -> Tensor:
     """(size*size, width) normalised sine code of a square grid, y half before x half; kept, since it never changes."""
-    with torch.inference_mode(
-        False
-    ):  # cached tensors may be asked for first under inference mode and later by training
+    # cached tensors may be asked for first under inference mode and later by training
+    with torch.inference_mode(False):
         half = width // 2
         step = torch.arange(1, size + 1, dtype=torch.float32, device=device) / (size + 1e-6) * 2 * math.pi
         power = torch.arange(half, dtype=torch.float32, device=device)
