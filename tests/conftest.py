@@ -14,6 +14,9 @@ import pytest
 from miniatures import write_miniatures
 
 from tools.trim_fixtures import unpack
+from unipixel.bench.scene import build_random_engine
+from unipixel.model.presets import TINY_SAM
+from unipixel.model.weights import save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 Find = Callable[[str], Path]
@@ -98,4 +101,14 @@ def shared_dir() -> Path:
     folder = get_named_folder("UNIPIXEL_MEDIA_DIR")
     if folder is None:
         pytest.skip("needs real media: set UNIPIXEL_MEDIA_DIR to a folder with `media` and `cases`")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A very small model of random weights, as a folder."""
+    engine = build_random_engine(TINY_SAM)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_model(engine.model, folder)
+    engine.processor.save(folder)
     return folder

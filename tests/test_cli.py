@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from unipixel import __version__
-from unipixel.bench.scene import build_random_engine, draw_moving_discs
+from unipixel.bench.scene import draw_moving_discs
 from unipixel.cli import app
 from unipixel.cli.commands import CommandGroup
 from unipixel.cli.demo import find_clip_scene, find_still_scene, open_example
@@ -24,21 +24,10 @@ from unipixel.draw import write_mp4, write_png
 from unipixel.engine.engine import load
 from unipixel.errors import MediaError, PromptError
 from unipixel.masks import decode_rle, save_davis_png
-from unipixel.model.presets import TINY_SAM
-from unipixel.model.weights import save_model
 from unipixel.sample import Box, Mask, Point
 
 HEIGHT, WIDTH = 48, 64
 Ask = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    engine = build_random_engine(TINY_SAM)
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_model(engine.model, folder)
-    engine.processor.save(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -17,27 +17,16 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from unipixel.bench.scene import build_random_engine, draw_moving_discs
+from unipixel.bench.scene import draw_moving_discs
 from unipixel.cli import app
 from unipixel.cli.ask import name_folders, split_arguments
 from unipixel.cli.chat import take_word
 from unipixel.draw import write_mp4, write_png
 from unipixel.engine.engine import Engine, load
 from unipixel.engine.session import Session
-from unipixel.model.presets import TINY_SAM
-from unipixel.model.weights import save_model
 
 HEIGHT, WIDTH = 48, 64
 Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    engine = build_random_engine(TINY_SAM)
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_model(engine.model, folder)
-    engine.processor.save(folder)
-    return folder
 
 
 @pytest.fixture

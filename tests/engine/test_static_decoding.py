@@ -233,7 +233,7 @@ def test_a_step_on_an_accelerator_waits_for_nothing(deep_model: UniPixel) -> Non
         fuse_projections(model.language)
         decoder = StaticDecoder(model, 4, 1024)
         with OperationCounter() as counter:
-            decoder._step(model)
+            decoder.step(model)
     assert decoder._logits.shape == (4, model.config.language.vocab_size) and decoder._logits.is_meta
     assert counter.waits.total() == 0, str(counter)
     assert counter.kernels.total() <= MOST_KERNELS, str(counter.kernels)

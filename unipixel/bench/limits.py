@@ -152,11 +152,16 @@ def measure_decoding(model: UniPixel, rates: Row, contexts: tuple[int, ...], row
         steps = start_reply(model, context, rows)
         for _ in islice(steps, 3):
             pass
-        spent = _time(device, lambda steps=steps: [next(steps) for _ in range(TOKENS)]) / TOKENS  # type: ignore[misc]
+        spent = _time(device, partial(_read_tokens, steps)) / TOKENS
         limit = (weights + rows * context * token) / rates["read_bytes_per_s"]
         name = f"decode, {rows} row{'s' * (rows > 1)}, {context} tokens before"
         found.append({"stage": name, "seconds": spent, "limit_s": limit, "share": limit / spent, "bound": "reading"})
     return found
+
+
+def _read_tokens(steps: Iterator[object]) -> None:
+    for _ in range(TOKENS):
+        next(steps)
 
 
 @torch.no_grad()
@@ -193,7 +198,7 @@ def count_host_operations(engine: Engine) -> list[Row]:
     fuse_projections(model.language)
     decoder = StaticDecoder(model, 1, 1024)
     with OperationCounter() as counter:
-        decoder._step(model)
+        decoder.step(model)
     found.append({"what": "token, static step", "kernels": counter.kernels.total(), "waits": dict(counter.waits)})
     segmenter = engine.model.segmenter
     media = Media.from_array(draw_moving_discs(WARM_FRAMES + 2, (96, 128)))

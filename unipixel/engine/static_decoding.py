@@ -99,7 +99,7 @@ class StaticDecoder:
             self._sent.clear()
         self.length += 1
         if self._graph is None:
-            self._step(model)
+            self.step(model)
         else:
             self._graph.replay()
         self._send()
@@ -125,7 +125,8 @@ class StaticDecoder:
             memory.index_copy_(2, self._place, new)
         return own[0], own[1]
 
-    def _step(self, model: UniPixel) -> None:
+    def step(self, model: UniPixel) -> None:
+        """Read the tokens that are here and put the likeliest next ones in their place; what a graph replays."""
         self._mask.index_fill_(3, self._place, 0.0)
         embeds = model.language.embed_tokens(self._tokens)
         positions = self._positions.expand(3, -1)[..., None]
@@ -152,12 +153,12 @@ class StaticDecoder:
             aside.wait_stream(here)
             with torch.cuda.stream(aside):
                 for _ in range(2):  # libraries set themselves up in the first calls, which cannot be captured
-                    self._step(model)
+                    self.step(model)
             here.wait_stream(aside)
             self._graph = torch.cuda.CUDAGraph()
             # other threads may go on with work of their own meanwhile
             with torch.cuda.graph(self._graph, stream=aside, capture_error_mode="thread_local"):
-                self._step(model)
+                self.step(model)
 
 
 def is_suited(model: UniPixel) -> bool:

@@ -21,7 +21,7 @@ from unipixel.serve import service
 from unipixel.serve.errors import ApiError
 from unipixel.serve.guard import Guard, is_guarded
 from unipixel.serve.label_studio.routes import router as label_studio_router
-from unipixel.serve.metrics import MetricsMiddleware
+from unipixel.serve.metrics import METHODS, MetricsMiddleware
 from unipixel.serve.openai.conversation import answer_batch
 from unipixel.serve.openai.routes import router as openai_router
 from unipixel.serve.responses import JsonResponse, build_error_response
@@ -89,7 +89,7 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_methods=METHODS,
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
         )
     app.add_middleware(MetricsMiddleware, counters=runtime.counters)

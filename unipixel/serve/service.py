@@ -19,6 +19,7 @@ from starlette.types import Scope
 from unipixel import __version__
 from unipixel.model.quantization import count_weights, name_precision
 from unipixel.serve.errors import ApiError
+from unipixel.serve.metrics import METHODS
 from unipixel.serve.runtime import Runtime, RuntimeDep, forbid_caching
 from unipixel.serve.sessions.routes import StoreDep
 
@@ -38,7 +39,6 @@ NANO_NOTE = (
     "This is nano, a small model to try things out: it knows about a hundred everyday things in drawn pictures; "
     "on photos its masks are rough, and the 3B is the one to take."
 )
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 router = APIRouter(tags=["service"], dependencies=[Depends(forbid_caching)])
 

@@ -166,7 +166,8 @@ function timeOf(ms) {
   return new Date(ms).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
 }
 
-function deleter(id, name, time, act) {
+/** A button that deletes a line, unless that is undone: `label` is its name, `told` what is said then. */
+function deleter(id, label, told, act) {
   const made = button("", () => {
     going.add(id);
     made.closest("li").remove();
@@ -174,15 +175,19 @@ function deleter(id, name, time, act) {
       going.delete(id);
       listSessions();
     };
-    offer(`The session about ${name} is deleted.`, "Undo", keep, () => {
-      act();
-      letGo(id);
-    });
+    offer(told, "Undo", keep, act);
   });
   made.className = "quiet icon";
-  made.setAttribute("aria-label", `Delete ${name} of ${time}`);
+  made.setAttribute("aria-label", label);
   made.append(icon("delete"));
   return made;
+}
+
+function sessionDeleter(id, name, time, act = () => {}) {
+  return deleter(id, `Delete ${name} of ${time}`, `The session about ${name} is deleted.`, () => {
+    act();
+    letGo(id);
+  });
 }
 
 function line({ id, name, created, is_saved }) {
@@ -191,7 +196,7 @@ function line({ id, name, created, is_saved }) {
   go.className = "quiet go";
   // also when the page is left, so that nobody finds again what is gone
   const away = () => request(sessionPath(id), { method: "DELETE", keepalive: true }).catch(complain);
-  const item = entry(id, name, is_saved ? `${time} · saved` : time, deleter(id, name, time, away));
+  const item = entry(id, name, is_saved ? `${time} · saved` : time, sessionDeleter(id, name, time, away));
   go.append(...item.firstChild.childNodes);
   item.firstChild.replaceWith(go);
   return item;
@@ -201,18 +206,8 @@ function setLine(found) {
   const { id, name, when } = found;
   const again = button("Go on", () => resumeSet(found).catch(complain), `Go on with ${name}`);
   again.className = "go";
-  const away = button("", () => {
-    going.add(id);
-    again.closest("li").remove();
-    const back = () => {
-      going.delete(id);
-      listSessions();
-    };
-    offer(`The set ${name} is deleted; what was done in its pictures is kept below.`, "Undo", back, () => forgetSet(id));
-  });
-  away.className = "quiet icon";
-  away.setAttribute("aria-label", `Delete the set ${name}`);
-  away.append(icon("delete"));
+  const told = `The set ${name} is deleted; what was done in its pictures is kept below.`;
+  const away = deleter(id, `Delete the set ${name}`, told, () => forgetSet(id));
   return entry(id, name, `${progressOf(found)} · ${timeOf(when)}`, again, away);
 }
 
@@ -221,7 +216,7 @@ function heldLine(found) {
   const count = `${objects.length} object${objects.length === 1 ? "" : "s"}`;
   const again = button("Open again", () => openHeld(found), `Open ${name} again`);
   again.className = "go";
-  const away = deleter(id, name, timeOf(when), () => {});
+  const away = sessionDeleter(id, name, timeOf(when));
   return entry(id, name, `${count} · ${timeOf(when)}`, again, button("COCO", () => write(found), `COCO of ${name}`), away);
 }
 

@@ -39,8 +39,8 @@ EXPORT_FILES: dict[str, str] = {
     "youtube-vis": "youtube-vis.json",
 }
 """Exports that are one file, under any system's name; the others are folders, sent as a zip, and the overlay."""
-MAX_EXPORTED = 2000
-"""Sessions of one export."""
+MAX_EXPORTED = 1000
+"""Sessions of one export: their ids are in its address, of which servers read 64 kB."""
 EXPORTED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file.",
