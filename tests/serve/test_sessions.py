@@ -331,6 +331,27 @@ def test_set_of_pictures_is_exported_as_one(quick: Live, tmp_path: Path) -> None
         assert sum(int((load_index_png(io.BytesIO(archive.read(name))) == 1).sum()) for name in pngs) == int(
             masks[0].sum() + masks[1].sum()
         )
+    lines = quick.http.get("/v1/export", params={"format": "jsonl", "session": ids}).text.splitlines()
+    assert [json.loads(line)["file_name"] for line in lines] == ["a.jpg", "b.png", "a-2.jpg", "empty.png"]
+    split = {"session": ids, "class": ["bird", "cat"], "train": 50, "val": 25, "test": 25}
+    content = quick.http.get("/v1/export", params={"format": "coco", **split}).content
+    assert quick.http.get("/v1/export", params={"format": "coco", **split}).content == content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = {name: json.loads(archive.read(name)) for name in archive.namelist()}
+    assert {name: len(one["images"]) for name, one in parts.items()} == {
+        "instances_train.json": 2, "instances_val.json": 1, "instances_test.json": 1
+    }  # fmt: skip
+    for one in parts.values():
+        assert [(each["id"], each["name"]) for each in one["categories"]] == [(1, "bird"), (2, "cat"), (3, "dog")]
+    content = quick.http.get("/v1/export", params={"format": "yolo", **split}).content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = archive.namelist()
+        assert sum(name.startswith("images/train/") for name in names) == 2
+        assert "val: images/val" in archive.read("data.yaml").decode()
+    left_out = quick.http.get("/v1/export", params={"format": "davis", **split}).headers["x-left-out"]
+    assert "4 pictures and clips are in one whole" in left_out
+    refused = quick.get("/v1/export", 400, format="coco", session=ids, train=80, val=30)
+    assert "are 80, 30 and 0; they must make 100" in refused["error"]["message"]
     quick.get("/v1/export", 404, format="coco", session=[*ids, "s-nothing"])
     quick.get("/v1/export", 400, format="coco")
 
