@@ -30,6 +30,8 @@ class ServeSettings:
     """The name under which clients ask for the model."""
     state: Path | None = None
     """Folder in which saved sessions outlive the server; None: nothing does."""
+    folder: Path | None = None
+    """Folder of pictures and videos that clients may open; None: there is none."""
     api_keys: tuple[str, ...] = ()
     """Keys of which a request must carry one; may be empty on loopback only."""
     cors_origins: tuple[str, ...] = ()

@@ -3,11 +3,12 @@
 import { openPanel } from "./chat.js";
 import { removeCorner, step as stepCorner } from "./corners.js";
 import { isDialogOpen, openHelp } from "./dialogs.js";
+import { canExport } from "./exporting.js";
 import { redo, stop, track, undo } from "./jobs.js";
 import { beginRenaming, removeObject } from "./objects.js";
 import { finishPicture, move, useClass } from "./set.js";
 import { zoomBy } from "./stage.js";
-import { changeView, listed, show, state, tell } from "./state.js";
+import { changeView, show, state, tell } from "./state.js";
 import { goTo, select, step, toggle } from "./timeline.js";
 import { applyDraft, beginPan, cancel, endPan, useMode, useTool } from "./tools.js";
 
@@ -94,7 +95,7 @@ const SHORTCUTS = [
   ["D", "The picture is done: on to the next", { d: finishPicture }],
   ["X", "Crosshair: use the picture by keyboard", { x: () => document.getElementById("overlay").focus() }],
   ["/", "Write a question", { "/": focusQuestion }],
-  ["E", "Export", { e: () => listed().length && document.getElementById("export").showPopover() }],
+  ["E", "Export", { e: () => canExport() && document.getElementById("export").showPopover() }],
   ["?", "This help", { "?": openHelp }],
 ];
 const actions = new Map(SHORTCUTS.flatMap(([, , keys]) => Object.entries(keys)));

@@ -38,6 +38,8 @@ export const state = {
   zoom: 1,
   /** What new objects are called: the class that was chosen; null: nothing. */
   label: null,
+  /** Whether the picture is one of a set. */
+  isInSet: false,
   /** Why the server has not saved what was changed last; empty if it has. */
   problem: "",
 };
