@@ -493,9 +493,7 @@ def test_parts_of_a_dataset_have_files_of_their_own_and_the_same_classes(tmp_pat
         assert {one["file_name"] for one in coco.dataset["images"]} == some and len(coco.anns) == len(some)
     write_annotations(sets, tmp_path / "yolo", "yolo", classes=classes)
     config = yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text())
-    assert config == {
-        "path": ".", **{part: f"images/{part}" for part in names}, "names": dict(enumerate(classes))
-    }  # fmt: skip
+    assert config == {**{part: f"images/{part}" for part in names}, "names": dict(enumerate(classes))}
     for part, some in names.items():
         assert {path.name for path in (tmp_path / "yolo" / "images" / part).iterdir()} == some
         assert {f"{path.stem}.png" for path in (tmp_path / "yolo" / "labels" / part).iterdir()} == some

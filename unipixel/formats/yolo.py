@@ -61,7 +61,8 @@ def build_yolo_files(
     usual = next(iter(parts.values()))  # Ultralytics asks for a part to train with and one to look at
     parts = {"train": parts.get("train", usual), "val": parts.get("val", usual), **parts}
     folders = "".join(f"{part}: {folder}\n" for part, folder in parts.items())
-    yield "data.yaml", f"path: .\n{folders}names:{' {}' if not classes else ''}\n{names}"
+    # without a path, which Ultralytics would look for where it was started and not beside this file
+    yield "data.yaml", f"{folders}names:{' {}' if not classes else ''}\n{names}"
     for one, t, name in iterate_pictures(sets):
         height, width = one.size_hw
         lines = []

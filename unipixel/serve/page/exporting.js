@@ -23,7 +23,7 @@ async function download(format) {
   const response = await request(sessionPath(state.session.id, "export"), { query: pairs });
   deliver(await response.blob(), `${state.session.name.replace(/\.\w+$/, "")}-${fileNameOf(response, format)}`);
   const left = response.headers.get("x-left-out");
-  if (left) inform(`Not in it: ${left}.`);
+  if (left) inform(`Left out: ${left}.`);
 }
 
 async function keep() {

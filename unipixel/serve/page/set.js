@@ -5,7 +5,7 @@
  */
 
 import { json, openAddress, request, sessionPath, upload } from "./api.js";
-import { colourOf } from "./colours.js";
+import { colourOfClass } from "./colours.js";
 import { ask, rename } from "./jobs.js";
 import { listHeld, reopen, store } from "./keeping.js";
 import { complain, deliver, fileNameOf, inform } from "./notices.js";
@@ -206,7 +206,7 @@ function renderClasses() {
     const [swatch, key] = [document.createElement("span"), document.createElement("kbd")];
     button.type = "button";
     button.className = "class";
-    button.style.setProperty("--colour", colourOf(i + 1));
+    button.style.setProperty("--colour", colourOfClass(i));
     button.setAttribute("aria-pressed", String(state.label === name));
     swatch.className = "swatch";
     key.textContent = i + 1;
@@ -217,10 +217,14 @@ function renderClasses() {
   byId("classes").replaceChildren(...buttons);
 }
 
-byId("classes-edit").addEventListener("click", () => {
+/** Let the visitor write the classes of the set. */
+export function editClasses() {
+  if (!set) return;
   byId("classes-text").value = set.classes.join("\n");
   byId("classes-dialog").showModal();
-});
+}
+
+byId("classes-edit").addEventListener("click", editClasses);
 byId("classes-file").addEventListener("change", async (event) => {
   const [file] = event.target.files;
   event.target.value = "";
@@ -236,8 +240,10 @@ byId("classes-form").addEventListener("submit", (event) => {
   if (!set.classes.includes(state.label)) state.label = null;
   byId("classes-dialog").close();
   keep();
+  tellSet();
   renderClasses();
 });
+byId("classes-cancel").addEventListener("click", () => byId("classes-dialog").close());
 
 // all at once
 
@@ -298,7 +304,7 @@ async function exportSet(format) {
   const others = set.items.length - ids.length;
   const left = response.headers.get("x-left-out");
   const told = others ? [`${plural(others, "picture")} on which nothing was done ${others > 1 ? "are" : "is"} not in it.`] : [];
-  if (left) told.push(`Of the rest: ${left}.`);
+  if (left) told.push(`Left out: ${left}.`);
   if (told.length) inform(told.join(" "));
 }
 
@@ -384,9 +390,13 @@ function build() {
 
 const WORDS = { new: "new", work: "in work", done: "done", broken: "cannot be read" };
 
-function render() {
-  state.isInSet = Boolean(set);
+function tellSet() {
+  Object.assign(state, { isInSet: Boolean(set), classes: set?.classes ?? [] });
   tell("set");
+}
+
+function render() {
+  tellSet();
   bar.hidden = !set;
   byId("export-set").hidden = !set;
   if (!set) return;

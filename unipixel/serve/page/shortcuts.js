@@ -6,7 +6,7 @@ import { isDialogOpen, openHelp } from "./dialogs.js";
 import { canExport } from "./exporting.js";
 import { redo, stop, track, undo } from "./jobs.js";
 import { beginRenaming, removeObject } from "./objects.js";
-import { finishPicture, move, useClass } from "./set.js";
+import { editClasses, finishPicture, move, useClass } from "./set.js";
 import { zoomBy } from "./stage.js";
 import { changeView, show, state, tell } from "./state.js";
 import { goTo, select, step, toggle } from "./timeline.js";
@@ -93,6 +93,7 @@ const SHORTCUTS = [
   ],
   ["PageUp PageDown", "Previous, next picture of the set", { PageUp: () => move(-1), PageDown: () => move(1) }],
   ["D", "The picture is done: on to the next", { d: finishPicture }],
+  ["C", "Classes of the set", { c: editClasses }],
   ["X", "Crosshair: use the picture by keyboard", { x: () => document.getElementById("overlay").focus() }],
   ["/", "Write a question", { "/": focusQuestion }],
   ["E", "Export", { e: () => canExport() && document.getElementById("export").showPopover() }],

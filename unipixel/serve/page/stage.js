@@ -350,6 +350,6 @@ on("session frame", () => {
   if (state.shown !== state.frame) load();
   redraw();
 });
-on("objects masks target lit draft pending tool view", redraw);
+on("objects masks target lit draft pending tool view set", redraw);
 on("session objects frame", describe);
 on("tool", () => (overlay.dataset.tool = state.isPanning ? "pan" : state.tool));

@@ -38,8 +38,9 @@ export const state = {
   zoom: 1,
   /** What new objects are called: the class that was chosen; null: nothing. */
   label: null,
-  /** Whether the picture is one of a set. */
+  /** Whether the picture is one of a set, and the classes of that. */
   isInSet: false,
+  classes: [],
   /** Why the server has not saved what was changed last; empty if it has. */
   problem: "",
 };
