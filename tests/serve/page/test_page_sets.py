@@ -198,6 +198,73 @@ def test_folder_of_the_server_is_a_set_whose_pictures_come_when_they_are_seen(
         assert visitor.state("state.objects.size") > 0 and visitor.page.url.split("#")[1] != first
 
 
+def test_set_is_opened_annotated_named_and_exported_without_a_mouse(
+    quick_engine: Engine, visit: Visit, pictures: list[Path]
+) -> None:
+    with running(quick_engine, folder=pictures[0].parent) as live:
+        visitor = visit(live.url)
+        press, write = visitor.page.keyboard.press, visitor.page.keyboard.type
+
+        def reach(selector: str) -> None:
+            for _ in range(40):
+                if visitor.page.evaluate("(one) => document.activeElement.matches(one)", selector):
+                    return
+                press("Tab")
+            raise AssertionError(f"{selector} cannot be reached by Tab")
+
+        visitor.see("#server-folder")
+        reach("#server-folder-open")
+        press("Enter")
+        at(visitor, "p0.png")
+        press("c")
+        write("dog\ncat")
+        reach("#classes-form [type=submit]")
+        press("Enter")
+        visitor.see(".class")
+        press("x")
+        for name, key in (("p0.png", "1"), ("p1.png", "2")):
+            at(visitor, name)
+            press("Shift+ArrowLeft")
+            press("ArrowUp")
+            press("Enter")  # the crosshair stays where it was in the picture before
+            visitor.idle()
+            press(key)
+            wait_for(
+                lambda key=key: (
+                    visitor.state("state.objects.get(state.target.id).label") == {"1": "dog", "2": "cat"}[key]
+                )
+            )
+            press("d")
+        at(visitor, "p2.png")
+        press("PageUp")
+        at(visitor, "p1.png")
+        press("k")
+        press("g")
+        press("]")
+        press("Enter")
+        press("Shift+ArrowRight")
+        press("Enter")
+        visitor.see("#draft")
+        press("Control+Enter")
+        visitor.see("#draft", "hidden")
+        visitor.idle()
+        press("e")
+        reach("[data-set-format=yolo]")
+        with visitor.page.expect_download() as coming:
+            press("Enter")
+        with zipfile.ZipFile(coming.value.path()) as archive:
+            assert {"labels/p0.txt", "labels/p1.txt", "images/p1.png"} <= set(archive.namelist())
+            assert 'names:\n  0: "dog"\n  1: "cat"\n' in archive.read("data.yaml").decode()
+            assert archive.read("labels/p0.txt").startswith(b"0 ")
+        press("e")
+        reach("#split")
+        press("Space")
+        reach("#share-train")
+        press("ArrowUp")
+        reach("#share-val")
+        assert visitor.page.locator("#share-test").input_value() == "9"
+
+
 def test_pictures_that_the_server_lost_are_opened_again(quick: Live, visit: Visit, pictures: list[Path]) -> None:
     visitor = visit(quick.url)
     begun(visitor, pictures)
