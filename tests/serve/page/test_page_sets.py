@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from visitor import PHONE, Visitor
 
+import unipixel
 from unipixel.engine.engine import Engine
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -47,7 +48,8 @@ def begun(visitor: Visitor, pictures: list[Path], classes: str = "dog\ncat\nbird
     visitor.page.locator("#classes-edit").click()
     visitor.page.locator("#classes-text").fill(classes)
     visitor.page.locator("#classes-form [type=submit]").click()
-    visitor.see(".class")
+    if classes:
+        visitor.see(".class")
 
 
 def states(visitor: Visitor) -> list[str]:
@@ -284,7 +286,7 @@ def test_pictures_that_the_server_lost_are_opened_again(quick: Live, visit: Visi
 
 def test_one_question_is_asked_about_every_picture(quick: Live, visit: Visit, pictures: list[Path]) -> None:
     visitor = visit(quick.url)
-    begun(visitor, pictures)
+    begun(visitor, pictures, "")
     visitor.page.locator("#ask-all").click()
     assert visitor.notice().startswith("Write what to ask")
     visitor.page.locator("#question").fill("Please segment the dog.")
@@ -296,6 +298,27 @@ def test_one_question_is_asked_about_every_picture(quick: Live, visit: Visit, pi
         visitor.page.locator("#set-next").click()
         at(visitor, f"p{number}.png")
         assert visitor.state("state.turns.map((one) => one.question)") == ["Please segment the dog."]
+
+
+def test_every_picture_is_asked_for_the_classes(nano: Live, visit: Visit, pictures: list[Path]) -> None:
+    example = Path(unipixel.__file__).parent / "examples" / "picture.png"
+    for place in (1, 2):
+        pictures[place].write_bytes(example.read_bytes())
+    visitor = visit(nano.url)
+    begun(visitor, pictures[:3], "zebra\nrocket\ndog")
+    visitor.page.locator("#ask-all").click()
+    visitor.see("#ask-all:has-text('Stop asking')")
+    visitor.see("#ask-all:has-text('Ask all')")
+    visitor.page.locator("#set-next").click()
+    at(visitor, "p1.png")
+    (question,) = visitor.state("state.turns.map((one) => one.question)")
+    assert question == "Please segment the zebra, the rocket and the dog."
+    labels = visitor.state("[...state.objects.values()].map((one) => one.label)")
+    assert labels == ["zebra", "rocket", "dog"]  # called by their classes, in whose colours they are drawn
+    colours = visitor.page.locator("#objects-list .swatch, #classes .swatch").evaluate_all(
+        "(all) => all.map((one) => getComputedStyle(one).backgroundColor)"
+    )
+    assert colours[:3] == colours[3:] and len(set(colours)) == 3
 
 
 def test_set_fits_a_phone_and_classes_are_read_from_files(
