@@ -14,7 +14,7 @@ import typer
 
 from unipixel.cli import options
 from unipixel.cli.options import load_engine
-from unipixel.cli.output import check_folder
+from unipixel.cli.output import check_folder, is_quiet, is_verbose
 
 KEYS_VARIABLE = "UNIPIXEL_API_KEYS"
 MEGABYTE = 1 << 20
@@ -69,6 +69,14 @@ def serve(
     idle_minutes: Annotated[
         float, typer.Option("--idle-minutes", help="Close sessions that were unused for this long.")
     ] = 30.0,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            "--log-level",
+            metavar="LEVEL",
+            help="'debug', 'info' (a line for each request; by default), 'warning' (what went wrong; with -q), 'error'.",
+        ),
+    ] = None,
     grace_seconds: Annotated[
         float, typer.Option("--grace-seconds", help="Time for running answers to finish at shutdown.")
     ] = 30.0,
@@ -91,6 +99,7 @@ def serve(
         host=host,
         port=port,
         model_name=model_name,
+        log_level=log_level or ("warning" if is_quiet() else "debug" if is_verbose() else "info"),
         state=None if state is None else state.resolve(),
         api_keys=keys,
         cors_origins=tuple(cors_origin or ()),

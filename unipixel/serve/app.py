@@ -64,7 +64,7 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
         finally:
             await runtime.stop()
 
-    # the usual /docs loads scripts from elsewhere; a server must do without
+    # the framework's own /docs and /redoc load scripts from elsewhere; a server must do without
     app = FastAPI(
         title="unipixel",
         version=__version__,
@@ -93,6 +93,8 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
         )
     app.add_middleware(MetricsMiddleware, counters=runtime.counters)
+    if service.API_PAGE_ASSETS is not None:
+        app.mount("/docs", service.PageFiles(directory=service.API_PAGE_ASSETS), name="docs")
     app.mount("/examples", service.PageFiles(directory=service.EXAMPLES), name="examples")
     app.mount("/", service.PageFiles(directory=service.PAGE, html=True), name="page")
     return app

@@ -1,19 +1,28 @@
-"""What the server counts, in Prometheus' text form."""
+"""What the server counts, in Prometheus' text form, and the line that it logs for each request."""
 
 from __future__ import annotations
 
+import logging
+import re
+import secrets
 import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp
 
+from unipixel.serve.errors import REQUEST_ID
 from unipixel.serve.responses import build_error_response
 from unipixel.serve.worker import Job
 
 disable_created_metrics()  # creation times double the text, and nobody reads them
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 """What routes may answer to."""
+ACCESS = logging.getLogger("unipixel.access")
+"""One line for each request, in ``key=value`` form; it names the route, never what was asked or by which key."""
+ID_HEADER = "X-Request-Id"
+_SANE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 SAFE_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -72,8 +81,13 @@ class Counters:
         return generate_latest(self._registry)
 
 
+def choose_request_id(given: str | None) -> str:
+    """The id that a request brought along, so that proxies and servers speak of it by one name; else a new one."""
+    return given if given is not None and _SANE_ID.fullmatch(given) else secrets.token_hex(8)
+
+
 class MetricsMiddleware:
-    """Counts requests, adds the headers that every response should have, and answers for what nobody foresaw."""
+    """Counts and logs requests, adds the headers that all responses have, and answers for what nobody foresaw."""
 
     def __init__(self, app: ASGIApp, counters: Counters) -> None:
         self._app, self._counters = app, counters
@@ -83,12 +97,15 @@ class MetricsMiddleware:
             await self._app(scope, receive, send)
             return
         start_s, status, has_begun = time.monotonic(), 500, False
+        request_id = choose_request_id(Headers(scope=scope).get(ID_HEADER))
+        REQUEST_ID.set(request_id)
+        added = (*SAFE_HEADERS, (ID_HEADER.lower().encode(), request_id.encode()))
 
         async def send_and_note(message: Any) -> None:
             nonlocal status, has_begun
             if message["type"] == "http.response.start":
                 status, has_begun = message["status"], True
-                message = {**message, "headers": [*message["headers"], *SAFE_HEADERS]}
+                message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
         try:
@@ -102,4 +119,7 @@ class MetricsMiddleware:
             # the pattern instead of the path, of which there are endlessly many
             route = getattr(scope.get("route"), "path", None) or "other"
             method = scope["method"] if scope["method"] in (*METHODS, "OPTIONS") else "other"
-            self._counters.count_request(method, route, status, time.monotonic() - start_s)
+            seconds = time.monotonic() - start_s
+            self._counters.count_request(method, route, status, seconds)
+            line = "id=%s method=%s route=%s status=%d seconds=%.3f"
+            ACCESS.info(line, request_id, method, route, status, seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,7 +12,7 @@ import torch
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -26,6 +27,9 @@ from unipixel.serve.sessions.routes import StoreDep
 PAGE = Path(__file__).parent / "page"
 EXAMPLES = Path(__file__).parent.parent / "examples"
 """An image and a video to try it with."""
+_OFFLINE = find_spec("fastapi_offline")
+API_PAGE_ASSETS = Path(_OFFLINE.origin).parent / "static" if _OFFLINE is not None and _OFFLINE.origin else None
+"""Swagger UI's script and style, as a package brings them; None where it is not installed."""
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -144,6 +148,19 @@ async def metrics(runtime: RuntimeDep, store: StoreDep) -> Response:
     worker = runtime.worker
     text = runtime.counters.render(waiting=worker.num_waiting, running=worker.num_running, sessions=len(store))
     return Response(text, media_type="text/plain; version=0.0.4")
+
+
+@router.get("/docs", include_in_schema=False, response_class=Response)
+async def show_api() -> Response:
+    """The description of the API as a page, which like the rest loads nothing from elsewhere.
+
+    Raises:
+        ApiError: the package with Swagger UI is missing.
+    """
+    if API_PAGE_ASSETS is None:
+        message = "this page needs fastapi-offline (pip install 'unipixel[serve]'); /openapi.json says the same"
+        raise ApiError(404, message, code="not_installed")
+    return FileResponse(PAGE / "docs.html", headers=PAGE_HEADERS)
 
 
 class PageFiles(StaticFiles):

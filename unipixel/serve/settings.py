@@ -9,6 +9,7 @@ from pathlib import Path
 
 from unipixel.media import Limits
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
 _ADDRESS = re.compile(r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?")
 MIN_KEY_LENGTH = 16
 """Characters of an API key; shorter ones can be guessed."""
@@ -30,6 +31,8 @@ class ServeSettings:
     """The name under which clients ask for the model."""
     state: Path | None = None
     """Folder in which saved sessions outlive the server; None: nothing does."""
+    log_level: str = "info"
+    """What is logged: from ``info`` on a line for each request, above it only what went wrong."""
     api_keys: tuple[str, ...] = ()
     """Keys of which a request must carry one; may be empty on loopback only."""
     cors_origins: tuple[str, ...] = ()
@@ -91,6 +94,8 @@ class ServeSettings:
                 raise ValueError(f"{one.name} is {value!r}; it must be positive")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"the port is {self.port}; it must be from 0 (any free one) to 65535")
+        if self.log_level not in LOG_LEVELS:
+            raise ValueError(f"the log level is {self.log_level!r}; it must be one of {', '.join(LOG_LEVELS)}")
         short = [
             key for key in self.api_keys if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable()
         ]
