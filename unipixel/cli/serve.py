@@ -74,7 +74,7 @@ def serve(
         typer.Option(
             "--log-level",
             metavar="LEVEL",
-            help="'debug', 'info' (a line for each request; by default), 'warning' (what went wrong; with -q), 'error'.",
+            help="'debug', 'info' (a line for each request; the default), 'warning' (what failed; with -q), 'error'.",
         ),
     ] = None,
     grace_seconds: Annotated[

@@ -25,6 +25,23 @@ from unipixel.sample import Turn
 
 SPARE_TOKENS = 64
 """Least number of tokens that a cache has memory for beyond those it holds."""
+LOOP_TIMES, LOOP_TOKENS, LOOP_PASSAGE = 4, 32, 64
+"""A loop is a passage that is written so many times in a row, of so many tokens in all and at most so many each."""
+
+
+def find_loop(ids: Sequence[int], seg: int) -> int:
+    """Tokens of the passage that a reply repeats at its end: the same one `LOOP_TIMES` times over and for at least
+    `LOOP_TOKENS` tokens; 0 if there is none.
+
+    A passage with a `<|seg|>` is none, because each of them may be another object.
+    """
+    for period in range(1, min(LOOP_PASSAGE, len(ids) // LOOP_TIMES) + 1):
+        length = max(LOOP_TIMES * period, LOOP_TOKENS)
+        if ids[-1] != ids[-1 - period] or len(ids) < length or seg in ids[-period:]:
+            continue
+        if all(ids[place] == ids[place - period] for place in range(-1, period - length - 1, -1)):
+            return period
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +56,8 @@ class DecodingOptions:
     """When drawing: only the likeliest tokens that together have this probability."""
     seed: int = 0
     """Every row of a batch draws from a generator of its own with this seed."""
+    stops_loops: bool = True
+    """End a reply that repeats itself, see `find_loop`."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -240,6 +259,9 @@ class Reply:
     """Words that the reply begins with; what is written goes on from them."""
     is_separate: bool = False
     """Asked right after the visual and forgotten afterwards, rather than as a part of the conversation."""
+    choices: tuple[tuple[int, ...], ...] = ()
+    """If given, the reply is one of these token sequences, each with the token that ends it: the likeliest token by
+    token."""
     hidden: Tensor | None = None
     """Of a separate turn: bool (tokens of the visual,), True for those that it must not see."""
     shares_visual: bool = False
@@ -247,6 +269,8 @@ class Reply:
 
     ids: list[int] = field(default_factory=list, init=False)
     """Chosen tokens, with the token that ended the reply."""
+    is_loop: bool = field(default=False, init=False)
+    """Whether it was ended because it repeated itself."""
     seg_states: list[Tensor] = field(default_factory=list, init=False)
     """The state (D,) that predicted each chosen `<|seg|>`."""
     given_states: Tensor | None = field(default=None, init=False)
@@ -265,6 +289,15 @@ class Reply:
     def finish(self) -> None:
         for _ in self:
             pass
+
+    def restrict(self, logits: Tensor) -> Tensor:
+        """Logits (V,) of the next token with everything out of reach but what goes on with a choice."""
+        written = len(self.ids)
+        allowed = {one[written] for one in self.choices if len(one) > written and list(one[:written]) == self.ids}
+        kept = torch.full_like(logits, -torch.inf)
+        places = torch.tensor(sorted(allowed), device=logits.device)
+        kept[places] = logits[places]
+        return kept
 
     @torch.no_grad()
     def compute_queries(self, model: UniPixel, *, given: bool = False) -> Tensor:
@@ -309,7 +342,7 @@ def generate(
     clock = clock or Clock()
     ends, seg = set(model.config.eos_token_ids), model.config.seg_token_id
     generators = [np.random.default_rng(options.seed) for _ in replies]
-    static = is_suited(model) if static is None else static
+    static = (is_suited(model) if static is None else static) and not any(reply.choices for reply in replies)
     with clock.stage("prefill"):
         hidden, given = prefill(model, conversation, inputs)
         for reply, states in zip(replies, given, strict=True):
@@ -325,15 +358,22 @@ def generate(
                     decoder = _provide_decoder(model, conversation, decoder, logits, left)
                     if options.temperature == 0:
                         following = decoder.advance(model)
+            for row, reply in enumerate(replies):
+                if reply.choices and running[row]:
+                    logits[row] = reply.restrict(logits[row])
             chosen = decoder.receive() if decoder and following else options.choose(logits, generators)
             for row, reply in enumerate(replies):
                 if running[row]:
                     reply.ids.append(chosen[row])
+                    reply.is_loop = options.stops_loops and find_loop(reply.ids, seg) > 0
                     if chosen[row] == seg:
                         reply.seg_states.append(hidden[row])
             if len(replies) == 1:
                 conversation.unread = [chosen[0]]
-            running = [on and token not in ends for token, on in zip(chosen, running, strict=True)]
+            running = [
+                on and token not in ends and not reply.is_loop
+                for token, on, reply in zip(chosen, running, replies, strict=True)
+            ]
             yield hidden, logits
             if not any(running) or not left:
                 return
