@@ -65,7 +65,9 @@ def serve(
     max_queue: Annotated[
         int, typer.Option("--max-queue", help="Requests that may wait; further ones are refused.")
     ] = 64,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="One-shot questions that are answered together.")] = 8,
+    max_running: Annotated[
+        int, typer.Option("--max-running", help="Requests under way at a time, whose replies are written together.")
+    ] = 8,
     idle_minutes: Annotated[
         float, typer.Option("--idle-minutes", help="Close sessions that were unused for this long.")
     ] = 30.0,
@@ -112,7 +114,7 @@ def serve(
         max_tokens=max_tokens,
         max_sessions=max_sessions,
         max_queue=max_queue,
-        batch_size=batch_size,
+        max_running=max_running,
         idle_s=idle_minutes * 60,
         grace_s=grace_seconds,
     )

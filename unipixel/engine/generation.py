@@ -7,9 +7,12 @@ these states when the reply is complete.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from transformers.cache_utils import DynamicLayer
 from unipixel.engine.answer import Clock
 from unipixel.engine.static_decoding import AHEAD, StaticDecoder, is_suited, return_decoder, take_decoder
 from unipixel.masks import MaskTrack
+from unipixel.model import language
 from unipixel.model.unipixel import UniPixel
 from unipixel.sample import Turn
 
@@ -130,6 +134,7 @@ class ConversationCache:
         self._cache = Cache(layer_class_to_replicate=_GrowingLayer)
         self._decoder: StaticDecoder | None = None
         self._behind = 0
+        self._place: _BatchPlace | None = None
         self.next_position: Tensor | None = None
         """(B,) the next free mRoPE position."""
         self.padding_mask: Tensor | None = None
@@ -140,16 +145,19 @@ class ConversationCache:
     @property
     def cache(self) -> Cache:
         """Keys and values by layer."""
+        self._settle()
         self._fetch()
         return self._cache
 
     @property
     def length(self) -> int:
         """Tokens that the cache holds, padding included."""
+        self._settle()
         return int(self._cache.get_seq_length()) + self._behind
 
     def fork(self) -> ConversationCache:
         """A conversation that goes on from here by itself. What was said so far is shared, not copied."""
+        self._settle()
         twin = copy.copy(self)
         twin._cache = copy.copy(self.cache)
         twin._cache.layers = [copy.copy(layer) for layer in self.cache.layers]
@@ -173,6 +181,25 @@ class ConversationCache:
             self._decoder.unload(self._cache, self._behind)
             self._behind = 0
 
+    def _settle(self) -> None:
+        """Take it out of a `ContinuousBatch`, where others may be reading its next token ahead."""
+        if self._place is not None:
+            self._place.batch.leave(self._place)
+
+    def shorten(self, length: int) -> None:
+        """Drop the keys and values beyond the first ``length`` tokens, of layers that have any."""
+        for layer in self._cache.layers:
+            layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+
+    def retract(self, token: int) -> None:
+        """Forget the token that was read last, which waits again to be read; of a conversation with one row."""
+        self.shorten(self._cache.get_seq_length() - 1)
+        if self.next_position is not None:
+            self.next_position = self.next_position - 1
+        if self.padding_mask is not None:
+            self.padding_mask = self.padding_mask[:, :-1]
+        self.unread = [token]
+
     def extend(self, decoder: StaticDecoder | None = None) -> None:
         """Note that one more token per row is read, into the cache or by a decoder.
 
@@ -187,6 +214,118 @@ class ConversationCache:
         if mask is not None:
             self.padding_mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         self.unread = []
+
+
+class _BatchPlace:
+    """The place of a reply in a `ContinuousBatch`: the token that it has chosen and that is to be read next."""
+
+    def __init__(self, batch: ContinuousBatch, conversation: ConversationCache, token: int) -> None:
+        self.batch, self.conversation, self.token = batch, conversation, token
+        self.length = conversation.length
+        self.following: tuple[Tensor, Tensor] | None = None
+        """Once the token has been read: the state (1, D) that predicts the next one, and its logits (1, V)."""
+        self.seconds = 0.0
+        """Its share of the time that this took."""
+
+
+class ContinuousBatch:
+    """Replies of one model that are under way at the same time, on CPUs, each in a conversation of its own.
+
+    Whoever needs its next state first reads the waiting tokens of all, and the others find theirs ready. So several
+    replies that are written in turns, or in several threads, read the weights once for a token of each, whichever
+    begins and ends when; and nobody waits for a batch to fill up. With one reply under way nothing changes.
+
+    Differs: the original writes one reply at a time. Sums over several rows are rounded otherwise than over one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._waiting: list[_BatchPlace] = []
+        self.sizes: dict[int, int] = {}
+        """How often how many tokens were read together."""
+
+    def join(self, conversation: ConversationCache, token: int) -> _BatchPlace:
+        """Announce the next token of a conversation of one row."""
+        with self._lock:
+            place = conversation._place = _BatchPlace(self, conversation, token)
+            self._waiting.append(place)
+        return place
+
+    def read(self, model: UniPixel, place: _BatchPlace) -> tuple[Tensor, Tensor]:
+        """The state (1, D) that predicts what follows an announced token, and its logits (1, V).
+
+        Raises:
+            RuntimeError: the conversation has gone on without it.
+        """
+        conversation = place.conversation
+        with self._lock:
+            if place.following is None:
+                if place not in self._waiting and (
+                    conversation.length != place.length or conversation.unread != [place.token]
+                ):
+                    raise RuntimeError("a reply cannot go on in a conversation that has gone on without it")
+                others = [one for one in self._waiting if one is not place and one.following is None]
+                try:
+                    self._read_together(model, [place, *others])
+                except Exception:
+                    if not others:
+                        raise
+                    self._read_together(model, [place])  # what is wrong with another shows when that one is read
+            self._forget(place)
+            assert place.following is not None
+            return place.following
+
+    def leave(self, place: _BatchPlace) -> None:
+        """The announced token is not needed; the conversation is as if nobody had read it."""
+        with self._lock:
+            is_here = place in self._waiting
+            self._forget(place)
+            if is_here and place.following is not None:
+                place.following = None
+                place.conversation.retract(place.token)
+
+    def _forget(self, place: _BatchPlace) -> None:
+        if place in self._waiting:
+            self._waiting.remove(place)
+        if place.conversation._place is place:
+            place.conversation._place = None
+
+    def _read_together(self, model: UniPixel, places: Sequence[_BatchPlace]) -> None:
+        since, conversations = time.perf_counter(), [one.conversation for one in places]
+        known = [one.next_position for one in conversations if one.next_position is not None]
+        masks: list[Tensor | None] = []
+        for one, place in zip(conversations, places, strict=True):
+            seen = one.padding_mask
+            seen = None if seen is None else torch.cat([seen, seen.new_ones(1, 1)], 1)
+            masks.append(language.build_attention_bias(seen, 1, 1, place.length, model.device))
+        try:
+            embeds = model.language.embed_tokens(torch.tensor([one.token for one in places]))
+            positions = torch.cat(known).expand(3, -1)[..., None]
+            attend = language.attend_over([one._cache for one in conversations], masks)
+            hidden = language.decode_token(model.language, embeds, positions, attend)
+            logits = model.compute_logits(hidden)
+        except BaseException:
+            for place in places:
+                place.conversation.shorten(place.length)
+            raise
+        self.sizes[len(places)] = self.sizes.get(len(places), 0) + 1
+        for row, place in enumerate(places):
+            if row and place not in self._waiting:  # it has left meanwhile
+                place.conversation.shorten(place.length)
+                continue
+            place.conversation.extend()
+            place.following = hidden[row : row + 1], logits[row : row + 1]
+            place.seconds = (time.perf_counter() - since) / len(places)
+
+
+_BATCHES: WeakKeyDictionary[UniPixel, ContinuousBatch] = WeakKeyDictionary()
+_BATCHES_LOCK = RLock()
+
+
+def find_batch(model: UniPixel) -> ContinuousBatch:
+    """The batch of all replies of a model."""
+    with _BATCHES_LOCK:
+        return _BATCHES.setdefault(model, ContinuousBatch())
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,6 +489,8 @@ def generate(
         logits = model.compute_logits(hidden)
     running = [True] * len(replies)
     decoder: StaticDecoder | None = None
+    batch = find_batch(model) if len(replies) == 1 and not static and model.device.type == "cpu" else None
+    place: _BatchPlace | None = None
     try:
         for left in reversed(range(options.max_new_tokens if write else 0)):
             following: tuple[Tensor, Tensor] | None = None
@@ -374,9 +515,17 @@ def generate(
                 on and token not in ends and not reply.is_loop
                 for token, on, reply in zip(chosen, running, replies, strict=True)
             ]
+            if batch is not None and any(running) and left:
+                place = batch.join(conversation, chosen[0])
             yield hidden, logits
             if not any(running) or not left:
                 return
+            if batch is not None and place is not None:
+                hidden, logits = batch.read(model, place)
+                clock.add({"decode": place.seconds})
+                clock.count("decode")
+                place = None
+                continue
             with clock.stage("decode"):
                 conversation.extend(decoder)
                 if decoder is None:
@@ -386,6 +535,8 @@ def generate(
                 hidden, logits = following
             clock.count("decode", sum(running))
     finally:
+        if batch is not None and place is not None:
+            batch.leave(place)
         if decoder is not None:
             conversation.take_back(decoder)
             return_decoder(model, decoder)

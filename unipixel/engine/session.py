@@ -208,10 +208,13 @@ class Session:
         answer_prefix: str = "",
         prompt_question: str = "",
         each: bool | None = None,
+        every_token: bool = False,
     ) -> Generator[Piece, None, None]:
         """The answer to a question, piece by piece: words, masks of each frame as it is tracked, the `Answer` last.
 
         Arguments as in `prepare`, whose errors are raised at once. Closing the stream early keeps what was tracked.
+        With ``every_token``, a token of the model that adds no words gives an empty piece: who takes pieces of several
+        sessions in turn has their replies written together, token by token.
         """
         request = self.prepare(
             text,
@@ -228,7 +231,7 @@ class Session:
             prompt_question=prompt_question,
             each=each,
         )
-        return self._stream(self._drive(answer_request(self._space, request)))
+        return self._stream(self._drive(answer_request(self._space, request), every_token))
 
     def prepare(
         self,
@@ -661,7 +664,7 @@ class Session:
             with self._lock:
                 pieces.close()
 
-    def _drive(self, steps: Generator[P | Reply, None, None]) -> Generator[P, None, None]:
+    def _drive(self, steps: Generator[P | Reply, None, None], every_token: bool = False) -> Generator[P, None, None]:
         """Let the language model write the replies that are asked for on the way, and give out everything else."""
         space = self._space
         with space.memory.change():
@@ -669,7 +672,7 @@ class Session:
                 for item in steps:
                     if isinstance(item, Reply):
                         space.dialogue.start(item)
-                    else:
+                    elif every_token or not isinstance(item, str) or item:
                         yield item
             finally:
                 steps.close()

@@ -46,7 +46,8 @@ _DEMONSTRATIVE = re.compile(
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Piece | Reply, None, T]
-"""Yields pieces of the answer, and replies that the language model has to be made ready to write."""
+"""Yields pieces of the answer, the empty string among them where the model has written a token that adds no words, and
+replies that the language model has to be made ready to write."""
 
 
 def answer_request(space: Workspace, request: Request) -> Steps[None]:
@@ -242,7 +243,8 @@ def _ask_repeatedly(space: Workspace, request: Request, question: str, most: int
             return
         reply = _build_part_reply(request, question, hidden)
         yield reply
-        reply.finish()  # its words are given out only if it finds something
+        for _ in reply:
+            yield ""  # its words are given out only if it finds something
         shapes = preview_masks(space, reply.compute_queries(space.model), request.start)
         fresh: list[int] = []
         for place, shape in enumerate(shapes):
@@ -321,8 +323,8 @@ def _write(
     for token in reply:
         shown = text.push(token)
         if shown and show:
-            yield lead + shown
-            lead = ""
+            shown, lead = lead + shown, ""
+        yield shown if show else ""
     shown = text.finish()
     if shown and show:
         yield lead + shown

@@ -6,9 +6,11 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import HistogramMetricFamily
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp
 
@@ -27,11 +29,37 @@ SAFE_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
-class Counters:
-    """All counters of one server; several servers in one process do not mix."""
+class _DecodeSizes:
+    """How many replies shared each reading of the language model's weights, as a histogram.
 
-    def __init__(self) -> None:
+    Args:
+        sizes: how often how many did, see `ContinuousBatch`.
+    """
+
+    def __init__(self, sizes: Mapping[int, int]) -> None:
+        self._sizes = sizes
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """What the registry asks for."""
+        sizes = dict(self._sizes)
+        counts = [(edge, sum(times for size, times in sizes.items() if size <= edge)) for edge in (1, 2, 4, 8, 16, 32)]
+        buckets = [*((f"{edge:.1f}", count) for edge, count in counts), ("+Inf", sum(sizes.values()))]
+        total = sum(size * times for size, times in sizes.items())
+        yield HistogramMetricFamily(
+            "unipixel_decode_together", "Replies for which a token was read together.", buckets=buckets, sum_value=total
+        )
+
+
+class Counters:
+    """All counters of one server; several servers in one process do not mix.
+
+    Args:
+        decode_sizes: how often how many replies were written together.
+    """
+
+    def __init__(self, decode_sizes: Mapping[int, int]) -> None:
         registry = self._registry = CollectorRegistry()
+        registry.register(_DecodeSizes(decode_sizes))
         self._requests = Counter(
             "unipixel_requests", "HTTP requests.", ("method", "route", "status"), registry=registry
         )
@@ -49,9 +77,6 @@ class Counters:
         self._runs = Histogram(
             "unipixel_job_run_seconds", "Seconds under way.", ("kind",), buckets=SECONDS, registry=registry
         )
-        self._batches = Histogram(
-            "unipixel_job_together", "Jobs in the same batch.", buckets=(1, 2, 4, 8, 16, 32), registry=registry
-        )
         self._tokens = Counter("unipixel_tokens", "Tokens written.", registry=registry)
         self._objects = Counter("unipixel_objects", "Objects in answers.", registry=registry)
         self._waiting = Gauge("unipixel_queue_waiting", "Requests that wait for the model.", registry=registry)
@@ -62,12 +87,11 @@ class Counters:
         self._requests.labels(method, route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
-    def count_job(self, job: Job, outcome: str, batch_size: int) -> None:
+    def count_job(self, job: Job, outcome: str) -> None:
         """Count a finished job; see `ModelWorker` for outcomes."""
         self._jobs.labels(job.kind, outcome).inc()
         self._waits.observe(job.started_s - job.submitted_s)
         self._runs.labels(job.kind).observe(job.finished_s - job.started_s)
-        self._batches.observe(batch_size)
 
     def count_answer(self, tokens: int, objects: int) -> None:
         self._tokens.inc(tokens)

@@ -71,10 +71,8 @@ class ServeSettings:
     """Sessions that are open at the same time; saved ones that sleep in the state folder do not count."""
     max_queue: int = 64
     """Requests that wait for the model."""
-    max_running: int = 4
-    """Requests among which the model goes back and forth, piece by piece."""
-    batch_size: int = 8
-    """One-shot questions about pictures that are answered together when they wait at the same time."""
+    max_running: int = 8
+    """Requests among which the model goes back and forth, piece by piece; their replies are written together."""
     warm_sessions: int = 8
     """Sessions that keep their features and caches; the others compute them again when they are next asked."""
     cached_sessions: int = 8

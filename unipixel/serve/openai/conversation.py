@@ -10,8 +10,8 @@ from typing import Any
 
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
-from unipixel.engine.session import Request, Session
-from unipixel.serve.errors import LOG, ApiError
+from unipixel.engine.session import Session
+from unipixel.serve.errors import ApiError
 from unipixel.serve.openai.schemas import ChatMessage, ChatRequest, ContentPart, UnipixelOptions
 from unipixel.serve.schemas import ClipOptions, QuestionOptions
 
@@ -155,21 +155,6 @@ class ChatTask:
     ) -> None:
         self.engine, self.conversation, self.sampling = engine, conversation, sampling
         self.session, self.is_fresh = session, is_fresh
-        self._media = session.media  # to open it again
-
-    @property
-    def is_batchable(self) -> bool:
-        """Whether a batch is any good: no history, and no video, whose masks take longer than its words."""
-        return not self.conversation.history and self.session.num_frames == 1
-
-    def prepare(self) -> Request:
-        """The checked question, for a batch.
-
-        Raises:
-            PromptError: it is not usable.
-        """
-        chat = self.conversation
-        return self.session.prepare(**self._build_arguments(chat.question, chat.question_options))
 
     def stream(self) -> Iterator[Any]:
         """The answer, piece by piece; the history is read first, unless the session remembers it.
@@ -230,29 +215,6 @@ class ChatTask:
             "start": options.start,
             "force": options.force,
             "each": options.each,
+            "every_token": True,
             **self.sampling,
         }
-
-    def reopen(self) -> ChatTask:
-        """The same task in a session of its own, after a batch has closed the first."""
-        if not self.session.is_closed:
-            return self
-        options = self.conversation.clip_options
-        session = self.engine.open(self._media, num_frames=options.num_frames, track=options.track)
-        return ChatTask(self.engine, self.conversation, self.sampling, session, self.is_fresh)
-
-
-def answer_batch(tasks: list[ChatTask]) -> list[Any]:
-    """Answers of tasks in one batch, or an error in the place of an answer."""
-    engine = tasks[0].engine
-    try:
-        return list(engine.answer_batch([task.prepare for task in tasks], on_error="return"))
-    except Exception as error:
-        LOG.warning("a batch of %d failed with %s and is answered one by one", len(tasks), type(error).__name__)
-    results: list[Any] = []
-    for task in tasks:
-        try:
-            results += engine.answer_batch([task.reopen().prepare], on_error="return")
-        except Exception as error:  # the task that made the batch fail
-            results.append(error)
-    return results

@@ -53,8 +53,7 @@ async def chat_completions(request: Request, runtime: RuntimeDep, owner: OwnerDe
     sampling = build_sampling(body, runtime.settings)
     conversation = ChatConversation(body, runtime.settings.max_text)
     task = await prepare_task(runtime, conversation, sampling, owner)
-    batch_item = task if task.is_batchable and not body.stream else None
-    job = Job(f"chat-{id(task)}", task.stream, kind="chat", batch_item=batch_item)
+    job = Job(f"chat-{id(task)}", task.stream, kind="chat")
     writer = CompletionWriter(runtime, task, body)
     has_ended = False
 
@@ -125,10 +124,7 @@ async def prepare_task(
 
 
 class CompletionWriter:
-    """Writes the answer to one request, whole, or in chunks of words, masks if asked for, and objects at the end.
-
-    It is made before the question is asked, because a batch closes the session afterwards.
-    """
+    """Writes the answer to one request, whole, or in chunks of words, masks if asked for, and objects at the end."""
 
     def __init__(self, runtime: Runtime, task: ChatTask, request: ChatRequest) -> None:
         self._runtime, self._conversation = runtime, task.conversation
