@@ -189,7 +189,12 @@ def _answer_question(space: Workspace, request: Request, shown: Mapping[int, tup
         references=tuple((choose_reference(pointed[i]),) for i in sort_by_reference(text, list(pointed))),
     )
     reply = Reply(
-        turn, tracks, request.decoding, prefix=request.answer_prefix, shares_visual=recall == "turn" and bool(clicked)
+        turn,
+        tracks,
+        request.decoding,
+        prefix=request.answer_prefix,
+        choices=tuple(tuple(space.processor.chat.encode_answer(one)) for one in request.choices),
+        shares_visual=recall == "turn" and bool(clicked),
     )
     yield reply
     return (yield from _write(space, reply, lambda _: memory.reserve_id(), words))
@@ -225,6 +230,7 @@ def _answer_parts(space: Workspace, request: Request) -> Steps[Answer]:
         text="".join(one.text for one in answers),
         raw_text=raw_text,
         tokens=tuple(token for one in answers for token in one.tokens),
+        is_loop=any(one.is_loop for one in answers),
         objects=tuple(known for one in answers for known in one.objects),
         clip=space.clip,
     )
@@ -333,6 +339,7 @@ def _write(
         text=before + text.text if text.text else "",
         raw_text=processor.decode_answer(reply.ids),
         tokens=tuple(reply.ids),
+        is_loop=reply.is_loop,
         objects=tuple(
             space.new_object(one[0], label=one[1], anchors=(Anchor(0, query),))
             for one, query in zip(found, queries, strict=True)

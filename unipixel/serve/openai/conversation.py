@@ -12,6 +12,7 @@ from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
 from unipixel.engine.session import Session
 from unipixel.serve.errors import ApiError
+from unipixel.serve.openai.answer_format import AnswerFormat, read_reply
 from unipixel.serve.openai.schemas import ChatMessage, ChatRequest, ContentPart, UnipixelOptions
 from unipixel.serve.schemas import ClipOptions, QuestionOptions
 
@@ -26,10 +27,12 @@ class ChatConversation:
         max_text: characters of a question.
 
     Raises:
-        ApiError: it has no image or video, more than one, or messages in an order that is no conversation.
+        ApiError: it has no image or video, more than one, or messages in an order that is no conversation; or its
+            answer is wanted in a form that cannot be promised.
     """
 
     def __init__(self, request: ChatRequest, max_text: int) -> None:
+        self.format = AnswerFormat(request.response_format)
         system, turns = _split_turns(request)
         self.urls = _find_media(turns)
         """The image or video; several are the frames of a clip."""
@@ -168,7 +171,8 @@ class ChatTask:
 
     def _stream_question(self) -> Iterator[Any]:
         chat = self.conversation
-        return self.session.stream(**self._build_arguments(chat.question, chat.question_options))
+        arguments = self._build_arguments(chat.question, chat.question_options)
+        return self.session.stream(**arguments, choices=chat.format.choices)
 
     def _stream_after_history(self) -> Iterator[Any]:
         for number, (text, options, reply) in enumerate(self.conversation.history, start=1):
@@ -181,7 +185,7 @@ class ChatTask:
         Raises:
             ApiError: the model does not say again what the client says that it did.
         """
-        session, arguments = self.session, self._build_arguments(text, options)
+        session, arguments, reply = self.session, self._build_arguments(text, options), read_reply(reply)
         if reply and text.strip() and not OBJECT_MARK.search(reply):
             known = set(session.objects)
             # the reply is read, not written: one token, which ends the turn where the reply was complete
