@@ -167,7 +167,7 @@ def _answer_question(space: Workspace, request: Request, shown: Mapping[int, tup
     injected = sorted(i for i in {*request.about, *own, *named} if i in memory and is_seen(memory[i], space.visual))
     clicked = {i: memory[i].prompts for i in injected if select_clicks(memory[i].prompts)}
     pointed = {i: prompts for i, prompts in shown.items() if i not in injected}
-    words = write_as_sentence(request.text) if space.processor.chat.named else request.text
+    words = _word_question(space, request.text)
     text = add_mentions(words, [i for i in injected if i in own or i in request.about], list(pointed))
     if recall == "pointing" and clicked:
         text = add_mentions(text, [], list(clicked))
@@ -200,6 +200,12 @@ def _answer_question(space: Workspace, request: Request, shown: Mapping[int, tup
     return (yield from _write(space, reply, lambda _: memory.reserve_id(), words))
 
 
+def _word_question(space: Workspace, text: str) -> str:
+    """A question as the checkpoint has learnt to read it."""
+    chat = space.processor.chat
+    return write_as_sentence(text, lambda words: len(chat.encode(words))) if chat.named else text
+
+
 def _keep_frame(track: MaskTrack, frame: int) -> MaskTrack:
     """The masks with that of one frame alone, if there is one there."""
     kept = tuple(rle if t == frame else None for t, rle in enumerate(track.rles))
@@ -212,7 +218,8 @@ def _answer_parts(space: Workspace, request: Request) -> Steps[Answer]:
     Differs: the original asks once, whatever the question, and a released checkpoint then gives one mask.
     """
     answers: list[Answer] = []
-    for question, most in request.parts:
+    for asked, most in request.parts:
+        question = _word_question(space, asked)
         if most > 1:
             yield from _ask_repeatedly(space, request, question, most, answers)
         else:

@@ -43,6 +43,7 @@ NANO_NOTE = (
     "This is nano, a small model to try things out: it knows about a hundred everyday things in drawn pictures; "
     "on photos its masks are rough, and the 3B is the one to take."
 )
+SMALL_NOTE = "This is a small model like nano: it knows the things that it was taught, and nothing of whole scenes."
 
 router = APIRouter(tags=["service"], dependencies=[Depends(forbid_caching)])
 
@@ -123,7 +124,7 @@ def measure_memory(device: torch.device) -> int:
 @router.get("/health", response_model=HealthOut, summary="Return the state of the server")
 async def health(response: Response, runtime: RuntimeDep, store: StoreDep) -> HealthOut:
     """Status 200 while the server takes requests, 503 while it shuts down."""
-    settings, worker = runtime.settings, runtime.worker
+    settings, worker, named = runtime.settings, runtime.worker, runtime.engine.processor.chat.named
     response.status_code = 200 if worker.is_ready else 503
     return HealthOut(
         status="UP" if worker.is_ready else "DOWN",
@@ -137,7 +138,7 @@ async def health(response: Response, runtime: RuntimeDep, store: StoreDep) -> He
         idle_s=settings.idle_s,
         parameters=count_weights(runtime.engine.model),
         memory_bytes=measure_memory(runtime.engine.device),
-        note=NANO_NOTE if settings.model_name == "nano" and runtime.engine.processor.chat.named else "",
+        note="" if not named else NANO_NOTE if settings.model_name == "nano" else SMALL_NOTE,
         limits={name: getattr(settings, name) for name in get_args(LimitName)},
     )
 
