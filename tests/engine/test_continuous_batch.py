@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from unipixel.model import language
 from unipixel.model.unipixel import UniPixel
 
 LENGTHS = (5, 17, 11, 8)
-Steps = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Steps = Generator[tuple[torch.Tensor, torch.Tensor], None, None]
 
 
 @pytest.fixture
@@ -62,7 +62,8 @@ def test_replies_that_join_and_leave_at_any_step_are_those_of_each_alone(model: 
     assert max(sizes) == len(LENGTHS)
     read = sum(len(one[1].ids) - 1 for one in under_way)
     assert sum(size * times for size, times in sizes.items()) == read  # no token was read twice
-    assert not generation.find_batch(model)._waiting
+    batch = generation.find_batch(model)
+    assert not batch._waiting and batch.num_under_way == 0
 
 
 @torch.no_grad()
@@ -98,6 +99,26 @@ def test_replies_in_threads_are_those_of_each_alone(model: UniPixel) -> None:
         thread.join(60)
     assert [reply.ids for _, reply, _ in under_way] == alone
     assert max(generation.find_batch(model).sizes) > 1
+
+
+def test_on_an_accelerator_one_reply_takes_fixed_memory_and_others_beside_it_are_written_together(
+    model: UniPixel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [write_alone(model, row)[0] for row in range(3)]
+    monkeypatch.setattr(generation, "is_suited", lambda _: True)
+    made: list[int] = []
+    take = generation.take_decoder
+    monkeypatch.setattr(generation, "take_decoder", lambda *given: made.append(given[1]) or take(*given))
+    batch = generation.find_batch(model)
+    batch.sizes.clear()
+    under_way = [start(model, row) for row in range(3)]
+    for _ in range(12):
+        for _, _, steps in under_way:
+            next(steps, None)
+    for _, _, steps in under_way:
+        steps.close()
+    assert [reply.ids for _, reply, _ in under_way] == alone
+    assert made == [1] and set(batch.sizes) <= {1, 2} and batch.num_under_way == 0
 
 
 @pytest.mark.parametrize("turns", [1, 3])

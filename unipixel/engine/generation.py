@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
@@ -210,7 +210,7 @@ class _BatchPlace:
 
 
 class ContinuousBatch:
-    """Replies of one model that are under way at the same time, on CPUs, each in a conversation of its own.
+    """Replies of one model that are under way at the same time, each in a conversation of its own.
 
     Whoever needs its next state first reads the waiting tokens of all, and the others find theirs ready. So several
     replies that are written in turns, or in several threads, read the weights once for a token of each, whichever
@@ -222,8 +222,22 @@ class ContinuousBatch:
     def __init__(self) -> None:
         self._lock = RLock()
         self._waiting: list[_BatchPlace] = []
+        self.num_under_way = 0
+        """Replies that have begun and not ended, with any that is written by itself."""
         self.sizes: dict[int, int] = {}
         """How often how many tokens were read together."""
+
+    def enter(self) -> None:
+        """A reply begins."""
+        with self._lock:
+            self.num_under_way += 1
+
+    def exit(self, place: _BatchPlace | None) -> None:
+        """A reply ends, at the latest when it is forgotten; with the token that it has announced, if any."""
+        with self._lock:
+            self.num_under_way -= 1
+            if place is not None:
+                self.leave(place)
 
     def join(self, conversation: ConversationCache, token: int) -> _BatchPlace:
         """Announce the next token of a conversation of one row."""
@@ -278,10 +292,11 @@ class ContinuousBatch:
         for one, place in zip(conversations, places, strict=True):
             seen = one.padding_mask
             seen = None if seen is None else torch.cat([seen, seen.new_ones(1, 1)], 1)
+            seen = seen if seen is None else seen.to(model.device)
             masks.append(language.build_attention_bias(seen, 1, 1, place.length, model.device))
         try:
-            embeds = model.language.embed_tokens(torch.tensor([one.token for one in places]))
-            positions = torch.cat(known).expand(3, -1)[..., None]
+            embeds = model.language.embed_tokens(torch.tensor([one.token for one in places], device=model.device))
+            positions = torch.cat(known).to(model.device).expand(3, -1)[..., None]
             attend = language.attend_over([one._cache for one in conversations], masks)
             hidden = language.decode_token(model.language, embeds, positions, attend)
             logits = model.compute_logits(hidden)
@@ -429,14 +444,15 @@ def generate(
     *,
     write: bool = True,
     static: bool | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Write B replies side by side: each step appends one token to every reply that has not ended.
 
     Stopping early leaves the conversation as if the replies ended there.
 
     Args:
         write: False only reads the inputs, for the states in front of their own `<|seg|>` tokens.
-        static: read tokens in memory of fixed shape, see `static_decoding`; None does so where that `is_suited`.
+        static: read tokens in memory of fixed shape, see `static_decoding`; None does so where that `is_suited` and
+            no other reply is under way, with which this one is written together instead, see `ContinuousBatch`.
             Greedily, the next step is then under way before the token of the last one is known here.
 
     Yields:
@@ -448,7 +464,9 @@ def generate(
     clock = clock or Clock()
     ends, seg = set(model.config.eos_token_ids), model.config.seg_token_id
     generators = [np.random.default_rng(options.seed) for _ in replies]
-    static = is_suited(model) if static is None else static
+    batch = find_batch(model) if len(replies) == 1 and (model.device.type == "cpu" or is_suited(model)) else None
+    if static is None:
+        static = is_suited(model) and (batch is None or not batch.num_under_way)
     with clock.stage("prefill"):
         hidden, given = prefill(model, conversation, inputs)
         for reply, states in zip(replies, given, strict=True):
@@ -456,8 +474,9 @@ def generate(
         logits = model.compute_logits(hidden)
     running = [True] * len(replies)
     decoder: StaticDecoder | None = None
-    batch = find_batch(model) if len(replies) == 1 and not static and model.device.type == "cpu" else None
     place: _BatchPlace | None = None
+    if batch is not None:
+        batch.enter()
     try:
         for left in reversed(range(options.max_new_tokens if write else 0)):
             following: tuple[Tensor, Tensor] | None = None
@@ -475,7 +494,7 @@ def generate(
             if len(replies) == 1:
                 conversation.unread = [chosen[0]]
             running = [on and token not in ends for token, on in zip(chosen, running, strict=True)]
-            if batch is not None and any(running) and left:
+            if batch is not None and not static and any(running) and left:
                 place = batch.join(conversation, chosen[0])
             yield hidden, logits
             if not any(running) or not left:
@@ -495,8 +514,8 @@ def generate(
                 hidden, logits = following
             clock.count("decode", sum(running))
     finally:
-        if batch is not None and place is not None:
-            batch.leave(place)
+        if batch is not None:
+            batch.exit(place)
         if decoder is not None:
             conversation.take_back(decoder)
             return_decoder(model, decoder)
