@@ -262,7 +262,7 @@ class ContinuousBatch:
                 others = [one for one in self._waiting if one is not place and one.following is None]
                 try:
                     self._read_together(model, [place, *others])
-                except Exception:
+                except RuntimeError:  # as torch's are, that of memory which is not there included
                     if not others:
                         raise
                     self._read_together(model, [place])  # what is wrong with another shows when that one is read
@@ -294,16 +294,18 @@ class ContinuousBatch:
             seen = None if seen is None else torch.cat([seen, seen.new_ones(1, 1)], 1)
             seen = seen if seen is None else seen.to(model.device)
             masks.append(language.build_attention_bias(seen, 1, 1, place.length, model.device))
+        is_read = False
         try:
             embeds = model.language.embed_tokens(torch.tensor([one.token for one in places], device=model.device))
             positions = torch.cat(known).to(model.device).expand(3, -1)[..., None]
             attend = language.attend_over([one._cache for one in conversations], masks)
             hidden = language.decode_token(model.language, embeds, positions, attend)
             logits = model.compute_logits(hidden)
-        except BaseException:
-            for place in places:
-                place.conversation.shorten(place.length)
-            raise
+            is_read = True
+        finally:
+            if not is_read:
+                for place in places:
+                    place.conversation.shorten(place.length)
         self.sizes[len(places)] = self.sizes.get(len(places), 0) + 1
         for row, place in enumerate(places):
             if row and place not in self._waiting:  # it has left meanwhile
