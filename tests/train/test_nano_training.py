@@ -345,6 +345,6 @@ def test_scenes_change_their_look_as_often_as_the_recipe_says(processor: Process
         for share in (0.0, 1.0)
     )
     changed = [
-        index for index in range(6) if not torch.equal(plain[index]["sam_frames"], restyled[index]["sam_frames"])
+        index for index in range(6) if not torch.equal(plain[index]["pixel_values"], restyled[index]["pixel_values"])
     ]
     assert len(changed) >= 4
