@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
@@ -407,16 +408,17 @@ class Reply:
     """The state (D,) that predicted each chosen `<|seg|>`."""
     given_states: Tensor | None = field(default=None, init=False)
     """(n, D) the same for `<|seg|>` tokens of the input; None until that has been read."""
-    steps: Iterator[object] | None = field(default=None, init=False, repr=False)
+    steps: Generator[object, None, None] | None = field(default=None, init=False, repr=False)
     """What writes it, one token at a time; None for one that is written already."""
 
     def __iter__(self) -> Iterator[int]:
         if self.steps is None:
             yield from self.ids
             return
-        for _ in self.steps:
-            yield self.ids[-1]
-        self.steps = None
+        steps, self.steps = self.steps, None
+        with closing(steps):  # also for who leaves early: nobody else is to read on for this reply
+            for _ in steps:
+                yield self.ids[-1]
 
     def finish(self) -> None:
         for _ in self:
