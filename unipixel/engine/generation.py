@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
@@ -229,7 +230,7 @@ class _BatchPlace:
 
 
 class ContinuousBatch:
-    """Replies of one model that are under way at the same time, on CPUs, each in a conversation of its own.
+    """Replies of one model that are under way at the same time, each in a conversation of its own.
 
     Whoever needs its next state first reads the waiting tokens of all, and the others find theirs ready. So several
     replies that are written in turns, or in several threads, read the weights once for a token of each, whichever
@@ -241,8 +242,22 @@ class ContinuousBatch:
     def __init__(self) -> None:
         self._lock = RLock()
         self._waiting: list[_BatchPlace] = []
+        self.num_under_way = 0
+        """Replies that have begun and not ended, with any that is written by itself."""
         self.sizes: dict[int, int] = {}
         """How often how many tokens were read together."""
+
+    def enter(self) -> None:
+        """A reply begins."""
+        with self._lock:
+            self.num_under_way += 1
+
+    def exit(self, place: _BatchPlace | None) -> None:
+        """A reply ends, at the latest when it is forgotten; with the token that it has announced, if any."""
+        with self._lock:
+            self.num_under_way -= 1
+            if place is not None:
+                self.leave(place)
 
     def join(self, conversation: ConversationCache, token: int) -> _BatchPlace:
         """Announce the next token of a conversation of one row."""
@@ -267,7 +282,7 @@ class ContinuousBatch:
                 others = [one for one in self._waiting if one is not place and one.following is None]
                 try:
                     self._read_together(model, [place, *others])
-                except Exception:
+                except RuntimeError:  # as torch's are, that of memory which is not there included
                     if not others:
                         raise
                     self._read_together(model, [place])  # what is wrong with another shows when that one is read
@@ -297,17 +312,20 @@ class ContinuousBatch:
         for one, place in zip(conversations, places, strict=True):
             seen = one.padding_mask
             seen = None if seen is None else torch.cat([seen, seen.new_ones(1, 1)], 1)
+            seen = seen if seen is None else seen.to(model.device)
             masks.append(language.build_attention_bias(seen, 1, 1, place.length, model.device))
+        is_read = False
         try:
-            embeds = model.language.embed_tokens(torch.tensor([one.token for one in places]))
-            positions = torch.cat(known).expand(3, -1)[..., None]
+            embeds = model.language.embed_tokens(torch.tensor([one.token for one in places], device=model.device))
+            positions = torch.cat(known).to(model.device).expand(3, -1)[..., None]
             attend = language.attend_over([one._cache for one in conversations], masks)
             hidden = language.decode_token(model.language, embeds, positions, attend)
             logits = model.compute_logits(hidden)
-        except BaseException:
-            for place in places:
-                place.conversation.shorten(place.length)
-            raise
+            is_read = True
+        finally:
+            if not is_read:
+                for place in places:
+                    place.conversation.shorten(place.length)
         self.sizes[len(places)] = self.sizes.get(len(places), 0) + 1
         for row, place in enumerate(places):
             if row and place not in self._waiting:  # it has left meanwhile
@@ -414,16 +432,17 @@ class Reply:
     """The state (D,) that predicted each chosen `<|seg|>`."""
     given_states: Tensor | None = field(default=None, init=False)
     """(n, D) the same for `<|seg|>` tokens of the input; None until that has been read."""
-    steps: Iterator[object] | None = field(default=None, init=False, repr=False)
+    steps: Generator[object, None, None] | None = field(default=None, init=False, repr=False)
     """What writes it, one token at a time; None for one that is written already."""
 
     def __iter__(self) -> Iterator[int]:
         if self.steps is None:
             yield from self.ids
             return
-        for _ in self.steps:
-            yield self.ids[-1]
-        self.steps = None
+        steps, self.steps = self.steps, None
+        with closing(steps):  # also for who leaves early: nobody else is to read on for this reply
+            for _ in steps:
+                yield self.ids[-1]
 
     def finish(self) -> None:
         for _ in self:
@@ -462,14 +481,15 @@ def generate(
     *,
     write: bool = True,
     static: bool | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Write B replies side by side: each step appends one token to every reply that has not ended.
 
     Stopping early leaves the conversation as if the replies ended there.
 
     Args:
         write: False only reads the inputs, for the states in front of their own `<|seg|>` tokens.
-        static: read tokens in memory of fixed shape, see `static_decoding`; None does so where that `is_suited`.
+        static: read tokens in memory of fixed shape, see `static_decoding`; None does so where that `is_suited` and
+            no other reply is under way, with which this one is written together instead, see `ContinuousBatch`.
             Greedily, the next step is then under way before the token of the last one is known here.
 
     Yields:
@@ -481,7 +501,10 @@ def generate(
     clock = clock or Clock()
     ends, seg = set(model.config.eos_token_ids), model.config.seg_token_id
     generators = [np.random.default_rng(options.seed) for _ in replies]
-    static = (is_suited(model) if static is None else static) and not any(reply.choices for reply in replies)
+    batch = find_batch(model) if len(replies) == 1 and (model.device.type == "cpu" or is_suited(model)) else None
+    if static is None:
+        static = is_suited(model) and (batch is None or not batch.num_under_way)
+    static = static and not any(reply.choices for reply in replies)  # for which the host has to see the logits
     with clock.stage("prefill"):
         hidden, given = prefill(model, conversation, inputs)
         for reply, states in zip(replies, given, strict=True):
@@ -489,8 +512,9 @@ def generate(
         logits = model.compute_logits(hidden)
     running = [True] * len(replies)
     decoder: StaticDecoder | None = None
-    batch = find_batch(model) if len(replies) == 1 and not static and model.device.type == "cpu" else None
     place: _BatchPlace | None = None
+    if batch is not None:
+        batch.enter()
     try:
         for left in reversed(range(options.max_new_tokens if write else 0)):
             following: tuple[Tensor, Tensor] | None = None
@@ -515,7 +539,7 @@ def generate(
                 on and token not in ends and not reply.is_loop
                 for token, on, reply in zip(chosen, running, replies, strict=True)
             ]
-            if batch is not None and any(running) and left:
+            if batch is not None and not static and any(running) and left:
                 place = batch.join(conversation, chosen[0])
             yield hidden, logits
             if not any(running) or not left:
@@ -535,8 +559,8 @@ def generate(
                 hidden, logits = following
             clock.count("decode", sum(running))
     finally:
-        if batch is not None and place is not None:
-            batch.leave(place)
+        if batch is not None:
+            batch.exit(place)
         if decoder is not None:
             conversation.take_back(decoder)
             return_decoder(model, decoder)
