@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
+
 from unipixel.engine.engine import SHORT_NAMES
-from unipixel.engine.tracking import CACHED_FRAMES, ENCODE_BATCH, PIXELS_AT_ONCE
+from unipixel.engine.tracking import CACHED_FRAMES, PIXELS_AT_ONCE, choose_encode_batch
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.presets import RELEASED, build_released_config
@@ -71,7 +73,7 @@ def predict_memory(
     stages = {
         "vision tower": _count_vision(config, patches, width),
         "prefill": _count_prefill(config, tokens, width),
-        "SAM encoder": _count_encoder(config, min(ENCODE_BATCH, frames), width),
+        "SAM encoder": _count_encoder(config, min(choose_encode_batch(torch.device(device)), frames), width),
         "tracking": _count_tracking(config, objects, size_hw, width),
     }
     busiest = max(stages, key=lambda name: stages[name])

@@ -180,6 +180,7 @@ def _attend_in_windows(block: Any, y: Tensor, rows: int, columns: int) -> Tensor
     # last bits of a product depend on it
     parts = qkv.view(count, down, side_y, across, side_x, 3, -1).permute(5, 0, 1, 3, 2, 4, 6)
     q, k, v = parts.reshape(3, -1, side_y, side_x, parts.shape[-1])
+    del qkv, parts  # as large as all that follows
     if block.query_stride:
         q = do_pool(q, block.query_stride)
         side_y, side_x = q.shape[1:3]
