@@ -32,7 +32,7 @@ ABSENT_LOGIT = -1024.0
 """Mask logit of an object that SAM says is not there."""
 MEMORY_SCALE, MEMORY_BIAS = 20.0, -10.0
 """Range of mask probabilities on their way into the memory encoder."""
-_QUERIES = 512
+QUERIES_AT_ONCE = 512
 """Queries whose scores are computed at a time, so that they stay in the cache."""
 
 
@@ -137,6 +137,16 @@ def rotate_pairs(x: Tensor, turn: Tensor) -> Tensor:
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
+def _turn_keys(key: Tensor, turns: Sequence[tuple[Tensor, int]]) -> Tensor:
+    """Keys (N, K, C) turned by their places; those after the grids of ``turns`` are pointers, which have none."""
+    placed, start = [], 0
+    for turn, grids in turns:
+        spatial = key[:, start : start + grids * len(turn)].unflatten(1, (-1, len(turn)))
+        placed.append(rotate_pairs(spatial, turn).flatten(1, 2))
+        start += grids * len(turn)
+    return torch.cat([*placed, key[:, start:]], 1)
+
+
 def pool_cells(x: Tensor) -> Tensor:
     """Means (..., s*s/4, C) over squares of 2 x 2 cells of a grid (..., s*s, C)."""
     side = math.isqrt(x.shape[-2])
@@ -208,7 +218,7 @@ def _attend_heads(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> 
         mixed = F.scaled_dot_product_attention(q, k, v, scale=scale)
     else:
         keys, values = k.reshape(-1, *k.shape[2:]).transpose(1, 2), v.reshape(-1, *v.shape[2:])
-        pieces = (q * scale).reshape(-1, *q.shape[2:]).split(_QUERIES, 1)
+        pieces = (q * scale).reshape(-1, *q.shape[2:]).split(QUERIES_AT_ONCE, 1)
         mixed = torch.cat([torch.softmax(piece @ keys, -1) @ values for piece in pieces], 1).view(q.shape)
     return mixed.transpose(1, 2).flatten(2)
 
@@ -449,7 +459,7 @@ class Segmenter(nn.Module):
 
         Args:
             turns: rotations of one grid of keys, and how many such grids follow each other; first those of frames as
-                they are. Keys after them are pointers, which have no place to rotate by.
+                they are.
             bias: (K,) added to the scores of the keys.
         """
         own, turn = layer.self_attn, turns[0][0]
@@ -458,13 +468,7 @@ class Segmenter(nn.Module):
         x = x + layer.dropout1(own.o_proj(y))
         cross = layer.cross_attn_image
         query = rotate_pairs(cross.q_proj(layer.layer_norm2(x)), turn)
-        key = cross.k_proj(keys)
-        placed, start = [], 0
-        for turn, grids in turns:
-            spatial = key[:, start : start + grids * len(turn)].unflatten(1, (-1, len(turn)))
-            placed.append(rotate_pairs(spatial, turn).flatten(1, 2))
-            start += grids * len(turn)
-        key = torch.cat([*placed, key[:, start:]], 1)
+        key = _turn_keys(cross.k_proj(keys), turns)
         if self.training:
             y = self._attend(query, key, cross.v_proj(values))
         else:
@@ -492,7 +496,7 @@ class Segmenter(nn.Module):
         scale = query.shape[-1] ** -0.5
         return torch.stack(
             [
-                torch.cat([torch.softmax(compare(part, k), -1) @ v for part in (q * scale).split(512)])
+                torch.cat([torch.softmax(compare(part, k), -1) @ v for part in (q * scale).split(QUERIES_AT_ONCE)])
                 for q, k, v in zip(query, key, value, strict=True)
             ]
         )
