@@ -31,6 +31,7 @@ def serve(
     base: options.Base = None,
     device: options.Device = "auto",
     dtype: options.DType = None,
+    pool_memories: options.PoolMemories = False,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -123,7 +124,7 @@ def serve(
         lock_state(settings.state).release()  # for the server to take again: a refusal need not wait for the model
     elif not no_state:
         settings = replace(settings, state=find_own_state(model_name))
-    engine = load_engine(model, device, dtype, base)
+    engine = load_engine(model, device, dtype, base, pool_memories)
     run(engine, settings, lambda address: typer.echo(f"serving {settings.model_name} on {address}", err=True))
 
 
