@@ -141,9 +141,7 @@ def _count_encoder(config: UniPixelConfig, frames: int, width: float) -> float:
     return frames * (4 * 3 * sam.image_size**2 + cells * sam.embed_dim * width * (3 + 2 * 6))
 
 
-def _count_tracking(
-    config: UniPixelConfig, frames: int, objects: int, size_hw: tuple[int, int], width: float
-) -> float:
+def _count_tracking(config: UniPixelConfig, frames: int, objects: int, size_hw: tuple[int, int], width: float) -> float:
     """Memory attention where its keys are turned, at its scores or its MLP; the mask decoder; masks at source size."""
     sam = config.sam
     cells = sam.grid**2

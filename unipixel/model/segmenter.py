@@ -416,7 +416,7 @@ class Segmenter(nn.Module):
 
         Source: SAM 2, section 4; pooled memories: EfficientTAM (arXiv 2411.18933), which pools all of them.
         """
-        count, slots, cells, width = memories.shape
+        count, slots, _, width = memories.shape
         device, dtype = embed.device, self.dtype
         place = build_sine_encoding(self.config.grid, width, device, dtype)
         # slices, since places in a list would be brought to the device, and the host would wait for that
