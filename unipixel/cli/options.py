@@ -50,6 +50,13 @@ DType = Annotated[
     str | None,
     typer.Option("--dtype", help="'float32', 'bfloat16', 'int8' or 'int4'; by default chosen for model and device."),
 ]
+PoolMemories = Annotated[
+    bool,
+    typer.Option(
+        "--pool-memories",
+        help="Track faster and approximately: what is remembered of frames but the first is pooled 2 x 2.",
+    ),
+]
 NumFrames = Annotated[
     int | None,
     typer.Option(
@@ -281,7 +288,9 @@ def open_session(engine: Engine, media: Media, num_frames: int | None, track: st
         return engine.open(media, num_frames=num_frames, track=parse_track(track))
 
 
-def load_engine(model: str, device: str, dtype: str | None = None, base: str | None = None) -> Engine:
+def load_engine(
+    model: str, device: str, dtype: str | None = None, base: str | None = None, pool_memories: bool = False
+) -> Engine:
     """The engine, with a line on stderr while it loads.
 
     Raises:
@@ -290,7 +299,7 @@ def load_engine(model: str, device: str, dtype: str | None = None, base: str | N
     with stderr().status(f"loading {model}"):
         from unipixel.engine.engine import load
 
-        return load(model, device=device, dtype=dtype, base=base)
+        return load(model, device=device, dtype=dtype, base=base, pool_memories=pool_memories)
 
 
 def parse_start(text: str) -> int | Literal["best"]:

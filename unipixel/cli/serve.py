@@ -14,7 +14,7 @@ import typer
 
 from unipixel.cli import options
 from unipixel.cli.options import load_engine
-from unipixel.cli.output import check_folder
+from unipixel.cli.output import check_folder, is_quiet, is_verbose
 
 KEYS_VARIABLE = "UNIPIXEL_API_KEYS"
 MEGABYTE = 1 << 20
@@ -31,6 +31,7 @@ def serve(
     base: options.Base = None,
     device: options.Device = "auto",
     dtype: options.DType = None,
+    pool_memories: options.PoolMemories = False,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -71,10 +72,20 @@ def serve(
     max_queue: Annotated[
         int, typer.Option("--max-queue", help="Requests that may wait; further ones are refused.")
     ] = 64,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="One-shot questions that are answered together.")] = 8,
+    max_running: Annotated[
+        int, typer.Option("--max-running", help="Requests under way at a time, whose replies are written together.")
+    ] = 8,
     idle_minutes: Annotated[
         float, typer.Option("--idle-minutes", help="Close sessions that were unused for this long.")
     ] = 30.0,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            "--log-level",
+            metavar="LEVEL",
+            help="'debug', 'info' (a line for each request; the default), 'warning' (what failed; with -q), 'error'.",
+        ),
+    ] = None,
     grace_seconds: Annotated[
         float, typer.Option("--grace-seconds", help="Time for running answers to finish at shutdown.")
     ] = 30.0,
@@ -97,6 +108,7 @@ def serve(
         host=host,
         port=port,
         model_name=model_name,
+        log_level=log_level or ("warning" if is_quiet() else "debug" if is_verbose() else "info"),
         state=None if state is None else state.resolve(),
         folder=None if folder is None else MediaFolder(folder).root,
         api_keys=keys,
@@ -110,7 +122,7 @@ def serve(
         max_tokens=max_tokens,
         max_sessions=max_sessions,
         max_queue=max_queue,
-        batch_size=batch_size,
+        max_running=max_running,
         idle_s=idle_minutes * 60,
         grace_s=grace_seconds,
     )
@@ -119,7 +131,7 @@ def serve(
         lock_state(settings.state).release()  # for the server to take again: a refusal need not wait for the model
     elif not no_state:
         settings = replace(settings, state=find_own_state(model_name))
-    engine = load_engine(model, device, dtype, base)
+    engine = load_engine(model, device, dtype, base, pool_memories)
     run(engine, settings, lambda address: typer.echo(f"serving {settings.model_name} on {address}", err=True))
 
 

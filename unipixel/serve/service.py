@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -11,7 +12,7 @@ import torch
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -29,6 +30,9 @@ from unipixel.serve.sessions.routes import StoreDep
 PAGE = Path(__file__).parent / "page"
 EXAMPLES = Path(__file__).parent.parent / "examples"
 """An image and a video to try it with."""
+_OFFLINE = find_spec("fastapi_offline")
+API_PAGE_ASSETS = Path(_OFFLINE.origin).parent / "static" if _OFFLINE is not None and _OFFLINE.origin else None
+"""Swagger UI's script and style, as a package brings them; None where it is not installed."""
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -43,6 +47,7 @@ NANO_NOTE = (
     "This is nano, a small model to try things out: it knows about a hundred everyday things in drawn pictures; "
     "on photos its masks are rough, and the 3B is the one to take."
 )
+SMALL_NOTE = "This is a small model like nano: it knows the things that it was taught, and nothing of whole scenes."
 
 router = APIRouter(tags=["service"], dependencies=[Depends(forbid_caching)])
 
@@ -124,7 +129,7 @@ def measure_memory(device: torch.device) -> int:
 @router.get("/health", response_model=HealthOut, summary="Return the state of the server")
 async def health(response: Response, runtime: RuntimeDep, store: StoreDep) -> HealthOut:
     """Status 200 while the server takes requests, 503 while it shuts down."""
-    settings, worker = runtime.settings, runtime.worker
+    settings, worker, named = runtime.settings, runtime.worker, runtime.engine.processor.chat.named
     response.status_code = 200 if worker.is_ready else 503
     return HealthOut(
         status="UP" if worker.is_ready else "DOWN",
@@ -139,7 +144,7 @@ async def health(response: Response, runtime: RuntimeDep, store: StoreDep) -> He
         idle_s=settings.idle_s,
         parameters=count_weights(runtime.engine.model),
         memory_bytes=measure_memory(runtime.engine.device),
-        note=NANO_NOTE if settings.model_name == "nano" and runtime.engine.processor.chat.named else "",
+        note="" if not named else NANO_NOTE if settings.model_name == "nano" else SMALL_NOTE,
         limits={name: getattr(settings, name) for name in get_args(LimitName)},
     )
 
@@ -150,6 +155,19 @@ async def metrics(runtime: RuntimeDep, store: StoreDep) -> Response:
     worker = runtime.worker
     text = runtime.counters.render(waiting=worker.num_waiting, running=worker.num_running, sessions=len(store))
     return Response(text, media_type="text/plain; version=0.0.4")
+
+
+@router.get("/docs", include_in_schema=False, response_class=Response)
+async def show_api() -> Response:
+    """The description of the API as a page, which like the rest loads nothing from elsewhere.
+
+    Raises:
+        ApiError: the package with Swagger UI is missing.
+    """
+    if API_PAGE_ASSETS is None:
+        message = "this page needs fastapi-offline (pip install 'unipixel[serve]'); /openapi.json says the same"
+        raise ApiError(404, message, code="not_installed")
+    return FileResponse(PAGE / "docs.html", headers=PAGE_HEADERS)
 
 
 @router.get("/v1/folder", summary="List the pictures of the server's folder")

@@ -259,6 +259,7 @@ async def ask(runtime: RuntimeDep, entry: EntryDep, jobs: JobsDep, body: AskRequ
             temperature=body.temperature,
             top_p=body.top_p,
             seed=body.seed,
+            every_token=True,
         )
         return record_turn(pieces)
 
@@ -409,7 +410,9 @@ async def segment(entry: EntryDep, jobs: JobsDep, body: SegmentRequest) -> Any:
     def work() -> Iterator[Any]:
         prompts = [prompt.to_prompt(session.media.size_hw) for prompt in body.prompts]
         return _end_with_objects(
-            session.stream(None, prompts=prompts, start=body.start, force=body.force, label=body.label)
+            session.stream(
+                None, prompts=prompts, start=body.start, force=body.force, label=body.label, every_token=True
+            )
         )
 
     return await jobs.run("segment", work, build_objects, stream=body.stream)
@@ -499,7 +502,7 @@ async def correct(entry: EntryDep, known: KnownObjectDep, jobs: JobsDep, body: C
             prompt.model_copy(update={"object_id": known.id}).to_prompt(session.media.size_hw)
             for prompt in body.prompts
         ]
-        return _end_with_objects(session.stream(None, prompts=prompts))
+        return _end_with_objects(session.stream(None, prompts=prompts, every_token=True))
 
     return await jobs.run("correct", work, build_objects, stream=body.stream)
 

@@ -10,6 +10,7 @@ from unipixel.serve.schemas import (
     MAX_FRAME,
     PROMPT_EXAMPLES,
     ClipOptions,
+    FinishReason,
     MaskRle,
     MediaOut,
     Number,
@@ -151,7 +152,7 @@ class AnswerOut(BaseModel):
     question: str
     text: str = Field(description="With `[id]` where the model mentions an object.")
     raw_text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason = Field(description="`loop`: it repeated itself, and was stopped.")
     objects: list[ObjectOut] = Field(description="Objects that were prompted, then those that the reply segments.")
     usage: Usage
     timings_s: dict[str, float]
