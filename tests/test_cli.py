@@ -186,6 +186,25 @@ def test_all_frames_are_tracked_when_asked_for(ask: Ask, media: Path) -> None:
     assert len(answer["objects"][0]["rles"]) == 5
 
 
+def test_memories_are_pooled_when_asked_for(ask: Ask, checkpoint: Path, media: Path) -> None:
+    options = ["--box", "30,20,50,40", "--force", "--json"]
+    (plain, pooled), (still, same) = (
+        [json.loads(ask(media / name, *options, *more).stdout)["objects"][0] for more in ([], ["--pool-memories"])]
+        for name in ("clip.mp4", "picture.png")
+    )
+    assert still == same
+    # there is nothing to pool before a second memory is there
+    assert (
+        plain["frame_scores"][:2] == pooled["frame_scores"][:2]
+        and plain["frame_scores"][2:] != pooled["frame_scores"][2:]
+    )
+    engine = load(checkpoint, "cpu", pool_memories=True)
+    answer = engine.ask(media / "clip.mp4", prompts=[Box(30, 20, 50, 40)], force=True, max_new_tokens=4)
+    assert answer.to_json()["objects"][0]["frame_scores"] == pooled["frame_scores"]
+    for command in ("ask", "chat", "eval", "batch", "serve"):
+        assert "--pool-memories" in invoke(command, "--help").output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -128,6 +128,12 @@ def test_another_source_question_or_setting_is_refused(pictures: Path, tmp_path:
         run_batch(pictures, out, "dark", engine=StandIn())
     with pytest.raises(ValueError, match="shard_size 32, this one has 4"):
         run_batch(pictures, out, "light", engine=StandIn(), shard_size=4)
+    header = json.loads((out / "batch.json").read_text())
+    assert header["settings"].pop("pool_memories") is False
+    (out / "batch.json").write_text(json.dumps(header))  # as it was before there was such a setting
+    assert run_batch(pictures, out, "light", engine=StandIn())["answered_now"] == 0
+    with pytest.raises(ValueError, match="pool_memories False, this one has True"):
+        run_batch(pictures, out, "light", engine=StandIn(), pool_memories=True)
     Image.new("RGB", (4, 4)).save(pictures / "new.png")
     with pytest.raises(ValueError, match=r"12 items, and .* has 13 now"):
         run_batch(pictures, out, "light", engine=StandIn())

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from unipixel.engine import engine as engine_module
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine, choose_device, choose_dtype, load
 from unipixel.errors import CheckpointError, MediaError, PromptError
@@ -111,6 +113,45 @@ def test_devices_and_dtypes_go_by_name() -> None:
     assert str(choose_dtype("bfloat16", "nano", cpu)) == "torch.bfloat16"
     with pytest.raises(ValueError, match="dtype is 'int8'"):
         choose_dtype("int8", "nano", cpu)
+
+
+WITHOUT = {"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False, "amx_int8": True}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "free", "large", "expected", "words"),
+    [
+        (WITHOUT, 1 << 40, True, "float32", "computes in bfloat16 slowly"),
+        ({}, 1 << 40, True, "float32", "computes in bfloat16 slowly"),
+        ({}, None, True, "float32", "computes in bfloat16 slowly"),
+        (WITHOUT | {"avx512_bf16": True}, 1 << 40, True, "bfloat16", "which this machine computes in"),
+        (WITHOUT | {"amx_bf16": True}, 1 << 40, True, "bfloat16", "which this machine computes in"),
+        (WITHOUT, 1000, True, "bfloat16", "slowly on this processor, because float32 takes"),
+        (WITHOUT | {"avx512_bf16": True, "amx_bf16": True}, 1 << 40, False, "float32", ""),
+    ],
+)
+def test_a_large_model_is_loaded_in_the_type_in_which_the_processor_computes(
+    capabilities: dict[str, bool],
+    free: int | None,
+    large: bool,
+    expected: str,
+    words: str,
+    tiny_engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With capabilities, free memory, and the size from which a model is large, as they are given."""
+    tiny_engine.save_pretrained(tmp_path)
+    if large:
+        monkeypatch.setattr(engine_module, "LARGE_MODEL", 1)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(engine_module, "read_available_memory", lambda: free)
+    loaded = load(tmp_path, device="cpu")
+    assert str(loaded.model.dtype) == f"torch.{expected}"
+    assert (words in caplog.text) if words else not caplog.text
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # a torch that cannot tell
+    assert not engine_module.computes_in_bf16()
 
 
 def test_a_checkpoint_folder_becomes_an_engine(tiny_engine: Engine, clip: Clips, tmp_path: Path) -> None:

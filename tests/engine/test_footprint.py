@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
 import unipixel
 from unipixel.cli import app
-from unipixel.engine.footprint import LIBRARIES, count_weight_bytes, describe_size, predict_memory
+from unipixel.engine.footprint import (
+    LIBRARIES,
+    _count_encoder,
+    _count_memories,
+    _count_tracking,
+    count_weight_bytes,
+    describe_size,
+    predict_memory,
+)
 from unipixel.model.config import UniPixelConfig
+from unipixel.model.segmenter import Segmenter
+from unipixel.model.tracker import Tracker
 from unipixel.model.weights import build_empty_model, list_expected_shapes
 
 
@@ -54,6 +68,52 @@ def test_prediction_grows_with_what_is_asked() -> None:
         predict(objects=0)
     with pytest.raises(ValueError, match="dtype is 'int3'"):
         predict(dtype="int3")
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes of tensors made inside that were there at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for one in tree_leaves(result):
+            if isinstance(one, torch.Tensor):
+                storage = one.untyped_storage()
+                key = storage._cdata
+                if key not in self._sizes:
+                    self._sizes[key] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._free, key)
+        self.most = max(self.most, self.now)
+        return result
+
+    def _free(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("objects", [1, 8])
+def test_what_sam_is_counted_to_take_is_what_its_tensors_take(dtype: torch.dtype, objects: int) -> None:
+    """At the fullest line of the encoder, and of a step with all memories and pointers."""
+    config, _ = describe_size("nano")
+    sam, width = config.sam, dtype.itemsize
+    segmenter = Segmenter(sam).eval().to(dtype)
+    with LiveBytes() as encoding:
+        frame = segmenter.encode(torch.zeros(1, 3, sam.image_size, sam.image_size))
+    assert _count_encoder(config, 1, width) == pytest.approx(encoding.most, rel=0.15)
+    tracker = Tracker(segmenter, 30)
+    tracker.add_prompts(frame, list(range(objects)), torch.zeros(objects, 2, sam.hidden_size, dtype=dtype))
+    for _ in range(18):
+        with LiveBytes() as tracking:
+            tracker.step(frame)
+    counted = _count_tracking(config, 20, objects, (90, 160), width)
+    stacked = _count_memories(config, 20, objects, width) * 3 / 4
+    assert counted + stacked == pytest.approx(tracking.most, rel=0.15)
 
 
 def test_command_prints_every_part() -> None:

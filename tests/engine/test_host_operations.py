@@ -13,7 +13,7 @@ from unipixel.bench.counting import OperationCounter
 from unipixel.engine.answer import MaskPiece
 from unipixel.engine.engine import Engine
 from unipixel.engine.memory import Anchor, set_spans
-from unipixel.engine.tracking import FrameFeatureCache, propagate
+from unipixel.engine.tracking import ENCODE_BATCH, FrameFeatureCache, choose_encode_batch, propagate
 from unipixel.media import Media
 from unipixel.model.presets import TINY_SAM
 from unipixel.model.segmenter import Segmenter
@@ -28,13 +28,13 @@ def queries(count: int) -> torch.Tensor:
     return torch.randn(count, 2, 32, generator=torch.Generator().manual_seed(0)) * 5
 
 
-def open_cache(engine: Engine, media: Media, **options: bool) -> FrameFeatureCache:
+def open_cache(engine: Engine, media: Media, **options: int) -> FrameFeatureCache:
     return FrameFeatureCache(engine.model.segmenter, media, engine.processor.settings, **options)
 
 
-def track(engine: Engine, frames: np.ndarray, under_way: int, dropped_at: int = 99) -> list[MaskPiece]:
+def track(engine: Engine, frames: np.ndarray, under_way: int, dropped_at: int = 99, batch: int = 1) -> list[MaskPiece]:
     """Three objects, tracked in both directions; the second is dropped when a frame has been given out."""
-    cache, count = open_cache(engine, Media.from_array(frames), prefetch=under_way > 0), len(frames)
+    cache, count = open_cache(engine, Media.from_array(frames), prefetch=under_way > 0, batch=batch), len(frames)
     anchors = {i: set_spans([Anchor(i, query)], count) for i, query in enumerate(queries(3))}
     pieces: list[MaskPiece] = []
     for piece in propagate(
@@ -50,10 +50,13 @@ def track(engine: Engine, frames: np.ndarray, under_way: int, dropped_at: int = 
     return pieces
 
 
+@pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("dropped_at", [99, 4])
-def test_masks_on_their_way_are_those_that_are_waited_for(tiny_engine: Engine, clip: Clips, dropped_at: int) -> None:
+def test_masks_on_their_way_are_those_that_are_waited_for(
+    tiny_engine: Engine, clip: Clips, dropped_at: int, batch: int
+) -> None:
     frames = clip(9)
-    at_once, later = (track(tiny_engine, frames, under_way, dropped_at) for under_way in (0, 2))
+    at_once, later = (track(tiny_engine, frames, under_way, dropped_at, batch) for under_way in (0, 2))
     assert [(one.t, one.rles, one.scores) for one in at_once] == [(one.t, one.rles, one.scores) for one in later]
     assert (1 in later[-1].rles) == (dropped_at == 99)
 
@@ -61,7 +64,7 @@ def test_masks_on_their_way_are_those_that_are_waited_for(tiny_engine: Engine, c
 def test_the_thread_that_tracks_reads_no_tensor(tiny_engine: Engine, clip: Clips) -> None:
     frames, counts = clip(8), {}
     for under_way in (0, 2):
-        cache = open_cache(tiny_engine, Media.from_array(frames))
+        cache = open_cache(tiny_engine, Media.from_array(frames), batch=4)
         cache.get(0, range(1, 4)), cache.get(4, range(5, 8))
         anchors = {i: set_spans([Anchor(0, query)], 8) for i, query in enumerate(queries(8))}
         steps = propagate(tiny_engine.model.segmenter, cache, (90, 120), 8, anchors, under_way=under_way)
@@ -94,7 +97,10 @@ def test_a_frame_on_an_accelerator_costs_few_kernels_and_no_wait() -> None:
     assert max(kernels) <= MOST_KERNELS and abs(kernels[1] - kernels[0]) <= 20, kernels
 
 
-def test_frames_are_read_ahead_in_a_thread_and_give_the_same_features(tiny_engine: Engine, clip: Clips) -> None:
+@pytest.mark.parametrize("batch", [1, 4])
+def test_frames_are_read_ahead_in_a_thread_and_give_the_same_features(
+    tiny_engine: Engine, clip: Clips, batch: int
+) -> None:
     frames, read = clip(8), []
 
     class Watched(Media):
@@ -105,16 +111,29 @@ def test_frames_are_read_ahead_in_a_thread_and_give_the_same_features(tiny_engin
     media = Media.from_array(frames)
     watched = Watched(media._frames, media.source, list(range(8)), 1)
     watched.select = lambda ts: Watched(media._frames, media.source, list(ts), 1)
-    plain, ahead = open_cache(tiny_engine, media), open_cache(tiny_engine, watched, prefetch=True)
+    plain = open_cache(tiny_engine, media, batch=batch)
+    ahead = open_cache(tiny_engine, watched, prefetch=True, batch=batch)
     for t in range(8):
         one, other = (cache.get(t, range(t + 1, 8)) for cache in (plain, ahead))
         assert torch.equal(one.embed, other.embed) and torch.equal(one.high_res_0, other.high_res_0)
     assert ahead.encoded == plain.encoded == 8
-    assert read == [(True, 0), (False, 4)]
+    assert read == [(t == 0, t) for t in range(0, 8, batch)]
     ahead.clear()
+    read.clear()
     ahead.get(0, range(1, 8))
-    ahead.get(6, (7,))  # not what was foreseen
-    assert read[2:] == [(True, 0), (False, 4), (True, 6)]
+    ahead.get(6)  # not what was foreseen
+    assert read == [(True, 0), (False, batch), (True, 6)]
+
+
+def test_on_a_cpu_each_frame_is_encoded_by_itself(tiny_engine: Engine, clip: Clips) -> None:
+    assert choose_encode_batch(torch.device("cpu")) == 1
+    assert choose_encode_batch(torch.device("cuda")) == ENCODE_BATCH > 1
+    alone, together = (open_cache(tiny_engine, Media.from_array(clip(4)), **o) for o in ({}, {"batch": 4}))
+    one, other = (cache.get(0, (1, 2, 3)) for cache in (alone, together))
+    assert (alone.encoded, len(alone)) == (1, 1) and (together.encoded, len(together)) == (4, 4)
+    torch.testing.assert_close(one.embed, other.embed)
+    with pytest.raises(ValueError, match="in batches of 0"):
+        open_cache(tiny_engine, Media.from_array(clip(4)), batch=0)
 
 
 @torch.no_grad()

@@ -40,6 +40,14 @@ def test_an_evaluation_writes_predictions_reports_and_uploads(benchmarks_dir: Pa
     assert json.loads(again.stdout) == values and (tmp_path / "report.json").read_text() == first
 
 
+def test_a_run_with_pooled_memories_is_another_run(benchmarks_dir: Path, tmp_path: Path) -> None:
+    asked = ["eval", "mevis/valid_u", "--model", "perfect", "--data-root", benchmarks_dir, "--limit", 1, "-o", tmp_path]
+    result = invoke(*asked, "--pool-memories")
+    assert result.exit_code == 0, result.output
+    assert "perfect, memories pooled, protocol correct" in result.stdout
+    assert refused(invoke(*asked), "memories pooled")
+
+
 def test_shards_are_merged_by_the_report_command(benchmarks_dir: Path, tmp_path: Path) -> None:
     asked = ["eval", "refcocog/val", "--model", "blank", "--data-root", benchmarks_dir, "--limit", 4, "-o"]
     for place in (0, 1):

@@ -12,7 +12,7 @@ from unipixel.engine.engine import load
 from unipixel.model import language
 from unipixel.model.config import SamConfig
 from unipixel.model.presets import NANO_SAM, TINY_SAM
-from unipixel.model.segmenter import encode_stages
+from unipixel.model.segmenter import Segmenter, build_sine_encoding, build_time_encoding, encode_stages
 
 
 @pytest.mark.parametrize("size", [TINY_SAM, NANO_SAM], ids=["tiny", "nano"])
@@ -63,3 +63,70 @@ def test_few_rows_are_multiplied_as_many_are(rows: int) -> None:
     with torch.no_grad():
         torch.testing.assert_close(language.project(linear, x), linear(x), atol=2e-2, rtol=2e-2)
     assert language.project(linear, x).requires_grad
+
+
+def _average_squares(grids: torch.Tensor, side: int) -> torch.Tensor:
+    """Each cell of grids (..., side * side, C) as the mean of its square of 2 x 2."""
+    kept = grids.clone()
+    for row in range(0, side, 2):
+        for column in range(0, side, 2):
+            own = [
+                row * side + column,
+                row * side + column + 1,
+                (row + 1) * side + column,
+                (row + 1) * side + column + 1,
+            ]
+            kept[..., own, :] = grids[..., own, :].mean(-2, keepdim=True)
+    return kept
+
+
+def _turn(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Pairs of channels (K, C) turned by places (K, 2) of x and y: half of the pairs by each."""
+    width = x.shape[-1]
+    frequency = 10000.0 ** (-torch.arange(0, width, 4) / width)
+    angle = torch.cat([places[:, :1] * frequency, places[:, 1:] * frequency], 1)
+    even, odd = x[:, 0::2], x[:, 1::2]
+    return torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], -1).flatten(1)
+
+
+@torch.no_grad()
+def test_a_pooled_key_is_four_keys_of_their_mean_in_their_middle() -> None:
+    """All memories but the first; pointers stay."""
+    torch.manual_seed(0)
+    segmenter = Segmenter(TINY_SAM).eval()
+    side, width, channels = TINY_SAM.grid, TINY_SAM.memory_size, TINY_SAM.hidden_size
+    for parameter in segmenter.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    embed, memories = torch.randn(1, channels, side, side), torch.randn(1, 3, side * side, width)
+    pointers, slots, distances = torch.randn(1, 2, channels), [6, 1, 0], [0.4, 0.2]
+    plain = segmenter.attend(embed, memories, slots, pointers, distances)
+    segmenter.pools_memories = True
+    pooled = segmenter.attend(embed, memories, slots, pointers, distances)
+    only_first = segmenter.attend(embed, memories[:, :1], slots[:1], pointers, distances)
+    segmenter.pools_memories = False
+    assert torch.equal(plain, segmenter.attend(embed, memories, slots, pointers, distances))
+    assert torch.equal(only_first, segmenter.attend(embed, memories[:, :1], slots[:1], pointers, distances))
+    assert (plain - pooled).abs().max() > 1e-2
+
+    # the same by as many keys as without pooling
+    code = build_sine_encoding(side, width, embed.device) + segmenter.memory_temporal_positional_encoding[slots, 0]
+    values, codes = (torch.cat([x[:1], _average_squares(x[1:], side)]).flatten(0, 1) for x in (memories[0], code))
+    cell = torch.tensor([[x, y] for y in range(side) for x in range(side)], dtype=torch.float32)
+    places = torch.cat([cell, *[_average_squares(cell, side)] * 2])
+    moment = segmenter.temporal_positional_encoding_projection_layer(
+        build_time_encoding(torch.tensor(distances), channels)
+    ).repeat_interleave(channels // width, 0)
+    values = torch.cat([values, pointers.reshape(-1, width)])
+    keys = values + torch.cat([codes, moment])
+    x = (embed.flatten(2)[0].t() + build_sine_encoding(side, channels, embed.device, scale=0.1)).float()
+    for layer in segmenter.memory_attention.layers:
+        own, cross, y = layer.self_attn, layer.cross_attn_image, layer.layer_norm1(x)
+        scores = _turn(own.q_proj(y), cell) @ _turn(own.k_proj(y), cell).t() / channels**0.5
+        x = x + own.o_proj(scores.softmax(-1) @ own.v_proj(y))
+        key = cross.k_proj(keys)
+        key = torch.cat([_turn(key[: len(places)], places), key[len(places) :]])
+        scores = _turn(cross.q_proj(layer.layer_norm2(x)), cell) @ key.t() / channels**0.5
+        x = x + cross.o_proj(scores.softmax(-1) @ cross.v_proj(values))
+        x = x + layer.linear2(layer.linear1(layer.layer_norm3(x)).relu())
+    expected = segmenter.memory_attention.layer_norm(x).t().unflatten(1, (side, side))[None]
+    torch.testing.assert_close(pooled, expected, atol=1e-4, rtol=1e-4)

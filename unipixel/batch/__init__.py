@@ -36,6 +36,7 @@ SETTINGS: Mapping[str, Any] = {
     "threads": 0,
     "num_frames": None,
     "track": "sampled",
+    "pool_memories": False,
     "each": None,
     "max_new_tokens": 256,
     "shard_size": 32,
@@ -169,10 +170,10 @@ def plan_batch(source: Any, store: Store, question: str | None, settings: Mappin
     fixed = {name: value for name, value in settings.items() if name not in MUTABLE}
     if known is not None:
         for name, value in fixed.items():
-            if known["settings"].get(name) != value:
+            before = known["settings"].get(name, SETTINGS[name])  # a batch may be older than the setting
+            if before != value:
                 raise ValueError(
-                    f"{store.place} holds a batch with {name} {known['settings'].get(name)!r}, this one has {value!r}; "
-                    "choose another -o"
+                    f"{store.place} holds a batch with {name} {before!r}, this one has {value!r}; choose another -o"
                 )
     digest, total = hashlib.sha256(), 0
     for number, items in enumerate(_group(read_items(source, question), settings["shard_size"])):

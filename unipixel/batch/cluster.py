@@ -203,7 +203,7 @@ class PartActor:
     """Answers parts of benchmarks; each comes back as the lines of its file."""
 
     def __init__(self, model: str, load: Mapping[str, Any], data_root: str | None, how: Mapping[str, Any]) -> None:
-        self._predictor = choose_predictor(model, partial(load_engine, model, **load))
+        self._predictor = choose_predictor(load["name_or_path"], partial(load_engine, **load))
         self._model, self._root, self._how = model, data_root, dict(how)
         self._retry = bool(self._how.pop("retry"))
         self._runs: dict[tuple[Any, ...], BenchmarkRun] = {}
@@ -243,7 +243,7 @@ def predict_parts(
 
     Args:
         runs: whole ones.
-        load: what `unipixel.load` takes besides the name.
+        load: what `unipixel.load` takes, the name included.
         retry, max_bad, progress: as in `eval.runner.predict`.
 
     Raises:

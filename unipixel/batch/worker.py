@@ -113,7 +113,8 @@ class ShardWorker:
         if self._settings["threads"]:
             torch.set_num_threads(self._settings["threads"])
         settings = self._settings
-        return load(settings["model"], device=settings["device"], dtype=settings["dtype"], base=settings["base"])
+        names = ("device", "dtype", "base", "pool_memories")
+        return load(settings["model"], **{name: settings[name] for name in names})
 
     def answer_shard(self, number: int) -> dict[str, Any]:
         """Answer a shard and write it, unless that is done; returns its summary.

@@ -43,7 +43,7 @@ from unipixel.bench.scene import (
 from unipixel.engine.answer import STAGES, Answer, Timings
 from unipixel.engine.engine import Engine, choose_device, choose_dtype
 from unipixel.engine.memory import Anchor, set_spans
-from unipixel.engine.tracking import ENCODE_BATCH, FrameFeatureCache, propagate, to_rles
+from unipixel.engine.tracking import FrameFeatureCache, choose_encode_batch, propagate, to_rles
 from unipixel.masks import Rle, iou_rles
 from unipixel.media import Media
 from unipixel.model.config import POINTERS_IN_MEMORY, SamConfig
@@ -106,7 +106,8 @@ def track_separately(
 
 def _encode(segmenter: Segmenter, media: Media, settings: ImageSettings) -> FrameFeatures:
     device = segmenter.no_memory_embedding.device
-    chunks = [range(i, min(i + ENCODE_BATCH, media.num_frames)) for i in range(0, media.num_frames, ENCODE_BATCH)]
+    batch = choose_encode_batch(device)
+    chunks = [range(i, min(i + batch, media.num_frames)) for i in range(0, media.num_frames, batch)]
     return FrameFeatures.cat(
         [segmenter.encode(prepare_sam_frames(media.frames(chunk), settings).to(device)) for chunk in chunks]
     )

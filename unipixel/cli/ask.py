@@ -72,6 +72,7 @@ def ask(
     num_frames: options.NumFrames = None,
     track: options.Track = "sampled",
     start: options.Start = "0",
+    pool_memories: options.PoolMemories = False,
     no_limits: options.NoLimits = False,
     max_new_tokens: options.MaxTokens = 256,
     each: options.Each = None,
@@ -110,7 +111,7 @@ def ask(
         # before the model is loaded, so that a misspelled name or a bad file is refused at once
         opened, places, ready = open_source(names[0], no_limits), {}, names
     failed = len(names) - len(ready)
-    engine = load_engine(model, device, dtype, base) if ready else None
+    engine = load_engine(model, device, dtype, base, pool_memories) if ready else None
     for name in ready:
         assert engine is not None  # it is loaded where something is ready
         target = out if out is None or len(names) == 1 else out / places[name]

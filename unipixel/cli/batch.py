@@ -53,6 +53,7 @@ def batch(
     threads: Annotated[int, typer.Option("--threads", metavar="N", help="CPU threads of each actor; 0: default.")] = 0,
     num_frames: options.NumFrames = None,
     track: options.Track = "sampled",
+    pool_memories: options.PoolMemories = False,
     each: options.Each = None,
     max_new_tokens: options.MaxTokens = 256,
     shard_size: Annotated[
@@ -109,6 +110,7 @@ def batch(
             threads=threads,
             num_frames=num_frames,
             track=track,
+            pool_memories=pool_memories,
             each=each,
             max_new_tokens=max_new_tokens,
             shard_size=shard_size,

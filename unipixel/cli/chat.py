@@ -85,6 +85,7 @@ def chat(
     num_frames: options.NumFrames = None,
     track: options.Track = "sampled",
     start: options.Start = "0",
+    pool_memories: options.PoolMemories = False,
     no_limits: options.NoLimits = False,
     max_new_tokens: options.MaxTokens = 256,
     each: options.Each = None,
@@ -95,7 +96,7 @@ def chat(
     if media == "-":
         raise ValueError("the lines of a chat come from standard input, so that the medium cannot; name a file")
     opened = open_source(media, no_limits)
-    engine = load_engine(model, device, dtype, base)
+    engine = load_engine(model, device, dtype, base, pool_memories)
     with open_session(engine, opened, num_frames, track) as session:
         typer.echo(f"{media}: {session.num_frames} frame(s). help lists the commands, quit ends.")
         TerminalChat(session, out, {"start": frame, "max_new_tokens": max_new_tokens, "each": each}).run()

@@ -72,6 +72,7 @@ def evaluate(
     judge_model: Annotated[str, typer.Option("--judge-model", metavar="NAME", help="Model that grades.")] = "gpt-4o",
     device: options.Device = "auto",
     dtype: options.DType = None,
+    pool_memories: options.PoolMemories = False,
     address: Annotated[
         str | None,
         typer.Option(
@@ -109,10 +110,12 @@ def evaluate(
     Predictions are kept in OUT as they come; the same command goes on where it was stopped. Shards of one run may share
     OUT, or be merged with `unipixel report OUT1 OUT2 ...`. 'stickers' by itself needs no OUT, or takes a .json file.
     """
+    # a run with pooled memories is another one, and its report says so
+    called = f"{model}, memories pooled" if pool_memories else model
     if names == ["stickers"] and (out is None or out.suffix.lower() == ".json"):
         measure_stickers(
-            model=model,
-            load_predictor=lambda: _load_predictor(model, base, device, dtype),
+            model=called,
+            load_predictor=lambda: _load_predictor(model, base, device, dtype, pool_memories),
             only=only,
             count=count,
             videos=videos,
@@ -135,10 +138,10 @@ def evaluate(
     if out.suffix.lower() in (".json", ".md", ".html", ".zip"):
         raise ValueError(f"--out is {out}; name a folder, without a suffix")
     check_folder(out, "--out")
-    runs = open_runs(names, data_root, model=model, protocol=protocol, limit=limit, shard=parse_shard(shard))
+    runs = open_runs(names, data_root, model=called, protocol=protocol, limit=limit, shard=parse_shard(shard))
     grader = _open_judge(judge, judge_model, protocol)
     if address is None:
-        predictor = _load_predictor(model, base, device, dtype)
+        predictor = _load_predictor(model, base, device, dtype, pool_memories)
         _predict_runs(runs, predictor, out, retry=retry, max_bad=max_bad, judge=grader)
     else:
         if shard != "0/1":
@@ -151,7 +154,13 @@ def evaluate(
                 out,
                 address=address,
                 actors=actors,
-                load={"device": device, "dtype": dtype, "base": base},
+                load={
+                    "name_or_path": model,
+                    "device": device,
+                    "dtype": dtype,
+                    "base": base,
+                    "pool_memories": pool_memories,
+                },
                 data_root=data_root,
                 retry=retry,
                 max_bad=max_bad,
@@ -206,10 +215,10 @@ def open_runs(names: list[str], data_root: Path | None, **how: Any) -> list[Benc
     return [open_run(name, split, data_root, **how) for name, split in pairs]
 
 
-def _load_predictor(model: str, base: str | None, device: str, dtype: str | None) -> Predictor:
+def _load_predictor(model: str, base: str | None, device: str, dtype: str | None, pool_memories: bool) -> Predictor:
     from unipixel.eval.predictors import choose_predictor
 
-    return choose_predictor(model, lambda: load_engine(model, device, dtype, base))
+    return choose_predictor(model, lambda: load_engine(model, device, dtype, base, pool_memories))
 
 
 def _open_judge(url: str | None, model: str, protocol: str) -> Judge | None:

@@ -51,6 +51,13 @@ DType = Annotated[
     str | None,
     typer.Option("--dtype", help="'float32', 'bfloat16', 'int8' or 'int4'; by default chosen for model and device."),
 ]
+PoolMemories = Annotated[
+    bool,
+    typer.Option(
+        "--pool-memories",
+        help="Track faster and approximately: what is remembered of frames but the first is pooled 2 x 2.",
+    ),
+]
 NumFrames = Annotated[
     int | None,
     typer.Option(
@@ -282,7 +289,9 @@ def open_session(engine: Engine, media: Media, num_frames: int | None, track: st
         return engine.open(media, num_frames=num_frames, track=parse_track(track))
 
 
-def load_engine(model: str, device: str, dtype: str | None = None, base: str | None = None) -> Engine:
+def load_engine(
+    model: str, device: str, dtype: str | None = None, base: str | None = None, pool_memories: bool = False
+) -> Engine:
     """The engine, with a line on stderr while it loads.
 
     Threads of torch then sleep while they wait for each other, unless ``OMP_WAIT_POLICY`` says otherwise: where other
@@ -295,7 +304,7 @@ def load_engine(model: str, device: str, dtype: str | None = None, base: str | N
     with stderr().status(f"loading {model}"):
         from unipixel.engine.engine import load
 
-        return load(model, device=device, dtype=dtype, base=base)
+        return load(model, device=device, dtype=dtype, base=base, pool_memories=pool_memories)
 
 
 def parse_start(text: str) -> int | Literal["best"]:

@@ -31,10 +31,17 @@ def serve(
     base: options.Base = None,
     device: options.Device = "auto",
     dtype: options.DType = None,
+    pool_memories: options.PoolMemories = False,
     state: Annotated[
         Path | None,
         typer.Option(
             "--state", metavar="DIR", help="Folder in which sessions survive a restart; by default one of your own."
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", metavar="DIR", help="Folder of pictures and videos that the page offers as a set to annotate."
         ),
     ] = None,
     no_state: Annotated[bool, typer.Option("--no-state", help="Keep no sessions beyond the server's end.")] = False,
@@ -90,7 +97,7 @@ def serve(
             raise ValueError("--state names a folder for sessions and --no-state refuses one; give one of them")
         check_folder(state, "--state")
     try:
-        from unipixel.serve import ServeSettings, lock_state, run
+        from unipixel.serve import MediaFolder, ServeSettings, lock_state, run
     except ImportError as error:
         raise ValueError(
             f"the server needs {error.name or 'more'}; install it: pip install 'unipixel[serve]'"
@@ -103,6 +110,7 @@ def serve(
         model_name=model_name,
         log_level=log_level or ("warning" if is_quiet() else "debug" if is_verbose() else "info"),
         state=None if state is None else state.resolve(),
+        folder=None if folder is None else MediaFolder(folder).root,
         api_keys=keys,
         cors_origins=tuple(cors_origin or ()),
         private_urls=private_urls,
@@ -123,7 +131,7 @@ def serve(
         lock_state(settings.state).release()  # for the server to take again: a refusal need not wait for the model
     elif not no_state:
         settings = replace(settings, state=find_own_state(model_name))
-    engine = load_engine(model, device, dtype, base)
+    engine = load_engine(model, device, dtype, base, pool_memories)
     run(engine, settings, lambda address: typer.echo(f"serving {settings.model_name} on {address}", err=True))
 
 

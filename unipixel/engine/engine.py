@@ -148,6 +148,7 @@ def load(
     sam: str | Path | None = None,
     fresh: bool = False,
     device_map: str | DeviceMap | None = None,
+    pool_memories: bool = False,
 ) -> Engine:
     """Load a model.
 
@@ -160,6 +161,8 @@ def load(
             over, and whether modules that are in no file may be drawn; see `weights.read_checkpoint`.
         device_map: for a model that does not fit on the device: ``"auto"``, or places of its parts, such as
             ``{"visual": "cuda:1", "language.layers": "cpu"}``; see `placement.plan_places`.
+        pool_memories: track faster and approximately, with memories at half their resolution but for that of the
+            prompted frame; see `Segmenter.attend`. Masks of clips change.
 
     Raises:
         CheckpointError: the checkpoint is missing, incomplete or malformed.
@@ -187,6 +190,7 @@ def load(
         raise CheckpointError(
             f"{error} (`unipixel doctor {name_or_path}{over}` tells what else there is about it)"
         ) from error
+    model.segmenter.pools_memories = pool_memories
     return Engine(model, processor)
 
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
+
 from unipixel.engine.engine import SHORT_NAMES
-from unipixel.engine.tracking import CACHED_FRAMES, ENCODE_BATCH, PIXELS_AT_ONCE
+from unipixel.engine.tracking import CACHED_FRAMES, PIXELS_AT_ONCE, choose_encode_batch
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.presets import RELEASED, build_released_config
 from unipixel.model.quantization import BITS, list_quantized_weights
+from unipixel.model.segmenter import QUERIES_AT_ONCE
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model, read_checkpoint, resolve_checkpoint
 from unipixel.processing import ImageSettings, Processor
@@ -71,8 +74,8 @@ def predict_memory(
     stages = {
         "vision tower": _count_vision(config, patches, width),
         "prefill": _count_prefill(config, tokens, width),
-        "SAM encoder": _count_encoder(config, min(ENCODE_BATCH, frames), width),
-        "tracking": _count_tracking(config, objects, size_hw, width),
+        "SAM encoder": _count_encoder(config, min(choose_encode_batch(torch.device(device)), frames), width),
+        "tracking": _count_tracking(config, frames, objects, size_hw, width),
     }
     busiest = max(stages, key=lambda name: stages[name])
     parts = {
@@ -129,28 +132,35 @@ def _count_prefill(config: UniPixelConfig, tokens: int, width: float) -> float:
 
 
 def _count_encoder(config: UniPixelConfig, frames: int, width: float) -> float:
-    """A block of Hiera's first stage, the widest picture of all, with windows and the MLP."""
+    """Attention of the block that begins Hiera's second stage: the widest picture of all, with twice the channels.
+
+    There are the picture before and after its norm, queries, keys and values twice, and the first stage's output.
+    """
     sam = config.sam
     cells = (sam.image_size // 4) ** 2
-    pixels = 4 * 3 * sam.image_size**2
-    return frames * (pixels + cells * sam.embed_dim * width * (2 + 8) + 4 * sam.hidden_size * sam.grid**2 * width)
+    return frames * (4 * 3 * sam.image_size**2 + cells * sam.embed_dim * width * (3 + 2 * 6))
 
 
-def _count_tracking(config: UniPixelConfig, objects: int, size_hw: tuple[int, int], width: float) -> float:
-    """Memory attention and the mask decoder over all objects, or the masks at source size."""
+def _count_tracking(config: UniPixelConfig, frames: int, objects: int, size_hw: tuple[int, int], width: float) -> float:
+    """Memory attention where its keys are turned, at its scores or its MLP; the mask decoder; masks at source size."""
     sam = config.sam
     cells = sam.grid**2
-    attention = objects * cells * width * (6 * sam.hidden_size + sam.memory_attention_ffn)
+    seen = objects * min(frames - 1, sam.num_memories) * cells
+    own, keys = objects * cells * sam.hidden_size * width, seen * sam.hidden_size * width
+    turned = seen * sam.hidden_size * 12 + 4 * own  # in fp32, beside the keys before and after it
+    scores = seen / objects * min(QUERIES_AT_ONCE, cells) * 2 * width + keys + 8 * own  # and their softmax
+    mlp = objects * cells * 2 * sam.memory_attention_ffn * width + keys + 6 * own
+    attention = max(turned, scores, mlp) if frames > 1 else 0.0
     upscaled = objects * width * (4 * sam.grid) ** 2 * (3 * sam.hidden_size // 8 + 4)
     at_once = min(objects, max(1, PIXELS_AT_ONCE // math.prod(size_hw)))
     return max(attention, upscaled, at_once * math.prod(size_hw) * 5.0)
 
 
 def _count_memories(config: UniPixelConfig, frames: int, objects: int, width: float) -> float:
-    """What memory attention looks back at: keys and values with their place codes, for each object."""
+    """What memory attention looks back at, for each object: as it is kept, stacked, as values, and as keys."""
     sam = config.sam
     kept = min(frames - 1, sam.num_memories)
-    return objects * kept * sam.grid**2 * sam.memory_size * 2 * width
+    return objects * kept * sam.grid**2 * sam.memory_size * 4 * width
 
 
 def describe_size(name: str | Path) -> tuple[UniPixelConfig, ImageSettings]:

@@ -34,7 +34,7 @@ PIXELS_AT_ONCE = 1 << 24
 CACHED_FRAMES = 32
 """Frames whose features a session keeps by default; one costs 9.4 MB at Hiera-B+, 768 px, fp32."""
 ENCODE_BATCH = 4
-"""Frames that are encoded in one batch."""
+"""Frames that an accelerator encodes in one batch."""
 FOLLOWING = 2 * ENCODE_BATCH - 1
 """Frames after the present one that a cache of features is told of."""
 FRAMES_UNDER_WAY = 2
@@ -44,6 +44,11 @@ Anchored: TypeAlias = tuple[int, Anchor]
 """An object's id with one of its anchors."""
 Written: TypeAlias = tuple[list[Rle | None], list[float]]
 """Masks and scores of the objects on a frame."""
+
+
+def choose_encode_batch(device: torch.device) -> int:
+    """Frames to encode in one batch: one on CPUs, where several take longer and their memory many times over."""
+    return 1 if device.type == "cpu" else ENCODE_BATCH
 
 
 class FrameFeatureCache:
@@ -62,10 +67,16 @@ class FrameFeatureCache:
         capacity: int = CACHED_FRAMES,
         clock: Clock | None = None,
         prefetch: bool | None = None,
+        batch: int | None = None,
     ) -> None:
-        """Args: prefetch: read the next batch of frames while one is encoded; None does so on CUDA."""
-        if capacity < 1:
-            raise ValueError(f"the feature cache holds {capacity} frames; it must hold at least 1")
+        """Prepare for the frames of a medium.
+
+        Args:
+            prefetch: read the next batch of frames while one is encoded; None does so on CUDA.
+            batch: frames that are encoded together; None: as `choose_encode_batch` chooses for the device.
+        """
+        if capacity < 1 or (batch is not None and batch < 1):
+            raise ValueError(f"the feature cache holds {capacity} frames in batches of {batch}; both are at least 1")
         self.capacity = capacity
         self.encoded = 0
         """Frames encoded so far, repetitions included."""
@@ -73,6 +84,7 @@ class FrameFeatureCache:
         self._clock = clock or Clock()
         self._kept: OrderedDict[int, FrameFeatures] = OrderedDict()
         self._prefetch = prefetch
+        self._batch = choose_encode_batch(self._device) if batch is None else batch
         self._next: tuple[list[int], Future[Tensor]] | None = None
 
     def __len__(self) -> int:
@@ -89,9 +101,9 @@ class FrameFeatureCache:
     def get(self, t: int, following: Sequence[int] = ()) -> FrameFeatures:
         """Features of frame ``t``; on a miss, missing ones of the frames ``following`` are encoded along with it."""
         if t not in self._kept:
-            room = min(ENCODE_BATCH, self.capacity)
+            room = min(self._batch, self.capacity)
             missing = [f for f in following if f not in self._kept and f != t]
-            wanted = [t, *(f for f in missing if f in following[: ENCODE_BATCH - 1])][:room]
+            wanted = [t, *(f for f in missing if f in following[: self._batch - 1])][:room]
             for frame, features in zip(
                 wanted, self._encode(wanted, [f for f in missing if f not in wanted]), strict=True
             ):
@@ -113,7 +125,7 @@ class FrameFeatureCache:
         with self._clock.stage("read"):
             pixels = self._take_pixels(frames)
             if self._prefetches and later:
-                later = later[:ENCODE_BATCH]
+                later = later[: self._batch]
                 self._next = later, get_threads().submit(self._read, later)
         self._clock.count("read", len(frames))
         with self._clock.stage("sam_encode"):

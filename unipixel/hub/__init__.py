@@ -31,7 +31,7 @@ from unipixel.engine.engine import Engine, choose_dtype, choose_places
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
 from unipixel.engine.pretrained import push_folder, save_model_folder, save_processor_folder
 from unipixel.engine.session import choose_clip
-from unipixel.engine.tracking import ENCODE_BATCH
+from unipixel.engine.tracking import choose_encode_batch
 from unipixel.errors import PromptError
 from unipixel.media import MediaLike, open_media
 from unipixel.model.config import MODEL_TYPE, TEXT_FIELDS, UniPixelConfig
@@ -333,9 +333,10 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
             side = 4 * segmenter.config.grid
             return queries.new_zeros(0, count, side, side), queries.new_zeros(0, count)
         tracker = Tracker(segmenter, count)
-        for start in range(0, count, ENCODE_BATCH):
-            encoded = segmenter.encode(frames[start : start + ENCODE_BATCH].to(self.device))
-            for place in range(min(ENCODE_BATCH, count - start)):
+        batch = choose_encode_batch(self.device)
+        for start in range(0, count, batch):
+            encoded = segmenter.encode(frames[start : start + batch].to(self.device))
+            for place in range(min(batch, count - start)):
                 frame = encoded[place : place + 1]
                 if start + place:
                     steps.append(tracker.step(frame))

@@ -32,7 +32,7 @@ ABSENT_LOGIT = -1024.0
 """Mask logit of an object that SAM says is not there."""
 MEMORY_SCALE, MEMORY_BIAS = 20.0, -10.0
 """Range of mask probabilities on their way into the memory encoder."""
-_QUERIES = 512
+QUERIES_AT_ONCE = 512
 """Queries whose scores are computed at a time, so that they stay in the cache."""
 
 
@@ -115,12 +115,17 @@ def _build_time_scale(half: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def build_axial_rotation(size: int, width: int, device: torch.device) -> Tensor:
-    """Complex turns (size*size, width/2) of 2-D rotary positions: x in the first half, y in the second; kept."""
+def build_axial_rotation(size: int, width: int, device: torch.device, step: int = 1) -> Tensor:
+    """Complex turns (cells, width/2) of 2-D rotary positions: x in the first half, y in the second; kept.
+
+    Args:
+        size: side of the grid.
+        step: side of the squares of cells for whose centres the turns are; 1: of the cells themselves.
+    """
     with torch.inference_mode(False):
         frequency = 1.0 / 10000.0 ** (torch.arange(0, width, 4, device=device)[: width // 4].float() / width)
-        place = torch.arange(size * size, device=device)
-        x, y = (place % size).float(), (place // size).float()
+        place, columns, centre = torch.arange((size // step) ** 2, device=device), size // step, (step - 1) / 2
+        x, y = (place % columns).float() * step + centre, (place // columns).float() * step + centre
         angle = torch.cat([torch.outer(x, frequency), torch.outer(y, frequency)], -1)
         return torch.polar(torch.ones_like(angle), angle)
 
@@ -130,6 +135,22 @@ def rotate_pairs(x: Tensor, turn: Tensor) -> Tensor:
     # one complex product is many times faster on the CPU than shuffled real ones
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+
+
+def _turn_keys(key: Tensor, turns: Sequence[tuple[Tensor, int]]) -> Tensor:
+    """Keys (N, K, C) turned by their places; those after the grids of ``turns`` are pointers, which have none."""
+    placed, start = [], 0
+    for turn, grids in turns:
+        spatial = key[:, start : start + grids * len(turn)].unflatten(1, (-1, len(turn)))
+        placed.append(rotate_pairs(spatial, turn).flatten(1, 2))
+        start += grids * len(turn)
+    return torch.cat([*placed, key[:, start:]], 1)
+
+
+def pool_cells(x: Tensor) -> Tensor:
+    """Means (..., s*s/4, C) over squares of 2 x 2 cells of a grid (..., s*s, C)."""
+    side = math.isqrt(x.shape[-2])
+    return x.unflatten(-2, (side // 2, 2, side // 2, 2)).mean((-4, -2)).flatten(-3, -2)
 
 
 def encode_stages(backbone: Sam2HieraDetModel, frames: Tensor) -> tuple[Tensor, ...]:
@@ -180,6 +201,7 @@ def _attend_in_windows(block: Any, y: Tensor, rows: int, columns: int) -> Tensor
     # last bits of a product depend on it
     parts = qkv.view(count, down, side_y, across, side_x, 3, -1).permute(5, 0, 1, 3, 2, 4, 6)
     q, k, v = parts.reshape(3, -1, side_y, side_x, parts.shape[-1])
+    del qkv, parts  # as large as all that follows
     if block.query_stride:
         q = do_pool(q, block.query_stride)
         side_y, side_x = q.shape[1:3]
@@ -196,7 +218,7 @@ def _attend_heads(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> 
         mixed = F.scaled_dot_product_attention(q, k, v, scale=scale)
     else:
         keys, values = k.reshape(-1, *k.shape[2:]).transpose(1, 2), v.reshape(-1, *v.shape[2:])
-        pieces = (q * scale).reshape(-1, *q.shape[2:]).split(_QUERIES, 1)
+        pieces = (q * scale).reshape(-1, *q.shape[2:]).split(QUERIES_AT_ONCE, 1)
         mixed = torch.cat([torch.softmax(piece @ keys, -1) @ values for piece in pieces], 1).view(q.shape)
     return mixed.transpose(1, 2).flatten(2)
 
@@ -234,6 +256,8 @@ class Segmenter(nn.Module):
         self.memory_temporal_positional_encoding = nn.Parameter(torch.zeros(config.num_memories, 1, 1, m))
         self.no_object_pointer = nn.Parameter(torch.zeros(1, c))
         self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, m))
+        self.pools_memories = False
+        """Whether, in inference, memories but the first are pooled 2 x 2 before they are attended to: see `attend`."""
         self._image_encoding: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
 
     @property
@@ -379,68 +403,100 @@ class Segmenter(nn.Module):
     ) -> Tensor:
         """Condition frame features on memories of N objects. (N, C, s, s).
 
+        With `pools_memories` four cells of all memories but the first become one, with the mean of their keys, place
+        codes and values and the place in their middle, and count fourfold. Pointers and the first memory, that of the
+        prompted frame, stay as they are.
+
         Args:
             embed: (1 or N, C, s, s) raw frame features.
-            memories: (N, M, s*s, memory width).
+            memories: (N, M, s*s, memory width), that of the prompted frame first.
             memory_slots: M rows of the temporal encoding.
             pointers: (N, P, C).
             pointer_distance: P temporal distances, already divided by the longest one.
+
+        Source: SAM 2, section 4; pooled memories: EfficientTAM (arXiv 2411.18933), which pools all of them.
         """
-        count, slots, cells, width = memories.shape
+        count, slots, _, width = memories.shape
         device, dtype = embed.device, self.dtype
         place = build_sine_encoding(self.config.grid, width, device, dtype)
         # slices, since places in a list would be brought to the device, and the host would wait for that
         when = torch.cat([self.memory_temporal_positional_encoding[slot] for slot in memory_slots])  # (M, 1, width)
-        code = (place + when).flatten(0, 1)  # (M * cells, width)
+        code = place + when  # (M, cells, width)
         distance = torch.as_tensor(pointer_distance, dtype=torch.float32, device=device)
         moment = self.temporal_positional_encoding_projection_layer(
             build_time_encoding(distance, self.config.hidden_size).to(dtype)
         )
         split = self.config.hidden_size // width
-        values = torch.cat([memories.flatten(1, 2), pointers.reshape(count, -1, width)], 1)
-        keys = values + torch.cat([code, moment.repeat_interleave(split, 0)])
+        whole = 1 if self.pools_memories and not self.training else slots
+        parts, codes = [memories[:, :whole].flatten(1, 2)], [code[:whole].flatten(0, 1)]
+        turns = [(build_axial_rotation(self.config.grid, self.config.hidden_size, device), whole)]
+        bias = None
+        if whole < slots:
+            parts.append(pool_cells(memories[:, whole:]).flatten(1, 2))
+            codes.append(pool_cells(code[whole:]).flatten(0, 1))
+            turns.append((build_axial_rotation(self.config.grid, self.config.hidden_size, device, 2), slots - whole))
+            bias = torch.zeros(sum(part.shape[1] for part in parts) + split * pointers.shape[1]).to(device, dtype)
+            bias[parts[0].shape[1] : -split * pointers.shape[1]] = math.log(4)
+        values = torch.cat([*parts, pointers.reshape(count, -1, width)], 1)
+        keys = values + torch.cat([*codes, moment.repeat_interleave(split, 0)])
         current = build_sine_encoding(self.config.grid, self.config.hidden_size, device, dtype, 0.1)
         x = embed.flatten(2).transpose(1, 2) + current  # (1 or N, s*s, C)
-        turn = build_axial_rotation(self.config.grid, self.config.hidden_size, device)
         for layer in self.memory_attention.layers:
-            x = self._apply_memory_layer(layer, x, keys, values, slots * cells, turn)
+            x = self._apply_memory_layer(layer, x, keys, values, turns, bias)
         x = self.memory_attention.layer_norm(x).expand(count, -1, -1)
         return x.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
 
     def _apply_memory_layer(
-        self, layer: Any, x: Tensor, keys: Tensor, values: Tensor, rotated: int, turn: Tensor
+        self,
+        layer: Any,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        turns: Sequence[tuple[Tensor, int]],
+        bias: Tensor | None,
     ) -> Tensor:
-        """One layer; keys after the first ``rotated`` are pointers, which have no place to rotate by."""
-        own = layer.self_attn
+        """One layer.
+
+        Args:
+            turns: rotations of one grid of keys, and how many such grids follow each other; first those of frames as
+                they are.
+            bias: (K,) added to the scores of the keys.
+        """
+        own, turn = layer.self_attn, turns[0][0]
         y = layer.layer_norm1(x)
         y = self._attend(rotate_pairs(own.q_proj(y), turn), rotate_pairs(own.k_proj(y), turn), own.v_proj(y))
         x = x + layer.dropout1(own.o_proj(y))
         cross = layer.cross_attn_image
         query = rotate_pairs(cross.q_proj(layer.layer_norm2(x)), turn)
-        key = cross.k_proj(keys)
-        spatial = key[:, :rotated].unflatten(1, (-1, len(turn)))
-        key = torch.cat([rotate_pairs(spatial, turn).flatten(1, 2), key[:, rotated:]], 1)
+        key = _turn_keys(cross.k_proj(keys), turns)
         if self.training:
             y = self._attend(query, key, cross.v_proj(values))
         else:
             # softmax rows sum to 1, so the value projection may follow the average over narrow memories
-            y = cross.v_proj(self._attend(query, key, values))
+            y = cross.v_proj(self._attend(query, key, values, bias))
         x = x + layer.dropout2(cross.o_proj(y))
         y = layer.linear2(layer.dropout(F.relu(layer.linear1(layer.layer_norm3(x)))))
         return x + layer.dropout3(y)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Single-head attention, queries (1 or N, L, C) against (N, K, C) and (N, K, V)."""
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Single-head attention, queries (1 or N, L, C) against (N, K, C) and (N, K, V), with (K,) added to scores."""
         query = query.expand(len(key), -1, -1)
         if self.training or query.device.type != "cpu":
             drop = self.config.dropout if self.training else 0.0
-            return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], dropout_p=drop)[:, 0]
+            added = None if bias is None else bias.expand(query.shape[1], -1)
+            return F.scaled_dot_product_attention(
+                query[:, None], key[:, None], value[:, None], attn_mask=added, dropout_p=drop
+            )[:, 0]
+
+        def compare(part: Tensor, keys: Tensor) -> Tensor:
+            return part @ keys.t() if bias is None else torch.addmm(bias, part, keys.t())
+
         # CPU flash attention has no narrow values and no fast bf16; plain two-dimensional products over chunks of
         # queries are faster, and batched ones would copy every transposed key
         scale = query.shape[-1] ** -0.5
         return torch.stack(
             [
-                torch.cat([torch.softmax(part @ k.t(), -1) @ v for part in (q * scale).split(512)])
+                torch.cat([torch.softmax(compare(part, k), -1) @ v for part in (q * scale).split(QUERIES_AT_ONCE)])
                 for q, k, v in zip(query, key, value, strict=True)
             ]
         )

@@ -23,6 +23,7 @@ from unipixel.engine.session import Session
 from unipixel.errors import MediaError
 from unipixel.serve.errors import ApiError
 from unipixel.serve.guard import ByteBudget
+from unipixel.serve.media import MediaFolder
 from unipixel.serve.metrics import Counters
 from unipixel.serve.responses import NO_CACHE
 from unipixel.serve.settings import ServeSettings
@@ -67,6 +68,7 @@ class Runtime:
 
     def __init__(self, engine: Engine, settings: ServeSettings) -> None:
         self.engine, self.settings = engine, settings
+        self.folder = None if settings.folder is None else MediaFolder(settings.folder)
         self.created = int(time.time())
         self.counters = Counters(find_batch(engine.model).sizes)
         self.body_budget = ByteBudget(settings.max_bodies_bytes)
@@ -148,6 +150,16 @@ class Runtime:
             raise MediaError(
                 f"num_frames is {len(session.seen_frames)}; the language model may read at most {max_seen}"
             )
+
+    def get_folder(self) -> MediaFolder:
+        """The folder that clients may open.
+
+        Raises:
+            ApiError: there is none.
+        """
+        if self.folder is None:
+            raise ApiError(404, "this server opens no folder; start it with --folder DIR", code="no_folder")
+        return self.folder
 
     def keep_session(self, key: str, session: Session) -> None:
         """Keep a session for the next turn of its conversation, or close it if nothing is kept."""

@@ -33,6 +33,8 @@ class ServeSettings:
     """Folder in which saved sessions outlive the server; None: nothing does."""
     log_level: str = "info"
     """What is logged: from ``info`` on a line for each request, above it only what went wrong."""
+    folder: Path | None = None
+    """Folder of pictures and videos that clients may open; None: there is none."""
     api_keys: tuple[str, ...] = ()
     """Keys of which a request must carry one; may be empty on loopback only."""
     cors_origins: tuple[str, ...] = ()

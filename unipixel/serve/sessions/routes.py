@@ -15,7 +15,7 @@ from unipixel.engine.session import Session
 from unipixel.errors import MediaError, PromptError
 from unipixel.masks import MaskTrack, parse_rle
 from unipixel.serve.errors import ApiError, JobCancelled
-from unipixel.serve.media import clean_name, encode_frame, fetch_media, store_upload
+from unipixel.serve.media import FOLDER_SCHEME, clean_name, encode_frame, fetch_media, store_upload
 from unipixel.serve.responses import EVENT_STREAM, JsonResponse, format_event, stream_events, wait_for_result
 from unipixel.serve.runtime import OwnerDep, Runtime, RuntimeDep, forbid_caching
 from unipixel.serve.schemas import DEFAULT_TOKENS, MAX_FRAME, MAX_OBJECT_ID, ErrorOut, ObjectOut
@@ -171,7 +171,11 @@ async def open_session(
     """The URL is fetched once, into the session's own folder."""
 
     def store_media(path: Path) -> str:
-        name = fetch_media(body.url, path, runtime.settings.limits)
+        limits = runtime.settings.limits
+        if body.url.startswith(FOLDER_SCHEME):
+            name = runtime.get_folder().copy(body.url.removeprefix(FOLDER_SCHEME), path, limits)
+        else:
+            name = fetch_media(body.url, path, limits)
         return clean_name(body.name) if body.name else name
 
     options = body.model_dump(include={"num_frames", "track", "every", "fps"})

@@ -33,7 +33,9 @@ class OpenRequest(ClipOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": CLIP_EXAMPLE})
 
-    url: str = Field(description="A `data:` URL with base64, or an http(s) URL.")
+    url: str = Field(
+        description="A `data:` URL with base64, an http(s) URL, or `folder:` and a name that `GET /v1/folder` lists."
+    )
     name: Annotated[str, Field(max_length=200)] | None = Field(None, description="What to call the session.")
     fps: FPS | None = Field(None, description="Frames per second of a source that does not state it.")
 
