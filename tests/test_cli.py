@@ -151,7 +151,10 @@ def test_memories_are_pooled_when_asked_for(ask: Ask, checkpoint: Path, media: P
     )
     assert still == same
     # there is nothing to pool before a second memory is there
-    assert plain["frame_scores"][:2] == pooled["frame_scores"][:2] and plain["frame_scores"][2:] != pooled["frame_scores"][2:]
+    assert (
+        plain["frame_scores"][:2] == pooled["frame_scores"][:2]
+        and plain["frame_scores"][2:] != pooled["frame_scores"][2:]
+    )
     engine = load(checkpoint, "cpu", pool_memories=True)
     answer = engine.ask(media / "clip.mp4", prompts=[Box(30, 20, 50, 40)], force=True, max_new_tokens=4)
     assert answer.to_json()["objects"][0]["frame_scores"] == pooled["frame_scores"]

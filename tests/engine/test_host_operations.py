@@ -32,9 +32,7 @@ def open_cache(engine: Engine, media: Media, **options: int) -> FrameFeatureCach
     return FrameFeatureCache(engine.model.segmenter, media, engine.processor.settings, **options)
 
 
-def track(
-    engine: Engine, frames: np.ndarray, under_way: int, dropped_at: int = 99, batch: int = 1
-) -> list[MaskPiece]:
+def track(engine: Engine, frames: np.ndarray, under_way: int, dropped_at: int = 99, batch: int = 1) -> list[MaskPiece]:
     """Three objects, tracked in both directions; the second is dropped when a frame has been given out."""
     cache, count = open_cache(engine, Media.from_array(frames), prefetch=under_way > 0, batch=batch), len(frames)
     anchors = {i: set_spans([Anchor(i, query)], count) for i, query in enumerate(queries(3))}

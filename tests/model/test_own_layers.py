@@ -70,7 +70,12 @@ def _average_squares(grids: torch.Tensor, side: int) -> torch.Tensor:
     kept = grids.clone()
     for row in range(0, side, 2):
         for column in range(0, side, 2):
-            own = [row * side + column, row * side + column + 1, (row + 1) * side + column, (row + 1) * side + column + 1]
+            own = [
+                row * side + column,
+                row * side + column + 1,
+                (row + 1) * side + column,
+                (row + 1) * side + column + 1,
+            ]
             kept[..., own, :] = grids[..., own, :].mean(-2, keepdim=True)
     return kept
 
@@ -81,9 +86,7 @@ def _turn(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     frequency = 10000.0 ** (-torch.arange(0, width, 4) / width)
     angle = torch.cat([places[:, :1] * frequency, places[:, 1:] * frequency], 1)
     even, odd = x[:, 0::2], x[:, 1::2]
-    return torch.stack(
-        [even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], -1
-    ).flatten(1)
+    return torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], -1).flatten(1)
 
 
 @torch.no_grad()

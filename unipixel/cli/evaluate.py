@@ -215,9 +215,7 @@ def open_runs(names: list[str], data_root: Path | None, **how: Any) -> list[Benc
     return [open_run(name, split, data_root, **how) for name, split in pairs]
 
 
-def _load_predictor(
-    model: str, base: str | None, device: str, dtype: str | None, pool_memories: bool
-) -> Predictor:
+def _load_predictor(model: str, base: str | None, device: str, dtype: str | None, pool_memories: bool) -> Predictor:
     from unipixel.eval.predictors import choose_predictor
 
     return choose_predictor(model, lambda: load_engine(model, device, dtype, base, pool_memories))
