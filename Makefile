@@ -8,6 +8,7 @@ STAMP := .venv/installed.stamp
 CHECKED := .venv/checked.stamp
 DOCS := .venv/docs.stamp
 THREADS ?= 2
+WORKERS ?= 2
 TESTS ?=
 SERVE ?=
 
@@ -23,8 +24,9 @@ demo: $(STAMP)
 serve: $(STAMP)
 	$(BIN)/unipixel serve $(SERVE)
 
+# Side by side in as many processes, which take turns at files; WORKERS=0 is one after the other.
 test: $(STAMP)
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 # What continuous integration runs: format, lint, types, tests, with the packages that any of them needs.
 check: $(CHECKED) lint types test

@@ -1,6 +1,7 @@
 """Kill processes at random moments and fill their disk, and check that nothing acknowledged is lost or torn.
 
     python tools/chaos.py serve --rounds 100 --seed 0
+    python tools/chaos.py tabs --rounds 30
     python tools/chaos.py train --rounds 100
     python tools/chaos.py eval --rounds 100
 
@@ -9,9 +10,11 @@ round fills the disk instead: a small file system in memory where we may mount o
 the size of files (``--disk rlimit``). Ends with 1 if anything was lost, torn, or other than in a run left alone.
 
 serve: clients open, segment, ask, rename, save and delete; after a restart every session has to be as it was when a
-save of it was acknowledged, or when one was under way. train: the recipe ``debug`` goes on until it is done; its
-weights have to be those of a run left alone, and no checkpoint may vanish or be cut off. eval: a few questions of the
-built-in world; lines that were there have to stay, and the figures have to be the same.
+save of it was acknowledged, or when one was under way. tabs: clients work as the page does and never save by hand;
+tabs are closed, and sleep for longer than a session may be idle; every change that was acknowledged has to be there.
+train: the recipe ``debug`` goes on until it is done; its weights have to be those of a run left alone, and no
+checkpoint may vanish or be cut off. eval: a few questions of the built-in world; lines that were there have to stay,
+and the figures have to be the same.
 """
 
 from __future__ import annotations
@@ -353,6 +356,147 @@ class ServerChaos:
         print(f"disk full by {self.disk.kind}; {dict(sorted(self.counts.items()))}")
 
 
+@dataclass
+class Tab:
+    """What somebody who works at a session in the page has been told."""
+
+    known: Any
+    """The session as it was last seen."""
+    begun: tuple[str, Any] | None = None
+    """A change since then: its name, and what it was about."""
+    is_acknowledged: bool = False
+    """Whether the server has said that it is done."""
+
+
+class TabsChaos(ServerChaos):
+    """People at the page: tabs that stay open, are closed, or sleep; saving is the server's own business."""
+
+    def __init__(self, folder: Path, seed: int, kind: str) -> None:
+        super().__init__(folder, seed, kind)
+        self._tabs: dict[str, Tab] = {}
+
+    def check(self, url: str) -> None:
+        """Compare every session with what its tab was told."""
+        for session_id, tab in list(self._tabs.items()):
+            status, found = call(url, "GET", f"/v1/sessions/{session_id}")
+            self.counts["sessions compared"] += 1
+            state = strip_state(found) if status == 200 else None
+            is_done = state is not None and tab.begun is not None and includes_change(state, tab.known, *tab.begun)
+            if state is None or not (is_done or (state == tab.known and not tab.is_acknowledged)):
+                change = "with a change" if tab.begun else "without a change"
+                self.faults.append(
+                    f"{session_id}: status {status}, acknowledged {tab.is_acknowledged} {change} is lost"
+                )
+                del self._tabs[session_id]
+                continue
+            self.counts["changes under way that were kept" if is_done and not tab.is_acknowledged else "as told"] += 1
+            self._tabs[session_id] = Tab(state)
+
+    def work(self, url: str, seed: int, is_over: threading.Event) -> None:
+        """Open pictures and work at them until the server is gone."""
+        rng, own = random.Random(seed), [i for n, i in enumerate(sorted(self._tabs)) if n % CLIENTS == seed % CLIENTS]
+        try:
+            while not is_over.is_set():
+                if len(own) < 2 or (len(own) < MAX_SESSIONS and rng.random() < 0.3):
+                    status, found = call(url, "POST", "/v1/sessions", {"url": self._picture})
+                    if status != 201:
+                        continue
+                    session_id = found["id"]
+                else:
+                    session_id = rng.choice(own)
+                path = f"/v1/sessions/{session_id}"
+                call(url, "POST", f"{path}/keepalive")  # a tab is opened
+                for _ in range(rng.randint(1, 5)):
+                    self.change(url, session_id, rng)
+                    if session_id in self._tabs and session_id not in own:
+                        own.append(session_id)
+                    if rng.random() < 0.4:
+                        time.sleep(1.0)  # asleep: longer than it may be idle, and no sign of life on waking up
+                    elif rng.random() < 0.5:
+                        call(url, "POST", f"{path}/keepalive")
+        except (OSError, http.client.HTTPException, ValueError):
+            if not is_over.wait(5):
+                self.faults.append("a connection broke off before the server was killed")
+
+    def change(self, url: str, session_id: str, rng: random.Random) -> None:
+        """One change of a session, and a look at what came of it."""
+        path = f"/v1/sessions/{session_id}"
+        tab = self._tabs.get(session_id)
+        if tab is None:  # nothing has been done in it yet
+            status, found = call(url, "GET", path)
+            if status != 200:
+                return
+            tab = Tab(strip_state(found))
+        ids = [one["id"] for one in tab.known["objects"]]
+        name = rng.choice(["segment", "ask", *(["rename", "rename", "remove"] if ids else [])])
+        x, y = rng.randrange(40), rng.randrange(30)
+        about: Any = {
+            "segment": [x, y, x + 15, y + 12],
+            "ask": f"What is this {rng.randrange(10**6)}?",
+        }.get(name) or (rng.choice(ids), f"thing {rng.randrange(10**6)}")
+        tab.begun = name, about
+        if tab.known["objects"] or tab.known["turns"]:
+            self._tabs[session_id] = tab
+        if name == "segment":
+            status, _ = call(url, "POST", f"{path}/objects", {"prompts": [{"type": "box", "box": about}]})
+        elif name == "ask":
+            status, _ = call(url, "POST", f"{path}/ask", {"text": about, "max_tokens": 3})
+        elif name == "rename":
+            status, _ = call(url, "PATCH", f"{path}/objects/{about[0]}", {"label": about[1]})
+        else:
+            status, _ = call(url, "DELETE", f"{path}/objects/{about[0]}")
+        self.counts[f"{name} {status}"] += 1
+        if status == 404 and session_id not in self._tabs:
+            self.counts["opened, left idle with nothing done, gone"] += 1
+            return
+        if status not in (200, 204):
+            self.faults.append(f"{session_id}: {name} has the status {status}")
+            return
+        tab.is_acknowledged = True
+        self._tabs[session_id] = tab
+        self.counts["changes acknowledged"] += 1
+        status, found = call(url, "GET", path)
+        if status == 200:
+            self._tabs[session_id] = Tab(strip_state(found))
+
+    def run_round(self, number: int, *, full: bool) -> None:
+        """Start, compare, work, kill."""
+        child, url = self.start(self._rng.choice([0.4, 1800.0]))
+        self.check(url)
+        is_over, target = threading.Event(), self.counts["changes acknowledged"] + self._rng.randint(5, 40)
+        threads = [
+            threading.Thread(target=self.work, args=(url, number * CLIENTS + n, is_over)) for n in range(CLIENTS)
+        ]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + PATIENCE_S
+        while self.counts["changes acknowledged"] < target and time.monotonic() < end:
+            time.sleep(self._rng.uniform(0, 0.02))
+        child.kill()
+        self.counts["killed"] += 1
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+def includes_change(found: Any, before: Any, name: str, about: Any) -> bool:
+    """Whether a session is as it was before, and what was begun is done."""
+    objects, old = ({one["id"]: one for one in state["objects"]} for state in (found, before))
+    turns = len(before["turns"])
+    if name == "ask":
+        is_asked = len(found["turns"]) == turns + 1 and found["turns"][-1]["question"] == about
+        return is_asked and found["turns"][:turns] == before["turns"] and {i: objects.get(i) for i in old} == old
+    if found["turns"] != before["turns"]:
+        return False
+    if name == "rename":
+        return bool(objects == {i: {**one, "label": about[1]} if i == about[0] else one for i, one in old.items()})
+    if name == "remove":
+        return bool(objects == {i: one for i, one in old.items() if i != about[0]})
+    new = [one for i, one in objects.items() if i not in old]
+    is_kept = {i: objects.get(i) for i in old} == old
+    return is_kept and len(new) == 1 and [p["box"] for p in new[0]["prompts"]] == [[float(v) for v in about]]
+
+
 # train and eval
 
 
@@ -528,13 +672,13 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(f"unipixel.{name}")
     parser = argparse.ArgumentParser(description="Kill and fill, and check that nothing is lost.")
-    parser.add_argument("what", choices=["serve", "train", "eval"])
+    parser.add_argument("what", choices=["serve", "tabs", "train", "eval"])
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--disk", choices=["tmpfs", "rlimit"], default="tmpfs", help="how it is filled")
     given = parser.parse_args()
     kinds: dict[str, Callable[[Path, int, str], ServerChaos | TrainChaos | EvalChaos]]
-    kinds = {"serve": ServerChaos, "train": TrainChaos, "eval": EvalChaos}
+    kinds = {"serve": ServerChaos, "tabs": TabsChaos, "train": TrainChaos, "eval": EvalChaos}
     with tempfile.TemporaryDirectory(prefix="unipixel-chaos-") as folder:
         chaos = kinds[given.what](Path(folder), given.seed, given.disk)
         try:

@@ -118,9 +118,7 @@ def check_ultralytics(sets: Sequence[Annotations], folder: Path) -> Iterator[tup
     from ultralytics.data.utils import check_det_dataset, polygon2mask
 
     write_annotations(sets, folder / "yolo", "yolo")
-    text = (folder / "yolo" / "data.yaml").read_text().replace("path: .", f"path: {folder / 'yolo'}")
-    (folder / "yolo" / "here.yaml").write_text(text)
-    data = check_det_dataset(str(folder / "yolo" / "here.yaml"), autodownload=False)
+    data = check_det_dataset(str(folder / "yolo" / "data.yaml"), autodownload=False)
     dataset = YOLODataset(img_path=str(folder / "yolo" / "images"), data=data, task="segment", imgsz=640, augment=False)
     labels = {
         Path(one["im_file"]).relative_to(folder / "yolo" / "images").with_suffix("").as_posix(): one

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from passages import continued, texts
 from safetensors.torch import load_file
 
 from unipixel.engine.engine import Engine
@@ -40,26 +41,6 @@ def golden_passage(model: UniPixel, golden: dict[str, torch.Tensor], case: str) 
         embeds = model.embed(ids, None if vision is None else vision.merged)
     positions, following = model.compute_rope_index(ids, None, grid, seconds)
     return PrefillInput(ids[0], embeds[0], positions[:, 0], int(following))
-
-
-def texts(model: UniPixel, lengths: tuple[int, ...]) -> list[PrefillInput]:
-    """Passages of random words."""
-    rng = np.random.default_rng(5)
-    passages = []
-    for length in lengths:
-        ids = torch.from_numpy(rng.integers(10, 200, length))
-        with torch.no_grad():
-            embeds = model.embed(ids[None])[0]
-        passages.append(PrefillInput(ids, embeds, torch.arange(length).expand(3, -1), length))
-    return passages
-
-
-def continued(model: UniPixel, conversation: ConversationCache, ids: list[int]) -> PrefillInput:
-    start = int(conversation.next_position)
-    tensor = torch.tensor(ids)
-    with torch.no_grad():
-        embeds = model.embed(tensor[None])[0]
-    return PrefillInput(tensor, embeds, torch.arange(start, start + len(ids)).expand(3, -1), start + len(ids))
 
 
 def write(

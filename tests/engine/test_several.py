@@ -337,6 +337,7 @@ def test_points_are_shown_in_the_words_that_a_checkpoint_learnt(tiny_engine: Eng
         ("What is this?", "What is this?"),
         ("Segment the BMW beside the dog.", "Segment the BMW beside the dog."),
         ("TV", "TV."),
+        ("Segment the Dog.", "Segment the Dog."),
         ("Which?\nA. dog\nB. cat", "Which?\nA. dog\nB. cat"),
         ("the answer is (A)", "The answer is (A)"),
         ("", ""),
@@ -351,6 +352,8 @@ def test_case_and_full_stop_do_not_change_what_nano_is_asked() -> None:
     for variants in (
         ("Segment the dog.", "segment the dog", "SEGMENT THE DOG", "Segment The Dog."),
         ("Where is the umbrella?", "where is the umbrella", "WHERE IS THE UMBRELLA?"),
+        ("Please segment the dog.", "please segment the Dog", "Please segment the DOG."),
+        ("What is this?", "what is this", "What Is This?"),
     ):
         answers = []
         for text in variants:

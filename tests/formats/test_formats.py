@@ -10,19 +10,29 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+from pycocotools.coco import COCO
 
 from unipixel.errors import DatasetError, MediaError
-from unipixel.formats import WRITERS, Annotations, find_format, read_annotations, write_annotations
+from unipixel.formats import (
+    WRITERS,
+    Annotations,
+    assign_subsets,
+    find_format,
+    read_annotations,
+    write_annotations,
+)
 from unipixel.formats.annotations import choose_file_names, make_file_name
 from unipixel.formats.libraries import _build_detection
 from unipixel.masks import MaskTrack, decode_rle, fit_outline, polygons_to_mask, rasterize_polygon
 from unipixel.media import Media
 
 SIZE = (48, 64)
-EXACT = ["answer", "coco", "youtube-vis", "labelme", "cvat", "label-studio", "datumaro", "numpy"]
+EXACT = ["answer", "jsonl", "coco", "youtube-vis", "labelme", "cvat", "label-studio", "datumaro", "numpy"]
 PLACES = {
     "answer": "a.json",
+    "jsonl": "a.jsonl",
     "coco": "a.json",
     "youtube-vis": "a.json",
     "cvat": "a.xml",
@@ -100,7 +110,7 @@ def test_masks_ids_and_labels_come_back_exactly(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", ["answer", "coco", "youtube-vis", "label-studio", "datumaro", "numpy"])
+@pytest.mark.parametrize("kind", ["answer", "jsonl", "coco", "youtube-vis", "label-studio", "datumaro", "numpy"])
 def test_scores_come_back_where_there_is_a_place_for_them(
     still: Annotations, clip: Annotations, tmp_path: Path, kind: str
 ) -> None:
@@ -114,7 +124,7 @@ def test_scores_come_back_where_there_is_a_place_for_them(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", ["answer", "coco", "youtube-vis", "numpy"])
+@pytest.mark.parametrize("kind", ["answer", "jsonl", "coco", "youtube-vis", "numpy"])
 def test_frame_rates_come_back_where_there_is_a_place_for_them(clip: Annotations, tmp_path: Path, kind: str) -> None:
     write_annotations([clip], tmp_path / "x" / PLACES[kind], kind)
     assert read_annotations(tmp_path / "x" / PLACES[kind])[0].fps == 12.0
@@ -223,7 +233,7 @@ def test_polygons_for_tools_are_close_to_the_masks(still: Annotations, tmp_path:
 
 def test_a_picture_without_objects_stays(still: Annotations, tmp_path: Path) -> None:
     empty = Annotations("street 1.jpg", SIZE, {}, pictures=[tmp_path / "source" / "street 1.jpg"])
-    for kind in ("coco", "yolo", "labelme", "cvat", "datumaro", "numpy", "label-studio", "answer"):
+    for kind in ("coco", "yolo", "labelme", "cvat", "datumaro", "numpy", "label-studio", "answer", "jsonl"):
         path = tmp_path / kind / PLACES.get(kind, "a")
         write_annotations([empty], path, kind)
         (again,) = read_annotations(path)
@@ -439,6 +449,72 @@ def test_tracks_of_a_video_task_are_read_frame_by_frame(tmp_path: Path) -> None:
 
 def test_every_format_is_written_under_some_name() -> None:
     assert set(EXACT) | {"davis", "yolo", "overlay"} == set(WRITERS)
+
+
+def build_stills(folder: Path, count: int) -> list[Annotations]:
+    """Pictures on disk with a disk each, called cat and dog in turn."""
+    folder.mkdir()
+    disk = MaskTrack.from_masks(draw_masks()["disk"][None])
+    sets = []
+    for number in range(count):
+        path = folder / f"p{number}.png"
+        Image.fromarray(np.full((*SIZE, 3), number, np.uint8)).save(path)
+        sets.append(Annotations(path.name, SIZE, {1: disk}, {1: ("cat", "dog")[number % 2]}, pictures=[path]))
+    return sets
+
+
+def test_shares_are_kept_and_the_same_each_time(tmp_path: Path) -> None:
+    sets = build_stills(tmp_path / "pictures", 10)
+    shares = {"train": 70.0, "val": 20.0, "test": 10.0}
+    assign_subsets(sets, shares)
+    first = {one.name: one.subset for one in sets}
+    assert [list(first.values()).count(part) for part in shares] == [7, 2, 1]
+    assert list(first.values()) != ["train"] * 7 + ["val"] * 2 + ["test"]  # neighbours do not go the same way
+    assign_subsets(sets[::-1], shares)
+    assert {one.name: one.subset for one in sets} == first
+    for few, counts in ((0, [0, 0, 0]), (1, [1, 0, 0]), (3, [1, 1, 1]), (4, [2, 1, 1])):
+        assign_subsets(sets[:few], {"train": 98, "val": 1, "test": 1})
+        assert [sum(one.subset == part for one in sets[:few]) for part in shares] == counts
+    for wrong in ({"train": 0}, {"train": 2, "val": -1}):
+        with pytest.raises(ValueError, match="the shares of a dataset's parts are"):
+            assign_subsets(sets, wrong)
+
+
+def test_parts_of_a_dataset_have_files_of_their_own_and_the_same_classes(tmp_path: Path) -> None:
+    sets = build_stills(tmp_path / "pictures", 6)
+    assign_subsets(sets, {"train": 4, "val": 1, "test": 1})
+    classes = ["bird", "dog", "cat"]
+    names = {part: {one.name for one in sets if one.subset == part} for part in ("train", "val", "test")}
+    paths = write_annotations(sets, tmp_path / "coco" / "instances.json", "coco", classes=classes)
+    assert {path.name for path in paths} == {f"instances_{part}.json" for part in names}
+    for part, some in names.items():
+        coco = COCO(tmp_path / "coco" / f"instances_{part}.json")
+        assert [(one["id"], one["name"]) for one in coco.dataset["categories"]] == [*enumerate(classes, 1)]
+        assert {one["file_name"] for one in coco.dataset["images"]} == some and len(coco.anns) == len(some)
+    write_annotations(sets, tmp_path / "yolo", "yolo", classes=classes)
+    config = yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text())
+    assert config == {**{part: f"images/{part}" for part in names}, "names": dict(enumerate(classes))}
+    for part, some in names.items():
+        assert {path.name for path in (tmp_path / "yolo" / "images" / part).iterdir()} == some
+        assert {f"{path.stem}.png" for path in (tmp_path / "yolo" / "labels" / part).iterdir()} == some
+    again = {one.name: one.labels for one in read_annotations(tmp_path / "yolo")}
+    assert again == {f"{one.subset}/{one.name}": one.labels for one in sets}
+    write_annotations(sets, tmp_path / "a.jsonl")
+    assert [(one.name, one.subset) for one in read_annotations(tmp_path / "a.jsonl")] == [
+        (one.name, one.subset) for one in sets
+    ]
+    write_annotations(sets, tmp_path / "a.xml", "cvat", classes=classes)
+    assert 'subset="val"' in (tmp_path / "a.xml").read_text()
+    with pytest.warns(UserWarning, match="6 pictures and clips are in one whole"):
+        write_annotations(sets, tmp_path / "davis", "davis")
+    write_annotations(sets, tmp_path / "datumaro", "datumaro", classes=classes)
+    assert {path.stem for path in (tmp_path / "datumaro" / "annotations").iterdir()} == set(names)
+
+
+def test_damaged_lines_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\n{"media": 1, "objects": []}\n')
+    with pytest.raises(DatasetError, match=r"a\.jsonl, line 2: media"):
+        read_annotations(tmp_path / "a.jsonl")
 
 
 def test_corners_of_fiftyone_boxes_round_down_to_their_pixels() -> None:

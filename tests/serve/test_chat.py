@@ -128,7 +128,7 @@ def test_box_goes_in_with_its_message_and_a_mask_comes_out(client: openai.OpenAI
     assert reply.choices[0].message.unipixel["objects"][0]["id"] == 7
 
 
-def test_questions_that_wait_together_get_their_own_answers(nano: Live) -> None:
+def test_questions_that_are_answered_together_get_their_own_answers(nano: Live) -> None:
     things = ["dog", "rocket", "pizza"]
     questions = [f"Please segment the {thing} in this image." for thing in things]
     expected = [nano.engine.ask(str(PICTURE), question) for question in questions]
@@ -153,11 +153,10 @@ def test_questions_that_wait_together_get_their_own_answers(nano: Live) -> None:
         assert replies[place]["content"] == answer.text
         same_objects(replies[place]["unipixel"]["objects"], answer)
     text = nano.http.get("/metrics").text
-    assert 'unipixel_job_together_bucket{le="1.0"}' in text
     alone, all_of_them = (
-        float(text.split(f'unipixel_job_together_bucket{{le="{le}"}} ')[1].split()[0]) for le in ("1.0", "+Inf")
+        float(text.split(f'unipixel_decode_together_bucket{{le="{le}"}} ')[1].split()[0]) for le in ("1.0", "+Inf")
     )
-    assert all_of_them > alone  # some shared a batch
+    assert all_of_them > alone  # some tokens were read together
 
 
 def test_pictures_of_one_size_are_the_frames_of_a_clip(client: openai.OpenAI) -> None:

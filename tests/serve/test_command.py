@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,10 @@ from unipixel.serve import lock_state
         (["--model", "nowhere"], "nowhere is not a folder"),
         (["--state", "FILE"], "is a file"),
         (["--state", "sessions", "--no-state"], "give one of them"),
+        (["--folder", "FILE"], "is a file; name a folder of pictures and videos"),
+        (["--folder", "nowhere"], "the folder nowhere does not exist"),
+        (["--folder", "EMPTY"], "holds neither pictures nor videos"),
+        (["--folder", "LOCKED"], "LOCKED cannot be read (Permission denied)"),
         (["--api-keys", "FILE"], "holds no key"),
         (["--api-keys", "nowhere.txt"], "nowhere.txt"),
     ],
@@ -31,7 +37,18 @@ def test_wrong_options_end_with_one_sentence(
 ) -> None:
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     (tmp_path / "keys.txt").write_text("# none yet\n\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "._cat.jpg").write_bytes(b"junk")
     given = [argument.replace("FILE", str(tmp_path / "keys.txt")) for argument in arguments]
+    given = [argument.replace("EMPTY", str(tmp_path / "empty")) for argument in given]
+    list_folder = os.listdir
+
+    def refuse(path: Path) -> list[str]:
+        if str(path) == "LOCKED":  # whoever may do everything can read every folder
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
     result = CliRunner().invoke(app, ["serve", "--port", "0", *given, *([] if "--state" in given else ["--no-state"])])
     assert result.exit_code == 2 and words in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

@@ -36,7 +36,7 @@ def test_clients_side_by_side_get_their_own_answers(load: Any, nano: Live) -> No
 
 
 def test_queue_that_is_full_is_waited_for(load: Any, nano_engine: Engine) -> None:
-    with running(nano_engine, max_queue=1, max_running=1, batch_size=1) as live:
+    with running(nano_engine, max_queue=1, max_running=1) as live:
         made = load.cases(1, "nano")
         load.learn(live.url, made)
         tally = load.phase(live.url, clients=6, seconds=1.0, given=made, seed=0, pid=None)

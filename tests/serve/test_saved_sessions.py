@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import Live, running
+from live import Live, running, wait_for
 
 from unipixel.engine.engine import Engine
 from unipixel.serve import ServeSettings
@@ -270,3 +270,21 @@ def test_session_that_is_kept_alive_is_saved_after_every_change(
         live.get(other, 404)
     with running(quick_engine) as live:
         assert live.post(f"{live.upload(media / 'picture.png')}/keepalive", {}) == {"is_saved": False, "problem": ""}
+
+
+def test_sessions_stay_kept_over_sleep_and_restart(quick_engine: Engine, media: Path, tmp_path: Path) -> None:
+    """A change right after waking up, before the tab gives a sign of life again, is saved like all others."""
+    with running(quick_engine, state=tmp_path / "state", idle_s=1.5) as live:
+        kept = filled(live, media)
+        live.post(f"{kept}/keepalive", {})
+        live.post(f"{kept}/objects", {"prompts": [BOX]})
+        wait_for(lambda: not live.get("/v1/sessions")["sessions"][0]["is_open"])
+        live.http.patch(f"{kept}/objects/1", json={"label": "after sleep"})
+        before = live.get(kept)
+        shutil.copytree(tmp_path / "state", tmp_path / "killed")
+    with running(quick_engine, state=tmp_path / "killed") as live:
+        assert live.get(kept) == restored(before) and before["objects"][0]["label"] == "after sleep"
+        live.http.patch(f"{kept}/objects/1", json={"label": "after restart"})
+        shutil.copytree(tmp_path / "killed", tmp_path / "again")
+    with running(quick_engine, state=tmp_path / "again") as live:
+        assert live.get(kept)["objects"][0]["label"] == "after restart"

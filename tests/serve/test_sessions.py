@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import threading
 import time
 import zipfile
@@ -331,8 +332,87 @@ def test_set_of_pictures_is_exported_as_one(quick: Live, tmp_path: Path) -> None
         assert sum(int((load_index_png(io.BytesIO(archive.read(name))) == 1).sum()) for name in pngs) == int(
             masks[0].sum() + masks[1].sum()
         )
+    lines = quick.http.get("/v1/export", params={"format": "jsonl", "session": ids}).text.splitlines()
+    assert [json.loads(line)["file_name"] for line in lines] == ["a.jpg", "b.png", "a-2.jpg", "empty.png"]
+    split = {"session": ids, "class": ["bird", "cat"], "train": 50, "val": 25, "test": 25}
+    content = quick.http.get("/v1/export", params={"format": "coco", **split}).content
+    assert quick.http.get("/v1/export", params={"format": "coco", **split}).content == content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = {name: json.loads(archive.read(name)) for name in archive.namelist()}
+    assert {name: len(one["images"]) for name, one in parts.items()} == {
+        "instances_train.json": 2, "instances_val.json": 1, "instances_test.json": 1
+    }  # fmt: skip
+    for one in parts.values():
+        assert [(each["id"], each["name"]) for each in one["categories"]] == [(1, "bird"), (2, "cat"), (3, "dog")]
+    content = quick.http.get("/v1/export", params={"format": "yolo", **split}).content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = archive.namelist()
+        assert sum(name.startswith("images/train/") for name in names) == 2
+        assert "val: images/val" in archive.read("data.yaml").decode()
+    left_out = quick.http.get("/v1/export", params={"format": "davis", **split}).headers["x-left-out"]
+    assert "4 pictures and clips are in one whole" in left_out
+    refused = quick.get("/v1/export", 400, format="coco", session=ids, train=80, val=30)
+    assert "are 80, 30 and 0; they must make 100" in refused["error"]["message"]
     quick.get("/v1/export", 404, format="coco", session=[*ids, "s-nothing"])
     quick.get("/v1/export", 400, format="coco")
+
+
+def test_folder_of_the_server_is_listed_shown_and_opened(quick_engine: Engine, media: Path, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "pictures", tmp_path / "secret.png"
+    (folder / "more").mkdir(parents=True)
+    shutil.copyfile(media / "picture.png", outside)
+    for name in ("p10.png", "p9.png", "more/a b.png", "._p9.png", ".hidden.png"):
+        shutil.copyfile(media / "picture.png", folder / name)
+    shutil.copyfile(media / "clip.mp4", folder / "clip.mp4")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "broken.png").write_bytes(b"no picture either")
+    (folder / "link.png").symlink_to(outside)
+    (folder / "within.png").symlink_to(folder / "p9.png")
+    (folder / "around").symlink_to(folder, target_is_directory=True)
+    with running(quick_engine, folder=folder) as live:
+        assert live.get("/health")["has_folder"] is True
+        told = live.get("/v1/folder")
+        assert told["files"] == ["broken.png", "clip.mp4", "more/a b.png", "p9.png", "p10.png", "within.png"]
+        assert (told["name"], told["left_out"]) == ("pictures", 0) and str(tmp_path) not in str(told)
+        for name, size in (("p9.png", (32, 24)), ("clip.mp4", (32, 24))):
+            content = live.http.get("/v1/folder/thumbnail", params={"name": name, "width": 32}).content
+            assert Image.open(io.BytesIO(content)).size == size
+        refused = live.get("/v1/folder/thumbnail", 400, name="broken.png")
+        assert "broken.png" in refused["error"]["message"] and str(tmp_path) not in str(refused)
+        opened = live.post("/v1/sessions", {"url": "folder:more/a b.png"}, 201)
+        assert (opened["name"], opened["media"]["width"]) == ("a b.png", 64)
+        (folder / "more" / "a b.png").unlink()  # the session has its own
+        assert live.http.get(f"/v1/sessions/{opened['id']}/frames/0").status_code == 200
+        shutil.copyfile(media / "picture.png", folder / "new.png")
+        live.post("/v1/sessions", {"url": "folder:new.png"}, 201)
+        (folder / "new.png").unlink()
+        (folder / "new.png").symlink_to(outside)  # it was listed, and is now somewhere else
+        ways = (
+            "../secret.png",
+            "more/../../secret.png",
+            str(outside),
+            "link.png",
+            "new.png",
+            "notes.txt",
+            "",
+            ".",
+            "%2e%2e",
+        )
+        for name in ways:
+            for answer in (
+                live.http.get("/v1/folder/thumbnail", params={"name": name}),
+                live.http.post("/v1/sessions", json={"url": f"folder:{name}"}),
+            ):
+                assert answer.status_code == 400 and "there is no picture and no video" in answer.text, name
+        chat = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "folder:p9.png"}}]}]
+        live.post("/v1/chat/completions", {"model": "nano", "messages": chat}, 400)  # of pages and sessions alone
+    with running(quick_engine, folder=folder, max_upload_bytes=100) as live:
+        assert "bytes" in live.post("/v1/sessions", {"url": "folder:p9.png"}, 400)["error"]["message"]
+
+
+def test_server_without_a_folder_opens_none(quick: Live) -> None:
+    for answer in (quick.get("/v1/folder", 404), quick.post("/v1/sessions", {"url": "folder:p9.png"}, 404)):
+        assert answer["error"]["message"] == "this server opens no folder; start it with --folder DIR"
 
 
 def test_saved_session_sleeps_where_another_needs_its_place(quick_engine: Engine, media: Path, tmp_path: Path) -> None:

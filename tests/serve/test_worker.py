@@ -14,9 +14,8 @@ from unipixel.serve.errors import ApiError, JobCancelled
 from unipixel.serve.worker import Job, ModelWorker
 
 
-def worker(together: Callable[[list[Any]], list[Any]] = lambda parts: parts, **bounds: int) -> ModelWorker:
-    given = {"max_queue": 10, "max_running": 2, "batch_size": 4, **bounds}
-    return ModelWorker(**given, answer_batch=together)
+def worker(**bounds: int) -> ModelWorker:
+    return ModelWorker(**{"max_queue": 10, "max_running": 2, **bounds})
 
 
 def counting(log: list[str], name: str, number: int) -> Callable[[], Iterator[str]]:
@@ -164,22 +163,23 @@ def test_error_in_one_job_leaves_the_others_and_the_thread_alone(error: BaseExce
     run(made, test)
 
 
-def test_waiting_one_shots_are_answered_in_one_batch() -> None:
-    sizes: list[int] = []
+def test_empty_pieces_give_others_their_turn_and_are_not_sent() -> None:
+    made, log, got = worker(), [], []
 
-    def together(parts: list[Any]) -> list[Any]:
-        sizes.append(len(parts))
-        return [ValueError(part) if part == 2 else part * 10 for part in parts]
-
-    made = worker(together)
+    def quiet() -> Iterator[str]:
+        for piece in ("", "", "words", ""):
+            log.append("quiet")
+            yield piece
 
     async def test() -> None:
-        jobs = [Job(f"one{n}", counting([], "x", 1), kind="t", batch_item=n) for n in range(1, 7)]
-        told = await behind_a_gate(made, jobs)
-        assert told[0] == 10 and isinstance(told[1], ValueError) and told[2:4] == [30, 40]
+        job = Job("q", quiet, kind="t")
+        await behind_a_gate(made, [Job("a", counting(log, "a", 4), kind="t"), job])
+        log.clear()
+        again = made.submit(Job("q", quiet, kind="t"))
+        got.extend([piece async for piece in again.events()])
 
     run(made, test)
-    assert sizes[0] == 4
+    assert log == ["quiet"] * 4 and got[1:] == ["words"]
 
 
 def test_short_calls_go_between_two_pieces() -> None:
@@ -196,14 +196,8 @@ def test_short_calls_go_between_two_pieces() -> None:
 
 
 def test_drained_worker_finishes_what_it_can_and_tells_the_rest() -> None:
-    outcomes: list[tuple[str, str, int]] = []
-    made = ModelWorker(
-        max_queue=10,
-        max_running=2,
-        batch_size=4,
-        answer_batch=list,
-        on_finish=lambda job, outcome, batch_size: outcomes.append((job.lane, outcome, batch_size)),
-    )
+    outcomes: list[tuple[str, str]] = []
+    made = ModelWorker(max_queue=10, max_running=2, on_finish=lambda job, outcome: outcomes.append((job.lane, outcome)))
 
     async def test() -> None:
         short = made.submit(Job("a", counting([], "a", 3), kind="t"))
@@ -216,7 +210,7 @@ def test_drained_worker_finishes_what_it_can_and_tells_the_rest() -> None:
             made.submit(Job("c", counting([], "c", 1), kind="t"))
 
     run(made, test)
-    assert outcomes == [("a", "done", 1), ("b", "stopped", 1)]
+    assert outcomes == [("a", "done"), ("b", "stopped")]
 
 
 def test_short_call_that_hits_the_thread_fails_alone() -> None:
@@ -238,7 +232,7 @@ def test_job_that_is_lost_on_its_way_is_told_so() -> None:
         if hits:  # between the end of the work and the news of it
             raise hits.pop()
 
-    made = ModelWorker(max_queue=10, max_running=2, batch_size=4, answer_batch=lambda parts: parts, on_finish=observe)
+    made = ModelWorker(max_queue=10, max_running=2, on_finish=observe)
 
     async def test() -> None:
         with pytest.raises(RuntimeError, match="interrupted"):

@@ -20,7 +20,7 @@ from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
 from unipixel.processing import Processor, build_tokenizer
 from unipixel.sample import Query, Sample, Turn
-from unipixel.stickers import THINGS, generate_scene
+from unipixel.stickers import THINGS, SceneSettings, generate_scene, generate_video
 from unipixel.stickers.choice_tasks import ask_written_choice
 from unipixel.train.checkpoints import copy_rows_by_token, copy_weights
 from unipixel.train.losses import TrainingStep, draw_correction_clicks, frame_loss, word_loss
@@ -28,7 +28,7 @@ from unipixel.train.nano_recipes import NANO_RECIPES
 from unipixel.train.recipe import LossWeights
 from unipixel.train.run import train
 from unipixel.train.setup import TrainingSetup, prepare_training
-from unipixel.train.sticker_data import StickerDataset, label_cells
+from unipixel.train.sticker_data import StickerDataset, label_cells, restyle
 
 QUIET: dict[str, Any] = {"workers": 0, "report": ("none",)}
 
@@ -312,3 +312,39 @@ def test_real_clips_train_the_segmenter_and_language(processor: Processor, tmp_p
     )
     labels = StickerDataset(processor, replace(talk, clips=str(tmp_path), dense_words=1.0))[0]["cell_words"]
     assert set(labels.tolist()) <= {-100, processor.chat.encode(" duck")[0]}
+
+
+def test_another_look_keeps_the_scene_and_is_alike_on_all_frames() -> None:
+    scene = generate_video(3, 1, SceneSettings(num_frames=(3, 3)))
+    still = replace(scene, frames=scene.frames[:1].repeat(3, 0), masks=scene.masks[:, :1].repeat(3, 1))
+    changed = 0
+    for seed in range(12):
+        made = restyle(still.frames, still.masks, np.random.default_rng(seed))
+        assert made.shape == still.frames.shape and made.dtype == np.uint8
+        assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2])
+        changed += not np.array_equal(made, still.frames)
+        # bright stays brighter than dark
+        grey = [x[0].mean(-1).ravel() for x in (still.frames.astype(float), made.astype(float))]
+        assert np.corrcoef(*grey)[0, 1] > 0.5
+    assert changed >= 9
+
+
+def test_scenes_change_their_look_as_often_as_the_recipe_says(processor: Processor) -> None:
+    plain, restyled = (
+        StickerDataset(
+            processor,
+            replace(
+                NANO_RECIPES["nano_finish"](),
+                video_share=0.0,
+                photo_share=0.0,
+                cutout_share=0.0,
+                written_choices=0.0,
+                restyle_share=share,
+            ),
+        )
+        for share in (0.0, 1.0)
+    )
+    changed = [
+        index for index in range(6) if not torch.equal(plain[index]["pixel_values"], restyled[index]["pixel_values"])
+    ]
+    assert len(changed) >= 4

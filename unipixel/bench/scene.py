@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import replace
 
 import numpy as np
 import torch
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
 from unipixel.engine.engine import Engine
 from unipixel.model.config import SamConfig
@@ -25,11 +27,13 @@ def build_random_engine(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    language: Qwen2_5_VLTextConfig | None = None,
 ) -> Engine:
     """An engine of random weights: language and vision parts of nano's size, the segmenter of the size given.
 
     Args:
         sam: size of the segmenter; None for nano's.
+        language: size of the decoder; None for nano's.
         dtype: of the parameters; buffers stay in fp32, as in a loaded checkpoint.
     """
     tokenizer = build_tokenizer(
@@ -37,6 +41,10 @@ def build_random_engine(
     )
     nano = build_nano_config(len(tokenizer), Processor(tokenizer).chat.ids)
     config = nano if sam is None else replace(nano, sam=sam)
+    if language is not None:
+        vision = copy.copy(config.vision)
+        vision.out_hidden_size = language.hidden_size
+        config = replace(config, vision=vision, language=language)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = UniPixel(config)

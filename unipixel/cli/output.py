@@ -194,6 +194,8 @@ def show_stream(
         bar.stop()
         if has_words:
             typer.echo()
+    if answer is not None and answer.is_loop:
+        stderr().print("warning: the answer began to repeat itself and was stopped there")
     if answer is None and not can_stop:
         raise RuntimeError("the session ended without an answer")
     return answer

@@ -14,7 +14,7 @@ import typer
 
 from unipixel.cli import options
 from unipixel.cli.options import load_engine
-from unipixel.cli.output import check_folder
+from unipixel.cli.output import check_folder, is_quiet, is_verbose
 
 KEYS_VARIABLE = "UNIPIXEL_API_KEYS"
 MEGABYTE = 1 << 20
@@ -36,6 +36,12 @@ def serve(
         Path | None,
         typer.Option(
             "--state", metavar="DIR", help="Folder in which sessions survive a restart; by default one of your own."
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", metavar="DIR", help="Folder of pictures and videos that the page offers as a set to annotate."
         ),
     ] = None,
     no_state: Annotated[bool, typer.Option("--no-state", help="Keep no sessions beyond the server's end.")] = False,
@@ -66,10 +72,20 @@ def serve(
     max_queue: Annotated[
         int, typer.Option("--max-queue", help="Requests that may wait; further ones are refused.")
     ] = 64,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="One-shot questions that are answered together.")] = 8,
+    max_running: Annotated[
+        int, typer.Option("--max-running", help="Requests under way at a time, whose replies are written together.")
+    ] = 8,
     idle_minutes: Annotated[
         float, typer.Option("--idle-minutes", help="Close sessions that were unused for this long.")
     ] = 30.0,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            "--log-level",
+            metavar="LEVEL",
+            help="'debug', 'info' (a line for each request; the default), 'warning' (what failed; with -q), 'error'.",
+        ),
+    ] = None,
     grace_seconds: Annotated[
         float, typer.Option("--grace-seconds", help="Time for running answers to finish at shutdown.")
     ] = 30.0,
@@ -81,7 +97,7 @@ def serve(
             raise ValueError("--state names a folder for sessions and --no-state refuses one; give one of them")
         check_folder(state, "--state")
     try:
-        from unipixel.serve import ServeSettings, lock_state, run
+        from unipixel.serve import MediaFolder, ServeSettings, lock_state, run
     except ImportError as error:
         raise ValueError(
             f"the server needs {error.name or 'more'}; install it: pip install 'unipixel[serve]'"
@@ -92,7 +108,9 @@ def serve(
         host=host,
         port=port,
         model_name=model_name,
+        log_level=log_level or ("warning" if is_quiet() else "debug" if is_verbose() else "info"),
         state=None if state is None else state.resolve(),
+        folder=None if folder is None else MediaFolder(folder).root,
         api_keys=keys,
         cors_origins=tuple(cors_origin or ()),
         private_urls=private_urls,
@@ -104,7 +122,7 @@ def serve(
         max_tokens=max_tokens,
         max_sessions=max_sessions,
         max_queue=max_queue,
-        batch_size=batch_size,
+        max_running=max_running,
         idle_s=idle_minutes * 60,
         grace_s=grace_seconds,
     )

@@ -107,6 +107,8 @@ class Answer:
     question: str = ""
     tokens: tuple[int, ...] = field(default=(), repr=False)
     """Token ids of the reply."""
+    is_loop: bool = False
+    """Whether the model repeated itself and was stopped, see `generation.find_loop`; the text is cut off there."""
     timings: Timings = field(default_factory=Timings, repr=False)
     """Seconds per stage."""
 
@@ -167,6 +169,7 @@ class Answer:
             "media": describe_media(self.to_annotations()),
             "objects": [one.to_json() for one in self.objects],
             "num_tokens": len(self.tokens),
+            "is_loop": self.is_loop,
             "timings_s": {stage: round(seconds, 6) for stage, seconds in self.timings.items()},
         }
 

@@ -9,7 +9,7 @@ butter"), the request stays whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 MAX_INSTANCES = 10
@@ -133,20 +133,30 @@ def split_request(text: str) -> tuple[RequestPart, ...]:
     return () if len(wanted) == 1 and wanted[0][1] == 1 else wanted
 
 
-def write_as_sentence(text: str) -> str:
+def write_as_sentence(text: str, count_tokens: Callable[[str], int] = len) -> str:
     """A question with a capital letter in front, a sign at its end, and no shouting: as a small model has read them.
 
     "what is [1]" becomes "What is [1]?", "SEGMENT THE DOG" "Segment the dog.". Texts of several lines, which hold
-    options or conversations, stay as they are, and so do words with capitals among others, which may be names.
+    options or conversations, stay as they are.
+
+    Args:
+        count_tokens: of words for the model. One with capitals among others, which may be a name, is written small only
+            where that takes fewer tokens: the model knows "dog", and spells "Dog" letter by letter.
     """
     text = text.strip()
     if not text or "\n" in text:
         return text
     words = re.findall(r"[^\W\d_]{2,}", text)
     long = [word for word in words if len(word) > 2]
-    if len(words) > 1 and (text.isupper() or (len(long) > 2 and all(word[0].isupper() for word in long))):
+    titled = [word[0].isupper() for word in (long if len(long) > 2 else words)]
+    if len(words) > 1 and (text.isupper() or (len(titled) > 2 and all(titled))):
         text = text.lower()
-    text = text[0].upper() + text[1:]
+
+    def write_small(match: re.Match[str]) -> str:
+        word = match[0]
+        return word.lower() if count_tokens(word.lower()) < count_tokens(word) else word
+
+    text = text[0].upper() + re.sub(r"\s[^\W\d_]*[A-Z][^\W\d_]*", write_small, text[1:])
     if text[-1].isalnum() or text[-1] == "]":
         text += "?" if text.split()[0].lower() in _QUESTION_WORDS else "."
     return text

@@ -16,6 +16,7 @@ from unipixel.engine.memory import KnownObject, ObjectMemory
 from unipixel.engine.request_parser import RequestPart
 from unipixel.errors import PromptError
 from unipixel.processing import VisualInput
+from unipixel.processing.chat import ChatTemplate
 from unipixel.processing.prompts import build_sam_points, check_prompt, choose_strongest, clip_to_frame
 from unipixel.sample import Box, Mask, Point, Prompt
 
@@ -53,6 +54,8 @@ class Request:
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
     force: Force = False
     answer_prefix: str = ""
+    choices: tuple[str, ...] = ()
+    """If given, the reply is one of them."""
     prompt_question: str = ""
     """Words of the question that shows the points and boxes to the model; empty: the engine's own."""
     parts: tuple[RequestPart, ...] = ()
@@ -201,6 +204,24 @@ def check_named(text: str, memory: ObjectMemory, prompted: Iterable[int]) -> Non
         if 0 < number < memory.next_id and number not in memory and number not in prompted:
             have = ", ".join(map(str, memory)) or "none"
             raise PromptError(f"the question names [{number}], an object that was removed; known are {have}")
+
+
+def check_choices(choices: Iterable[str], question: str, chat: ChatTemplate) -> tuple[str, ...]:
+    """The texts of which one is to be the reply.
+
+    Raises:
+        PromptError: one is empty, given twice, or no text that an answer may be; or there is no question.
+    """
+    listed = list(choices) if isinstance(choices, Iterable) and not isinstance(choices, str | bytes) else None
+    if listed is None:
+        raise PromptError(f"choices is a {type(choices).__name__}; it must be a list of texts")
+    for one in listed:
+        chat.check_text(one, "choice")
+        if not one.strip() or listed.count(one) > 1:
+            raise PromptError(f"the choice {one!r} is empty or given twice; each must be a text of its own")
+    if listed and not question:
+        raise PromptError("there are choices but the question is empty; ask which of them")
+    return tuple(listed)
 
 
 def is_seen(known: KnownObject, visual: VisualInput) -> bool:

@@ -24,6 +24,7 @@ from unipixel.engine.requests import (
     Request,
     Start,
     check_about,
+    check_choices,
     check_named,
     check_start,
     group_prompts,
@@ -171,6 +172,7 @@ class Session:
         seed: int = 0,
         force: Force = False,
         answer_prefix: str = "",
+        choices: Sequence[str] = (),
         prompt_question: str = "",
         each: bool | None = None,
     ) -> Answer:
@@ -187,6 +189,7 @@ class Session:
             seed=seed,
             force=force,
             answer_prefix=answer_prefix,
+            choices=choices,
             prompt_question=prompt_question,
             each=each,
         )
@@ -206,12 +209,16 @@ class Session:
         seed: int = 0,
         force: Force = False,
         answer_prefix: str = "",
+        choices: Sequence[str] = (),
         prompt_question: str = "",
         each: bool | None = None,
+        every_token: bool = False,
     ) -> Generator[Piece, None, None]:
         """The answer to a question, piece by piece: words, masks of each frame as it is tracked, the `Answer` last.
 
         Arguments as in `prepare`, whose errors are raised at once. Closing the stream early keeps what was tracked.
+        With ``every_token``, a token of the model that adds no words gives an empty piece: who takes pieces of several
+        sessions in turn has their replies written together, token by token.
         """
         request = self.prepare(
             text,
@@ -225,10 +232,11 @@ class Session:
             seed=seed,
             force=force,
             answer_prefix=answer_prefix,
+            choices=choices,
             prompt_question=prompt_question,
             each=each,
         )
-        return self._stream(self._drive(answer_request(self._space, request)))
+        return self._stream(self._drive(answer_request(self._space, request), every_token))
 
     def prepare(
         self,
@@ -244,6 +252,7 @@ class Session:
         seed: int = 0,
         force: Force = False,
         answer_prefix: str = "",
+        choices: Sequence[str] = (),
         prompt_question: str = "",
         each: bool | None = None,
     ) -> Request:
@@ -265,6 +274,7 @@ class Session:
             force: where the model does not segment a point or box, take the masks that it would give if it did.
                 Otherwise such an object is "not there". ``"always"``: take these masks without asking the model.
             answer_prefix: words with which the reply begins; not part of the answer's text.
+            choices: texts of which the answer is one, the likeliest token by token; the question should name them.
             prompt_question: words of the first round's question, which may name the prompted objects by their ids; by
                 default the engine's own.
             each: ask for each thing of a request by itself ("the dog and the two cats"), for "all" and plurals until
@@ -289,11 +299,11 @@ class Session:
             raise PromptError("the question is empty and has no prompts; ask something, or give a point, box or mask")
         if not words and known:
             raise PromptError("about names objects but the question is empty; ask something about them")
-        plain = not (given or known or answer_prefix or prompt_question)
+        options = check_choices(choices, words, space.processor.chat)
+        plain = not (given or known or answer_prefix or options or prompt_question)
         if each and not plain:
-            raise PromptError(
-                "each is for things that a question names; ask without prompts, about, answer_prefix or prompt_question"
-            )
+            own = "prompts, about, answer_prefix, choices or prompt_question"
+            raise PromptError(f"each is for things that a question names; ask without {own}")
         asks_each = plain and (not space.processor.chat.named if each is None else each)
         return Request(
             session=self,
@@ -305,6 +315,7 @@ class Session:
             decoding=decoding,
             force=force,
             answer_prefix=answer_prefix,
+            choices=options,
             prompt_question=prompt_question,
             parts=split_request(words) if asks_each else (),
         )
@@ -354,7 +365,7 @@ class Session:
         chat = self._space.processor.chat
         chat.check_text(answer_prefix, "beginning of the answer")
         chat.check_text(turn.answer, "answer", SEG, len(turn.targets))
-        decoding = DecodingOptions(max_new_tokens=max_new_tokens)
+        decoding = DecodingOptions(max_new_tokens=max_new_tokens, stops_loops=False)  # as the original's
         steps = answer_turn(self._space, turn, objects or {}, decoding, answer_prefix)
         return _take_answer(self._stream(self._drive(steps)))
 
@@ -661,7 +672,7 @@ class Session:
             with self._lock:
                 pieces.close()
 
-    def _drive(self, steps: Generator[P | Reply, None, None]) -> Generator[P, None, None]:
+    def _drive(self, steps: Generator[P | Reply, None, None], every_token: bool = False) -> Generator[P, None, None]:
         """Let the language model write the replies that are asked for on the way, and give out everything else."""
         space = self._space
         with space.memory.change():
@@ -669,7 +680,7 @@ class Session:
                 for item in steps:
                     if isinstance(item, Reply):
                         space.dialogue.start(item)
-                    else:
+                    elif every_token or not isinstance(item, str) or item:
                         yield item
             finally:
                 steps.close()

@@ -130,7 +130,8 @@ class StaticDecoder:
         self._mask.index_fill_(3, self._place, 0.0)
         embeds = model.language.embed_tokens(self._tokens)
         positions = self._positions.expand(3, -1)[..., None]
-        self._hidden = language.decode_token(model.language, embeds, positions, self._mask, self)
+        attend = language.attend_over([self], [self._mask])
+        self._hidden = language.decode_token(model.language, embeds, positions, attend)
         self._logits = model.compute_logits(self._hidden)
         torch.argmax(self._logits, -1, out=self._tokens)
         self._positions += 1

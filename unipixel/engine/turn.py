@@ -46,7 +46,8 @@ _DEMONSTRATIVE = re.compile(
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Piece | Reply, None, T]
-"""Yields pieces of the answer, and replies that the language model has to be made ready to write."""
+"""Yields pieces of the answer, the empty string among them where the model has written a token that adds no words, and
+replies that the language model has to be made ready to write."""
 
 
 def answer_request(space: Workspace, request: Request) -> Steps[None]:
@@ -166,7 +167,7 @@ def _answer_question(space: Workspace, request: Request, shown: Mapping[int, tup
     injected = sorted(i for i in {*request.about, *own, *named} if i in memory and is_seen(memory[i], space.visual))
     clicked = {i: memory[i].prompts for i in injected if select_clicks(memory[i].prompts)}
     pointed = {i: prompts for i, prompts in shown.items() if i not in injected}
-    words = write_as_sentence(request.text) if space.processor.chat.named else request.text
+    words = _word_question(space, request.text)
     text = add_mentions(words, [i for i in injected if i in own or i in request.about], list(pointed))
     if recall == "pointing" and clicked:
         text = add_mentions(text, [], list(clicked))
@@ -188,10 +189,21 @@ def _answer_question(space: Workspace, request: Request, shown: Mapping[int, tup
         references=tuple((choose_reference(pointed[i]),) for i in sort_by_reference(text, list(pointed))),
     )
     reply = Reply(
-        turn, tracks, request.decoding, prefix=request.answer_prefix, shares_visual=recall == "turn" and bool(clicked)
+        turn,
+        tracks,
+        request.decoding,
+        prefix=request.answer_prefix,
+        choices=tuple(tuple(space.processor.chat.encode_answer(one)) for one in request.choices),
+        shares_visual=recall == "turn" and bool(clicked),
     )
     yield reply
     return (yield from _write(space, reply, lambda _: memory.reserve_id(), words))
+
+
+def _word_question(space: Workspace, text: str) -> str:
+    """A question as the checkpoint has learnt to read it."""
+    chat = space.processor.chat
+    return write_as_sentence(text, lambda words: len(chat.encode(words))) if chat.named else text
 
 
 def _keep_frame(track: MaskTrack, frame: int) -> MaskTrack:
@@ -206,7 +218,8 @@ def _answer_parts(space: Workspace, request: Request) -> Steps[Answer]:
     Differs: the original asks once, whatever the question, and a released checkpoint then gives one mask.
     """
     answers: list[Answer] = []
-    for question, most in request.parts:
+    for asked, most in request.parts:
+        question = _word_question(space, asked)
         if most > 1:
             yield from _ask_repeatedly(space, request, question, most, answers)
         else:
@@ -224,6 +237,7 @@ def _answer_parts(space: Workspace, request: Request) -> Steps[Answer]:
         text="".join(one.text for one in answers),
         raw_text=raw_text,
         tokens=tuple(token for one in answers for token in one.tokens),
+        is_loop=any(one.is_loop for one in answers),
         objects=tuple(known for one in answers for known in one.objects),
         clip=space.clip,
     )
@@ -242,7 +256,8 @@ def _ask_repeatedly(space: Workspace, request: Request, question: str, most: int
             return
         reply = _build_part_reply(request, question, hidden)
         yield reply
-        reply.finish()  # its words are given out only if it finds something
+        for _ in reply:
+            yield ""  # its words are given out only if it finds something
         shapes = preview_masks(space, reply.compute_queries(space.model), request.start)
         fresh: list[int] = []
         for place, shape in enumerate(shapes):
@@ -321,8 +336,8 @@ def _write(
     for token in reply:
         shown = text.push(token)
         if shown and show:
-            yield lead + shown
-            lead = ""
+            shown, lead = lead + shown, ""
+        yield shown if show else ""
     shown = text.finish()
     if shown and show:
         yield lead + shown
@@ -331,6 +346,7 @@ def _write(
         text=before + text.text if text.text else "",
         raw_text=processor.decode_answer(reply.ids),
         tokens=tuple(reply.ids),
+        is_loop=reply.is_loop,
         objects=tuple(
             space.new_object(one[0], label=one[1], anchors=(Anchor(0, query),))
             for one, query in zip(found, queries, strict=True)

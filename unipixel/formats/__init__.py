@@ -3,6 +3,7 @@
 | format | place | masks | ids | scores | reads |
 |---|---|---|---|---|---|
 | ``answer`` | .json | exact | yes | yes | yes |
+| ``jsonl`` | .jsonl, a line for each | exact | yes | yes | yes |
 | ``session`` | .session | exact | yes | yes | yes; written with a model, see `unipixel.cli.convert` |
 | ``coco`` | .json | exact | yes | yes | yes |
 | ``youtube-vis`` | .json | exact | yes | yes | yes |
@@ -30,14 +31,14 @@ from pathlib import Path
 from typing import Any
 
 from unipixel.errors import DatasetError, MediaError
-from unipixel.formats.annotations import Annotations, Losses, find_pictures
+from unipixel.formats.annotations import Annotations, Losses, assign_subsets, find_pictures
 from unipixel.formats.coco import read_coco, write_coco, write_youtube_vis
 from unipixel.formats.cvat import read_cvat, write_cvat
 from unipixel.formats.datumaro import read_datumaro, write_datumaro
 from unipixel.formats.label_studio import read_label_studio, write_label_studio
 from unipixel.formats.labelme import read_labelme, write_labelme
 from unipixel.formats.rasters import read_davis, read_numpy, write_davis, write_numpy, write_overlay
-from unipixel.formats.sessions import read_answer, read_session, write_answer
+from unipixel.formats.sessions import read_answer, read_jsonl, read_session, write_answer, write_jsonl
 from unipixel.formats.yolo import read_yolo, write_yolo
 from unipixel.media import open_media
 from unipixel.media.names import is_junk
@@ -47,16 +48,19 @@ __all__ = [
     "WRITERS",
     "Annotations",
     "Losses",
+    "assign_subsets",
     "attach_pictures",
     "describe_losses",
     "find_format",
     "guess_format",
     "read_annotations",
     "write_annotations",
+    "write_sets",
 ]
 
 READERS: dict[str, Callable[..., list[Annotations]]] = {
     "answer": read_answer,
+    "jsonl": read_jsonl,
     "session": read_session,
     "coco": read_coco,
     "youtube-vis": read_coco,
@@ -70,6 +74,7 @@ READERS: dict[str, Callable[..., list[Annotations]]] = {
 }
 WRITERS: dict[str, Callable[..., list[Path]]] = {
     "answer": write_answer,
+    "jsonl": write_jsonl,
     "coco": write_coco,
     "youtube-vis": write_youtube_vis,
     "davis": write_davis,
@@ -85,6 +90,7 @@ FOLDERS = ("davis", "yolo", "datumaro")
 """Formats that are folders, always."""
 _ENDINGS = {
     ".json": ("coco", "youtube-vis", "label-studio", "answer", "labelme"),
+    ".jsonl": ("jsonl",),
     ".xml": ("cvat",),
     ".npz": ("numpy",),
     ".png": ("overlay",),
@@ -133,7 +139,12 @@ def read_annotations(
 
 
 def write_annotations(
-    sets: Sequence[Annotations], path: str | Path, kind: str | None = None, *, polygons: bool = False
+    sets: Sequence[Annotations],
+    path: str | Path,
+    kind: str | None = None,
+    *,
+    polygons: bool = False,
+    classes: Sequence[str] = (),
 ) -> list[Path]:
     """Write objects in the format of a tool, and return the files.
 
@@ -141,6 +152,7 @@ def write_annotations(
         path: a file, whose folder is made, or a folder, which must be new or empty.
         kind: a key of `WRITERS`; None: see `guess_format`.
         polygons: write outlines where the format knows masks as well.
+        classes: those that come first in the format's list of classes, if it has one, with objects or without.
 
     Raises:
         DatasetError: the format cannot hold these objects, or not under this name.
@@ -162,15 +174,26 @@ def write_annotations(
         raise DatasetError(f"{path} cannot be written as {kind}; name {' or '.join(fitting)}")
     if path.is_dir() and any(path.iterdir()):
         raise DatasetError(f"the folder {path} is not empty; name a new one, so that old files do not count as written")
-    write = WRITERS[kind]
-    takes_polygons = "polygons" in inspect.signature(write).parameters
-    if polygons and not takes_polygons:
+    if polygons and "polygons" not in inspect.signature(WRITERS[kind]).parameters:
         raise ValueError(f"{kind} has no choice between masks and polygons")
     losses: Losses = Losses()
     (path if kind in FOLDERS else path.parent).mkdir(parents=True, exist_ok=True)
-    paths = write(sets, path, losses, **({"polygons": polygons} if takes_polygons else {}))
+    paths = write_sets(sets, path, kind, losses, polygons=polygons, classes=classes)
     _warn(path, losses)
     return paths
+
+
+def write_sets(
+    sets: Sequence[Annotations], path: Path, kind: str, losses: Losses, **options: bool | Sequence[str]
+) -> list[Path]:
+    """Write with the writer of a format, given those options that it has; see `write_annotations`.
+
+    Raises:
+        DatasetError, MediaError, ValueError: as `write_annotations`.
+    """
+    write = WRITERS[kind]
+    known = inspect.signature(write).parameters
+    return write(sets, path, losses, **{name: value for name, value in options.items() if name in known})
 
 
 def describe_losses(losses: Losses) -> list[str]:
@@ -241,6 +264,8 @@ def _look_into_file(path: Path) -> str | None:
         return "session" if "session.json" in names else "numpy" if "masks.npy" in names else None
     if head.startswith(b"\x93NUMPY"):
         return "numpy"
+    if path.suffix.lower() == ".jsonl":
+        return "jsonl"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(b"<"):
         return "cvat"

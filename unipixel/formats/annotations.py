@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ class Annotations:
         fps: frames per second of the source.
         is_video: whether it is a clip, be it of one frame.
         pictures: the frames, or their files.
+        subset: the part of a dataset that it belongs to, such as ``train``; empty: none.
 
     Raises:
         ValueError: masks, scores, names or numbers are not one per frame, or masks of another size.
@@ -62,8 +64,9 @@ class Annotations:
         fps: float | None = None,
         is_video: bool = False,
         pictures: Media | Sequence[Path] | None = None,
+        subset: str = "",
     ) -> None:
-        self.name, self.fps = name, fps
+        self.name, self.fps, self.subset = name, fps, subset
         self.size_hw = check_size_hw(tuple(size_hw))
         self.tracks = dict(tracks)
         self.labels = {i: (labels or {}).get(i, "") for i in self.tracks}
@@ -159,6 +162,7 @@ class Annotations:
             frame_indices=self.frame_indices,
             fps=self.fps,
             is_video=self.is_video,
+            subset=self.subset,
         )
 
     def find_file(self) -> Path | None:
@@ -198,9 +202,47 @@ def name_files(sets: Sequence[Annotations]) -> list[str]:
     return names
 
 
-def list_classes(sets: Iterable[Annotations]) -> list[str]:
-    """Every class once, in the order of the objects."""
-    return list(dict.fromkeys(one.get_class(i) for one in sets for i in one.tracks))
+def list_classes(sets: Iterable[Annotations], first: Sequence[str] = ()) -> list[str]:
+    """Every class once: those that are to come first, with objects or without, then the others as objects have them."""
+    return list(dict.fromkeys([*first, *(one.get_class(i) for one in sets for i in one.tracks)]))
+
+
+def assign_subsets(sets: Sequence[Annotations], shares: Mapping[str, float]) -> None:
+    """Divide pictures and clips among the parts of a dataset, always in the same way.
+
+    Which part one goes to depends on its name and on the names of the others alone, so that neighbours in a folder do
+    not go the same way. Every part with a share gets at least one, if there are enough.
+
+    Args:
+        shares: of each part, such as ``{"train": 80, "val": 10, "test": 10}``; they add up to the whole.
+
+    Raises:
+        ValueError: a share is negative, or all are 0.
+    """
+    whole = sum(shares.values())
+    if whole <= 0 or min(shares.values()) < 0:
+        raise ValueError(f"the shares of a dataset's parts are {dict(shares)}; none may be negative, and not all 0")
+    quotas = {name: len(sets) * share / whole for name, share in shares.items()}
+    counts = {name: int(quota) for name, quota in quotas.items()}
+    largest_rests = sorted(quotas, key=lambda name: counts[name] - quotas[name])
+    for name in largest_rests[: len(sets) - sum(counts.values())]:
+        counts[name] += 1
+    for name in [name for name in quotas if shares[name] > 0 and not counts[name]]:
+        fullest = max(counts, key=lambda other: counts[other])
+        if counts[fullest] > 1:
+            counts[fullest], counts[name] = counts[fullest] - 1, 1
+    parts = [name for name, count in counts.items() for _ in range(count)]
+    shuffled = sorted(sets, key=lambda one: hashlib.sha256(one.name.encode("utf-8", "replace")).digest())
+    for one, part in zip(shuffled, parts, strict=True):
+        one.subset = part
+
+
+def group_subsets(sets: Sequence[Annotations]) -> dict[str, list[Annotations]]:
+    """Annotations by the part of the dataset that they belong to; one empty part if there are none."""
+    groups: dict[str, list[Annotations]] = {}
+    for one in sets:
+        groups.setdefault(one.subset, []).append(one)
+    return groups or {"": []}
 
 
 def make_file_name(name: str) -> str:
@@ -258,13 +300,20 @@ def iterate_pictures(sets: Sequence[Annotations]) -> Iterator[tuple[Annotations,
             yield one, t, name
 
 
-def count_unkept(sets: Sequence[Annotations], losses: Losses, *, scores: bool = False, clips: bool = False) -> None:
+def count_unkept(
+    sets: Sequence[Annotations], losses: Losses, *, scores: bool = False, clips: bool = False, subsets: bool = False
+) -> None:
     """Count what a format of pictures has no place for.
 
     Args:
         scores: whether it holds scores.
         clips: whether it says which pictures are frames of one clip, and when they are shown.
+        subsets: whether it divides them among the parts of a dataset.
     """
+    if not subsets:
+        losses["pictures and clips are in one whole, since this format has no parts of a dataset"] += sum(
+            bool(one.subset) for one in sets
+        )
     if not scores:
         losses["scores have no place in this format"] += sum(
             rle is not None and score != 1.0

@@ -8,7 +8,7 @@ them pass over them. What is read is said in `unipixel.data.readers.coco`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from unipixel.formats.annotations import (
     count_unkept,
     find_pictures,
     get_stem,
+    group_subsets,
     list_classes,
     make_file_name,
     read_with,
@@ -35,14 +36,15 @@ from unipixel.formats.annotations import (
 from unipixel.masks import MaskTrack, Rle, encode_rle, mask_to_polygons
 
 
-def build_coco(sets: Sequence[Annotations], *, polygons: bool = False) -> dict[str, Any]:
+def build_coco(sets: Sequence[Annotations], *, polygons: bool = False, classes: Sequence[str] = ()) -> dict[str, Any]:
     """A COCO dataset: one image per frame, one annotation per object and frame it is visible on.
 
     Image ids count the frames from 0; a video's have a ``video_id`` in addition, their place in the video
     ``frame_index``. A still is called as its source, a frame of a video ``frame_`` and its index in six digits, as
-    annotation tools do, in a folder of its own where there are several pictures and videos.
+    annotation tools do, in a folder of its own where there are several pictures and videos. Categories count from 1:
+    those of ``classes`` in their order, then what else the objects are called.
     """
-    classes = list_classes(sets)
+    classes = list_classes(sets, classes)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     videos: list[dict[str, Any]] = []
@@ -79,9 +81,11 @@ def build_coco(sets: Sequence[Annotations], *, polygons: bool = False) -> dict[s
     return {**document, "videos": videos} if videos else document
 
 
-def build_youtube_vis(sets: Sequence[Annotations], *, polygons: bool = False) -> dict[str, Any]:
+def build_youtube_vis(
+    sets: Sequence[Annotations], *, polygons: bool = False, classes: Sequence[str] = ()
+) -> dict[str, Any]:
     """A YouTube-VIS dataset: one video per clip, one annotation per object with its mask on every frame, or null."""
-    classes = list_classes(sets)
+    classes = list_classes(sets, classes)
     videos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for one, names in zip(sets, choose_file_names(sets), strict=True):
@@ -136,18 +140,35 @@ def _get_region(track: MaskTrack, t: int, polygons: bool) -> dict[str, Any] | li
     return {"size": list(mask.shape), "counts": [0, *runs] if flat[0] else runs}
 
 
-def write_coco(sets: Sequence[Annotations], path: Path, losses: Losses, *, polygons: bool = False) -> list[Path]:
-    """Write `build_coco` as JSON."""
-    count_unkept(sets, losses, scores=True, clips=True)
-    write_text(path, json.dumps(build_coco(sets, polygons=polygons)), sync=False)
-    return [path]
+def write_coco(
+    sets: Sequence[Annotations], path: Path, losses: Losses, *, polygons: bool = False, classes: Sequence[str] = ()
+) -> list[Path]:
+    """Write `build_coco` as JSON; of each part of a dataset a file of its own, such as ``instances_train.json``."""
+    count_unkept(sets, losses, scores=True, clips=True, subsets=True)
+    return _write_parts(build_coco, sets, path, polygons, classes)
 
 
-def write_youtube_vis(sets: Sequence[Annotations], path: Path, losses: Losses, *, polygons: bool = False) -> list[Path]:
-    """Write `build_youtube_vis` as JSON."""
+def write_youtube_vis(
+    sets: Sequence[Annotations], path: Path, losses: Losses, *, polygons: bool = False, classes: Sequence[str] = ()
+) -> list[Path]:
+    """Write `build_youtube_vis` as JSON; parts of a dataset as `write_coco`."""
     losses["single pictures become clips of one frame"] += sum(not one.is_video for one in sets)
-    write_text(path, json.dumps(build_youtube_vis(sets, polygons=polygons)), sync=False)
-    return [path]
+    return _write_parts(build_youtube_vis, sets, path, polygons, classes)
+
+
+def _write_parts(
+    build: Callable[..., dict[str, Any]],
+    sets: Sequence[Annotations],
+    path: Path,
+    polygons: bool,
+    classes: Sequence[str],
+) -> list[Path]:
+    """A file per part, all with the same categories."""
+    classes, paths = list_classes(sets, classes), []
+    for subset, some in group_subsets(sets).items():
+        paths.append(path.with_name(f"{path.stem}_{subset}{path.suffix}") if subset else path)
+        write_text(paths[-1], json.dumps(build(some, polygons=polygons, classes=classes)), sync=False)
+    return paths
 
 
 def read_coco(path: Path, losses: Losses) -> list[Annotations]:

@@ -36,19 +36,22 @@ _MASKLESS = ("box", "polyline", "points", "cuboid", "skeleton", "tag")
 _MAX_FRAMES = 10_000_000
 
 
-def write_cvat(sets: Sequence[Annotations], path: Path, losses: Losses, *, polygons: bool = False) -> list[Path]:
+def write_cvat(
+    sets: Sequence[Annotations], path: Path, losses: Losses, *, polygons: bool = False, classes: Sequence[str] = ()
+) -> list[Path]:
     """Write one XML file."""
-    count_unkept(sets, losses)
+    count_unkept(sets, losses, subsets=True)
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = VERSION
     labels = ElementTree.SubElement(ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task"), "labels")
-    for name in list_classes(sets):
+    for name in list_classes(sets, classes):
         label = ElementTree.SubElement(labels, "label")
         ElementTree.SubElement(label, "name").text = _make_writable(name)
         ElementTree.SubElement(label, "attributes")
     for number, (one, t, name) in enumerate(iterate_pictures(sets)):
         height, width = one.size_hw
         size = {"width": str(width), "height": str(height)}
+        size |= {"subset": _make_writable(one.subset)} if one.subset else {}
         image = ElementTree.SubElement(root, "image", {"id": str(number), "name": _make_writable(name), **size})
         for object_id, label_text, _, _ in one.list_shapes(t):
             mask = one.tracks[object_id].mask(t)

@@ -24,6 +24,7 @@ from unipixel.formats.annotations import (
     build_sets,
     count_unkept,
     get_stem,
+    group_subsets,
     iterate_pictures,
     list_classes,
     read_score,
@@ -38,16 +39,25 @@ SUBSET = "default"
 VERSION = "1.0"
 
 
-def write_datumaro(sets: Sequence[Annotations], path: Path, losses: Losses, *, polygons: bool = False) -> list[Path]:
-    """A folder with one subset, and the pictures, where they are known, as PNG."""
-    count_unkept(sets, losses, scores=True)
-    classes = list_classes(sets)
+def write_datumaro(
+    sets: Sequence[Annotations], path: Path, losses: Losses, *, polygons: bool = False, classes: Sequence[str] = ()
+) -> list[Path]:
+    """A folder with a file for each subset, and the pictures, where they are known, as PNG."""
+    count_unkept(sets, losses, scores=True, subsets=True)
+    classes = list_classes(sets, classes)
+    groups = group_subsets(sets).items()
+    return [file for subset, some in groups for file in _write_subset(subset or SUBSET, some, path, classes, polygons)]
+
+
+def _write_subset(
+    subset: str, sets: Sequence[Annotations], path: Path, classes: Sequence[str], polygons: bool
+) -> list[Path]:
     items: list[dict[str, Any]] = []
     paths = []
     for one, t, name in iterate_pictures(sets):
         picture = f"{get_stem(name)}.png" if one.has_pictures else name
         if one.has_pictures:
-            paths.append(draw.write_png(one.media.frame(t), path / "images" / SUBSET / picture))
+            paths.append(draw.write_png(one.media.frame(t), path / "images" / subset / picture))
         found: list[dict[str, Any]] = []
         for object_id, label, rle, score in one.list_shapes(t):
             attributes: dict[str, Any] = {"track_id": object_id}
@@ -68,7 +78,7 @@ def write_datumaro(sets: Sequence[Annotations], path: Path, losses: Losses, *, p
         "categories": {"label": {"labels": labels, "attributes": []}},
         "items": items,
     }
-    target = path / "annotations" / f"{SUBSET}.json"
+    target = path / "annotations" / f"{subset}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, json.dumps(document), sync=False)
     return [target, *paths]

@@ -1,4 +1,4 @@
-"""Our own files: answers as JSON, and what a saved session knows, read without its model.
+"""Our own files: answers as JSON, one or a line for each, and what a saved session knows, read without its model.
 
 A session is a zip of ``session.json``, ``tensors.safetensors`` and, for short clips, the frames as PNG;
 `unipixel.engine.storage` writes it and reads the rest.
@@ -12,6 +12,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -74,17 +75,32 @@ def write_answer(sets: Sequence[Annotations], path: Path, losses: Losses) -> lis
         DatasetError: there are several.
     """
     if len(sets) != 1:
-        raise DatasetError(f"{path} holds one picture or clip, and there are {len(sets)}")
-    (one,) = sets
+        raise DatasetError(f"{path} holds one picture or clip, and there are {len(sets)}; .jsonl holds several")
+    document = {"question": "", "text": "", "raw_text": "", **_describe(sets[0]), "num_tokens": 0, "timings_s": {}}
+    write_text(path, json.dumps(document, indent=1) + "\n", sync=False)
+    return [path]
+
+
+def write_jsonl(sets: Sequence[Annotations], path: Path, losses: Losses) -> list[Path]:
+    """One line per picture or clip: ``file_name``, its part of the dataset, ``media`` and ``objects`` as of an answer.
+
+    Beside the pictures and called ``metadata.jsonl``, the `datasets` library reads it as columns.
+    """
+    lines = [
+        {"file_name": one.name, **({"subset": one.subset} if one.subset else {}), **_describe(one)} for one in sets
+    ]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines), sync=False)
+    return [path]
+
+
+def _describe(one: Annotations) -> dict[str, Any]:
     objects = []
     for object_id, track in one.tracks.items():
         scores = one.scores.get(object_id, tuple(map(float, track.visible)))
         mean = compute_scores(one, object_id)
         score = NOT_THERE if not track.visible.any() else 1.0 if mean is None else mean
         objects.append(describe_object(object_id, one.labels[object_id], track, scores, score))
-    document = {"question": "", "text": "", "raw_text": "", "media": describe_media(one), "objects": objects}
-    write_text(path, json.dumps({**document, "num_tokens": 0, "timings_s": {}}, indent=1) + "\n", sync=False)
-    return [path]
+    return {"media": describe_media(one), "objects": objects}
 
 
 def read_answer(path: Path, losses: Losses) -> list[Annotations]:
@@ -95,6 +111,26 @@ def read_answer(path: Path, losses: Losses) -> list[Annotations]:
     """
     file = path / "answer.json" if path.is_dir() else path
     return read_with(str(file), lambda: [_parse_answer(parse_json(file.read_bytes()))])
+
+
+def read_jsonl(path: Path, losses: Losses) -> list[Annotations]:
+    """The pictures and clips of a file that `write_jsonl` has written.
+
+    Raises:
+        DatasetError: a line is damaged, or something else.
+    """
+    sets = []
+    for number, line in enumerate(read_with(str(path), lambda: path.read_text(encoding="utf-8").splitlines()), 1):
+        if line.strip():
+            sets.append(read_with(f"{path}, line {number}", partial(_parse_line, line)))
+    return sets
+
+
+def _parse_line(line: str) -> Annotations:
+    document = parse_json(line)
+    one = _parse_answer(document)
+    one.subset = check_text(document.get("subset", ""), "subset")
+    return one
 
 
 def _parse_answer(document: Any) -> Annotations:

@@ -1,5 +1,7 @@
 """YOLO segmentation as Ultralytics reads it: ``data.yaml``, ``images/NAME.jpg`` and ``labels/NAME.txt``.
 
+Parts of a dataset have folders of their own, ``images/train`` and ``labels/train``.
+
 A line of a label file is an object: ``class x1 y1 x2 y2 ...`` in 0..1. Its outline has about a hundred corners and an
 IoU of at least 0.98 with the mask, as Ultralytics and supervision draw it; those for which a hundred do not suffice are
 counted. An object of several parts stays one line, its parts joined by the shortest ways; holes are cut open.
@@ -32,6 +34,7 @@ from unipixel.formats.annotations import (
     count_bad_outline,
     count_unkept,
     get_stem,
+    group_subsets,
     iterate_pictures,
     list_classes,
     read_with,
@@ -48,11 +51,18 @@ _ORIENTATION = 274
 _MAX_BYTES = 1 << 24
 
 
-def build_yolo_files(sets: Sequence[Annotations], losses: Losses) -> Iterator[tuple[str, str]]:
-    """Names and texts of ``data.yaml`` and of the label files."""
-    classes = list_classes(sets)
+def build_yolo_files(
+    sets: Sequence[Annotations], losses: Losses, classes: Sequence[str] = ()
+) -> Iterator[tuple[str, str]]:
+    """Names and texts of ``data.yaml`` and of the label files; `classes` come first, in their order."""
+    classes = list_classes(sets, classes)
     names = "".join(f"  {number}: {quote_yaml(label)}\n" for number, label in enumerate(classes))
-    yield "data.yaml", f"path: .\ntrain: images\nval: images\nnames:{' {}' if not classes else ''}\n{names}"
+    parts = {part: f"images/{part}" for part in group_subsets(sets) if part} or {"train": "images", "val": "images"}
+    usual = next(iter(parts.values()))  # Ultralytics asks for a part to train with and one to look at
+    parts = {"train": parts.get("train", usual), "val": parts.get("val", usual), **parts}
+    folders = "".join(f"{part}: {folder}\n" for part, folder in parts.items())
+    # without a path, which Ultralytics would look for where it was started and not beside this file
+    yield "data.yaml", f"{folders}names:{' {}' if not classes else ''}\n{names}"
     for one, t, name in iterate_pictures(sets):
         height, width = one.size_hw
         lines = []
@@ -61,15 +71,15 @@ def build_yolo_files(sets: Sequence[Annotations], losses: Losses) -> Iterator[tu
             count_bad_outline(iou, losses)
             numbers = " ".join(f"{value:.6f}" for value in (corners / (width, height)).clip(0, 1).reshape(-1))
             lines.append(f"{classes.index(label)} {numbers}\n")
-        yield f"labels/{get_stem(name)}.txt", "".join(lines)
+        yield (Path("labels") / one.subset / f"{get_stem(name)}.txt").as_posix(), "".join(lines)
 
 
-def write_yolo(sets: Sequence[Annotations], path: Path, losses: Losses) -> list[Path]:
+def write_yolo(sets: Sequence[Annotations], path: Path, losses: Losses, *, classes: Sequence[str] = ()) -> list[Path]:
     """A folder with ``data.yaml``, labels, and the pictures, where they are known: copied, or frames as JPEG."""
-    count_unkept(sets, losses, clips=True)
+    count_unkept(sets, losses, clips=True, subsets=True)
     losses["clips become single pictures, whose objects have no ids"] += sum(one.is_video for one in sets)
     paths = []
-    for name, text in build_yolo_files(sets, losses):
+    for name, text in build_yolo_files(sets, losses, classes):
         paths.append(path / name)
         paths[-1].parent.mkdir(parents=True, exist_ok=True)
         write_text(paths[-1], text, sync=False)
@@ -77,7 +87,7 @@ def write_yolo(sets: Sequence[Annotations], path: Path, losses: Losses) -> list[
         if not one.has_pictures:
             losses["pictures are not there; put them into images/, or say where they are with --media"] += 1
             continue
-        paths.append(_save_picture(one, t, path / "images" / name))
+        paths.append(_save_picture(one, t, path / "images" / one.subset / name))
     return paths
 
 

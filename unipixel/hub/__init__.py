@@ -271,6 +271,7 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
             temperature=(1.0 if temperature is None else temperature) if do_sample else 0.0,
             top_p=1.0 if top_p is None else top_p,
             seed=seed,
+            stops_loops=False,  # as transformers' own
         )
         inputs = self._build_prefills(input_ids, attention_mask, pixel_values, grid_thw, second_per_grid)
         replies = [Reply(options=decoding) for _ in inputs]

@@ -8,7 +8,7 @@ the residual stream before the final norm, from which `<|seg|>` states are read.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -333,9 +333,32 @@ def _add_product(hidden: Tensor, linear: nn.Module, x: Tensor) -> Tensor:
     return hidden.addmm_(x, linear.weight.t())
 
 
-def _read_token(
-    layer: Any, number: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: Any
-) -> Tensor:
+Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
+"""Takes the number of a layer, grouped queries (B, heads of keys, heads that share them, dim), the new keys and values
+(B, heads of keys, 1, dim) and the scale, keeps keys and values, and returns what the queries see, of their shape."""
+
+
+def attend_over(caches: Sequence[Any], masks: Sequence[Tensor | None]) -> Attend:
+    """Attention of new tokens over what came before them.
+
+    Args:
+        caches: one for all rows, or for each row one of its own, then of any lengths; ``update(keys, values, number of
+            the layer)`` with (B, heads, 1, dim) returns (B, heads, K, dim).
+        masks: one for each cache, (B, 1, 1, K) of what is seen of its K keys, bool or added; None for all.
+    """
+
+    def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        mixed = []
+        parts = zip(*(x.chunk(len(caches)) for x in (queries, keys, values)), caches, masks, strict=True)
+        for q, k, v, cache, mask in parts:
+            k, v = cache.update(k, v, number)
+            mixed.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale))
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+    return attend
+
+
+def _read_token(layer: Any, number: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
     """One decoder layer for one new token per row, (B, D) in and out; for inference.
 
     The heads that share keys and values are laid side by side as queries of one head, so that attention reads
@@ -349,25 +372,21 @@ def _read_token(
     turned, v = x[:, :-shared], x[:, -shared:, None]
     a, b = turned.chunk(2, -1)
     turned = turned * cos + torch.cat([b, a], -1) * sin
-    k, v = cache.update(turned[:, -shared:, None], v, number)
     grouped = turned[:, :-shared].unflatten(1, (shared, -1))  # (B, heads of keys, heads that share them, dim)
-    mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=attention.scaling)
+    mixed = attend(number, grouped, turned[:, -shared:, None], v, attention.scaling)
     hidden = _add_product(hidden, attention.o_proj, mixed.flatten(1))
     x = _project_together((mlp.gate_proj, mlp.up_proj), _normalise(layer.post_attention_layernorm, hidden))
     gate, up = x.chunk(2, -1)
     return _add_product(hidden, mlp.down_proj, mlp.act_fn(gate) * up)
 
 
-def decode_token(
-    language: Qwen2_5_VLTextModel, embeds: Tensor, position_ids: Tensor, mask: Tensor | None, cache: Any
-) -> Tensor:
+def decode_token(language: Qwen2_5_VLTextModel, embeds: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
     """The decoder layers for one new token per row, as few operations as there are; no one of them waits for the host.
 
     Args:
         embeds: (B, D) embeddings, on accelerators overwritten.
         position_ids: (3, B, 1).
-        mask: (B, 1, 1, K) of what attention sees of the K keys that the cache returns, bool or added; None for all.
-        cache: ``update(keys, values, number of the layer)`` with (B, heads, 1, dim) returns (B, heads, K, dim).
+        attend: see `attend_over`.
 
     Returns:
         (B, D), the residual stream before the final norm.
@@ -376,7 +395,7 @@ def decode_token(
     half = sin.shape[-1] // 2
     rotary = cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
     for number, layer in enumerate(language.layers):
-        embeds = _read_token(layer, number, embeds, rotary, mask, cache)
+        embeds = _read_token(layer, number, embeds, rotary, attend)
     return embeds
 
 
@@ -402,7 +421,7 @@ def decode(
     past = cache.get_seq_length() if cache is not None else 0
     mask = build_attention_bias(attention_mask, embeds.shape[0], embeds.shape[1], past, embeds.device)
     if cache is not None and embeds.shape[1] == 1 and embeds.device.type == "cpu" and not torch.is_grad_enabled():
-        return decode_token(language, embeds[:, 0], position_ids, mask, cache)[:, None]
+        return decode_token(language, embeds[:, 0], position_ids, attend_over([cache], [mask]))[:, None]
     rotary, hidden = language.rotary_emb(embeds, position_ids), embeds
     for layer in language.layers:
         hidden = layer(

@@ -22,7 +22,6 @@ from unipixel.serve.errors import ApiError
 from unipixel.serve.guard import Guard, is_guarded
 from unipixel.serve.label_studio.routes import router as label_studio_router
 from unipixel.serve.metrics import METHODS, MetricsMiddleware
-from unipixel.serve.openai.conversation import answer_batch
 from unipixel.serve.openai.routes import router as openai_router
 from unipixel.serve.responses import JsonResponse, build_error_response
 from unipixel.serve.runtime import Runtime
@@ -54,7 +53,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI:
     """An application that serves one engine; its parts are ``app.state.runtime`` and ``app.state.sessions``."""
     settings = settings or ServeSettings()
-    runtime = Runtime(engine, settings, answer_batch)
+    runtime = Runtime(engine, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -64,7 +63,7 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
         finally:
             await runtime.stop()
 
-    # the usual /docs loads scripts from elsewhere; a server must do without
+    # the framework's own /docs and /redoc load scripts from elsewhere; a server must do without
     app = FastAPI(
         title="unipixel",
         version=__version__,
@@ -93,6 +92,8 @@ def create_app(engine: Engine, settings: ServeSettings | None = None) -> FastAPI
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
         )
     app.add_middleware(MetricsMiddleware, counters=runtime.counters)
+    if service.API_PAGE_ASSETS is not None:
+        app.mount("/docs", service.PageFiles(directory=service.API_PAGE_ASSETS), name="docs")
     app.mount("/examples", service.PageFiles(directory=service.EXAMPLES), name="examples")
     app.mount("/", service.PageFiles(directory=service.PAGE, html=True), name="page")
     return app

@@ -9,6 +9,7 @@ import errno
 import logging
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +19,8 @@ from unipixel.errors import CheckpointError, MediaError, PromptError, StalePromp
 from unipixel.serve.schemas import ErrorOut
 
 LOG = logging.getLogger("unipixel.serve")
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
+"""The id of the request that is being answered, by which its lines in the log are found."""
 CLIENT_CLOSED = 499
 """The client has left; nobody reads the answer."""
 MAX_MESSAGE = 500
@@ -87,10 +90,10 @@ def describe_error(error: BaseException) -> ApiError:
     """An error as clients read it; an unforeseen one is logged with its trace and described without details."""
     found = _translate_error(error)
     if found is None:
-        LOG.error("a request failed with %s", type(error).__name__, exc_info=error)
+        LOG.error("request id=%s failed with %s", REQUEST_ID.get(), type(error).__name__, exc_info=error)
         return ApiError(500, "the server failed on this request; the reason is in its log", code="internal_error")
     if found.status >= 500:
-        LOG.warning("%d %s: %s", found.status, found.code, error)
+        LOG.warning("request id=%s: %d %s: %s", REQUEST_ID.get(), found.status, found.code, error)
     return ApiError(
         found.status, clean_message(found.message), code=found.code, param=found.param, headers=found.headers
     )

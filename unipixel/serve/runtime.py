@@ -18,10 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from unipixel.engine.engine import Engine
+from unipixel.engine.generation import find_batch
 from unipixel.engine.session import Session
 from unipixel.errors import MediaError
 from unipixel.serve.errors import ApiError
 from unipixel.serve.guard import ByteBudget
+from unipixel.serve.media import MediaFolder
 from unipixel.serve.metrics import Counters
 from unipixel.serve.responses import NO_CACHE
 from unipixel.serve.settings import ServeSettings
@@ -62,23 +64,18 @@ def _find_function(name: str) -> Callable[..., int] | None:
 
 
 class Runtime:
-    """Everything that requests share.
+    """Everything that requests share."""
 
-    Args:
-        answer_batch: runs batch items of jobs together, see `ModelWorker`.
-    """
-
-    def __init__(self, engine: Engine, settings: ServeSettings, answer_batch: Callable[[list[Any]], list[Any]]) -> None:
+    def __init__(self, engine: Engine, settings: ServeSettings) -> None:
         self.engine, self.settings = engine, settings
+        self.folder = None if settings.folder is None else MediaFolder(settings.folder)
         self.created = int(time.time())
-        self.counters = Counters()
+        self.counters = Counters(find_batch(engine.model).sizes)
         self.body_budget = ByteBudget(settings.max_bodies_bytes)
         self.session_cache = SessionCache(settings.cached_sessions)
         self.worker = ModelWorker(
             max_queue=settings.max_queue,
             max_running=settings.max_running,
-            batch_size=settings.batch_size,
-            answer_batch=answer_batch,
             on_finish=self.counters.count_job,
         )
         self.on_tidy: list[Callable[[], Awaitable[None]]] = []
@@ -153,6 +150,16 @@ class Runtime:
             raise MediaError(
                 f"num_frames is {len(session.seen_frames)}; the language model may read at most {max_seen}"
             )
+
+    def get_folder(self) -> MediaFolder:
+        """The folder that clients may open.
+
+        Raises:
+            ApiError: there is none.
+        """
+        if self.folder is None:
+            raise ApiError(404, "this server opens no folder; start it with --folder DIR", code="no_folder")
+        return self.folder
 
     def keep_session(self, key: str, session: Session) -> None:
         """Keep a session for the next turn of its conversation, or close it if nothing is kept."""

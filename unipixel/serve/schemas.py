@@ -179,6 +179,9 @@ class MediaOut(BaseModel):
     seen_frames: list[int] = Field(description="Frames of the clip that the language model reads.")
 
 
+FinishReason: TypeAlias = Literal["stop", "length", "loop"]
+"""Why a reply ended: by itself, at the most tokens that it may have, or because it repeated itself."""
+
 Usage: TypeAlias = Annotated[
     dict[Literal["prompt_tokens", "completion_tokens", "total_tokens"], int],
     Field(

@@ -13,6 +13,7 @@ from unipixel.masks import encode_rle
 from unipixel.sample import Box, Point, Prompt
 from unipixel.serve.schemas import (
     BoxPrompt,
+    FinishReason,
     MaskPrompt,
     MaskRle,
     MediaOut,
@@ -87,8 +88,10 @@ def build_timings(answer: Answer) -> dict[str, float]:
     return {stage: round(seconds, 4) for stage, seconds in answer.timings.items()}
 
 
-def get_finish_reason(engine: Engine, answer: Answer) -> Literal["stop", "length"]:
-    """``"stop"``, or ``"length"`` for a reply that was cut off."""
+def get_finish_reason(engine: Engine, answer: Answer) -> FinishReason:
+    """``"stop"``, ``"length"`` for a reply that was cut off, ``"loop"`` for one that repeated itself."""
+    if answer.is_loop:
+        return "loop"
     ends = {engine.processor.turn_end_id, *engine.model.config.eos_token_ids}
     return "stop" if not answer.tokens or answer.tokens[-1] in ends else "length"
 

@@ -141,7 +141,8 @@ def run(engine: Engine, settings: ServeSettings, on_listening: Callable[[str], N
         OSError: it cannot listen there.
     """
     limit_heaps()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=settings.log_level.upper())
+    logging.getLogger("unipixel").setLevel(settings.log_level.upper())
     server = Server(engine, settings, on_listening)
     with contextlib.suppress(KeyboardInterrupt):  # raised again when all is over
         server.run()

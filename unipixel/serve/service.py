@@ -1,24 +1,28 @@
-"""What is served and how it is doing (models, health, metrics), and the web page."""
+"""What is served and how it is doing (models, health, metrics), the folder that clients may open, and the web page."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from unipixel import __version__
+from unipixel.errors import MediaError
+from unipixel.media import open_media
 from unipixel.model.quantization import count_weights, name_precision
 from unipixel.serve.errors import ApiError
+from unipixel.serve.media import clean_name, encode_frame
 from unipixel.serve.metrics import METHODS
 from unipixel.serve.runtime import Runtime, RuntimeDep, forbid_caching
 from unipixel.serve.sessions.routes import StoreDep
@@ -26,6 +30,9 @@ from unipixel.serve.sessions.routes import StoreDep
 PAGE = Path(__file__).parent / "page"
 EXAMPLES = Path(__file__).parent.parent / "examples"
 """An image and a video to try it with."""
+_OFFLINE = find_spec("fastapi_offline")
+API_PAGE_ASSETS = Path(_OFFLINE.origin).parent / "static" if _OFFLINE is not None and _OFFLINE.origin else None
+"""Swagger UI's script and style, as a package brings them; None where it is not installed."""
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -35,10 +42,12 @@ PAGE_HEADERS = {
 LimitName = Literal[
     "max_upload_bytes", "max_body_bytes", "max_pixels", "max_frames", "max_seen_frames", "max_tokens", "max_objects"
 ]
+THUMBNAIL_WIDTH = 144
 NANO_NOTE = (
     "This is nano, a small model to try things out: it knows about a hundred everyday things in drawn pictures; "
     "on photos its masks are rough, and the 3B is the one to take."
 )
+SMALL_NOTE = "This is a small model like nano: it knows the things that it was taught, and nothing of whole scenes."
 
 router = APIRouter(tags=["service"], dependencies=[Depends(forbid_caching)])
 
@@ -71,6 +80,7 @@ class HealthOut(BaseModel):
     running: int
     sessions: int
     can_save: bool
+    has_folder: bool = Field(description="Whether there is a folder of the server's whose pictures can be opened.")
     idle_s: float = Field(description="Seconds after which a session that nobody uses or keeps alive is closed.")
     parameters: int
     memory_bytes: int = Field(description="What the process holds, and on a GPU what the model does; 0: not known.")
@@ -119,7 +129,7 @@ def measure_memory(device: torch.device) -> int:
 @router.get("/health", response_model=HealthOut, summary="Return the state of the server")
 async def health(response: Response, runtime: RuntimeDep, store: StoreDep) -> HealthOut:
     """Status 200 while the server takes requests, 503 while it shuts down."""
-    settings, worker = runtime.settings, runtime.worker
+    settings, worker, named = runtime.settings, runtime.worker, runtime.engine.processor.chat.named
     response.status_code = 200 if worker.is_ready else 503
     return HealthOut(
         status="UP" if worker.is_ready else "DOWN",
@@ -130,10 +140,11 @@ async def health(response: Response, runtime: RuntimeDep, store: StoreDep) -> He
         running=worker.num_running,
         sessions=len(store),
         can_save=store.can_save,
+        has_folder=runtime.folder is not None,
         idle_s=settings.idle_s,
         parameters=count_weights(runtime.engine.model),
         memory_bytes=measure_memory(runtime.engine.device),
-        note=NANO_NOTE if settings.model_name == "nano" and runtime.engine.processor.chat.named else "",
+        note="" if not named else NANO_NOTE if settings.model_name == "nano" else SMALL_NOTE,
         limits={name: getattr(settings, name) for name in get_args(LimitName)},
     )
 
@@ -144,6 +155,60 @@ async def metrics(runtime: RuntimeDep, store: StoreDep) -> Response:
     worker = runtime.worker
     text = runtime.counters.render(waiting=worker.num_waiting, running=worker.num_running, sessions=len(store))
     return Response(text, media_type="text/plain; version=0.0.4")
+
+
+@router.get("/docs", include_in_schema=False, response_class=Response)
+async def show_api() -> Response:
+    """The description of the API as a page, which like the rest loads nothing from elsewhere.
+
+    Raises:
+        ApiError: the package with Swagger UI is missing.
+    """
+    if API_PAGE_ASSETS is None:
+        message = "this page needs fastapi-offline (pip install 'unipixel[serve]'); /openapi.json says the same"
+        raise ApiError(404, message, code="not_installed")
+    return FileResponse(PAGE / "docs.html", headers=PAGE_HEADERS)
+
+
+@router.get("/v1/folder", summary="List the pictures of the server's folder")
+async def list_folder(
+    runtime: RuntimeDep,
+) -> dict[Literal["id", "name", "files", "left_out"], str | int | list[str]]:
+    """Pictures and videos, also in folders inside; `left_out` are more than are listed.
+
+    A session about one is opened with `folder:` and its name as `url`.
+    """
+    folder = runtime.get_folder()
+    names, left_out = await runtime.run_in_thread(folder.list_names)
+    return {"id": folder.id, "name": folder.root.name, "files": names, "left_out": left_out}
+
+
+@router.get(
+    "/v1/folder/thumbnail",
+    summary="Return a small picture of a file of the server's folder",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}, "description": "The picture, or the first frame of the video."}},
+)
+async def get_thumbnail(
+    runtime: RuntimeDep, name: str, width: Annotated[int, Query(ge=16, le=1024)] = THUMBNAIL_WIDTH
+) -> Response:
+    """As JPEG."""
+    folder = runtime.get_folder()
+
+    def encode() -> bytes:
+        file = folder.find(name)
+        try:
+            media = open_media(file, limits=runtime.settings.limits)
+            try:
+                return encode_frame(media, 0, "jpeg", width)
+            finally:
+                media.close()
+        except MediaError as error:
+            # where the folder lies is nobody's business
+            raise MediaError(str(error).replace(str(file), clean_name(name))) from error
+
+    content = await runtime.run_in_thread(encode)
+    return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 
 class PageFiles(StaticFiles):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from unipixel.media import Limits
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
 _ADDRESS = re.compile(r"https?://[^\s/@?#]+(?:/[^\s@?#]*)?")
 MIN_KEY_LENGTH = 16
 """Characters of an API key; shorter ones can be guessed."""
@@ -30,6 +31,10 @@ class ServeSettings:
     """The name under which clients ask for the model."""
     state: Path | None = None
     """Folder in which saved sessions outlive the server; None: nothing does."""
+    log_level: str = "info"
+    """What is logged: from ``info`` on a line for each request, above it only what went wrong."""
+    folder: Path | None = None
+    """Folder of pictures and videos that clients may open; None: there is none."""
     api_keys: tuple[str, ...] = ()
     """Keys of which a request must carry one; may be empty on loopback only."""
     cors_origins: tuple[str, ...] = ()
@@ -68,10 +73,8 @@ class ServeSettings:
     """Sessions that are open at the same time; saved ones that sleep in the state folder do not count."""
     max_queue: int = 64
     """Requests that wait for the model."""
-    max_running: int = 4
-    """Requests among which the model goes back and forth, piece by piece."""
-    batch_size: int = 8
-    """One-shot questions about pictures that are answered together when they wait at the same time."""
+    max_running: int = 8
+    """Requests among which the model goes back and forth, piece by piece; their replies are written together."""
     warm_sessions: int = 8
     """Sessions that keep their features and caches; the others compute them again when they are next asked."""
     cached_sessions: int = 8
@@ -91,6 +94,8 @@ class ServeSettings:
                 raise ValueError(f"{one.name} is {value!r}; it must be positive")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"the port is {self.port}; it must be from 0 (any free one) to 65535")
+        if self.log_level not in LOG_LEVELS:
+            raise ValueError(f"the log level is {self.log_level!r}; it must be one of {', '.join(LOG_LEVELS)}")
         short = [
             key for key in self.api_keys if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable()
         ]

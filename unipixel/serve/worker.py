@@ -3,7 +3,8 @@
 Work comes as generators, because torch runs best on one thread and a question about a long video takes minutes: the
 thread goes around among the jobs in its slots and takes one piece of each, so nobody waits for another's video. Lanes
 (a session, or a one-shot request) take turns for free slots, and jobs of one lane run one after the other, since a
-session is not safe for two at a time. One-shot jobs that wait together are answered in one batch.
+session is not safe for two at a time. Replies that are under way in several slots are written together, token by token:
+see `ContinuousBatch`, which needs nothing from here but that the pieces are small and taken in turn.
 
 What is hard here is that a job can end in four ways (done, failed, cancelled, or with the thread hit by an error that
 is not its own), from two threads, and whoever awaits it must hear of it exactly once. Hence the rules: `Job.send` hands
@@ -18,7 +19,7 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -38,11 +39,12 @@ class Job:
         lane: jobs of one lane run one after the other.
         work: called on the model's thread; what it yields are the pieces.
         kind: a name for the counters.
-        batch_item: what `answer_batch` needs to do the same; None for jobs that cannot share a batch.
     """
 
-    def __init__(self, lane: str, work: Callable[[], Iterator[Any]], *, kind: str, batch_item: Any = None) -> None:
-        self.lane, self.work, self.kind, self.batch_item = lane, work, kind, batch_item
+    def __init__(self, lane: str, work: Callable[[], Iterator[Any]], *, kind: str) -> None:
+        self.lane, self.work, self.kind = lane, work, kind
+        self.pieces: Iterator[Any] | None = None
+        """What `work` returned; of the model's thread alone."""
         self.submitted_s = self.started_s = self.finished_s = time.monotonic()
         self.stop_reason: JobCancelled | None = None
         """Why it is to be stopped, if it is."""
@@ -91,49 +93,26 @@ class Job:
         return last
 
 
-class _Slot:
-    """Jobs that run: one as a generator, or a batch in one go."""
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs = list(jobs)
-        self.pieces: Iterator[Any] | None = None
-
-    def close(self) -> None:
-        close = getattr(self.pieces, "close", None)
-        if close is not None:
-            close()
-
-
 class ModelWorker:
     """The model's thread and its queue.
 
     Args:
         max_queue: jobs that may wait.
         max_running: slots, among which the thread goes back and forth.
-        batch_size: jobs with a batch item that are run together.
-        answer_batch: runs batch items together and returns a result or an error for each.
-        on_finish: called for every job with its outcome (``"done"``, ``"stopped"`` or ``"failed"``) and the number of
-            jobs in its batch.
+        on_finish: called for every job with its outcome: ``"done"``, ``"stopped"`` or ``"failed"``.
     """
 
     def __init__(
-        self,
-        *,
-        max_queue: int,
-        max_running: int,
-        batch_size: int,
-        answer_batch: Callable[[list[Any]], list[Any]],
-        on_finish: Callable[[Job, str, int], None] = lambda *_: None,
+        self, *, max_queue: int, max_running: int, on_finish: Callable[[Job, str], None] = lambda *_: None
     ) -> None:
-        self._max_queue, self._max_running, self._batch_size = max_queue, max_running, batch_size
-        self._answer_batch, self._on_finish = answer_batch, on_finish
+        self._max_queue, self._max_running, self._on_finish = max_queue, max_running, on_finish
         self._condition = threading.Condition()
         self._lanes: OrderedDict[str, deque[Job]] = OrderedDict()
-        self._slots: deque[_Slot] = deque()
+        self._slots: deque[Job] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._is_accepting, self._is_stopped = True, False
         self._mean_s = 1.0
-        self._current: _Slot | None = None
+        self._current: Job | None = None
         self._unfinished: set[Job] = set()
         """Jobs that were submitted and have not ended: what `_recover` finds in no queue and no slot, it must fail."""
         self._thread = threading.Thread(target=self._run_forever, name="unipixel-model", daemon=True)
@@ -154,7 +133,7 @@ class ModelWorker:
     def num_running(self) -> int:
         """Jobs in slots."""
         with self._condition:
-            return sum(len(slot.jobs) for slot in self._slots)
+            return len(self._slots)
 
     @property
     def is_ready(self) -> bool:
@@ -260,9 +239,9 @@ class ModelWorker:
         The error may have struck between any two lines, for instance when a job had left its queue and was in no slot
         yet. So this does not ask what the thread was doing: a job that is neither queued nor in a slot is lost.
         """
-        slot, self._current = self._current, None
-        if slot is not None:
-            self._discard(slot)
+        job, self._current = self._current, None
+        if job is not None:
+            self._discard(job)
         with self._condition:
             lost = self._unfinished - set(self._list_jobs())
         for job in lost:
@@ -280,17 +259,17 @@ class ModelWorker:
                 self._calls.popleft()()
             with self._condition:
                 self._admit()
-                slot = self._slots[0] if self._slots else None
+                job = self._slots[0] if self._slots else None
                 self._slots.rotate(-1)
-            self._current = slot
-            if slot is not None:
-                self._step(slot)
+            self._current = job
+            if job is not None:
+                self._step(job)
             self._current = None
 
     def _list_jobs(self) -> list[Job]:
         """All jobs, those that wait first; under the condition."""
         waiting = [job for lane in self._lanes.values() for job in lane]
-        return waiting + [job for slot in self._slots for job in slot.jobs]
+        return [*waiting, *self._slots]
 
     def _count_waiting(self) -> int:
         return sum(len(lane) for lane in self._lanes.values())
@@ -299,31 +278,18 @@ class ModelWorker:
         """The lane whose turn it is: the first without a job in a slot."""
         if len(self._slots) >= self._max_running:
             return None
-        busy = {job.lane for slot in self._slots for job in slot.jobs}
-        in_batch = any(job.batch_item is not None for slot in self._slots for job in slot.jobs)
-        for lane, jobs in self._lanes.items():
-            # one batch at a time: while it runs, jobs gather for the next, which is then as full as can be
-            if lane not in busy and not (in_batch and jobs[0].batch_item is not None):
-                return lane
-        return None
+        busy = {job.lane for job in self._slots}
+        return next((lane for lane in self._lanes if lane not in busy), None)
 
     def _admit(self) -> None:
         """Take jobs from the queue, in turn over the lanes."""
         while (lane := self._next_lane()) is not None:
-            taken = [self._take(lane)]
-            if taken[0].batch_item is not None:
-                others = [name for name, jobs in self._lanes.items() if jobs[0].batch_item is not None]
-                taken += [self._take(name) for name in others[: self._batch_size - 1]]
-            for job in taken:
-                job.started_s = time.monotonic()
-            self._slots.append(_Slot(taken))
-
-    def _take(self, lane: str) -> Job:
-        jobs = self._lanes.pop(lane)
-        job = jobs.popleft()
-        if jobs:
-            self._lanes[lane] = jobs  # at the end: it has had its turn
-        return job
+            jobs = self._lanes.pop(lane)
+            job = jobs.popleft()
+            if jobs:
+                self._lanes[lane] = jobs  # at the end: it has had its turn
+            job.started_s = time.monotonic()
+            self._slots.append(job)
 
     def _dequeue(self, job: Job) -> None:
         """Take a cancelled job out of the queue; one in a slot is left to the model's thread, which this wakes."""
@@ -339,57 +305,39 @@ class ModelWorker:
             self._condition.notify()
 
     def _close_cancelled(self) -> None:
-        """End what was cancelled. A batch goes on as long as anyone still wants its answer."""
-        for slot in [slot for slot in self._slots if any(job.stop_reason for job in slot.jobs)]:
-            cancelled = [job for job in slot.jobs if job.stop_reason is not None]
-            if len(cancelled) == len(slot.jobs):
-                self._discard(slot)
-                slot.close()
-            else:
-                slot.jobs = [job for job in slot.jobs if job.stop_reason is None]
-            for job in cancelled:
-                self._finish(job, job.stop_reason)
+        """End what was cancelled."""
+        for job in [job for job in self._slots if job.stop_reason is not None]:
+            self._discard(job)
+            close = getattr(job.pieces, "close", None)
+            if close is not None:
+                close()
+            self._finish(job, job.stop_reason)
 
-    def _discard(self, slot: _Slot) -> None:
+    def _discard(self, job: Job) -> None:
         with self._condition, suppress(ValueError):
-            self._slots.remove(slot)
+            self._slots.remove(job)
 
-    def _step(self, slot: _Slot) -> None:
-        """Compute the next piece of a slot; a batch is done in one step."""
-        if len(slot.jobs) > 1:
-            self._run_batch(slot)
-            return
-        (job,) = slot.jobs
+    def _step(self, job: Job) -> None:
+        """Compute the next piece of a job."""
         try:
-            if slot.pieces is None:
-                slot.pieces = job.work()
+            if job.pieces is None:
+                job.pieces = job.work()
                 job.send(JOB_STARTED)
-            job.send(next(slot.pieces))
+            piece = next(job.pieces)
+            if piece != "":
+                job.send(piece)
         except StopIteration:
-            self._discard(slot)
+            self._discard(job)
             self._finish(job, None)
         except Exception as error:
-            self._discard(slot)
+            self._discard(job)
             self._finish(job, error)
 
-    def _run_batch(self, slot: _Slot) -> None:
-        jobs = slot.jobs
-        for job in jobs:
-            job.send(JOB_STARTED)
-        try:
-            results = self._answer_batch([job.batch_item for job in jobs])
-        except Exception as error:
-            results = [error] * len(jobs)
-        self._discard(slot)
-        for job, result in zip(jobs, results, strict=True):
-            if not isinstance(result, Exception):
-                job.send(result)
-            self._finish(job, result if isinstance(result, Exception) else None, batch_size=len(jobs))
-
-    def _finish(self, job: Job, error: Exception | None, batch_size: int = 1) -> None:
+    def _finish(self, job: Job, error: Exception | None) -> None:
         job.finished_s = time.monotonic()
-        self._mean_s += 0.2 * ((job.finished_s - job.started_s) / batch_size - self._mean_s)
+        # those in the other slots took their share of the time
+        self._mean_s += 0.2 * ((job.finished_s - job.started_s) / (1 + len(self._slots)) - self._mean_s)
         outcome = "done" if error is None else "stopped" if isinstance(error, JobCancelled) else "failed"
-        self._on_finish(job, outcome, batch_size)
+        self._on_finish(job, outcome)
         job.send(_JOB_ENDED if error is None else error)
         self._unfinished.discard(job)

@@ -176,6 +176,8 @@ class StickerRecipe(Recipe):
     """What the sticker scenes look like."""
     hard_share: float = 0.0
     """Share of the sticker scenes that are of the `HARD` world instead, with as many frames as the others."""
+    restyle_share: float = 0.0
+    """Share of the sticker scenes whose look is changed: flatter, outlined, softer, grainy, or in another light."""
     cutout_share: float = 0.0
     """Share of the scenes, still or moving, whose things are cut out of ``photos`` and lie on pieces of others."""
     clips: str = ""

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image, ImageFilter, ImageOps
 from torch.utils.data import Dataset
 
 from unipixel import data
@@ -282,6 +283,43 @@ def _draw_turns(
     return tuple(made)
 
 
+RESTYLES = 0.4
+"""How likely each change of look is, by itself."""
+
+
+def restyle(frames: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same scene as another hand might have drawn it: every change may happen or not, alike on all frames.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        masks: bool (N, T, H, W), the visible part of each object.
+    """
+    flat, outlined, soft, grainy, lit = rng.random(5) < RESTYLES
+    bits, kernel, radius = int(rng.integers(2, 5)), int(rng.choice([3, 5])), rng.uniform(0.5, 1.4)
+    line, width = rng.uniform(0, 70, 3) if rng.random() < 0.7 else np.full(3, 255.0), int(rng.integers(1, 3))
+    gamma, contrast, saturation = np.exp(rng.uniform(-0.4, 0.4)), rng.uniform(0.7, 1.2), rng.uniform(0.5, 1.3)
+    noise = rng.normal(0, rng.uniform(4, 14), frames.shape[1:]) if grainy else 0.0
+    out = np.empty_like(frames)
+    for t, pixels in enumerate(frames):
+        picture = Image.fromarray(pixels)
+        if flat:
+            picture = ImageOps.posterize(picture.filter(ImageFilter.MedianFilter(kernel)), bits)
+        if soft:
+            picture = picture.filter(ImageFilter.GaussianBlur(radius))
+        made = np.asarray(picture, np.float32)
+        if outlined:
+            made = made.copy()
+            for mask in masks[:, t]:
+                inner = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MinFilter(2 * width + 1))
+                made[mask & (np.asarray(inner) == 0)] = line
+        if lit:
+            grey = made.mean(-1, keepdims=True)
+            made = (grey + (made - grey) * saturation - 128) * contrast + 128
+            made = 255 * (made.clip(0, 255) / 255) ** gamma
+        out[t] = (made + noise).clip(0, 255)
+    return out
+
+
 class StickerDataset(Dataset[TrainingInputs]):
     """Endless sticker scenes, and photos among them, with questions, cut to the length of a run."""
 
@@ -333,6 +371,8 @@ class StickerDataset(Dataset[TrainingInputs]):
             settings = self._cut_out
         generate = generate_video if is_video else generate_scene
         world = generate(recipe.seed, index, settings)
+        if recipe.restyle_share and rng.random() < recipe.restyle_share:
+            world = replace(world, frames=restyle(world.frames, world.masks, rng))
         if recipe.objective == "prompt":
             if not world.masks[:, 0].any():  # a clip that opens empty gives nothing to point at
                 world = generate_scene(recipe.seed, index, settings)

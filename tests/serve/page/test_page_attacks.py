@@ -14,6 +14,8 @@ import pytest
 from live import Live
 from visitor import Visitor
 
+from unipixel.serve import service
+
 pytestmark = pytest.mark.slow  # a browser that waits for its turn beside other work can miss what it waits for
 Visit = Callable[..., Visitor]
 FOREIGN = b"<!doctype html><title>Elsewhere</title><body>Something else"
@@ -165,3 +167,15 @@ def test_names_of_files_and_objects_are_text(quick: Live, visit: Visit, media: P
     assert visitor.page.title() != "pwned"
     assert visitor.page.locator("#work img[src=x], #work script, #work svg[onload]").count() == 0
     quick.http.delete(address)
+
+
+def test_description_of_the_api_is_shown_and_tried_without_another_host(quick: Live, visit: Visit) -> None:
+    if service.API_PAGE_ASSETS is None:
+        pytest.skip("the package fastapi-offline is not installed")
+    visitor = visit(f"{quick.url}/docs")
+    visitor.see("#operations-service-health").click()
+    visitor.see(".execute").click()
+    assert '"status": "UP"' in visitor.see(".live-responses-table .microlight").inner_text()
+    assert {urlsplit(host).netloc for host in visitor.hosts if not host.startswith("data:")} == {
+        urlsplit(quick.url).netloc
+    }

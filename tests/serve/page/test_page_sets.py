@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -85,22 +86,38 @@ def test_set_is_worked_through_exported_and_resumed(
         visitor.see("#set-strip button[aria-current]")
         assert states(visitor) == ["done"] * 3 + ["work"] and visitor.page.locator(".class").count() == 3
 
-        def exported(kind: str) -> bytes:
-            visitor.page.locator("#export-open").click()
-            with visitor.page.expect_download() as coming:
-                visitor.page.locator(f"[data-set-format={kind}]").click()
-            return Path(coming.value.path()).read_bytes()
-
-        (tmp_path / "coco.json").write_bytes(exported("coco"))
+        (tmp_path / "coco.json").write_bytes(exported(visitor, "coco"))
         coco = COCO(tmp_path / "coco.json")
         assert {one["file_name"] for one in coco.dataset["images"]} == {f"p{i}.png" for i in range(4)}
-        assert {"dog", "cat", "bird"} <= {one["name"] for one in coco.dataset["categories"]}
+        assert [coco.cats[i]["name"] for i in (1, 2, 3)] == ["dog", "cat", "bird"]  # as in the palette
         assert all(coco.annToMask(one).sum() == one["area"] for one in coco.dataset["annotations"])
-        with zipfile.ZipFile(io.BytesIO(exported("yolo"))) as archive:
+        with zipfile.ZipFile(io.BytesIO(exported(visitor, "yolo"))) as archive:
             assert {f"images/p{i}.png" for i in range(4)} | {f"labels/p{i}.txt" for i in range(4)} <= set(
                 archive.namelist()
             )
             assert archive.read("images/p0.png") == pictures[1].read_bytes()  # the first is the text
+            assert 'names:\n  0: "dog"\n  1: "cat"\n  2: "bird"\n' in archive.read("data.yaml").decode()
+        lines = exported(visitor, "jsonl").decode().splitlines()
+        assert [json.loads(line)["file_name"] for line in lines] == [f"p{i}.png" for i in range(4)]
+        visitor.page.locator("#export-open").click()
+        visitor.page.get_by_label("Divide it").check()
+        shares = [visitor.page.locator(f"#share-{part}") for part in ("train", "val", "test")]
+        assert [one.input_value() for one in shares] == ["80", "10", "10"]
+        for place, value, made in (
+            (0, "50", "50 10 40"),
+            (1, "70", "30 70 0"),
+            (2, "40", "0 60 40"),
+            (0, "50", "50 50 0"),
+        ):
+            shares[place].fill(value)
+            shares[place].press("Tab")
+            assert " ".join(one.input_value() for one in shares) == made
+        visitor.page.keyboard.press("Escape")
+        with zipfile.ZipFile(io.BytesIO(exported(visitor, "coco"))) as archive:
+            parts = {name: json.loads(archive.read(name)) for name in archive.namelist()}
+            assert {name: len(one["images"]) for name, one in parts.items()} == dict.fromkeys(
+                ("instances_train.json", "instances_val.json"), 2
+            )
         # everything is there again for another server, and for a page that is opened anew
     with running(quick_engine, state=tmp_path / "state", port=int(live.url.rsplit(":", 1)[1])):
         visitor.page.goto(f"{live.url}/#")
@@ -110,6 +127,75 @@ def test_set_is_worked_through_exported_and_resumed(
         assert visitor.page.locator(".label").first.input_value() == "bird"
         visitor.page.keyboard.press("d")
         visitor.see(".notice p:has-text('All pictures of the set are done.')")
+
+
+def exported(visitor: Visitor, kind: str) -> bytes:
+    """The set as a file."""
+    visitor.page.locator("#export-open").click()
+    with visitor.page.expect_download() as coming:
+        visitor.page.locator(f"[data-set-format={kind}]").click()
+    return Path(coming.value.path()).read_bytes()
+
+
+def test_folder_of_the_server_is_a_set_whose_pictures_come_when_they_are_seen(
+    quick_engine: Engine, visit: Visit, pictures: list[Path], tmp_path: Path
+) -> None:
+    folder = pictures[0].parent
+    for number in range(4, 2000):
+        os.link(folder / f"p{number % 4}.png", folder / f"p{number}.png")
+    (folder / "p1.png").unlink()
+    (folder / "p1.png").write_bytes(b"no picture")
+    asked: list[str] = []
+    with running(quick_engine, folder=folder, state=tmp_path / "state") as live:
+        visitor = visit(live.url)
+        visitor.page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+        visitor.see("#server-folder-title:has-text('pictures')")
+        assert "2,000 pictures and videos on the server, 0 of 2000 done" in visitor.text("#server-folder-text")
+        visitor.page.locator("#server-folder-open").click()
+        at(visitor, "p0.png")
+        visitor.click(20, 20)
+        strip = visitor.page.locator("#set-strip")
+
+        def thumbnails() -> set[str]:
+            visitor.page.evaluate("0")  # what was asked for is heard of meanwhile
+            return {url.rpartition("=")[2] for url in asked if "/v1/folder/thumbnail?" in url}
+
+        wait_for(lambda: "p3.png" in thumbnails())
+        assert (
+            len(thumbnails()) < 40
+            and sum(url.startswith("POST") and url.endswith("/v1/sessions") for url in asked) == 1
+        )
+        strip.evaluate("(one) => one.scrollTo(one.scrollWidth, 0)")
+        wait_for(lambda: "p1999.png" in thumbnails())
+        drawn = "(one) => one.getContext('2d').getImageData(36, 36, 1, 1).data[3]"
+        wait_for(lambda: visitor.page.locator("#set-strip li").last.locator("canvas").evaluate(drawn) == 255)
+        assert len(thumbnails()) < 80
+        visitor.page.keyboard.press("d")
+        assert "“p1.png” is neither an image" in visitor.notice()
+        visitor.page.keyboard.press("PageDown")  # past the one that cannot be read
+        at(visitor, "p2.png")
+        assert states(visitor)[:4] == ["done", "broken", "new", "new"]
+        visitor.click(20, 20)
+        visitor.page.locator("#set-strip button").last.click()
+        at(visitor, "p1999.png")
+        coco = json.loads(exported(visitor, "coco"))
+        assert [one["file_name"] for one in coco["images"]] == ["p0.png", "p2.png"]
+        (folder / "p0a.png").write_bytes((folder / "p2.png").read_bytes())
+        visitor.page.goto(f"{live.url}/#")
+        visitor.page.reload()
+        visitor.see("#server-folder")
+        assert "2,001 pictures and videos on the server, 1 of 2000 done" in visitor.text("#server-folder-text")
+        visitor.page.locator("#server-folder-open").click()
+        at(visitor, "p0a.png")
+        assert states(visitor)[:5] == ["done", "new", "broken", "work", "new"]
+        # what the server has lost is made anew from what this browser holds
+        first = visitor.page.evaluate(
+            "import('/set.js').then((one) => one.listSets()).then(([set]) => set.items[0].session)"
+        )
+        assert live.http.delete(f"/v1/sessions/{first}").status_code == 204
+        visitor.page.locator("#set-strip button").first.click()
+        at(visitor, "p0.png")
+        assert visitor.state("state.objects.size") > 0 and visitor.page.url.split("#")[1] != first
 
 
 def test_pictures_that_the_server_lost_are_opened_again(quick: Live, visit: Visit, pictures: list[Path]) -> None:

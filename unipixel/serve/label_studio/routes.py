@@ -212,7 +212,7 @@ def find_objects(session: Session, requests: Sequence[RegionRequest]) -> Iterato
     prompted = {number: request for number, request in enumerate(requests, start=1) if request.prompts}
     if prompted:
         prompts = [prompt for request in prompted.values() for prompt in request.prompts]
-        answer = yield from _wait_for_answer(session.stream(None, prompts=prompts, force=True))
+        answer = yield from _wait_for_answer(session.stream(None, prompts=prompts, force=True, every_token=True))
         found += [(prompted[one.id], one) for one in answer.objects if one.id in prompted]
     for request in requests:
         if request.prompts:
@@ -223,7 +223,7 @@ def find_objects(session: Session, requests: Sequence[RegionRequest]) -> Iterato
             request.text.strip(),
             is_video=request.timeline is not None,
         )
-        answer = yield from _wait_for_answer(session.stream(question, max_new_tokens=MAX_TOKENS))
+        answer = yield from _wait_for_answer(session.stream(question, max_new_tokens=MAX_TOKENS, every_token=True))
         found += [(request, one) for one in answer.objects]
     yield found
 

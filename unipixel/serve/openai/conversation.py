@@ -10,8 +10,9 @@ from typing import Any
 
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
-from unipixel.engine.session import Request, Session
-from unipixel.serve.errors import LOG, ApiError
+from unipixel.engine.session import Session
+from unipixel.serve.errors import ApiError
+from unipixel.serve.openai.answer_format import AnswerFormat, read_reply
 from unipixel.serve.openai.schemas import ChatMessage, ChatRequest, ContentPart, UnipixelOptions
 from unipixel.serve.schemas import ClipOptions, QuestionOptions
 
@@ -26,10 +27,12 @@ class ChatConversation:
         max_text: characters of a question.
 
     Raises:
-        ApiError: it has no image or video, more than one, or messages in an order that is no conversation.
+        ApiError: it has no image or video, more than one, or messages in an order that is no conversation; or its
+            answer is wanted in a form that cannot be promised.
     """
 
     def __init__(self, request: ChatRequest, max_text: int) -> None:
+        self.format = AnswerFormat(request.response_format)
         system, turns = _split_turns(request)
         self.urls = _find_media(turns)
         """The image or video; several are the frames of a clip."""
@@ -155,21 +158,6 @@ class ChatTask:
     ) -> None:
         self.engine, self.conversation, self.sampling = engine, conversation, sampling
         self.session, self.is_fresh = session, is_fresh
-        self._media = session.media  # to open it again
-
-    @property
-    def is_batchable(self) -> bool:
-        """Whether a batch is any good: no history, and no video, whose masks take longer than its words."""
-        return not self.conversation.history and self.session.num_frames == 1
-
-    def prepare(self) -> Request:
-        """The checked question, for a batch.
-
-        Raises:
-            PromptError: it is not usable.
-        """
-        chat = self.conversation
-        return self.session.prepare(**self._build_arguments(chat.question, chat.question_options))
 
     def stream(self) -> Iterator[Any]:
         """The answer, piece by piece; the history is read first, unless the session remembers it.
@@ -183,7 +171,8 @@ class ChatTask:
 
     def _stream_question(self) -> Iterator[Any]:
         chat = self.conversation
-        return self.session.stream(**self._build_arguments(chat.question, chat.question_options))
+        arguments = self._build_arguments(chat.question, chat.question_options)
+        return self.session.stream(**arguments, choices=chat.format.choices)
 
     def _stream_after_history(self) -> Iterator[Any]:
         for number, (text, options, reply) in enumerate(self.conversation.history, start=1):
@@ -196,7 +185,7 @@ class ChatTask:
         Raises:
             ApiError: the model does not say again what the client says that it did.
         """
-        session, arguments = self.session, self._build_arguments(text, options)
+        session, arguments, reply = self.session, self._build_arguments(text, options), read_reply(reply)
         if reply and text.strip() and not OBJECT_MARK.search(reply):
             known = set(session.objects)
             # the reply is read, not written: one token, which ends the turn where the reply was complete
@@ -230,29 +219,6 @@ class ChatTask:
             "start": options.start,
             "force": options.force,
             "each": options.each,
+            "every_token": True,
             **self.sampling,
         }
-
-    def reopen(self) -> ChatTask:
-        """The same task in a session of its own, after a batch has closed the first."""
-        if not self.session.is_closed:
-            return self
-        options = self.conversation.clip_options
-        session = self.engine.open(self._media, num_frames=options.num_frames, track=options.track)
-        return ChatTask(self.engine, self.conversation, self.sampling, session, self.is_fresh)
-
-
-def answer_batch(tasks: list[ChatTask]) -> list[Any]:
-    """Answers of tasks in one batch, or an error in the place of an answer."""
-    engine = tasks[0].engine
-    try:
-        return list(engine.answer_batch([task.prepare for task in tasks], on_error="return"))
-    except Exception as error:
-        LOG.warning("a batch of %d failed with %s and is answered one by one", len(tasks), type(error).__name__)
-    results: list[Any] = []
-    for task in tasks:
-        try:
-            results += engine.answer_batch([task.reopen().prepare], on_error="return")
-        except Exception as error:  # the task that made the batch fail
-            results.append(error)
-    return results

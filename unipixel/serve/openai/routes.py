@@ -53,8 +53,7 @@ async def chat_completions(request: Request, runtime: RuntimeDep, owner: OwnerDe
     sampling = build_sampling(body, runtime.settings)
     conversation = ChatConversation(body, runtime.settings.max_text)
     task = await prepare_task(runtime, conversation, sampling, owner)
-    batch_item = task if task.is_batchable and not body.stream else None
-    job = Job(f"chat-{id(task)}", task.stream, kind="chat", batch_item=batch_item)
+    job = Job(f"chat-{id(task)}", task.stream, kind="chat")
     writer = CompletionWriter(runtime, task, body)
     has_ended = False
 
@@ -65,7 +64,7 @@ async def chat_completions(request: Request, runtime: RuntimeDep, owner: OwnerDe
             return
         has_ended = True
         if writer.answer is not None:
-            runtime.keep_session(conversation.key(owner, writer.answer.text), task.session)
+            runtime.keep_session(conversation.key(owner, conversation.format.write(writer.answer)), task.session)
         else:
             runtime.close_in_background([task.session])
 
@@ -125,10 +124,7 @@ async def prepare_task(
 
 
 class CompletionWriter:
-    """Writes the answer to one request, whole, or in chunks of words, masks if asked for, and objects at the end.
-
-    It is made before the question is asked, because a batch closes the session afterwards.
-    """
+    """Writes the answer to one request, whole, or in chunks of words, masks if asked for, and objects at the end."""
 
     def __init__(self, runtime: Runtime, task: ChatTask, request: ChatRequest) -> None:
         self._runtime, self._conversation = runtime, task.conversation
@@ -148,7 +144,8 @@ class CompletionWriter:
 
     def build_response(self, answer: Answer) -> ChatResponse:
         """A complete answer."""
-        message = ChatAnswerMessage(role="assistant", content=answer.text, unipixel=self._build_objects(answer))
+        content = self._conversation.format.write(answer)
+        message = ChatAnswerMessage(role="assistant", content=content, unipixel=self._build_objects(answer))
         choice = ChatChoice(index=0, message=message, finish_reason=self._get_finish_reason(answer))
         return ChatResponse(**self._head, choices=[choice], usage=self._count_usage(answer))
 
@@ -157,11 +154,13 @@ class CompletionWriter:
         if not self._has_begun:
             self._has_begun = True
             yield self._format_delta(role="assistant", content="")
-        if isinstance(piece, str):
+        if isinstance(piece, str) and not self._conversation.format.is_json:
             yield self._format_delta(content=piece)
         elif isinstance(piece, MaskPiece) and self._with_masks:
             yield self._format_delta(unipixel={"masks": build_masks(piece)})
         elif isinstance(piece, Answer):
+            if self._conversation.format.is_json:  # which is known as a whole only
+                yield self._format_delta(content=self._conversation.format.write(piece))
             objects = self._build_objects(piece)
             yield self._format_delta(self._get_finish_reason(piece), unipixel=objects)
             if self._with_usage:
@@ -184,11 +183,13 @@ class CompletionWriter:
             objects=[build_object(found, answer.text) for found in answer.objects],
             media=self._media,
             raw_text=answer.raw_text,
+            is_loop=answer.is_loop,
             timings_s=build_timings(answer),
         )
 
     def _get_finish_reason(self, answer: Answer) -> Literal["stop", "length"]:
-        return get_finish_reason(self._runtime.engine, answer)
+        # OpenAI's clients know of no other word for what was cut off
+        return "stop" if get_finish_reason(self._runtime.engine, answer) == "stop" else "length"
 
     def _count_usage(self, answer: Answer) -> Usage:
         turns = [(text, reply) for text, _, reply in self._conversation.history]

@@ -119,7 +119,12 @@ class ChatRequest(BaseModel, strict=True):
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     n: Literal[1] | None = 1
     unipixel: UnipixelOptions | None = None
-    response_format: dict[Literal["type"], Literal["text"]] | None = Field(None, description="Only text.")
+    response_format: dict[str, Any] | None = Field(
+        None,
+        description="`text`; `json_object`: the content is JSON of the words and objects; `json_schema`: of the fields "
+        "that a schema names, among them one choice with an enum of texts. What cannot be promised is refused.",
+        examples=[{"type": "json_object"}],
+    )
     stop: Annotated[list[str], Field(max_length=0)] | None = Field(None, description="Not supported.")
     tools: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Not supported.")
     logprobs: Literal[False] | None = Field(None, description="Not supported.")
@@ -141,6 +146,7 @@ class ChatObjects(BaseModel):
     objects: list[ObjectOut] = Field(description="Objects that were prompted, then those that the reply segments.")
     media: MediaOut
     raw_text: str = Field(description="The reply as the model wrote it, with `<|seg|>` where `[id]` stands.")
+    is_loop: bool = Field(description="Whether the reply was cut off because it repeated itself.")
     timings_s: dict[str, float]
 
 
@@ -158,7 +164,7 @@ class ChatChoice(BaseModel):
 
     index: int
     message: ChatAnswerMessage
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length"] = Field(description="`length` for a reply that was cut off.")
     logprobs: None = None
 
 

@@ -62,7 +62,6 @@ function chip(id) {
   button.type = "button";
   button.className = "chip";
   button.dataset.id = id;
-  button.style.setProperty("--colour", colourOf(id));
   const swatch = document.createElement("span");
   swatch.className = "swatch";
   button.append(swatch, String(id));
@@ -159,6 +158,7 @@ function mark() {
     const id = Number(button.dataset.id);
     const object = state.objects.get(id);
     button.disabled = !object;
+    button.style.setProperty("--colour", colourOf(id));
     button.classList.toggle("is-gone", !object && !isWriting); // while it is written, it is yet to come
     button.setAttribute("aria-label", object ? `Object ${id}, ${nameOf(object)}` : `Object ${id}, removed`);
     button.title = button.getAttribute("aria-label");
@@ -216,5 +216,5 @@ on("session", () => {
 });
 on("session objects health", () => state.session && suggest());
 on("session turns", render);
-on("objects lit", mark);
+on("objects lit set", mark);
 on("masks", () => turns.querySelector(".chip:disabled") && mark());

@@ -1,6 +1,9 @@
-/** The colour of an object: the same as in exported pictures. */
+/** The colour of an object: the same as in exported pictures, or, in a set with classes, that of its class. */
+
+import { state } from "./state.js";
 
 const GOLDEN_RATIO = (Math.sqrt(5) - 1) / 2;
+const UNCLASSED = [150, 155, 165];
 const LIGHTS = [
   [0.85, 0.95],
   [0.65, 1.0],
@@ -18,7 +21,15 @@ export function rgbOf(id) {
   return [channel(5), channel(3), channel(1)];
 }
 
-/** A CSS colour of an object id. */
+/** A CSS colour of the class at a place, from 0. */
+export function colourOfClass(place) {
+  return `rgb(${rgbOf(place + 1).join(" ")})`;
+}
+
+/** A CSS colour of an object; grey where there are classes, and it has none of them yet. */
 export function colourOf(id, opacity = 1) {
-  return `rgb(${rgbOf(id).join(" ")} / ${opacity})`;
+  const { classes, objects } = state;
+  const place = classes.indexOf(objects.get(id)?.label);
+  const rgb = !classes.length ? rgbOf(id) : place >= 0 ? rgbOf(place + 1) : UNCLASSED;
+  return `rgb(${rgb.join(" ")} / ${opacity})`;
 }

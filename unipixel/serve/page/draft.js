@@ -1,5 +1,9 @@
-/** A mask that is being painted: strokes above what an object's mask is on one frame, until they are applied. */
+/**
+ * A mask that is being painted, or whose outline is being changed: strokes above what an object's mask is on one frame,
+ * until they are applied.
+ */
 
+import { fill, remember } from "./outline.js";
 import { decode, encode, stroke } from "./rle.js";
 import { shapeOf } from "./shapes.js";
 import { on, state, tell } from "./state.js";
@@ -12,8 +16,7 @@ export function brushDiameter() {
   return Math.max(1, (Math.min(width, height) * state.brushSize) / 200);
 }
 
-/** Paint along places, or wipe. */
-export function paint(places, isAway) {
+function begin() {
   const { width, height } = state.session.media;
   if (!state.draft) {
     const rle = state.objects.get(state.target.id)?.rles[state.shown];
@@ -22,7 +25,18 @@ export function paint(places, isAway) {
     state.draft = { session, target, frame, base, bits: base.slice(), strokes: [], shape: null };
   }
   undone = null;
+}
+
+/** Paint along places, or wipe. */
+export function paint(places, isAway) {
+  begin();
   add({ places, radius: brushDiameter() / 2, value: isAway ? 0 : 1 });
+}
+
+/** Let the mask be what lies within rings of corners. */
+export function reshape(rings) {
+  begin();
+  add({ rings });
 }
 
 function add(one) {
@@ -31,8 +45,9 @@ function add(one) {
   shaped();
 }
 
-function run({ places, radius, value }) {
+function run({ rings, places, radius, value }) {
   const { width, height } = state.session.media;
+  if (rings) return state.draft.bits.set(fill(rings, height, width));
   places.forEach((to, i) => stroke(state.draft.bits, height, width, places[Math.max(0, i - 1)], to, radius, value));
 }
 
@@ -79,9 +94,11 @@ export function discard() {
 
 /** What was painted as a prompt, and the object that it is for; nothing is painted any more. */
 export function finish() {
-  const { target, frame, bits } = state.draft;
+  const { target, frame, bits, strokes } = state.draft;
   const { width, height } = state.session.media;
   const prompt = { type: "mask", rle: encode(bits, height, width), frame };
+  const { rings } = strokes.at(-1);
+  if (rings) remember(prompt.rle, rings);
   undone = null;
   state.draft = null;
   tell("draft");

@@ -1,7 +1,7 @@
 /** The export menu: files of all objects, and saving on the server. */
 
 import { json, request, sessionPath } from "./api.js";
-import { announce, complain, deliver, inform } from "./notices.js";
+import { announce, complain, deliver, fileNameOf, inform } from "./notices.js";
 import { listed, on, state } from "./state.js";
 
 const menu = document.getElementById("export");
@@ -16,12 +16,14 @@ function query(format) {
 }
 
 async function download(format) {
+  if (!state.objects.size) return inform("There is no object in this one to export.");
   const pairs = query(format);
   if (isShownOnly.checked && pairs.length === 1) return inform("All objects are hidden; there is nothing to export.");
   announce("The export is being made.");
   const response = await request(sessionPath(state.session.id, "export"), { query: pairs });
-  const name = /filename="([^"]+)"/.exec(response.headers.get("content-disposition") ?? "")?.[1] ?? format;
-  deliver(await response.blob(), `${state.session.name.replace(/\.\w+$/, "")}-${name}`);
+  deliver(await response.blob(), `${state.session.name.replace(/\.\w+$/, "")}-${fileNameOf(response, format)}`);
+  const left = response.headers.get("x-left-out");
+  if (left) inform(`Left out: ${left}.`);
 }
 
 async function keep() {
@@ -41,5 +43,10 @@ save.addEventListener("click", () => {
   keep().catch(complain);
 });
 
-on("objects session", () => (opener.disabled = !state.objects.size));
+/** Whether there is anything to export: objects, or a set. */
+export function canExport() {
+  return state.objects.size > 0 || state.isInSet;
+}
+
+on("objects session set", () => (opener.disabled = !canExport()));
 on("health", () => (save.hidden = !state.health.can_save));

@@ -135,6 +135,7 @@ export function ask(text) {
     });
     turn.text = answer.text;
     if (answer.finish_reason === "length") turn.note = "The answer was cut off at its longest.";
+    if (answer.finish_reason === "loop") turn.note = "The answer repeated itself and was stopped.";
     if (answer.objects.length) noteChange();
     // an answer tells nothing of the prompts of objects that were known before
     learn(answer.objects.map((one) => ({ ...one, prompts: state.objects.get(one.id)?.prompts ?? one.prompts })));

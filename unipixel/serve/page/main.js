@@ -106,7 +106,7 @@ whenOpened((told, source) => {
   history.pushState(null, "", `#${told.id}`);
   if (before && !source?.isMove) offer(`${before.name} is kept as it was.`, "Back to it", () => (location.hash = before.id));
 });
-whenMoved((how, file) => open(how, { file, options: { track: "sampled" }, isMove: true }));
+whenMoved((how, source) => open(how, { ...source, isMove: true }));
 for (const told of [whenLost, whenGone]) {
   told((error) => {
     if (!state.session) return; // it was told already

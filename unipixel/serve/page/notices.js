@@ -93,6 +93,11 @@ export function deliver(blob, name) {
   inform(`Exported ${name}`);
 }
 
+/** What the server calls a file that it sends. */
+export function fileNameOf(response, otherwise) {
+  return /filename="([^"]+)"/.exec(response.headers.get("content-disposition") ?? "")?.[1] ?? otherwise;
+}
+
 /** One of the page's icons. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");

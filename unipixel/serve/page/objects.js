@@ -22,7 +22,6 @@ function made(id) {
   const find = (name) => row.querySelector(name);
   const label = find(".label");
   row.dataset.id = id;
-  row.style.setProperty("--colour", colourOf(id));
   find(".number").textContent = id;
   find(".select").addEventListener("click", () => select(id));
   find(".show").addEventListener("click", () => show(id, state.hidden.has(id)));
@@ -81,6 +80,7 @@ function fill(row, object) {
   const isTarget = state.target.id === id;
   if (document.activeElement !== label) label.value = object.label;
   row.hidden = !isListed(object);
+  row.style.setProperty("--colour", colourOf(id));
   row.classList.toggle("is-hidden", isHidden);
   row.dataset.score = wordOf(object.score);
   find(".facts").title = typeof object.score === "number" ? `The model's own score: ${object.score.toFixed(2)}` : "";
@@ -143,7 +143,7 @@ on("session", () => {
   list.replaceChildren();
   rows.clear();
 });
-on("session objects target view", render);
+on("session objects target view set", render);
 unsureOnly.addEventListener("change", () => changeView({ isUnsureOnly: unsureOnly.checked }));
 on("masks busy frame", renderSoon);
 on("lit", () => {

@@ -1,22 +1,28 @@
 /**
- * Many pictures: a set is a list of files, each with the session in which it is worked on. Files and list are held by
- * this browser, the sessions are saved by the server; a picture becomes a session when it is first gone to.
+ * Many pictures: a set is a list of files, each with the session in which it is worked on. The list is held by this
+ * browser, and so are the files, unless they lie in the server's folder; the sessions are saved by the server. A picture
+ * becomes a session when it is first gone to.
  */
 
-import { json, request, sessionPath, upload } from "./api.js";
-import { colourOf } from "./colours.js";
+import { json, openAddress, request, sessionPath, upload } from "./api.js";
+import { colourOfClass } from "./colours.js";
 import { ask, rename } from "./jobs.js";
 import { listHeld, reopen, store } from "./keeping.js";
-import { complain, deliver, inform } from "./notices.js";
+import { complain, deliver, fileNameOf, inform } from "./notices.js";
 import { on, state, tell } from "./state.js";
 
 const MEDIA = /\.(png|jpe?g|webp|bmp|gif|tiff?|avif|heic|mp4|mov|webm|mkv|avi)$/i;
 const SIDE = 72; // of a thumbnail
+const MOST_DRAWN = 2; // thumbnails at a time, so that the picture itself does not wait for them
+const OPTIONS = { track: "sampled" };
 const byId = (id) => document.getElementById(id);
 const bar = byId("set");
 const strip = byId("set-strip");
 
-/** {id, name, when, classes, items: [{name, session, state}]}; a state is "new", "work" or "done". */
+/**
+ * {id, name, when, classes, shares, isFolder, items: [{name, session, state}]}; a state is "new", "work", "done" or
+ * "broken", shares are those of train, val and test in hundredths, none of a set that is not divided.
+ */
 let set = null;
 let at = -1;
 let asking = null; // what ends the question to all
@@ -28,6 +34,9 @@ export function whenMoved(told) {
 }
 
 const fileOf = (place) => store("files", "readonly", (files) => files.get(`${set.id}/${place}`));
+/** Where a picture comes from: its {file}, or its {url}. */
+const sourceOf = async (place) =>
+  set.isFolder ? { url: `folder:${set.items[place].name}`, options: OPTIONS } : { file: await fileOf(place), options: OPTIONS };
 const keep = () => store("sets", "readwrite", (sets) => sets.put({ ...set, when: Date.now() })).catch(complain);
 
 /** All sets, the newest first. */
@@ -41,9 +50,12 @@ export async function forgetSet(id) {
   await store("files", "readwrite", (files) => files.delete(IDBKeyRange.bound(`${id}/`, `${id}/~`)));
 }
 
-/** How far a set is, in words. */
+const isOpen = ({ state: one }) => one === "new" || one === "work";
+
+/** How far a set is, in words; pictures that cannot be read count for nothing. */
 export function progressOf({ items }) {
-  return `${items.filter((one) => one.state === "done").length} of ${items.length} done`;
+  const usable = items.filter((one) => one.state !== "broken");
+  return `${usable.filter((one) => one.state === "done").length} of ${usable.length} done`;
 }
 
 /** Make a set of files and go to its first picture. */
@@ -70,18 +82,44 @@ export async function openFiles(files) {
   if (others) inform(`${others} file${others > 1 ? "s are" : " is"} neither a picture nor a video, and left out.`);
 }
 
+/** The set of the server's folder, with what this browser knows of it: files that have come since are new. */
+export async function readFolder() {
+  const { id: folder, name, files, left_out: others } = await json("v1/folder");
+  const id = `folder-${folder}`;
+  const before = (await listSets()).find((one) => one.id === id);
+  const known = new Map(before?.items.map((one) => [one.name, one]));
+  const items = files.map((one) => known.get(one) ?? { name: one, session: null, state: "new" });
+  const there = new Set(files);
+  items.push(...[...known.values()].filter((one) => one.session && one.state !== "new" && !there.has(one.name)));
+  return { others, found: { classes: [], when: Date.now(), ...before, id, name, isFolder: true, items } };
+}
+
 /** Go on with a set: to the first picture that is not done. */
 export async function resumeSet(found) {
   set = found;
   at = -1;
-  const open = set.items.findIndex((one) => one.state !== "done");
-  await go(Math.max(0, open));
+  await go(Math.max(0, set.items.findIndex(isOpen)));
 }
 
 async function sessionOf(place, signal) {
   const item = set.items[place];
-  const file = await fileOf(place);
-  const source = { file, options: { track: "sampled" } };
+  try {
+    return await openPicture(place, signal);
+  } catch (error) {
+    if (error.code === "bad_media") {
+      item.state = "broken"; // it is passed over from now on
+      keep();
+      render();
+    }
+    error.message = error.message.replace(/^Its file /, `“${item.name}” `);
+    throw error;
+  }
+}
+
+async function openPicture(place, signal) {
+  const item = set.items[place];
+  const source = await sourceOf(place);
+  const { file, url, options } = source;
   if (item.session) {
     try {
       return await json(sessionPath(item.session), { signal });
@@ -91,7 +129,7 @@ async function sessionOf(place, signal) {
     const held = (await listHeld()).find((one) => one.id === item.session);
     if (held?.objects.length) return reopen({ ...held, source }, async () => file, () => {}, signal);
   }
-  return upload(file, source.options, () => {}, signal);
+  return url ? openAddress(url, options, signal) : upload(file, options, () => {}, signal);
 }
 
 /** Go to a picture of the set. */
@@ -108,7 +146,7 @@ export async function go(place) {
     set.items[place].session = told.id;
     await keep();
     return told;
-  }, await fileOf(place));
+  }, await sourceOf(place));
   if (!isUntouched || set !== mine || at !== place) return;
   const { session } = before;
   before.session = null;
@@ -116,9 +154,11 @@ export async function go(place) {
   await request(sessionPath(session), { method: "DELETE" }).catch(() => {});
 }
 
-/** Next, or previous, picture. */
+/** Next, or previous, picture that can be read. */
 export function move(by) {
-  go(at + by).catch(complain);
+  let place = at + by;
+  while (set?.items[place]?.state === "broken") place += by;
+  go(place).catch(complain);
 }
 
 /** Say that the picture is done, and go to the next one that is not; or that it is not done after all. */
@@ -130,7 +170,7 @@ export function finishPicture() {
   render();
   if (item.state !== "done") return;
   const next = [...set.items.keys()].map((i) => (at + 1 + i) % set.items.length);
-  const open = next.find((i) => set.items[i].state !== "done");
+  const open = next.find((i) => isOpen(set.items[i]));
   if (open === undefined) inform("All pictures of the set are done.");
   else go(open).catch(complain);
 }
@@ -166,7 +206,7 @@ function renderClasses() {
     const [swatch, key] = [document.createElement("span"), document.createElement("kbd")];
     button.type = "button";
     button.className = "class";
-    button.style.setProperty("--colour", colourOf(i + 1));
+    button.style.setProperty("--colour", colourOfClass(i));
     button.setAttribute("aria-pressed", String(state.label === name));
     swatch.className = "swatch";
     key.textContent = i + 1;
@@ -177,10 +217,14 @@ function renderClasses() {
   byId("classes").replaceChildren(...buttons);
 }
 
-byId("classes-edit").addEventListener("click", () => {
+/** Let the visitor write the classes of the set. */
+export function editClasses() {
+  if (!set) return;
   byId("classes-text").value = set.classes.join("\n");
   byId("classes-dialog").showModal();
-});
+}
+
+byId("classes-edit").addEventListener("click", editClasses);
 byId("classes-file").addEventListener("change", async (event) => {
   const [file] = event.target.files;
   event.target.value = "";
@@ -196,8 +240,10 @@ byId("classes-form").addEventListener("submit", (event) => {
   if (!set.classes.includes(state.label)) state.label = null;
   byId("classes-dialog").close();
   keep();
+  tellSet();
   renderClasses();
 });
+byId("classes-cancel").addEventListener("click", () => byId("classes-dialog").close());
 
 // all at once
 
@@ -206,18 +252,26 @@ async function askAll() {
   const text = byId("question").value.trim();
   if (!text) return inform("Write what to ask into the field below first; it is then asked about every picture.");
   const mine = set;
+  let broken = 0;
   asking = new AbortController();
   byId("ask-all").textContent = "Stop asking";
   try {
     for (const [place, item] of mine.items.entries()) {
       if (set !== mine) break;
-      if (item.state === "done") continue;
+      if (!isOpen(item)) continue;
       byId("set-progress").textContent = `Asking ${place + 1} of ${mine.items.length}`;
       if (place === at) {
         await ask(text);
         continue;
       }
-      const told = await sessionOf(place, asking.signal);
+      let told;
+      try {
+        told = await sessionOf(place, asking.signal);
+      } catch (error) {
+        if (error.code !== "bad_media") throw error;
+        broken += 1;
+        continue;
+      }
       item.session = told.id;
       await json(sessionPath(told.id, "keepalive"), { method: "POST" });
       const { objects } = await json(sessionPath(told.id, "ask"), { method: "POST", body: { text }, signal: asking.signal });
@@ -232,32 +286,83 @@ async function askAll() {
     byId("ask-all").textContent = "Ask all";
     render();
   }
+  if (broken) inform(`${plural(broken, "picture")} cannot be read, and ${broken > 1 ? "were" : "was"} not asked about.`);
 }
+
+// the export
+
+const plural = (count, word) => `${count} ${word}${count > 1 ? "s" : ""}`;
+const parts = ["train", "val", "test"];
 
 async function exportSet(format) {
   const ids = set.items.filter((one) => one.session && one.state !== "new").map((one) => one.session);
   if (!ids.length) return inform("Nothing is annotated yet in this set.");
-  const query = [["format", format], ...ids.map((id) => ["session", id])];
+  const query = [["format", format], ...ids.map((id) => ["session", id]), ...set.classes.map((name) => ["class", name])];
+  if (set.shares) parts.forEach((part, i) => query.push([part, set.shares[i]]));
   const response = await request("v1/export", { query });
-  const name = /filename="([^"]+)"/.exec(response.headers.get("content-disposition") ?? "")?.[1] ?? format;
-  deliver(await response.blob(), `${set.name.replace(/\.\w+$/, "")}-${name}`);
+  deliver(await response.blob(), `${set.name.replace(/\.\w+$/, "")}-${fileNameOf(response, format)}`);
   const others = set.items.length - ids.length;
-  if (others) inform(`${others} picture${others > 1 ? "s" : ""} on which nothing was done ${others > 1 ? "are" : "is"} not in it.`);
+  const left = response.headers.get("x-left-out");
+  const told = others ? [`${plural(others, "picture")} on which nothing was done ${others > 1 ? "are" : "is"} not in it.`] : [];
+  if (left) told.push(`Left out: ${left}.`);
+  if (told.length) inform(told.join(" "));
 }
 
-// the strip
+function showShares() {
+  const { shares } = set;
+  byId("split").checked = Boolean(shares);
+  byId("shares").hidden = !shares;
+  parts.forEach((part, i) => (byId(`share-${part}`).value = shares?.[i] ?? ""));
+}
 
+byId("split").addEventListener("change", (event) => {
+  set.shares = event.target.checked ? [80, 10, 10] : null;
+  keep();
+  showShares();
+});
+for (const [i, part] of parts.entries()) {
+  byId(`share-${part}`).addEventListener("change", () => {
+    const shares = parts.map((one) => Math.max(0, Math.min(100, Math.round(byId(`share-${one}`).valueAsNumber || 0))));
+    const [first, second] = i === 2 ? [0, 1] : [2, 1 - i]; // which of the others gives and takes, so that all make 100
+    shares[first] = Math.max(0, 100 - shares[i] - shares[second]);
+    shares[second] = 100 - shares[i] - shares[first];
+    set.shares = shares;
+    keep();
+    showShares();
+  });
+}
+
+// the strip: a thumbnail is drawn when it comes into view, unless it has left it again
+
+const waiting = new Set();
+let drawing = 0;
 const seen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
-    if (!isIntersecting) continue;
-    seen.unobserve(target);
-    drawThumbnail(target).catch(() => {}); // a video, or damaged: the name alone is shown
+    if (isIntersecting) waiting.add(target);
+    else waiting.delete(target);
   }
+  drawNext();
 });
 
+function drawNext() {
+  if (drawing >= MOST_DRAWN || !waiting.size) return;
+  const button = [...waiting].at(-1);
+  waiting.delete(button);
+  seen.unobserve(button);
+  drawing += 1;
+  drawThumbnail(button)
+    .catch(() => {}) // damaged, or a video of this browser: the number alone is shown
+    .finally(() => {
+      drawing -= 1;
+      drawNext();
+    });
+  drawNext();
+}
+
 async function drawThumbnail(button) {
-  const file = await fileOf(Number(button.dataset.place));
-  const picture = await createImageBitmap(file, { resizeHeight: SIDE, resizeQuality: "medium" });
+  const { file, url } = await sourceOf(Number(button.dataset.place));
+  const small = url && (await request("v1/folder/thumbnail", { query: { name: url.slice("folder:".length) } }));
+  const picture = await createImageBitmap(file ?? (await small.blob()), { resizeHeight: SIDE, resizeQuality: "medium" });
   const canvas = button.querySelector("canvas");
   const scale = Math.max(canvas.width / picture.width, canvas.height / picture.height);
   const [width, height] = [picture.width * scale, picture.height * scale];
@@ -266,13 +371,14 @@ async function drawThumbnail(button) {
 
 function build() {
   seen.disconnect();
+  waiting.clear();
   strip.replaceChildren(
     ...(set?.items ?? []).map((item, place) => {
       const [entry, button, canvas] = ["li", "button", "canvas"].map((name) => document.createElement(name));
       canvas.width = canvas.height = SIDE;
       button.type = "button";
       button.dataset.place = place;
-      button.append(canvas);
+      button.append(canvas, String(place + 1));
       button.addEventListener("click", () => go(place).catch(complain));
       entry.append(button);
       seen.observe(button);
@@ -282,22 +388,35 @@ function build() {
   strip.dataset.set = set?.id ?? "";
 }
 
-const WORDS = { new: "new", work: "in work", done: "done" };
+const WORDS = { new: "new", work: "in work", done: "done", broken: "cannot be read" };
+
+function tellSet() {
+  Object.assign(state, { isInSet: Boolean(set), classes: set?.classes ?? [] });
+  tell("set");
+}
 
 function render() {
+  tellSet();
   bar.hidden = !set;
   byId("export-set").hidden = !set;
   if (!set) return;
-  if (strip.dataset.set !== set.id) build();
+  if (strip.dataset.set !== set.id) {
+    build();
+    showShares();
+  }
   set.items.forEach((item, place) => {
     const button = strip.children[place].firstChild;
+    if (button.dataset.state === item.state) return;
     button.dataset.state = item.state;
     button.setAttribute("aria-label", `${place + 1}, ${item.name}, ${WORDS[item.state]}`);
     button.title = `${item.name}, ${WORDS[item.state]}`;
-    if (place === at) button.setAttribute("aria-current", "true");
-    else button.removeAttribute("aria-current");
   });
-  strip.children[at]?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  const [before, now] = [strip.querySelector("[aria-current]"), strip.children[at]?.firstChild];
+  if (before !== now) {
+    before?.removeAttribute("aria-current");
+    now?.setAttribute("aria-current", "true");
+    now?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
   if (!asking) byId("set-progress").textContent = `${at + 1} / ${set.items.length} · ${progressOf(set)}`;
   byId("set-previous").disabled = at <= 0;
   byId("set-next").disabled = at >= set.items.length - 1;
@@ -336,5 +455,4 @@ on("objects", () => {
   item.state = now;
   keep();
   render();
-  tell("set");
 });

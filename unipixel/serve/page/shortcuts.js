@@ -1,12 +1,14 @@
 /** Keys, what they do, and the table that tells. */
 
 import { openPanel } from "./chat.js";
+import { removeCorner, step as stepCorner } from "./corners.js";
 import { isDialogOpen, openHelp } from "./dialogs.js";
+import { canExport } from "./exporting.js";
 import { redo, stop, track, undo } from "./jobs.js";
 import { beginRenaming, removeObject } from "./objects.js";
-import { finishPicture, move, useClass } from "./set.js";
+import { editClasses, finishPicture, move, useClass } from "./set.js";
 import { zoomBy } from "./stage.js";
-import { changeView, listed, show, state, tell } from "./state.js";
+import { changeView, show, state, tell } from "./state.js";
 import { goTo, select, step, toggle } from "./timeline.js";
 import { applyDraft, beginPan, cancel, endPan, useMode, useTool } from "./tools.js";
 
@@ -22,8 +24,14 @@ function focusQuestion() {
 }
 
 function resizeBrush(by) {
+  if (state.tool === "polygon") return stepCorner(Math.sign(by));
   state.brushSize = Math.max(1, Math.min(100, state.brushSize + by));
   tell("tool");
+}
+
+function erase() {
+  if (state.tool === "polygon" && removeCorner()) return;
+  if (state.objects.has(state.target.id)) removeObject(state.target.id);
 }
 
 function escape() {
@@ -37,7 +45,8 @@ const SHORTCUTS = [
   ["P", "Points", { p: () => useTool("point") }],
   ["B", "Boxes", { b: () => useTool("box") }],
   ["M", "Brush for masks", { m: () => useTool("brush") }],
-  ["[ ]", "Smaller, larger brush", { "[": () => resizeBrush(-2), "]": () => resizeBrush(2) }],
+  ["G", "Outline: move, add and remove corners", { g: () => useTool("polygon") }],
+  ["[ ]", "Smaller, larger brush; with the outline: corner before, next corner", { "[": () => resizeBrush(-2), "]": () => resizeBrush(2) }],
   ["N", "Start a new object", { n: () => useMode("new") }],
   ["A S", "Add to the selected object; take away from it", { a: () => useMode("add"), s: () => useMode("away") }],
   [
@@ -53,14 +62,14 @@ const SHORTCUTS = [
   ],
   ["O", "Outlines only, or filled", { o: () => changeView({ isOutline: !state.view.isOutline }) }],
   ["R", "Rename the selected object", { r: target(beginRenaming) }],
-  ["Delete", "Delete the selected object", { Delete: target(removeObject), Backspace: target(removeObject) }],
+  ["Delete", "Delete the selected object, or the corner that was taken last", { Delete: erase, Backspace: erase }],
   ["Ctrl Z", "Undo", { "ctrl+z": () => quiet(undo()), u: () => quiet(undo()) }],
   [
     "Ctrl Shift Z",
     "Redo; also Ctrl Y",
     { "ctrl+shift+z": () => quiet(redo()), "ctrl+y": () => quiet(redo()), "shift+u": () => quiet(redo()) },
   ],
-  ["Enter", "Apply what was painted", { Enter: applyDraft }],
+  ["Enter", "Apply what was painted; Ctrl Enter with the crosshair", { Enter: applyDraft, "ctrl+Enter": applyDraft }],
   ["Esc", "Cancel what was begun; stop the work", { Escape: escape }],
   ["T", "Track all objects again", { t: () => state.objects.size && !state.busy && quiet(track()) }],
   [
@@ -84,9 +93,10 @@ const SHORTCUTS = [
   ],
   ["PageUp PageDown", "Previous, next picture of the set", { PageUp: () => move(-1), PageDown: () => move(1) }],
   ["D", "The picture is done: on to the next", { d: finishPicture }],
+  ["C", "Classes of the set", { c: editClasses }],
   ["X", "Crosshair: use the picture by keyboard", { x: () => document.getElementById("overlay").focus() }],
   ["/", "Write a question", { "/": focusQuestion }],
-  ["E", "Export", { e: () => listed().length && document.getElementById("export").showPopover() }],
+  ["E", "Export", { e: () => canExport() && document.getElementById("export").showPopover() }],
   ["?", "This help", { "?": openHelp }],
 ];
 const actions = new Map(SHORTCUTS.flatMap(([, , keys]) => Object.entries(keys)));

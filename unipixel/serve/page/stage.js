@@ -3,6 +3,7 @@
 import { colourOf } from "./colours.js";
 import { brushDiameter } from "./draft.js";
 import { frame, wanted } from "./frames.js";
+import { ringsShown } from "./outline.js";
 import { drawn } from "./shapes.js";
 import { listed, nameOf, on, state, wordOf } from "./state.js";
 
@@ -14,8 +15,11 @@ const picture = document.getElementById("picture");
 const overlay = document.getElementById("overlay");
 const wait = document.getElementById("stage-wait");
 
-/** What the visitor is doing with the pointer or the crosshair: drawn above everything. */
-export const doing = { cursor: null, crosshair: null, box: null, line: null };
+/**
+ * What the visitor is doing with the pointer or the crosshair: drawn above everything. Of an outline: `rings` while a
+ * corner is moved, the corner `at` {ring, corner} that was taken last, the `ghost` of one that would be made.
+ */
+export const doing = { cursor: null, crosshair: null, box: null, line: null, rings: null, at: null, ghost: null };
 
 let scale = 1; // CSS pixels per source pixel
 let ratio = 1; // canvas pixels per CSS pixel
@@ -136,6 +140,8 @@ function draw() {
   const tags = [];
   for (const { object, shape } of masks) drawTag(context, object, shape, px, tags);
   drawPrompts(context, px);
+  overlay.dataset.corners = "";
+  if (state.tool === "polygon") drawCorners(context, px);
   drawDoing(context, px);
 }
 
@@ -246,6 +252,42 @@ function drawBox(context, from, to, px) {
   context.setLineDash([]);
 }
 
+function drawCorners(context, px) {
+  const rings = doing.rings ?? ringsShown();
+  if (!rings) return;
+  overlay.dataset.corners = rings.flat().length;
+  context.beginPath();
+  for (const ring of rings) {
+    ring.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
+    context.closePath();
+  }
+  if (doing.rings) {
+    context.fillStyle = "rgb(255 255 255 / 0.3)";
+    context.fill("evenodd");
+  }
+  for (const [colour, wide] of [
+    ["#000", 3.5],
+    ["#fff", 1.6],
+  ]) {
+    context.strokeStyle = colour;
+    context.lineWidth = wide * px;
+    context.stroke();
+  }
+  const marks = rings.flatMap((ring, r) => ring.map(([x, y], i) => ({ x, y, isAt: doing.at?.ring === r && doing.at.corner === i })));
+  if (doing.ghost) marks.push({ x: doing.ghost[0], y: doing.ghost[1], isGhost: true });
+  context.lineWidth = 1.5 * px;
+  context.strokeStyle = "#000";
+  for (const { x, y, isAt, isGhost } of marks) {
+    const side = (isAt ? 11 : 8) * px;
+    context.fillStyle = isAt ? "#ffd54a" : isGhost ? "rgb(255 255 255 / 0.6)" : "#fff";
+    context.beginPath();
+    if (isGhost) context.arc(x, y, side / 2, 0, 2 * Math.PI);
+    else context.rect(x - side / 2, y - side / 2, side, side);
+    context.fill();
+    context.stroke();
+  }
+}
+
 function drawDoing(context, px) {
   const { box, line, cursor, crosshair } = doing;
   if (box) drawBox(context, box.from, box.to, px);
@@ -308,6 +350,6 @@ on("session frame", () => {
   if (state.shown !== state.frame) load();
   redraw();
 });
-on("objects masks target lit draft pending tool view", redraw);
+on("objects masks target lit draft pending tool view set", redraw);
 on("session objects frame", describe);
 on("tool", () => (overlay.dataset.tool = state.isPanning ? "pan" : state.tool));

@@ -4,7 +4,7 @@ import { json, openAddress, request, sessionPath, sessions, upload } from "./api
 import { bytes } from "./dialogs.js";
 import { letGo, listHeld, reopen, toCoco } from "./keeping.js";
 import { complain, deliver, icon, inform, offer } from "./notices.js";
-import { forgetSet, listSets, openFiles, progressOf, resumeSet } from "./set.js";
+import { forgetSet, listSets, openFiles, progressOf, readFolder, resumeSet } from "./set.js";
 import { on, state } from "./state.js";
 
 const byId = (id) => document.getElementById(id);
@@ -129,7 +129,8 @@ export async function listSessions(lostId = null) {
   }
   byId("recent").hidden = !known?.length;
   byId("recent-list").replaceChildren(...(known ?? []).reverse().map(line));
-  const sets = (await listSets()).filter((one) => !going.has(one.id));
+  const folder = await showFolder();
+  const sets = (await listSets()).filter((one) => !going.has(one.id) && one.id !== folder);
   byId("sets").hidden = !sets.length;
   byId("sets-list").replaceChildren(...sets.map(setLine));
   const ids = new Set(known?.map((one) => one.id));
@@ -137,6 +138,24 @@ export async function listSessions(lostId = null) {
   byId("held").hidden = !known || !held.length;
   byId("held-list").replaceChildren(...held.map(heldLine));
   byId("held-list").querySelector(`[data-id="${CSS.escape(lostId ?? "")}"] .go`)?.focus();
+}
+
+/** Offer the server's folder, if it has one; the id of its set. */
+async function showFolder() {
+  if (!state.health?.has_folder) return null;
+  try {
+    const { found, others } = await readFolder();
+    const count = found.items.length.toLocaleString();
+    byId("server-folder").hidden = false;
+    byId("server-folder-title").textContent = found.name;
+    const more = others ? ` ${others} more are not listed.` : "";
+    byId("server-folder-text").textContent = `${count} pictures and videos on the server, ${progressOf(found)}.${more}`;
+    byId("server-folder-open").onclick = () => resumeSet(found).catch(complain);
+    return found.id;
+  } catch (error) {
+    complain(error);
+    return null;
+  }
 }
 
 const going = new Set(); // ids of what is deleted unless that is undone

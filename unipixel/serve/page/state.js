@@ -17,7 +17,7 @@ export const state = {
   /** The frame that is wanted, and the one of which the picture is there; masks and prompts belong to that one. */
   frame: 0,
   shown: null,
-  /** "select", "point", "box" or "brush". */
+  /** "select", "point", "box", "brush" or "polygon". */
   tool: "point",
   /** What a click does without a key held down: start a "new" object beside the selected one, "add", take "away". */
   mode: "new",
@@ -38,6 +38,9 @@ export const state = {
   zoom: 1,
   /** What new objects are called: the class that was chosen; null: nothing. */
   label: null,
+  /** Whether the picture is one of a set, and the classes of that. */
+  isInSet: false,
+  classes: [],
   /** Why the server has not saved what was changed last; empty if it has. */
   problem: "",
 };

@@ -156,7 +156,7 @@ on("playing session", () => {
   play.setAttribute("aria-label", playing ? "Pause" : "Play");
   play.replaceChildren(icon(playing ? "pause" : "play"));
 });
-on("objects masks target session", drawStripSoon);
+on("objects masks target session set", drawStripSoon);
 on("objects busy", () => {
   document.getElementById("track").disabled = !state.objects.size || state.busy !== null;
 });

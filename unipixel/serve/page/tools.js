@@ -1,5 +1,6 @@
-/** Pointer, finger and keyboard above the picture become points, boxes and strokes. */
+/** Pointer, finger and keyboard above the picture become points, boxes, strokes and corners of an outline. */
 
+import * as corners from "./corners.js";
 import { discard, finish, paint } from "./draft.js";
 import { prompt } from "./jobs.js";
 import { announce, inform } from "./notices.js";
@@ -10,6 +11,8 @@ import { changeView, choose, light, on, state, tell } from "./state.js";
 const SMALLEST_BOX = 3; // CSS pixels
 const STILL = 5; // CSS pixels that a pointer may move and still click
 const STEP = 8; // CSS pixels that an arrow key moves the crosshair
+const REACH = 8; // CSS pixels from a corner at which it is taken hold of
+const REACH_OF_FINGER = 22;
 const overlay = document.getElementById("overlay");
 const stage = document.getElementById("stage");
 let held = null; // the press that goes on
@@ -21,6 +24,8 @@ export function useTool(name) {
   state.tool = name;
   light(null);
   tell("tool");
+  if (name === "polygon" && state.target.id === null && state.objects.size)
+    inform("Select an object; its outline can then be changed.");
 }
 
 /** Let clicks and strokes start a "new" object, "add" to the selected one, or take "away" from it. */
@@ -48,8 +53,8 @@ export function endPan() {
 
 /** End what was begun and not finished. Whether there was something. */
 export function cancel() {
-  const was = doing.box || doing.line;
-  Object.assign(doing, { box: null, line: null });
+  const was = doing.box || doing.line || doing.rings;
+  Object.assign(doing, { box: null, line: null, rings: null });
   held = null;
   redraw();
   return Boolean(was);
@@ -70,7 +75,8 @@ export function applyDraft() {
 function isBlocked() {
   const { draft } = state;
   const isSame =
-    !draft || (state.tool === "brush" && draft.frame === state.shown && draft.target.id === state.target.id);
+    !draft ||
+    (["brush", "polygon"].includes(state.tool) && draft.frame === state.shown && draft.target.id === state.target.id);
   if (!isSame) inform("Apply or discard what you have painted first.");
   return !isSame;
 }
@@ -83,6 +89,12 @@ function hasTarget() {
 function isAddressed(mode) {
   if (mode === "away" && !hasTarget()) inform("Select the object that this is to be taken away from first.");
   return mode !== "away" || hasTarget();
+}
+
+function chooseAt(place) {
+  const id = objectAt(place)?.id ?? null;
+  if (state.tool === "select" || !state.draft) return choose(id);
+  if (id !== null && id !== state.target.id) inform("Apply or discard what you have changed first.");
 }
 
 function point(place, mode) {
@@ -129,13 +141,23 @@ function press(event) {
     if (!isAddressed(held.mode)) return cancel();
     doing.line = { places: [place], isAway: held.mode === "away" };
   }
+  if (state.tool === "polygon" && !isBlocked()) {
+    if (held.mode !== "away") corners.hold(place, reachOf(event));
+    else if (corners.removeCorner(place, reachOf(event))) return cancel();
+  }
   redraw();
+}
+
+function reachOf({ pointerType }) {
+  return pointerType === "touch" ? REACH_OF_FINGER : REACH;
 }
 
 function move(event) {
   const place = placeOf(event);
   doing.cursor = event.pointerType === "touch" && !held ? null : place;
+  if (state.tool === "polygon") corners.point(place, reachOf(event));
   if (held?.pointer === event.pointerId) {
+    if (doing.rings && Math.hypot(event.clientX - held.x, event.clientY - held.y) > 1) corners.move(place);
     if (doing.box) doing.box.to = place;
     if (doing.line) for (const one of event.getCoalescedEvents?.() ?? [event]) doing.line.places.push(placeOf(one));
     if (held.isPan) hasPanned = true;
@@ -151,10 +173,11 @@ function lift(event) {
   if (held?.pointer !== event.pointerId) return;
   const { place, mode, x, y, isPan } = held;
   const isStill = Math.hypot(event.clientX - x, event.clientY - y) <= STILL;
-  const { box: drawn, line } = doing;
+  const { box: drawn, line, rings } = doing;
+  if (rings) corners.drop();
   cancel();
-  if (isPan) return;
-  if (state.tool === "select" && isStill) choose(objectAt(place)?.id ?? null);
+  if (isPan || rings) return;
+  if (isStill && ["select", "polygon"].includes(state.tool)) chooseAt(place);
   if (state.tool === "point") point(place, mode);
   if (drawn) box(drawn.from, placeOf(event), mode);
   if (line) paint(line.places, line.isAway);
@@ -166,7 +189,7 @@ overlay.addEventListener("pointerup", lift);
 overlay.addEventListener("pointercancel", cancel);
 overlay.addEventListener("contextmenu", (event) => event.preventDefault());
 overlay.addEventListener("pointerleave", () => {
-  doing.cursor = null;
+  doing.cursor = doing.ghost = null;
   if (state.tool === "select") light(null);
   redraw();
 });
@@ -197,11 +220,12 @@ const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDo
 
 function moveCrosshair([dx, dy], isFar) {
   const { width, height } = state.session.media;
-  const step = Math.max(1, Math.round((STEP * (isFar ? 6 : 1)) / shownScale()));
+  const step = Math.max(1, Math.round(((doing.rings ? 1 : STEP) * (isFar ? 6 : 1)) / shownScale()));
   const at = doing.crosshair;
   at.x = Math.max(0, Math.min(width - 1, at.x + dx * step));
   at.y = Math.max(0, Math.min(height - 1, at.y + dy * step));
   if (doing.box) doing.box.to = { ...at };
+  if (doing.rings) corners.move(at);
   if (doing.line) doing.line.places.push({ ...at });
   const under = objectAt(at);
   announce(`${at.x}, ${at.y}${under ? `, on object ${under.id}` : ""}`);
@@ -209,8 +233,9 @@ function moveCrosshair([dx, dy], isFar) {
 
 function enterCrosshair(mode) {
   const at = { ...doing.crosshair };
-  if (state.tool === "select") return choose(objectAt(at)?.id ?? null);
+  if (state.tool === "select") return chooseAt(at);
   if (state.tool === "point") return point(at, mode);
+  if (state.tool === "polygon") return enterCorner(at, mode);
   const { box: drawn, line } = doing;
   if (drawn || line) {
     cancel();
@@ -221,6 +246,14 @@ function enterCrosshair(mode) {
     else doing.line = { places: [at], isAway: mode === "away" };
     announce(`${state.tool === "box" ? "Box" : "Stroke"} begun at ${at.x}, ${at.y}. Enter ends it.`);
   }
+}
+
+function enterCorner(at, mode) {
+  if (isBlocked()) return;
+  if (doing.rings) return corners.drop();
+  if (mode === "away") return void corners.removeCorner(at, REACH);
+  if (!corners.hold(at, REACH)) return chooseAt(at);
+  announce("The corner is held: arrow keys move it, Enter lets go of it.");
 }
 
 overlay.addEventListener("keydown", (event) => {
@@ -284,5 +317,6 @@ on("draft", () => {
   if (!draft) return;
   const where = state.session.media.num_frames > 1 ? ` on frame ${draft.frame + 1}` : "";
   const count = draft.strokes.length;
-  document.getElementById("draft-text").textContent = `${count} stroke${count > 1 ? "s" : ""}${where}`;
+  const what = draft.strokes.some((one) => one.rings) ? "change" : "stroke";
+  document.getElementById("draft-text").textContent = `${count} ${what}${count > 1 ? "s" : ""}${where}`;
 });

@@ -20,7 +20,7 @@ from unipixel.engine.answer import Answer
 from unipixel.engine.memory import KnownObject
 from unipixel.engine.session import Session
 from unipixel.errors import DatasetError, PromptError
-from unipixel.formats import WRITERS, Annotations, Losses, describe_losses
+from unipixel.formats import Annotations, Losses, assign_subsets, describe_losses, write_sets
 from unipixel.formats.rasters import write_davis_frames
 from unipixel.serve.errors import ApiError
 from unipixel.serve.runtime import OwnerDep, RuntimeDep, forbid_caching
@@ -28,12 +28,14 @@ from unipixel.serve.sessions.routes import SESSION_PATH, EntryDep, StoreDep, run
 from unipixel.serve.sessions.store import MEDIA_FILE, SessionEntry
 
 ExportFormat: TypeAlias = Literal[
-    "coco", "cvat", "datumaro", "davis", "label-studio", "labelme", "numpy", "overlay", "yolo", "youtube-vis"
+    "coco", "cvat", "datumaro", "davis", "jsonl", "label-studio", "labelme", "numpy", "overlay", "yolo", "youtube-vis"
 ]
-SetFormat: TypeAlias = Literal["coco", "cvat", "davis", "datumaro", "label-studio", "labelme", "yolo"]
+SetFormat: TypeAlias = Literal["coco", "cvat", "davis", "datumaro", "jsonl", "label-studio", "labelme", "yolo"]
+Share: TypeAlias = Annotated[int, Query(ge=0, le=100, description="Its share, in hundredths; all three make 100.")]
 EXPORT_FILES: dict[str, str] = {
     "coco": "coco.json",
     "cvat": "cvat.xml",
+    "jsonl": "objects.jsonl",
     "label-studio": "label-studio.json",
     "numpy": "masks.npz",
     "youtube-vis": "youtube-vis.json",
@@ -46,7 +48,7 @@ EXPORTED: dict[int | str, dict[str, Any]] = {
         "description": "The file.",
         "content": {
             **{kind: {} for kind in ("application/json", "application/xml", "application/zip")},
-            **{kind: {} for kind in ("video/mp4", "image/png")},
+            **{kind: {} for kind in ("application/jsonl", "video/mp4", "image/png")},
         },
     }
 }
@@ -93,6 +95,7 @@ async def export_objects(
 
 def _send_file(name: str, left_out: Sequence[str], file: IO[bytes]) -> Response:
     types = {"json": "application/json", "xml": "application/xml", "mp4": "video/mp4", "png": "image/png"}
+    types |= {"jsonl": "application/jsonl"}
     headers = {"X-Left-Out": "; ".join(left_out).encode("ascii", "replace").decode()} if left_out else {}
     headers |= {
         "Content-Length": str(os.fstat(file.fileno()).st_size),
@@ -131,7 +134,7 @@ def write_export(
             write_davis_frames(annotations, inner, losses)
         else:
             annotations = annotations.drop_pictures() if annotations.is_video else annotations
-            WRITERS[kind]([annotations], folder / EXPORT_FILES[kind] if kind in EXPORT_FILES else inner, losses)
+            write_sets([annotations], folder / EXPORT_FILES[kind] if kind in EXPORT_FILES else inner, kind, losses)
     except (ValueError, DatasetError) as error:
         raise ApiError(400, str(error), code="bad_export", param="format") from error
     if kind in EXPORT_FILES:
@@ -162,11 +165,19 @@ async def export_set(
     owner: OwnerDep,
     session: Annotated[list[str], Query(min_length=1, max_length=MAX_EXPORTED, description="Ids, in their order.")],
     kind: Annotated[SetFormat, Query(alias="format")],
+    classes: Annotated[list[str] | None, Query(alias="class", description="Those that come first, in order.")] = None,
+    train: Share = 0,
+    val: Share = 0,
+    test: Share = 0,
 ) -> Response:
     """One file, or one zip, of many pictures and clips; pictures are called as their files, and lie in a zip of YOLO's.
 
     Labels are the classes. A picture without objects is in it, too. Of several with one name the later are numbered.
+    With shares, each picture and clip goes to one of the parts, always to the same; COCO is then a file for each part.
     """
+    shares = {"train": train, "val": val, "test": test}
+    if sum(shares.values()) not in (0, 100):
+        raise PromptError(f"the shares of train, val and test are {train}, {val} and {test}; they must make 100, or 0")
     folder = Path(tempfile.mkdtemp(prefix="unipixel-export-"))
     try:
         sets, names = list[Annotations](), set[str]()
@@ -178,12 +189,16 @@ async def export_set(
         def write() -> tuple[str, list[str], IO[bytes]]:
             losses, inner = Losses(), folder / "files"
             inner.mkdir()
+            path = inner / EXPORT_FILES[kind] if kind in EXPORT_FILES else inner
+            if any(shares.values()):
+                assign_subsets(sets, shares)
+                path = inner / "instances.json" if kind == "coco" else path
             try:
-                WRITERS[kind](sets, inner / EXPORT_FILES[kind] if kind in EXPORT_FILES else inner, losses)
+                written = write_sets(sets, path, kind, losses, classes=classes or ())
             except (ValueError, DatasetError) as error:
                 raise ApiError(400, str(error), code="bad_export", param="format") from error
-            single = kind in EXPORT_FILES
-            path = inner / EXPORT_FILES[kind] if single else pack_folder(inner, folder / f"{kind}.zip")
+            single = written == [path]
+            path = path if single else pack_folder(inner, folder / f"{kind}.zip")
             return path.name, describe_losses(losses), open(path, "rb")
 
         name, left_out, file = await runtime.run_in_thread(write)

@@ -15,7 +15,7 @@ from unipixel.engine.session import Session
 from unipixel.errors import MediaError, PromptError
 from unipixel.masks import MaskTrack, parse_rle
 from unipixel.serve.errors import ApiError, JobCancelled
-from unipixel.serve.media import clean_name, encode_frame, fetch_media, store_upload
+from unipixel.serve.media import FOLDER_SCHEME, clean_name, encode_frame, fetch_media, store_upload
 from unipixel.serve.responses import EVENT_STREAM, JsonResponse, format_event, stream_events, wait_for_result
 from unipixel.serve.runtime import OwnerDep, Runtime, RuntimeDep, forbid_caching
 from unipixel.serve.schemas import DEFAULT_TOKENS, MAX_FRAME, MAX_OBJECT_ID, ErrorOut, ObjectOut
@@ -171,7 +171,11 @@ async def open_session(
     """The URL is fetched once, into the session's own folder."""
 
     def store_media(path: Path) -> str:
-        name = fetch_media(body.url, path, runtime.settings.limits)
+        limits = runtime.settings.limits
+        if body.url.startswith(FOLDER_SCHEME):
+            name = runtime.get_folder().copy(body.url.removeprefix(FOLDER_SCHEME), path, limits)
+        else:
+            name = fetch_media(body.url, path, limits)
         return clean_name(body.name) if body.name else name
 
     options = body.model_dump(include={"num_frames", "track", "every", "fps"})
@@ -255,6 +259,7 @@ async def ask(runtime: RuntimeDep, entry: EntryDep, jobs: JobsDep, body: AskRequ
             temperature=body.temperature,
             top_p=body.top_p,
             seed=body.seed,
+            every_token=True,
         )
         return record_turn(pieces)
 
@@ -405,7 +410,9 @@ async def segment(entry: EntryDep, jobs: JobsDep, body: SegmentRequest) -> Any:
     def work() -> Iterator[Any]:
         prompts = [prompt.to_prompt(session.media.size_hw) for prompt in body.prompts]
         return _end_with_objects(
-            session.stream(None, prompts=prompts, start=body.start, force=body.force, label=body.label)
+            session.stream(
+                None, prompts=prompts, start=body.start, force=body.force, label=body.label, every_token=True
+            )
         )
 
     return await jobs.run("segment", work, build_objects, stream=body.stream)
@@ -495,7 +502,7 @@ async def correct(entry: EntryDep, known: KnownObjectDep, jobs: JobsDep, body: C
             prompt.model_copy(update={"object_id": known.id}).to_prompt(session.media.size_hw)
             for prompt in body.prompts
         ]
-        return _end_with_objects(session.stream(None, prompts=prompts))
+        return _end_with_objects(session.stream(None, prompts=prompts, every_token=True))
 
     return await jobs.run("correct", work, build_objects, stream=body.stream)
 

@@ -10,6 +10,7 @@ from unipixel.serve.schemas import (
     MAX_FRAME,
     PROMPT_EXAMPLES,
     ClipOptions,
+    FinishReason,
     MaskRle,
     MediaOut,
     Number,
@@ -32,7 +33,9 @@ class OpenRequest(ClipOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": CLIP_EXAMPLE})
 
-    url: str = Field(description="A `data:` URL with base64, or an http(s) URL.")
+    url: str = Field(
+        description="A `data:` URL with base64, an http(s) URL, or `folder:` and a name that `GET /v1/folder` lists."
+    )
     name: Annotated[str, Field(max_length=200)] | None = Field(None, description="What to call the session.")
     fps: FPS | None = Field(None, description="Frames per second of a source that does not state it.")
 
@@ -149,7 +152,7 @@ class AnswerOut(BaseModel):
     question: str
     text: str = Field(description="With `[id]` where the model mentions an object.")
     raw_text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason = Field(description="`loop`: it repeated itself, and was stopped.")
     objects: list[ObjectOut] = Field(description="Objects that were prompted, then those that the reply segments.")
     usage: Usage
     timings_s: dict[str, float]

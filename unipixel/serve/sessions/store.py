@@ -117,8 +117,14 @@ class SessionEntry:
 
     def record(self) -> dict[str, Any]:
         """What is saved beside the engine's file."""
-        turns = [turn.model_dump() for turn in self.turns]
-        return {"id": self.id, "owner": self.owner, "name": self.name, "created": self.created, "turns": turns}
+        return {
+            "id": self.id,
+            "owner": self.owner,
+            "name": self.name,
+            "created": self.created,
+            "is_kept": self.is_kept,
+            "turns": [turn.model_dump() for turn in self.turns],
+        }
 
 
 class SessionStore:
@@ -292,6 +298,7 @@ class SessionStore:
             session,
             int(record["created"]),
             is_saved=True,
+            is_kept=record.get("is_kept") is True,  # it may be gone on with before a tab gives a sign of life
             turns=[TurnOut.model_validate(turn) for turn in record.get("turns", [])],
         )
         entry.refresh_objects()
