@@ -74,7 +74,7 @@ class LiveBytes(TorchDispatchMode):
     """The most bytes of tensors made inside that were there at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self._sizes: dict[int, int] = {}
 

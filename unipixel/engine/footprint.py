@@ -2,8 +2,9 @@
 
 What is counted: the weights; what lives as long as the session (the cache of the language model, the features that SAM
 keeps, the memories of tracked objects); and the largest of what lives for a moment, one stage after the other. Each
-stage is counted at its fullest line of code. What the libraries take is a measured constant. `tools/check_memory.py`
-compares predictions with measured runs.
+stage is counted at its fullest line of code. On CPUs the others are added: the C library keeps what they have freed,
+and hardly any of it has the size that the next one asks for. What the libraries take is a measured constant.
+`tools/check_memory.py` compares predictions with measured runs.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def predict_memory(
         "SAM features": count_feature_bytes(config, frames, width),
         "object memories": _count_memories(config, frames, objects, width),
         f"activations ({busiest})": stages[busiest],
+        "freed, but kept": 0.0 if device == "cuda" else sum(stages.values()) - stages[busiest],
     }
     whole = {name: round(value) for name, value in parts.items()}
     return whole | {"peak": sum(whole.values())}

@@ -430,15 +430,16 @@ class Segmenter(nn.Module):
         whole = 1 if self.pools_memories and not self.training else slots
         parts, codes = [memories[:, :whole].flatten(1, 2)], [code[:whole].flatten(0, 1)]
         turns = [(build_axial_rotation(self.config.grid, self.config.hidden_size, device), whole)]
-        bias = None
         if whole < slots:
             parts.append(pool_cells(memories[:, whole:]).flatten(1, 2))
             codes.append(pool_cells(code[whole:]).flatten(0, 1))
             turns.append((build_axial_rotation(self.config.grid, self.config.hidden_size, device, 2), slots - whole))
-            bias = torch.zeros(sum(part.shape[1] for part in parts) + split * pointers.shape[1]).to(device, dtype)
-            bias[parts[0].shape[1] : -split * pointers.shape[1]] = math.log(4)
         values = torch.cat([*parts, pointers.reshape(count, -1, width)], 1)
         keys = values + torch.cat([*codes, moment.repeat_interleave(split, 0)])
+        bias = None
+        if whole < slots:
+            bias = keys.new_zeros(keys.shape[1])
+            bias[len(codes[0]) : len(codes[0]) + len(codes[1])] = math.log(4)
         current = build_sine_encoding(self.config.grid, self.config.hidden_size, device, dtype, 0.1)
         x = embed.flatten(2).transpose(1, 2) + current  # (1 or N, s*s, C)
         for layer in self.memory_attention.layers:
