@@ -101,14 +101,16 @@ def build_page() -> Any:
             picture.select(click, clicks, [clicks, marks])
             for forget in (clear.click, picture.change):
                 forget(lambda: ([], "no clicks"), None, [clicks, marks])
-            send.click(lambda *given: show_errors(ask_picture, *given), [picture, question, clicks], [shown, words])
+            asked = [picture, question, clicks]
+            send.click(lambda *given: show_errors(ask_picture, *given), asked, [shown, words], api_name="ask_picture")
         with gr.Tab("Clip"):
             with gr.Row():
                 clip, followed = gr.Video(label="Clip"), gr.Video(label="Masks", interactive=False)
-            asked = gr.Textbox(label="Question", value="Please segment the butterfly.")
+            request = gr.Textbox(label="Question", value="Please segment the butterfly.")
             follow, said = gr.Button("Ask", variant="primary"), gr.Textbox(label="Answer", lines=3)
             gr.Examples([[str(EXAMPLES / "clip.mp4")]], [clip])
-            follow.click(lambda *given: show_errors(ask_clip, *given), [clip, asked], [followed, said])
+            asked = [clip, request]
+            follow.click(lambda *given: show_errors(ask_clip, *given), asked, [followed, said], api_name="ask_clip")
     return page.queue(max_size=20, default_concurrency_limit=1)
 
 

@@ -126,7 +126,13 @@ class Media:
                 yield self.frame(t)
 
     def __repr__(self) -> str:
-        frames = "live" if self._indices is None and self.is_live else f"{self.num_frames} frames"
+        frames = (
+            "live"
+            if self._indices is None and self.is_live
+            else "1 frame"
+            if self.num_frames == 1
+            else f"{self.num_frames} frames"
+        )
         return f"Media({self.source!r}, {frames}, {self.size_hw[0]} x {self.size_hw[1]})"
 
     def select(self, ts: Sequence[int]) -> Media:
