@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,6 +72,48 @@ def test_help_names_every_command_without_loading_deep_learning() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert all(name in done.stdout for name in ("ask", "chat", "demo", "stickers", "eval", "bench"))
+
+
+PICTURE = Path(__file__).parents[1] / "unipixel" / "examples" / "picture.png"
+
+
+def test_a_question_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    """Seconds differ from machine to machine; what is imported does not."""
+    own = [
+        "train",
+        "eval",
+        "serve",
+        "batch",
+        "bench",
+        "ablation",
+        "hub",
+        "stickers",
+        "data.catalogue",
+        "data.readers.refer",
+    ]
+    others = [
+        "pandas",
+        "scipy",
+        "sklearn",
+        "peft",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "ray",
+        "pyarrow",
+        "torchvision",
+        "matplotlib",
+        "datasets",
+    ]
+    forbidden = [*(f"unipixel.{name}" for name in own), *others]
+    code = (
+        "import os, sys; from unipixel.cli import app; "
+        f"app(['ask', {str(PICTURE)!r}, 'Segment the dog.', '-o', {str(tmp_path)!r}], standalone_mode=False); "
+        f"print(sorted(set({forbidden}) & set(sys.modules)), os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "[] PASSIVE"
 
 
 @pytest.mark.parametrize("command", ["ask", "chat", "demo", "stickers", "bench", "eval"])

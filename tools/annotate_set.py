@@ -37,7 +37,7 @@ from unipixel.draw import write_png
 from unipixel.masks import decode_rle, find_interior_point
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-SIZES = {"desk": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
+SIZES: dict[str, Any] = {"desk": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
 GOOD_IOU, MAX_CLICKS = 0.85, 3
 """From which IoU on a mask is left as it is, and how often a thing is clicked at most."""
 SMALL, FAR = 8, 48

@@ -334,7 +334,7 @@ def test_set_of_pictures_is_exported_as_one(quick: Live, tmp_path: Path) -> None
         )
     lines = quick.http.get("/v1/export", params={"format": "jsonl", "session": ids}).text.splitlines()
     assert [json.loads(line)["file_name"] for line in lines] == ["a.jpg", "b.png", "a-2.jpg", "empty.png"]
-    split = {"session": ids, "class": ["bird", "cat"], "train": 50, "val": 25, "test": 25}
+    split: dict[str, Any] = {"session": ids, "class": ["bird", "cat"], "train": 50, "val": 25, "test": 25}
     content = quick.http.get("/v1/export", params={"format": "coco", **split}).content
     assert quick.http.get("/v1/export", params={"format": "coco", **split}).content == content
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

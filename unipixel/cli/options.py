@@ -7,6 +7,7 @@ starts an object of its own, but a negative point joins the only object that the
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -293,9 +294,13 @@ def load_engine(
 ) -> Engine:
     """The engine, with a line on stderr while it loads.
 
+    Threads of torch then sleep while they wait for each other, unless ``OMP_WAIT_POLICY`` says otherwise: where other
+    work takes the cores, those that spin burn the time that the one they wait for would need.
+
     Raises:
         CheckpointError: there is no such checkpoint.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is loaded
     with stderr().status(f"loading {model}"):
         from unipixel.engine.engine import load
 

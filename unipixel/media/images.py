@@ -6,6 +6,7 @@ import io
 import struct
 import threading
 import warnings
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,9 @@ from unipixel.media.limits import Limits, check_equal_size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 """Formats that are opened; Pillow's rarer ones, some of which start other programs, are not."""
+
+KEPT_PIXELS = 1 << 25
+"""Height times width of the largest picture that is kept decoded."""
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
@@ -251,8 +255,13 @@ def array_to_rgb(array: Any, name: str = "the array") -> np.ndarray:
 
 
 class StillSource:
-    """One picture in a file, or in the bytes of one."""
+    """One picture in a file, or in the bytes of one.
 
+    The picture that was decoded last in this process is kept, up to `KEPT_PIXELS`: a question reads it for the language
+    model, for SAM and for the drawing, one after the other.
+    """
+
+    _latest: tuple[weakref.ref[StillSource], np.ndarray] | None = None
     fps: float | None = None
     timestamps_s: Sequence[float] | None = None
     num_frames = 1
@@ -264,8 +273,22 @@ class StillSource:
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         for _ in indices:
+            latest = StillSource._latest
+            if latest is not None and latest[0]() is self:
+                yield latest[1].copy()
+                continue
             with open_image(self._data, self._name, self._limits) as image:
-                yield image_to_rgb(image, self._name)
+                frame = image_to_rgb(image, self._name)
+            if frame.shape[0] * frame.shape[1] <= KEPT_PIXELS:
+                StillSource._latest = weakref.ref(self, _forget_still), frame.copy()
+            yield frame
+
+
+def _forget_still(source: weakref.ref[StillSource]) -> None:
+    """Free the kept picture of a source that is gone."""
+    latest = StillSource._latest
+    if latest is not None and latest[0] is source:
+        StillSource._latest = None
 
 
 class AnimationSource:

@@ -116,7 +116,7 @@ def resolve_checkpoint(name: str | Path, **hub: Any) -> Path:
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Parameters take no memory, everything else is real.
+    """Parameters take no memory and are not drawn, everything else is real.
 
     torch layers make their parameters with ``torch.empty``, and buffers that no file holds (rotary frequencies) with
     other functions, so those come out computed as on any device.
@@ -128,6 +128,8 @@ class _EmptyOnMeta(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is torch.empty:
             kwargs["device"] = "meta"
+        if getattr(func, "__module__", "") == "torch.nn.init" and args and args[0].is_meta:
+            return args[0]  # takes longer than for real ones, and there is nothing to be drawn into
         return func(*args, **kwargs)
 
 

@@ -52,31 +52,35 @@ class MediaFolder:
         self.root = root.resolve()
         self.id = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
         """Tells folders apart without saying where they are."""
+        self._names: set[str] = set()
         if not self.list_names()[0]:
             raise ValueError(f"the folder {root} holds neither pictures nor videos")
 
     def list_names(self) -> tuple[list[str], int]:
         """Names of its files in the order of their numbers, folders separated by ``/``; and how many are too many."""
-        files = {file.relative_to(self.root).as_posix(): file for file in self._iterate_files()}
-        names = sorted(files, key=lambda name: [build_sort_key(part) for part in name.split("/")])
-        self._files = {name: files[name] for name in names[:MAX_LISTED]}
-        return list(self._files), max(0, len(names) - MAX_LISTED)
+        names = sorted(self._iterate_names(), key=lambda name: [build_sort_key(part) for part in name.split("/")])
+        self._names = set(names[:MAX_LISTED])
+        return names[:MAX_LISTED], max(0, len(names) - MAX_LISTED)
 
-    def _iterate_files(self) -> Iterator[Path]:
+    def _iterate_names(self) -> Iterator[str]:
         for place, folders, names in os.walk(self.root, onerror=_warn_of_folder):
             folders[:] = [name for name in folders if not is_junk(name)]
+            inner = Path(place).relative_to(self.root).as_posix()
             for name in names:
-                file = Path(place, name)
-                suffix = file.suffix.lower()
-                if not is_junk(name) and (suffix in SUFFIXES or suffix in VIDEO_SUFFIXES) and self._is_inside(file):
-                    yield file
+                suffix = os.path.splitext(name)[1].lower()
+                if is_junk(name) or (suffix not in SUFFIXES and suffix not in VIDEO_SUFFIXES):
+                    continue
+                path = os.path.join(place, name)
+                is_inside = self._is_inside(Path(path)) if os.path.islink(path) else os.path.isfile(path)
+                whole = name if inner == "." else f"{inner}/{name}"
+                if is_inside and whole.encode("utf-8", "ignore").decode() == whole:  # else it could not be sent
+                    yield whole
 
     def _is_inside(self, file: Path) -> bool:
-        """Whether it is a file of the folder, under a name that can be sent."""
+        """Whether it is a file of the folder, wherever links lead."""
         try:
-            file.name.encode("utf-8")
             return file.is_file() and file.resolve().is_relative_to(self.root)
-        except (OSError, UnicodeEncodeError):
+        except OSError:
             return False
 
     def find(self, name: str) -> Path:
@@ -85,10 +89,10 @@ class MediaFolder:
         Raises:
             MediaError: none is called so.
         """
-        if name not in self._files:
+        if name not in self._names:
             self.list_names()  # it may have come since
-        file = self._files.get(name)
-        if file is None or not self._is_inside(file):
+        file = self.root / name
+        if name not in self._names or not self._is_inside(file):
             raise MediaError(f"there is no picture and no video {name[:80]!r} in the server's folder")
         return file
 

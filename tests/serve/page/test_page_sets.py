@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from visitor import PHONE, Visitor
 
+import unipixel
 from unipixel.engine.engine import Engine
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -47,7 +48,8 @@ def begun(visitor: Visitor, pictures: list[Path], classes: str = "dog\ncat\nbird
     visitor.page.locator("#classes-edit").click()
     visitor.page.locator("#classes-text").fill(classes)
     visitor.page.locator("#classes-form [type=submit]").click()
-    visitor.see(".class")
+    if classes:
+        visitor.see(".class")
 
 
 def states(visitor: Visitor) -> list[str]:
@@ -198,6 +200,73 @@ def test_folder_of_the_server_is_a_set_whose_pictures_come_when_they_are_seen(
         assert visitor.state("state.objects.size") > 0 and visitor.page.url.split("#")[1] != first
 
 
+def test_set_is_opened_annotated_named_and_exported_without_a_mouse(
+    quick_engine: Engine, visit: Visit, pictures: list[Path]
+) -> None:
+    with running(quick_engine, folder=pictures[0].parent) as live:
+        visitor = visit(live.url)
+        press, write = visitor.page.keyboard.press, visitor.page.keyboard.type
+
+        def reach(selector: str) -> None:
+            for _ in range(40):
+                if visitor.page.evaluate("(one) => document.activeElement.matches(one)", selector):
+                    return
+                press("Tab")
+            raise AssertionError(f"{selector} cannot be reached by Tab")
+
+        visitor.see("#server-folder")
+        reach("#server-folder-open")
+        press("Enter")
+        at(visitor, "p0.png")
+        press("c")
+        write("dog\ncat")
+        reach("#classes-form [type=submit]")
+        press("Enter")
+        visitor.see(".class")
+        press("x")
+        for name, key in (("p0.png", "1"), ("p1.png", "2")):
+            at(visitor, name)
+            press("Shift+ArrowLeft")
+            press("ArrowUp")
+            press("Enter")  # the crosshair stays where it was in the picture before
+            visitor.idle()
+            press(key)
+            wait_for(
+                lambda key=key: (
+                    visitor.state("state.objects.get(state.target.id).label") == {"1": "dog", "2": "cat"}[key]
+                )
+            )
+            press("d")
+        at(visitor, "p2.png")
+        press("PageUp")
+        at(visitor, "p1.png")
+        press("k")
+        press("g")
+        press("]")
+        press("Enter")
+        press("Shift+ArrowRight")
+        press("Enter")
+        visitor.see("#draft")
+        press("Control+Enter")
+        visitor.see("#draft", "hidden")
+        visitor.idle()
+        press("e")
+        reach("[data-set-format=yolo]")
+        with visitor.page.expect_download() as coming:
+            press("Enter")
+        with zipfile.ZipFile(coming.value.path()) as archive:
+            assert {"labels/p0.txt", "labels/p1.txt", "images/p1.png"} <= set(archive.namelist())
+            assert 'names:\n  0: "dog"\n  1: "cat"\n' in archive.read("data.yaml").decode()
+            assert archive.read("labels/p0.txt").startswith(b"0 ")
+        press("e")
+        reach("#split")
+        press("Space")
+        reach("#share-train")
+        press("ArrowUp")
+        reach("#share-val")
+        assert visitor.page.locator("#share-test").input_value() == "9"
+
+
 def test_pictures_that_the_server_lost_are_opened_again(quick: Live, visit: Visit, pictures: list[Path]) -> None:
     visitor = visit(quick.url)
     begun(visitor, pictures)
@@ -217,7 +286,7 @@ def test_pictures_that_the_server_lost_are_opened_again(quick: Live, visit: Visi
 
 def test_one_question_is_asked_about_every_picture(quick: Live, visit: Visit, pictures: list[Path]) -> None:
     visitor = visit(quick.url)
-    begun(visitor, pictures)
+    begun(visitor, pictures, "")
     visitor.page.locator("#ask-all").click()
     assert visitor.notice().startswith("Write what to ask")
     visitor.page.locator("#question").fill("Please segment the dog.")
@@ -229,6 +298,27 @@ def test_one_question_is_asked_about_every_picture(quick: Live, visit: Visit, pi
         visitor.page.locator("#set-next").click()
         at(visitor, f"p{number}.png")
         assert visitor.state("state.turns.map((one) => one.question)") == ["Please segment the dog."]
+
+
+def test_every_picture_is_asked_for_the_classes(nano: Live, visit: Visit, pictures: list[Path]) -> None:
+    example = Path(unipixel.__file__).parent / "examples" / "picture.png"
+    for place in (1, 2):
+        pictures[place].write_bytes(example.read_bytes())
+    visitor = visit(nano.url)
+    begun(visitor, pictures[:3], "zebra\nrocket\ndog")
+    visitor.page.locator("#ask-all").click()
+    visitor.see("#ask-all:has-text('Stop asking')")
+    visitor.see("#ask-all:has-text('Ask all')")
+    visitor.page.locator("#set-next").click()
+    at(visitor, "p1.png")
+    (question,) = visitor.state("state.turns.map((one) => one.question)")
+    assert question == "Please segment the zebra, the rocket and the dog."
+    labels = visitor.state("[...state.objects.values()].map((one) => one.label)")
+    assert labels == ["zebra", "rocket", "dog"]  # called by their classes, in whose colours they are drawn
+    colours = visitor.page.locator("#objects-list .swatch, #classes .swatch").evaluate_all(
+        "(all) => all.map((one) => getComputedStyle(one).backgroundColor)"
+    )
+    assert colours[:3] == colours[3:] and len(set(colours)) == 3
 
 
 def test_set_fits_a_phone_and_classes_are_read_from_files(

@@ -54,7 +54,7 @@ export function move({ x, y }) {
 export function drop() {
   const { rings, isMoved } = doing;
   doing.rings = null;
-  if (isMoved) reshape(rings);
+  if (isMoved) reshape(ringsShown(), rings);
   redraw();
 }
 
@@ -70,7 +70,7 @@ export function removeCorner(place = null, reach = 0) {
     return true;
   }
   doing.at = null;
-  reshape(rest);
+  reshape(rings, rest);
   announce("The corner is removed.");
   return true;
 }

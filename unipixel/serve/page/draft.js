@@ -3,7 +3,7 @@
  * until they are applied.
  */
 
-import { fill, remember } from "./outline.js";
+import { refill, remember } from "./outline.js";
 import { decode, encode, stroke } from "./rle.js";
 import { shapeOf } from "./shapes.js";
 import { on, state, tell } from "./state.js";
@@ -33,10 +33,10 @@ export function paint(places, isAway) {
   add({ places, radius: brushDiameter() / 2, value: isAway ? 0 : 1 });
 }
 
-/** Let the mask be what lies within rings of corners. */
-export function reshape(rings) {
+/** Let the mask's outline, of which these were the corners before, have others. */
+export function reshape(before, rings) {
   begin();
-  add({ rings });
+  add({ before, rings });
 }
 
 function add(one) {
@@ -45,9 +45,9 @@ function add(one) {
   shaped();
 }
 
-function run({ rings, places, radius, value }) {
+function run({ before, rings, places, radius, value }) {
   const { width, height } = state.session.media;
-  if (rings) return state.draft.bits.set(fill(rings, height, width));
+  if (rings) return refill(state.draft.bits, height, width, before, rings);
   places.forEach((to, i) => stroke(state.draft.bits, height, width, places[Math.max(0, i - 1)], to, radius, value));
 }
 

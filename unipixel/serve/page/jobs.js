@@ -122,13 +122,13 @@ function tellFound(objects) {
   announce(told.join(" "));
 }
 
-/** Ask a question. */
-export function ask(text) {
+/** Ask a question; `each`: for each thing in it by itself. */
+export function ask(text, each = false) {
   const turn = { question: text, text: "", isWriting: true };
   state.turns.push(turn);
   tell("turns");
   const done = enqueue("Thinking", async (id, signal) => {
-    const answer = await follow(sessionPath(id, "ask"), { text }, signal, (words) => {
+    const answer = await follow(sessionPath(id, "ask"), { text, each: each || null }, signal, (words) => {
       turn.text += words;
       state.busy.label = "Answering";
       tell("turns", "busy");

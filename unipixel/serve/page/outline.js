@@ -3,7 +3,7 @@
 import { decode, outlines } from "./rle.js";
 import { state } from "./state.js";
 
-const MOST_WRONG = 0.03; // of a mask's pixels, that an outline of few corners may get wrong
+const MOST_WRONG = 0.05; // of a mask's pixels, that an outline of few corners may get wrong
 const FINEST = 0.5; // pixels from which on corners are left as they are
 const MOST = 100; // outlines that are remembered
 const made = new Map();
@@ -29,14 +29,20 @@ export function fill(rings, height, width) {
   return bits;
 }
 
-/** Rings of few corners around bits: at most three in a hundred pixels of the mask lie on their wrong side. */
+/** Change bits where other rings have another inside: far from corners that were moved, each pixel stays as it is. */
+export function refill(bits, height, width, before, after) {
+  const [old, now] = [fill(before, height, width), fill(after, height, width)];
+  for (let at = 0; at < bits.length; at++) if (old[at] !== now[at]) bits[at] = now[at];
+}
+
+/** Rings of few corners around bits: at most five in a hundred pixels of the mask lie on their wrong side. */
 export function ringsOf(bits, height, width) {
   const exact = outlines(bits, height, width).map((flat) =>
     Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]),
   );
   let area = 0;
   for (const bit of bits) area += bit;
-  for (let tolerance = Math.max(height, width) / 64; tolerance >= FINEST; tolerance /= 1.6) {
+  for (let tolerance = Math.max(height, width) / 64; tolerance >= FINEST; tolerance /= 1.3) {
     const rings = exact.map((ring) => simplify(ring, tolerance)).filter((ring) => ring.length > 2);
     const filled = fill(rings, height, width);
     let wrong = 0;

@@ -247,10 +247,19 @@ byId("classes-cancel").addEventListener("click", () => byId("classes-dialog").cl
 
 // all at once
 
+/** A request for things of all classes; empty if there are none. */
+function askFor(classes) {
+  const things = classes.map((name) => `the ${name}`);
+  const last = things.pop();
+  return last ? `Please segment ${things.length ? `${things.join(", ")} and ` : ""}${last}.` : "";
+}
+
 async function askAll() {
   if (asking) return asking.abort();
-  const text = byId("question").value.trim();
-  if (!text) return inform("Write what to ask into the field below first; it is then asked about every picture.");
+  const question = byId("question").value.trim();
+  const each = !question; // every class by itself, so that what is found is called by it
+  const text = question || askFor(set.classes);
+  if (!text) return inform("Write what to ask into the field below first, or give the set classes; all pictures are then asked.");
   const mine = set;
   let broken = 0;
   asking = new AbortController();
@@ -261,7 +270,7 @@ async function askAll() {
       if (!isOpen(item)) continue;
       byId("set-progress").textContent = `Asking ${place + 1} of ${mine.items.length}`;
       if (place === at) {
-        await ask(text);
+        await ask(text, each);
         continue;
       }
       let told;
@@ -274,7 +283,7 @@ async function askAll() {
       }
       item.session = told.id;
       await json(sessionPath(told.id, "keepalive"), { method: "POST" });
-      const { objects } = await json(sessionPath(told.id, "ask"), { method: "POST", body: { text }, signal: asking.signal });
+      const { objects } = await json(sessionPath(told.id, "ask"), { method: "POST", body: { text, each: each || null }, signal: asking.signal });
       if (objects.length || told.objects.length) item.state = "work";
       await keep();
       render();

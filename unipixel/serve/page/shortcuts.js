@@ -5,10 +5,11 @@ import { removeCorner, step as stepCorner } from "./corners.js";
 import { isDialogOpen, openHelp } from "./dialogs.js";
 import { canExport } from "./exporting.js";
 import { redo, stop, track, undo } from "./jobs.js";
+import { announce } from "./notices.js";
 import { beginRenaming, removeObject } from "./objects.js";
 import { editClasses, finishPicture, move, useClass } from "./set.js";
 import { zoomBy } from "./stage.js";
-import { changeView, show, state, tell } from "./state.js";
+import { changeView, isListed, listed, nameOf as objectName, show, state, tell } from "./state.js";
 import { goTo, select, step, toggle } from "./timeline.js";
 import { applyDraft, beginPan, cancel, endPan, useMode, useTool } from "./tools.js";
 
@@ -54,6 +55,7 @@ const SHORTCUTS = [
     "Select the object with that number; in a set with classes: give the class to the selected and to new objects",
     Object.fromEntries(Array.from({ length: 9 }, (_, i) => [i + 1, () => useClass(i) || pick(i + 1)])),
   ],
+  ["J K", "Select the object before, the next object", { j: () => pickBeside(-1), k: () => pickBeside(1) }],
   ["H", "Hide or show the selected object", { h: target((id) => show(id, state.hidden.has(id))) }],
   [
     "Shift H",
@@ -103,6 +105,15 @@ const actions = new Map(SHORTCUTS.flatMap(([, , keys]) => Object.entries(keys)))
 
 function pick(number) {
   if (state.objects.has(number)) select(number);
+}
+
+function pickBeside(by) {
+  const objects = listed().filter(isListed);
+  if (!objects.length) return;
+  const at = objects.findIndex((one) => one.id === state.target.id);
+  const next = at < 0 ? (by > 0 ? 0 : objects.length - 1) : (at + by + objects.length) % objects.length;
+  select(objects[next].id);
+  announce(`Object ${objects[next].id}, ${objectName(objects[next])}, is selected.`);
 }
 
 function nameOf(event) {
