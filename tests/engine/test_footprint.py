@@ -61,7 +61,9 @@ def test_prediction_grows_with_what_is_asked() -> None:
     # 36 layers, 2 heads of 128 for keys and values each, 2 bytes
     assert predict(tokens=1256)["cache"] - parts["cache"] == 36 * 2 * 2 * 128 * 2 * 1000
     order = [predict(dtype=dtype)["peak"] for dtype in ("fp32", "bf16", "int8", "int4")]
-    assert order == sorted(order, reverse=True) and order[-1] < 5e9
+    assert order == sorted(order, reverse=True)
+    # a picture in int4, as it was measured (docs/checkpoints.md)
+    assert predict(frames=1, objects=1, dtype="int4")["peak"] == pytest.approx(4.4e9, rel=0.15)
     assert predict(frames=64)["peak"] > parts["peak"] > predict(frames=1)["peak"] > LIBRARIES
     assert predict(objects=64)["peak"] > parts["peak"]
     with pytest.raises(ValueError, match="objects is 0"):
