@@ -98,7 +98,8 @@ def chat(
     opened = open_source(media, no_limits)
     engine = load_engine(model, device, dtype, base, pool_memories)
     with open_session(engine, opened, num_frames, track) as session:
-        typer.echo(f"{media}: {session.num_frames} frame(s). help lists the commands, quit ends.")
+        number = session.num_frames
+        typer.echo(f"{media}: {number} {'frame' if number == 1 else 'frames'}. help lists the commands, quit ends.")
         TerminalChat(session, out, {"start": frame, "max_new_tokens": max_new_tokens, "each": each}).run()
 
 
