@@ -499,10 +499,10 @@ def test_parts_of_a_dataset_have_files_of_their_own_and_the_same_classes(tmp_pat
         assert {f"{path.stem}.png" for path in (tmp_path / "yolo" / "labels" / part).iterdir()} == some
     again = {one.name: one.labels for one in read_annotations(tmp_path / "yolo")}
     assert again == {f"{one.subset}/{one.name}": one.labels for one in sets}
-    write_annotations(sets, tmp_path / "a.jsonl")
-    assert [(one.name, one.subset) for one in read_annotations(tmp_path / "a.jsonl")] == [
-        (one.name, one.subset) for one in sets
-    ]
+    for place in ("a.jsonl", "arrays"):
+        write_annotations(sets, tmp_path / place, None if place == "a.jsonl" else "numpy")
+        again = read_annotations(tmp_path / place)
+        assert sorted((one.name, one.subset) for one in again) == sorted((one.name, one.subset) for one in sets)
     write_annotations(sets, tmp_path / "a.xml", "cvat", classes=classes)
     assert 'subset="val"' in (tmp_path / "a.xml").read_text()
     with pytest.warns(UserWarning, match="6 pictures and clips are in one whole"):

@@ -140,8 +140,8 @@ def write_numpy(sets: Sequence[Annotations], path: Path, losses: Losses) -> list
     """An ``.npz`` per picture or clip; of several, a folder of them.
 
     It holds ``masks`` bool (N, T, H, W), ``ids`` int (N,), ``labels`` text (N,), ``scores`` float (N, T), 1 where
-    nothing is known, ``frame_indices`` int (T,), ``frame_names`` text (T,), ``name``, ``is_video`` and ``fps``, which
-    is nan where it is not known. No array needs pickle.
+    nothing is known, ``frame_indices`` int (T,), ``frame_names`` text (T,), ``name``, ``is_video``, ``fps``, which
+    is nan where it is not known, and ``subset``, the part of a dataset. No array needs pickle.
     """
     if path.suffix.lower() == ".npz" and len(sets) == 1:
         return [_write_archive(sets[0], path)]
@@ -166,6 +166,7 @@ def _write_archive(one: Annotations, path: Path) -> Path:
         "name": np.array(one.name),
         "is_video": np.array(one.is_video),
         "fps": np.array(np.nan if one.fps is None else one.fps),
+        "subset": np.array(one.subset),
     }
     with replace_file(path, sync=False) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
@@ -242,7 +243,7 @@ def _read_bytes(file: IO[bytes], shape: Sequence[int], dtype: np.dtype[Any]) -> 
 def _read_archive(archive: zipfile.ZipFile, path: Path) -> Annotations:
     names = set(archive.namelist())
     arrays: dict[str, np.ndarray] = {}
-    for key in ("ids", "labels", "scores", "frame_indices", "frame_names", "name", "is_video", "fps"):
+    for key in ("ids", "labels", "scores", "frame_indices", "frame_names", "name", "is_video", "fps", "subset"):
         if f"{key}.npy" in names:
             with archive.open(f"{key}.npy") as file:
                 shape, dtype = _read_header(file)
@@ -278,6 +279,7 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> Annotations:
         frame_indices=_take(arrays, "frame_indices", (frames,), "iu", range(frames)),
         fps=fps if fps is not None and 0 < fps < 1e6 else None,
         is_video=bool(_take(arrays, "is_video", (), "b", frames > 1)),
+        subset=_take(arrays, "subset", (), "U", ""),
     )
 
 
