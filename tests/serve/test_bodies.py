@@ -72,6 +72,7 @@ def collect(live: Live) -> dict[str, Any]:
     found: dict[str, Any] = {}
     found["models"] = live.get("/v1/models")
     found["model"] = live.get("/v1/models/nano")
+    found["folder"] = live.get("/v1/folder")
     found["health"] = {**live.get("/health"), "waiting": 0, "running": 0, "memory_bytes": 1}
     opened = live.upload(PICTURE)
     found["session of a picture"] = live.get(opened)
@@ -166,7 +167,7 @@ def collect(live: Live) -> dict[str, Any]:
 
 
 def test_bodies_are_those_that_clients_know(nano_engine: Any, tmp_path: Path) -> None:
-    with running(nano_engine, state=tmp_path) as live:
+    with running(nano_engine, state=tmp_path, folder=EXAMPLES) as live:
         found = collect(live)
         paths = live.get("/openapi.json")["paths"]
     recorded = json.loads(RECORD.read_text(encoding="utf-8"))
@@ -175,7 +176,7 @@ def test_bodies_are_those_that_clients_know(nano_engine: Any, tmp_path: Path) ->
         assert json.dumps(outline(body), indent=1) == json.dumps(recorded[name], indent=1), (
             name
         )  # the order of fields, too
-    assert len(paths) == 27  # a new route needs a body here
+    assert len(paths) == 29  # a new route needs a body here
 
 
 def test_outline_sees_a_field_that_is_missing_or_null() -> None:
@@ -189,6 +190,7 @@ if __name__ == "__main__":
 
     import unipixel
 
-    with tempfile.TemporaryDirectory() as folder, running(unipixel.load(device="cpu"), state=Path(folder)) as live:
+    engine = unipixel.load(device="cpu")
+    with tempfile.TemporaryDirectory() as state, running(engine, state=Path(state), folder=EXAMPLES) as live:
         bodies = {name: outline(body) for name, body in collect(live).items()}
     RECORD.write_text(json.dumps(bodies, indent=1) + "\n", encoding="utf-8")

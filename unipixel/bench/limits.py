@@ -176,7 +176,7 @@ def start_reply(model: UniPixel, context: int, rows: int = 1) -> Iterator[object
         conversation.cache.update(*torch.randn(2, *shape, dtype=model.dtype, device=model.device), number)
     ids = torch.tensor([1])
     passage = PrefillInput(ids, model.language.embed_tokens(ids.to(model.device)), torch.full((3, 1), context), context)
-    options = DecodingOptions(max_new_tokens=512)
+    options = DecodingOptions(max_new_tokens=512, stops_loops=False)
     replies = [Reply(options=options) for _ in range(rows)]
     return generate(model, conversation, [passage] * rows, replies, options)
 

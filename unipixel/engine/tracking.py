@@ -84,7 +84,7 @@ class FrameFeatureCache:
         self._clock = clock or Clock()
         self._kept: OrderedDict[int, FrameFeatures] = OrderedDict()
         self._prefetch = prefetch
-        self._batch = choose_encode_batch(self._device) if batch is None else batch
+        self._given_batch = batch
         self._next: tuple[list[int], Future[Tensor]] | None = None
 
     def __len__(self) -> int:
@@ -93,6 +93,10 @@ class FrameFeatureCache:
     @property
     def _device(self) -> torch.device:
         return self._segmenter.no_memory_embedding.device
+
+    @property
+    def _batch(self) -> int:
+        return choose_encode_batch(self._device) if self._given_batch is None else self._given_batch
 
     @property
     def _prefetches(self) -> bool:
