@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 import torch
 from passages import continued, texts
@@ -15,6 +16,7 @@ from unipixel.engine import generation
 from unipixel.engine.answer import Answer
 from unipixel.engine.engine import Engine
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate, prefill
+from unipixel.engine.session import Session
 from unipixel.masks import mask_to_box
 from unipixel.model import language
 from unipixel.model.unipixel import UniPixel
@@ -167,6 +169,22 @@ def test_looking_at_a_conversation_does_not_stop_its_reply_but_going_on_does(mod
     with pytest.raises(RuntimeError, match="gone on without it"):
         next(steps)
     list(others)
+
+
+def test_a_transcript_of_a_reply_that_others_read_ahead_needs_no_new_cache(tiny_engine: Engine) -> None:
+    def begin(stack: ExitStack) -> tuple[Session, Iterator[object]]:
+        session = stack.enter_context(tiny_engine.open(np.zeros((32, 32, 3), np.uint8)))
+        return session, session.stream("What is this?", max_new_tokens=12, every_token=True)
+
+    with ExitStack() as stack:
+        (session, stream), (_, others) = begin(stack), begin(stack)
+        for steps in (stream, others, others):
+            next(steps)
+        dialogue = session._space.dialogue
+        batch = generation.find_batch(tiny_engine.model)
+        assert any(place.following is not None for place in batch._waiting)
+        _, unread = dialogue.transcript
+        assert len(unread) == 1 and dialogue._main is not None
 
 
 def test_hidden_tokens_stay_hidden_beside_other_replies(model: UniPixel) -> None:

@@ -132,12 +132,13 @@ class Dialogue:
             return
         reply, ids, inputs = self._last
         self._last = None
+        length = self._main.length  # asked for first: what others have read ahead is then unread again
         if reply.given_states is not None:  # it has begun
             unread = list(self._main.unread)
             written = reply.ids[: len(reply.ids) - len(unread)]
             self._transcript = self._transcript.join([*ids, *self._mark_written(written)], inputs)
             self._unread = unread
-        if self._main.length != len(self._opening_ids) + len(self._transcript.input_ids):
+        if length != len(self._opening_ids) + len(self._transcript.input_ids):
             # an error struck while the cache was being extended
             self._main = None
 

@@ -370,6 +370,7 @@ def prefill(
         (B, D) pre-norm states of the last token of each row, and per row (n, D) the states that predict a `<|seg|>`
         that is part of its input.
     """
+    conversation._settle()  # before its padding is looked at
     device, longest = model.device, max(len(p.ids) for p in inputs)
     embeds = inputs[0].embeds.new_zeros(len(inputs), longest, inputs[0].embeds.shape[-1])
     positions = torch.ones(3, len(inputs), longest, dtype=torch.long)
