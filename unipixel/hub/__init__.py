@@ -112,7 +112,7 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ("image", "video", "text")
     _supports_sdpa = True
-    _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"]  # noqa: RUF012
+    _no_split_modules = ["DecoderLayer", "VisionBlock"]  # noqa: RUF012
 
     def __init__(self, config: UniPixelHubConfig, model: UniPixel | None = None) -> None:
         super().__init__(config)

@@ -11,7 +11,7 @@ from transformers.models.sam2_video.configuration_sam2_video import Sam2VideoPro
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoPromptEncoder
 
 from unipixel.model.config import UniPixelConfig
-from unipixel.model.language import VisionFeatures
+from unipixel.model.vision import VisionFeatures
 
 
 class PointEncoder(nn.Module):
