@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache
 from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
 
 from unipixel.engine.engine import load
@@ -35,7 +34,7 @@ def test_the_image_encoder_is_transformers_own_bit_by_bit(size: SamConfig) -> No
             assert (rough - other).norm() < 0.03 * other.norm()
 
 
-def test_one_token_through_our_layer_is_one_token_through_transformers() -> None:
+def test_one_token_through_the_short_way_is_the_last_of_many() -> None:
     model, generator = load("nano").model, torch.Generator().manual_seed(0)
     embeds = torch.randn(2, 12, model.config.language.hidden_size, generator=generator)
     positions = torch.arange(12).expand(3, 2, -1)
@@ -43,10 +42,10 @@ def test_one_token_through_our_layer_is_one_token_through_transformers() -> None
     keep[1, :4] = False
     for mask in (None, keep):
         with torch.no_grad():
-            cache = DynamicCache()
+            cache = language.KeyValueCache()
             language.decode(model.language, embeds[:, :11], positions[..., :11], _cut(mask, 11), cache)
             ours = language.decode(model.language, embeds[:, 11:], positions[..., 11:], mask, cache)
-        whole = language.decode(model.language, embeds, positions, mask)  # with gradients: transformers' layers
+        whole = language.decode(model.language, embeds, positions, mask)  # with gradients: layer by layer
         assert whole.requires_grad and not ours.requires_grad
         torch.testing.assert_close(ours[:, 0], whole[:, -1], atol=1e-4, rtol=1e-4)
 
