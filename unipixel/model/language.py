@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
     Qwen2_5_VLTextModel,
@@ -438,8 +439,10 @@ def build_language_model(
     config: UniPixelConfig,
 ) -> tuple[Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLTextModel, nn.Linear]:
     """The vision tower, the decoder and its head, freshly initialised."""
-    visual = Qwen2_5_VisionTransformerPretrainedModel(config.vision)
-    language = Qwen2_5_VLTextModel(config.language)
+    tower, text = Qwen2_5_VLVisionConfig(**vars(config.vision)), Qwen2_5_VLTextConfig(**vars(config.language))
+    tower._attn_implementation = text._attn_implementation = "sdpa"
+    visual = Qwen2_5_VisionTransformerPretrainedModel(tower)
+    language = Qwen2_5_VLTextModel(text)
     head = nn.Linear(config.language.hidden_size, config.language.vocab_size, bias=False)
     if config.tie_word_embeddings:
         head.weight = language.embed_tokens.weight
