@@ -15,6 +15,7 @@ from unipixel.engine import static_decoding
 from unipixel.engine.engine import Engine
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate, prefill
 from unipixel.engine.static_decoding import StaticDecoder
+from unipixel.model.config import build_language_section
 from unipixel.model.language import fuse_projections
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model, save_model
@@ -49,9 +50,7 @@ def write(
 def deep_model(tiny_engine: Engine) -> UniPixel:
     """As many decoder layers as UniPixel-3B has, each very narrow."""
     config = tiny_engine.model.config
-    fields = config.language.to_dict() | {"num_hidden_layers": LAYERS, "layer_types": None}
-    language = type(config.language)(**fields)
-    language._attn_implementation = "sdpa"
+    language = build_language_section(**vars(config.language) | {"num_hidden_layers": LAYERS})
     torch.manual_seed(0)
     return UniPixel(replace(config, language=language)).eval()
 

@@ -11,13 +11,19 @@ from unipixel.engine.engine import load
 from unipixel.model import language
 from unipixel.model.config import SamConfig
 from unipixel.model.presets import NANO_SAM, TINY_SAM
-from unipixel.model.segmenter import Segmenter, build_sine_encoding, build_time_encoding, encode_stages
+from unipixel.model.segmenter import (
+    Segmenter,
+    _to_transformers,
+    build_sine_encoding,
+    build_time_encoding,
+    encode_stages,
+)
 
 
 @pytest.mark.parametrize("size", [TINY_SAM, NANO_SAM], ids=["tiny", "nano"])
 def test_the_image_encoder_is_transformers_own_bit_by_bit(size: SamConfig) -> None:
     """In fp32, at a size whose windows fit and at one whose last window is padded."""
-    config = size.to_transformers().vision_config.backbone_config
+    config = _to_transformers(size).vision_config.backbone_config
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
     backbone = Sam2HieraDetModel(config).eval()

@@ -43,7 +43,7 @@ from unipixel.engine.session import choose_clip
 from unipixel.engine.tracking import choose_encode_batch
 from unipixel.errors import PromptError
 from unipixel.media import MediaLike, open_media
-from unipixel.model.config import MODEL_TYPE, TEXT_FIELDS, UniPixelConfig
+from unipixel.model.config import LANGUAGE_DEFAULTS, MODEL_TYPE, UniPixelConfig
 from unipixel.model.tensor_files import count_parameters
 from unipixel.model.tracker import Tracker
 from unipixel.model.unipixel import UniPixel
@@ -72,11 +72,13 @@ class UniPixelHubConfig(PreTrainedConfig):
 
     def __init__(self, **tree: Any) -> None:
         own = _read_tree({name: _to_tree(value) for name, value in tree.items()})
-        self.text_config, self.vision_config = own.language, own.vision
+        ends = {"bos_token_id": None, "eos_token_id": None}
+        self.text_config = Qwen2_5_VLTextConfig(**vars(own.language), **ends)
+        self.vision_config = Qwen2_5_VLVisionConfig(**vars(own.vision))
         inside = {**tree, **_to_tree(tree.get("text_config") or {})}
         self.text_config.max_window_layers = inside.get("max_window_layers", own.language.num_hidden_layers)
         inner = {
-            *TEXT_FIELDS,
+            *LANGUAGE_DEFAULTS,
             "max_window_layers",
             "rope_theta",
             "rope_scaling",

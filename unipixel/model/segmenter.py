@@ -15,7 +15,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
 from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel, Sam2VisionModel, do_pool
+from transformers.models.sam2_video.configuration_sam2_video import (
+    Sam2VideoMaskDecoderConfig,
+    Sam2VideoPromptEncoderConfig,
+)
 from transformers.models.sam2_video.modeling_sam2_video import (
     Sam2VideoFeedForward,
     Sam2VideoMaskDecoder,
@@ -223,6 +228,54 @@ def _attend_heads(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> 
     return mixed.transpose(1, 2).flatten(2)
 
 
+def _to_transformers(self: SamConfig) -> Sam2VideoConfig:
+    """The transformers configs from which the leaf modules are built."""
+    widths = [self.embed_dim * 2**i for i in range(4)]
+    s, c = self.grid, self.hidden_size
+    backbone = Sam2HieraDetConfig(
+        hidden_size=self.embed_dim,
+        num_attention_heads=self.num_heads,
+        image_size=[self.image_size, self.image_size],
+        blocks_per_stage=list(self.stages),
+        embed_dim_per_stage=widths,
+        num_attention_heads_per_stage=[self.num_heads * 2**i for i in range(4)],
+        window_size_per_stage=list(self.window_sizes),
+        global_attention_blocks=list(self.global_blocks),
+        window_positional_embedding_background_size=list(self.background_size),
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=widths[::-1],
+        backbone_feature_sizes=[[4 * s, 4 * s], [2 * s, 2 * s], [s, s]],
+        fpn_hidden_size=c,
+    )
+    return Sam2VideoConfig(
+        vision_config=vision,
+        prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=c, image_size=self.image_size),
+        mask_decoder_config=Sam2VideoMaskDecoderConfig(
+            hidden_size=c,
+            mlp_dim=self.decoder_ffn,
+            num_attention_heads=self.decoder_heads,
+            iou_head_hidden_dim=self.iou_head_hidden,
+            dynamic_multimask_via_stability=False,
+        ),
+        image_size=self.image_size,
+        num_maskmem=self.num_memories,
+        memory_attention_hidden_size=c,
+        memory_attention_num_layers=self.memory_attention_layers,
+        memory_attention_feed_forward_hidden_size=self.memory_attention_ffn,
+        memory_attention_dropout=self.dropout,
+        memory_attention_rope_dropout=self.dropout,
+        memory_attention_rope_feat_sizes=[s, s],
+        memory_encoder_hidden_size=c,
+        memory_encoder_output_channels=self.memory_size,
+        mask_downsampler_embed_dim=c,
+        memory_fuser_embed_dim=c,
+        memory_fuser_intermediate_dim=4 * c,
+        memory_fuser_num_layers=self.fuser_layers,
+    )
+
+
 class Segmenter(nn.Module):
     """The SAM 2.1 model without its loops.
 
@@ -232,7 +285,7 @@ class Segmenter(nn.Module):
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
         self.config = config
-        parts = config.to_transformers()
+        parts = _to_transformers(config)
         parts._attn_implementation = "sdpa"
         parts.mask_decoder_config._attn_implementation = "sdpa"
         parts.vision_config._attn_implementation = "sdpa"
