@@ -2,9 +2,10 @@
 
     python tools/bench_decode.py --layers 36        # 3B; 8 GB of free memory. Fewer layers take less
 
-Random weights in bfloat16, one thread. Four ways: transformers' layers ("plain"), the package's own ("bf16"), int8 and int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt
-and the median of a token, the bytes that a token reads (weights, cache, output head), their share of the read rate
-measured in between, and how the logits agree with those of the plain way on the same tokens.
+Random weights in bfloat16, one thread. Four ways: transformers' layers ("plain"), the package's own ("bf16"), int8 and
+int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt and the median of a
+token, the bytes that a token reads (weights, cache, output head), their share of the read rate measured in between, and
+how the logits agree with those of the plain way on the same tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ TOKENS = 9
 
 
 def build(layers: int) -> tuple[LanguageModel, Qwen2_5_VLTextModel, nn.Linear]:
-    """The decoder, transformers' own with the same weights, and the tied head, filled from a small pool of random numbers, because drawing 3 billion is slow."""
+    """The decoder, that of transformers with the same weights, and the tied head.
+
+    They are filled from a small pool of random numbers, because drawing 3 billion is slow.
+    """
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     config = Qwen2_5_VLTextConfig(
         hidden_size=2048,

@@ -144,12 +144,6 @@ def test_names_and_first_values_are_those_of_transformers() -> None:
                 assert torch.equal(one, torch.full_like(one, float("norm" in name or "ln_q" in name))), name
 
 
-@pytest.mark.parametrize("kind", [LanguageModel, VisionTower])
-def test_another_activation_is_refused(kind: type[nn.Module]) -> None:
-    with pytest.raises(ValueError, match="hidden_act is 'gelu'; it must be 'silu'"):
-        kind(SimpleNamespace(hidden_act="gelu"))
-
-
 def test_forks_of_a_cache_share_what_they_have_and_go_apart() -> None:
     def fill(cache: KeyValueCache, value: float, count: int) -> None:
         for number in range(2):

@@ -58,7 +58,9 @@ class StaticDecoder:
         self._hidden, self._logits = torch.empty(0), torch.empty(0)
         self._graph: Any = None
 
-    def load(self, cache: language.KeyValueCache, positions: Tensor, padding_mask: Tensor | None, logits: Tensor) -> None:
+    def load(
+        self, cache: language.KeyValueCache, positions: Tensor, padding_mask: Tensor | None, logits: Tensor
+    ) -> None:
         """Take over a conversation of B rows; the likeliest tokens are the first to be read.
 
         Args:

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unipixel.model.config import UniPixelConfig
-from unipixel.model.vision import GatedMLP, Grid, RMSNorm, VisionTower, check_activation, draw_weights
+from unipixel.model.config import SectionConfig, UniPixelConfig
+from unipixel.model.vision import GatedMLP, Grid, RMSNorm, VisionTower, draw_weights
 
 SPARE_TOKENS = 64
 """Least number of tokens that a cache has memory for beyond those it holds."""
@@ -90,7 +90,7 @@ class RotaryEmbedding(nn.Module):
     Source: Qwen2.5-VL technical report, section 2.1.2; RoFormer, arXiv 2104.09864.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: SectionConfig) -> None:
         super().__init__()
         rope, head = config.rope_parameters, config.hidden_size // config.num_attention_heads
         cpu = torch.device("cpu")
@@ -124,7 +124,7 @@ class CausalAttention(nn.Module):
     Source: GQA, arXiv 2305.13245.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: SectionConfig) -> None:
         super().__init__()
         width, heads, groups = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.groups, self.dropout = width // heads, groups, config.attention_dropout
@@ -162,7 +162,7 @@ class CausalAttention(nn.Module):
 class DecoderLayer(nn.Module):
     """One layer of the language model."""
 
-    def __init__(self, config: Any, number: int) -> None:
+    def __init__(self, config: SectionConfig, number: int) -> None:
         super().__init__()
         self.number = number
         self.self_attn = CausalAttention(config)
@@ -192,15 +192,11 @@ class LanguageModel(nn.Module):
     """The weights of the decoder without its head; `decode` and `decode_token` run it.
 
     Args:
-        config: the ``text_config``.
-
-    Raises:
-        ValueError: an activation that is not the decoder's.
+        config: sizes, `UniPixelConfig.language`.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: SectionConfig) -> None:
         super().__init__()
-        check_activation(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, number) for number in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

@@ -9,22 +9,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unipixel.model.config import UniPixelConfig
+from unipixel.model.config import SectionConfig, UniPixelConfig
 
 Grid = tuple[int, int, int]
 """(t, h, w) of one visual in patches."""
 NORM_EPS = 1e-6
 """What the tower's norms, and that of the seg head, add to the mean square."""
 ROTARY_BASE = 10000.0
-ACTIVATION = "silu"
-"""The one gate of Qwen2.5-VL's MLPs."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +67,6 @@ class GatedMLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-def check_activation(config: Any) -> None:
-    """Refuse an MLP with another gate, whose weights would be used wrongly in silence.
-
-    Raises:
-        ValueError: it is not ``silu``.
-    """
-    if config.hidden_act != ACTIVATION:
-        raise ValueError(f"hidden_act is {config.hidden_act!r}; it must be {ACTIVATION!r}")
-
-
 def draw_weights(module: nn.Module, deviation: float) -> None:
     """Draw what a new network begins with: weights around 0, biases 0, norms 1.
 
@@ -111,7 +98,7 @@ class VisionAttention(nn.Module):
 class VisionBlock(nn.Module):
     """One layer of the vision tower."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: SectionConfig) -> None:
         super().__init__()
         self.norm1 = RMSNorm(config.hidden_size, NORM_EPS)
         self.norm2 = RMSNorm(config.hidden_size, NORM_EPS)
@@ -127,7 +114,7 @@ class VisionBlock(nn.Module):
 class PatchEmbedding(nn.Module):
     """Pixels of a patch to its features."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: SectionConfig) -> None:
         super().__init__()
         kernel = (config.temporal_patch_size, config.patch_size, config.patch_size)
         self.proj = nn.Conv3d(config.in_channels, config.hidden_size, kernel, stride=kernel, bias=False)
@@ -142,7 +129,7 @@ class PatchEmbedding(nn.Module):
 class PatchMerger(nn.Module):
     """Squares of 2 x 2 patches to one visual token each."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: SectionConfig) -> None:
         super().__init__()
         self.patches = config.spatial_merge_size**2
         width = config.hidden_size * self.patches
@@ -159,15 +146,11 @@ class VisionTower(nn.Module):
     """The weights of the tower; `encode_vision` runs it.
 
     Args:
-        config: the ``vision_config``.
-
-    Raises:
-        ValueError: an activation that is not the tower's.
+        config: sizes, `UniPixelConfig.vision`.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: SectionConfig) -> None:
         super().__init__()
-        check_activation(config)
         self.patch_embed = PatchEmbedding(config)
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
         self.merger = PatchMerger(config)
@@ -299,5 +282,3 @@ def encode_place(grids: tuple[Grid, ...], merge: int, width: int, matrix: Tensor
     frequency = math.pi * torch.logspace(-1, 3.5, rest // 4, base=2.0, device=centre.device)
     plain = (centre[..., None] * frequency).flatten(1)
     return torch.cat([angle.sin(), angle.cos(), plain.sin(), plain.cos()], -1)
-
-

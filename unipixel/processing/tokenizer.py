@@ -95,7 +95,9 @@ class QwenTokenizer:
     def _list_special(self) -> list[str]:
         """Texts of named and extra tokens."""
         extra = self.init_kwargs.get("extra_special_tokens") or self.init_kwargs.get("additional_special_tokens") or []
-        own = [name for name, one in self.init_kwargs.items() if name.endswith("_token") and isinstance(one, str | dict)]
+        own = [
+            name for name, one in self.init_kwargs.items() if name.endswith("_token") and isinstance(one, str | dict)
+        ]
         named = [self._get_named(name) for name in dict.fromkeys((*_NAMED, *own))]
         more = [_read_token(one).content for one in (extra.values() if isinstance(extra, dict) else extra)]
         return list(dict.fromkeys(token for token in (*named, *more) if token is not None))
