@@ -127,7 +127,7 @@ def test_stopping_in_the_middle_leaves_a_conversation_that_can_go_on(tiny_engine
     for _ in range(3):
         next(steps)
     assert len(reply.ids) == 3 and conversation.unread == reply.ids[-1:]
-    assert conversation.length == conversation.cache.get_seq_length() == 7 + 2
+    assert conversation.length == conversation.cache.length == 7 + 2
     assert int(conversation.next_position) == 7 + 2
     other = ConversationCache()
     for _ in zip(range(3), generate(model, other, [read_text(model, 7)], [Reply()], DecodingOptions()), strict=False):
@@ -231,6 +231,7 @@ def test_a_step_on_an_accelerator_waits_for_nothing(deep_model: UniPixel) -> Non
         model = UniPixel(deep_model.config).to(torch.bfloat16).eval()
         fuse_projections(model.language)
         decoder = StaticDecoder(model, 4, 1024)
+        decoder.step(model)  # brings the rotary frequencies to the device
         with OperationCounter() as counter:
             decoder.step(model)
     assert decoder._logits.shape == (4, model.config.language.vocab_size) and decoder._logits.is_meta

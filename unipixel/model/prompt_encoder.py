@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from unipixel.model.config import UniPixelConfig
-from unipixel.model.language import VisionFeatures
 from unipixel.model.mask_decoder import SamPromptEncoder
+from unipixel.model.vision import VisionFeatures
 
 
 class PointEncoder(nn.Module):
