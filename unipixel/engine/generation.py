@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
