@@ -365,7 +365,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(processor: 
         return add
 
     for place, block in enumerate(blocks):
-        block.mlp.register_forward_hook(count(place))
+        block.mlp.register_forward_pre_hook(count(place))
 
     def differentiate() -> dict[str, torch.Tensor]:
         model.zero_grad()
