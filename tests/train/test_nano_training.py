@@ -158,7 +158,7 @@ def test_a_fresh_segmenter_hears_the_prompt_as_loudly_as_the_picture(processor: 
         features = sam.encode(batch["sam_frames"][0])
         tokens = torch.stack(
             [
-                sam.prompt_encoder(xy[None, None], kind[None, None], None, None)[0][0, 0, :2]
+                sam.prompt_encoder(xy[None], kind[None])[0, :2]
                 for xy, kind in zip(batch["point_coords"], batch["point_labels"], strict=True)
             ]
         )
