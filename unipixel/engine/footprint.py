@@ -27,8 +27,8 @@ from unipixel.processing import ImageSettings, Processor
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.625}
 """Of one weight. int4 has a scale and a zero of 2 bytes each for 32 weights; what is not rounded is in bfloat16."""
-LIBRARIES = 420e6
-"""Bytes of a process that has loaded torch and transformers and answered nothing yet; on Linux, CPU build."""
+LIBRARIES = 315e6
+"""Bytes of a process that has loaded torch and answered nothing yet; on Linux, CPU build."""
 CUDA_CONTEXT = 500e6
 """Bytes that a GPU gives to each process before any tensor; of the main memory's libraries nothing lies there."""
 QUESTION_TOKENS = 64
