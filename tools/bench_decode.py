@@ -5,14 +5,17 @@
 Random weights in bfloat16, one thread. Four ways: transformers' layers as they are ("plain"), the package's own
 ("bf16"), int8 and int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt
 and the median of a token, the bytes that a token reads (weights, cache, output head), their share of the read rate
-measured in between, and how the logits agree with those of the plain way on the same tokens.
+measured in between, how the logits agree with those of the plain way on the same tokens, and the most memory that was
+resident while the ways of the line were measured (those of one turn share it).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -135,6 +138,12 @@ def measure(
         print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}), flush=True)
 
 
+def forget_peak_memory() -> None:
+    """Let the system count the peak of this process anew, where it can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def quantize(model: Qwen2_5_VLTextModel, bits: int) -> None:
     """Round every linear layer, one by one; int4 after int8 rounds what is rounded already, 16 times finer."""
     for layer in model.layers:
@@ -161,6 +170,7 @@ def main() -> None:
         if bits is not None:
             quantize(model, bits)
         for context in given.contexts:
+            forget_peak_memory()
             measure(model, head, context, ways, known)
 
 
