@@ -15,9 +15,10 @@ in batches of 16, and each `<|seg|>` segmented by itself, as soon as it is writt
 encoded anew. A later question is read with its visual from the beginning, as are all questions there. Pictures are
 brought to both sizes by our processor for both sides, once a clip. A checkout of UniPixel itself is not driven.
 
-Both sides hold the very same tensors. Before anything is timed, their masks are compared in fp32 and in the type that
-is measured, and replies token by token; where they differ by more than rounding does, the run ends with an error. The
-output head is drawn such that the likeliest reply is known: some words, and then `<|seg|>` to the last token.
+Both sides hold the very same tensors. Before anything is timed, masks of both are compared on small squares, in fp32
+and in the type that is measured, and replies are compared token by token; where they differ by more than rounding does,
+the run ends with an error. The masks of what was timed are compared too (``mean_iou``). The output head is drawn such
+that the likeliest reply is known: some words, and then `<|seg|>` to the last token.
 
 Source: UniPixel (arXiv 2509.18094) and its released inference; SAM 2.1; Qwen2.5-VL.
 """
@@ -31,10 +32,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -50,6 +52,7 @@ from unipixel.media import Media
 from unipixel.model.config import SamConfig
 from unipixel.model.presets import build_released_config
 from unipixel.model.tensor_names import build_disk_layout, to_memory_name
+from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model
 from unipixel.processing import ImageSettings, Processor
 from unipixel.processing.chat import SYSTEM
@@ -65,10 +68,13 @@ WHOLE_CASES = "1x1,1x3,1x8,8x1"
 WORDS = 5
 """Tokens of a reply before its first `<|seg|>`, and of one without."""
 LEAST_FP32, LEAST_BF16 = 0.99, 0.9
-"""Mean IoU between the masks of both sides below which nothing is timed. Random weights leave much near the threshold."""
+"""Mean IoU between masks of both sides below which nothing is timed. Random weights leave much near the threshold."""
+SMALL = 256
+"""Side of the squares on which masks are compared before anything is timed, pixels."""
 FREE = 10e9
 """Bytes that the whole model needs."""
 NEXT_QUESTION = "What is it doing?"
+Result = TypeVar("Result")
 
 
 # The official side
@@ -280,6 +286,16 @@ def build_whole(layers: int, blocks: int, sam: Engine) -> Engine:
     config.language.num_hidden_layers, config.vision.depth = layers, blocks
     config.vision.fullatt_block_indexes = [i for i in config.vision.fullatt_block_indexes if i < blocks]
     model = build_empty_model(config)
+    draw_weights(model, processor)
+    model.segmenter = sam.model.segmenter
+    return Engine(model, processor)
+
+
+def draw_weights(model: UniPixel, processor: Processor) -> None:
+    """Give all parameters of a model random numbers in bfloat16, and a head that writes some words and then `<|seg|>`.
+
+    Numbers come from a pool, from another place each time, because drawing billions takes a minute.
+    """
     generator = torch.Generator().manual_seed(0)
     pool = torch.randn(1 << 22, generator=generator).bfloat16()
     for name, one in list(model.named_parameters()):
@@ -289,19 +305,17 @@ def build_whole(layers: int, blocks: int, sam: Engine) -> Engine:
         else:
             value = torch.empty(one.shape, dtype=torch.bfloat16)
             spread = 1.0 if "embed_tokens" in name else one[0].numel() ** -0.5
-            for piece in value.view(-1).split(len(pool) // 2):  # from another place of the pool each time
+            for piece in value.view(-1).split(len(pool) // 2):
                 start = int(torch.randint(0, len(pool) // 2, (1,), generator=generator))
                 torch.mul(pool[start : start + len(piece)], spread, out=piece)
         model.get_submodule(place)._parameters[last] = nn.Parameter(value, requires_grad=False)
-    model.segmenter = sam.model.segmenter
     chat = processor.chat
-    chain = [chat.encode_question("")[-1], *chat.encode("system user assistant Please segment them")][: WORDS + 1]
-    chain += [config.seg_token_id] * 2
+    chain = [chat.encode_question("")[-1], *chat.encode("system user assistant Please segment them")[:WORDS]]
+    chain += [model.config.seg_token_id] * 2
     embed, head = model.language.embed_tokens.weight, model.lm_head.weight
     head[chain] = 0
-    for before, after in pairwise(chain):
+    for before, after in pairwise(chain):  # the state of a token is mostly its embedding, which the head looks for
         head[after] += embed[before]
-    return Engine(model, processor)
 
 
 def ask_ours(session: Session, question: str, most: int) -> tuple[list[int], list[np.ndarray]]:
@@ -323,15 +337,26 @@ def compare_masks(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> f
     return float(np.mean(scores)) if scores else 1.0
 
 
-def measure_time(run: Callable[[], object]) -> float:
-    """Seconds of this process."""
+def measure_time(run: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns, and seconds of this process."""
     started = time.process_time()
-    run()
-    return time.process_time() - started
+    result = run()
+    return result, time.process_time() - started
+
+
+def print_line(figures: dict[str, Any]) -> None:
+    """As JSON, with numbers of three digits behind the point."""
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shorten(one) for one in value]
+        return round(value, 3) if isinstance(value, float) else value
+
+    print(json.dumps({name: shorten(value) for name, value in figures.items()}), flush=True)
 
 
 def summarize(name: str, official: Sequence[float], ours: Sequence[float], **rest: Any) -> None:
-    """Print one line of JSON: medians, ranges, and the ratio of the medians with its range over the turns."""
+    """Print medians, ranges, and the ratio of the medians with its range over the turns."""
     ratios = [a / b for a, b in zip(official, ours, strict=True)]
     figures = {
         "case": name,
@@ -344,36 +369,14 @@ def summarize(name: str, official: Sequence[float], ours: Sequence[float], **res
         "turns": len(ratios),
         **rest,
     }
-    rounded = {k: [round(x, 3) for x in v] if isinstance(v, list) else v for k, v in figures.items()}
-    print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in rounded.items()}), flush=True)
-
-
-def take_turns(runs: Sequence[Callable[[], object]], turns: int) -> list[list[float]]:
-    """Seconds of both runs, one after the other, each first in half of the turns."""
-    spent: list[list[float]] = [[], []]
-    for turn in range(turns):
-        for side in (0, 1) if turn % 2 == 0 else (1, 0):
-            spent[side].append(measure_time(runs[side]))
-    return spent
-
-
-def segment_all_officially(predictor: Any, engine: Engine, array: np.ndarray, queries: Tensor) -> list[np.ndarray]:
-    """Masks (T, H, W) of every object, from the frames as they come."""
-    frames = prepare_sam_frames(array, engine.processor.settings)
-    return [segment_officially(predictor, frames, array.shape[1:3], query[None]) for query in queries]
+    print_line(figures)
 
 
 @torch.inference_mode()
-def segment_all(engine: Engine, array: np.ndarray, queries: Tensor) -> list[np.ndarray]:
-    """The same by our tracking of all objects together."""
+def segment_together(engine: Engine, array: np.ndarray, queries: Tensor) -> list[np.ndarray]:
+    """Masks bool (T, H, W) of objects with queries (N, Q, C) on frames (T, H, W, 3), by our tracking of all at once."""
     media = Media.from_array(array)
     return [MaskTrack(media.size_hw, tuple(rles)).masks for rles in track_together(engine, media, queries)]
-
-
-def check_agreement(iou: float, least: float, what: str) -> None:
-    """End the run where the two sides do not compute the same."""
-    if iou < least:
-        sys.exit(f"masks of {what} have a mean IoU of {iou:.3f}, less than {least}: the two sides are not the same model")
 
 
 def parse_cases(text: str) -> list[tuple[int, int]]:
@@ -384,68 +387,103 @@ def parse_cases(text: str) -> list[tuple[int, int]]:
     return [(int(frames), int(objects)) for frames, objects in pairs]
 
 
-def measure_sam(predictor: Any, sam: SamConfig, cases: Sequence[tuple[int, int]], turns: int) -> Engine:
-    """Compare and time the segmenter alone; the engine in bfloat16 that was measured."""
+def check_sam(predictor: Any, sam: SamConfig) -> None:
+    """Compare masks of two objects on two frames, on small squares, which the same weights take as well."""
+    small, own = replace(sam, image_size=SMALL), predictor.image_size
+    _set_size(predictor, SMALL)
     for dtype, least in ((torch.float32, LEAST_FP32), (torch.bfloat16, LEAST_BF16)):
-        engine = build_random_engine(sam, dtype=dtype)
+        engine = build_random_engine(small, dtype=dtype)
         fill_predictor(predictor, engine)
         array, queries = draw_moving_discs(2, SIZE_HW), draw_random_queries(engine, 2)
-        masks = segment_all_officially(predictor, engine, array, queries), segment_all(engine, array, queries)
-        iou, area = compare_masks(*masks), float(np.mean(masks[0]))
-        print(json.dumps({"case": f"masks in {dtype}", "mean_iou": round(iou, 4), "area": round(area, 3)}), flush=True)
-        check_agreement(iou, least, f"two frames in {dtype}")
-    for frames, objects in cases:
-        array, queries = draw_moving_discs(frames, SIZE_HW), draw_random_queries(engine, objects)
-        found: dict[int, list[np.ndarray]] = {}
-
-        def run_official() -> None:
-            found[0] = segment_all_officially(predictor, engine, array, queries)  # noqa: B023
-
-        def run_ours() -> None:
-            found[1] = segment_all(engine, array, queries)  # noqa: B023
-
-        official, ours = take_turns((run_official, run_ours), turns)
-        summarize(f"SAM, {frames}x{objects}", official, ours, mean_iou=compare_masks(found[0], found[1]))
-    return engine
+        frames = prepare_sam_frames(array, engine.processor.settings)
+        theirs = [segment_officially(predictor, frames, SIZE_HW, query[None]) for query in queries]
+        iou, area = compare_masks(theirs, segment_together(engine, array, queries)), float(np.mean(theirs))
+        name = str(dtype).removeprefix("torch.")
+        print_line({"case": f"masks at {SMALL} px in {name}", "mean_iou": iou, "area": area})
+        if iou < least:
+            sys.exit(f"in {name} the masks of both sides have a mean IoU of {iou:.3f}: this is not the same model")
+    _set_size(predictor, own)
 
 
-def measure_whole(
-    predictor: Any, engine: Engine, cases: Sequence[tuple[int, int]], turns: int, following: bool
+def _set_size(predictor: Any, size: int) -> None:
+    """Let a predictor take squares of another size."""
+    predictor.image_size, prompts = size, predictor.sam_prompt_encoder
+    predictor.sam_image_embedding_size = size // predictor.backbone_stride
+    prompts.input_image_size = size, size
+    prompts.image_embedding_size = (predictor.sam_image_embedding_size,) * 2
+
+
+def measure_sam(
+    predictor: Any, engine: Engine, cases: Sequence[tuple[int, int]], turns: int, alone: int | None = None
 ) -> None:
-    """Time questions from pixels to masks, and questions that follow them."""
+    """Time the segmenter alone, cases of the same clip together.
+
+    The official code takes one object after the other, so that three objects are the first three of eight there. Ours
+    has its turn with that many objects right after the last of them.
+
+    Args:
+        alone: objects that the official code really takes; further ones count as much as the mean of these.
+    """
+    for frames in sorted({frames for frames, _ in cases}):
+        counts = sorted({objects for other, objects in cases if other == frames})
+        array, queries = draw_moving_discs(frames, SIZE_HW), draw_random_queries(engine, counts[-1])
+        spent: dict[int, list[list[float]]] = {count: [[], []] for count in counts}
+        for turn in range(turns):
+            prepared, before = measure_time(partial(prepare_sam_frames, array, engine.processor.settings))
+            theirs: list[np.ndarray] = []
+            passes: list[float] = []
+            for number, query in enumerate(queries, 1):
+                if alone is None or number <= alone:
+                    run = partial(segment_officially, predictor, prepared, SIZE_HW, query[None])
+                    masks, seconds = measure_time(run)
+                    theirs, passes = [*theirs, masks], [*passes, seconds]
+                if number in counts:
+                    ours, own = measure_time(partial(segment_together, engine, array, queries[:number]))
+                    spent[number][0].append(before + number * sum(passes) / len(passes))
+                    spent[number][1].append(own)
+                    if turn + 1 == turns:
+                        known = {
+                            "mean_iou": compare_masks(theirs, ours[: len(theirs)]),
+                            "official_objects": len(passes),
+                        }
+                        summarize(f"SAM, {frames}x{number}", *spent[number], **known)
+
+
+def measure_whole(predictor: Any, engine: Engine, cases: Sequence[tuple[int, int]], turns: int, count: int) -> None:
+    """Time questions from pixels to masks, and questions that follow that for one object.
+
+    Args:
+        count: questions of a session.
+
+    Raises:
+        SystemExit: the two sides write different replies.
+    """
     official = build_official(engine)
     for frames, objects in cases:
-        array, most = draw_moving_discs(frames, SIZE_HW), WORDS + objects
-        spent: dict[str, list[list[float]]] = {}
-        replies: dict[str, list[tuple[list[int], list[np.ndarray]]]] = {}
-        questions = [("first", QUESTION, most)]
-        if following and objects == 1:
-            questions += [("second, in words", NEXT_QUESTION, WORDS), ("third, with a mask", QUESTION, WORDS + 1)]
+        array = draw_moving_discs(frames, SIZE_HW)
+        questions = [("first", QUESTION, WORDS + objects)]
+        if objects == 1:
+            later = [("second, in words", NEXT_QUESTION, WORDS), ("third, with a mask", QUESTION, WORDS + 1)]
+            questions += later[: count - 1]
+        spent: dict[str, list[list[float]]] = {name: [[], []] for name, _, _ in questions}
         for turn in range(turns):
             with engine.open(array, num_frames=frames) as session:
-                for name, question, count in questions:
-                    reply: dict[int, tuple[list[int], list[np.ndarray]]] = {}
-
-                    def run_official() -> None:
-                        reply[0] = ask_officially(official, predictor, engine, array, question, count)  # noqa: B023
-
-                    def run_ours() -> None:
-                        reply[1] = ask_ours(session, question, count)  # noqa: B023
-
-                    runs = (run_official, run_ours)
-                    times = spent.setdefault(name, [[], []])
+                for name, question, most in questions:
+                    sides = [
+                        partial(ask_officially, official, predictor, engine, array, question, most),
+                        partial(ask_ours, session, question, most),
+                    ]
+                    replies: dict[int, tuple[list[int], list[np.ndarray]]] = {}
                     for side in (0, 1) if turn % 2 == 0 else (1, 0):
-                        times[side].append(measure_time(runs[side]))
-                    replies[name] = [reply[0], reply[1]]
-        for name, (theirs, ours) in spent.items():
-            (ids, masks), (own_ids, own_masks) = replies[name]
-            if ids != own_ids:
-                sys.exit(f"{frames}x{objects}, {name}: the official reply is {ids} and ours {own_ids}")
-            iou = compare_masks(masks, own_masks)
-            summarize(
-                f"whole, {frames}x{objects}, {name} question", theirs, ours, tokens=len(ids), masks=len(masks),
-                mean_iou=iou, peak_mb=peak_memory_mb(),
-            )  # fmt: skip
+                        replies[side], seconds = measure_time(sides[side])
+                        spent[name][side].append(seconds)
+                    (ids, masks), (own_ids, own_masks) = replies[0], replies[1]
+                    case = f"whole, {frames}x{objects}, {name}"
+                    if ids != own_ids:
+                        sys.exit(f"{case}: the official reply is {ids} and ours {own_ids}")
+                    if turn + 1 == turns:
+                        figures = {"tokens": len(ids), "masks": len(masks), "peak_mb": peak_memory_mb()}
+                        summarize(case, *spent[name], mean_iou=compare_masks(masks, own_masks), **figures)
 
 
 def main() -> None:
@@ -459,7 +497,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=36, help="decoder layers of the whole model")
     parser.add_argument("--blocks", type=int, default=32, help="blocks of its vision tower")
     parser.add_argument("--sam-size", type=int, default=768, help="side of SAM's frames, pixels")
-    parser.add_argument("--only-first", action="store_true", help="no further questions")
+    parser.add_argument("--questions", type=int, default=3, help="questions of a session of the whole model, 1 to 3")
+    parser.add_argument("--alone", type=int, help="objects that official SAM takes; more count as the mean of these")
     given = parser.parse_args()
     torch.set_num_threads(1)
     sam = SamConfig(image_size=given.sam_size)
@@ -468,10 +507,14 @@ def main() -> None:
     free = read_available_memory()
     if given.whole and given.layers == 36 and free is not None and free < FREE:
         sys.exit(f"{free / 1e9:.1f} GB are free, too little for the whole model; try fewer --layers")
-    engine = measure_sam(predictor, sam, [] if given.whole else cases, given.turns)
+    check_sam(predictor, sam)
+    engine = build_random_engine(sam, dtype=torch.bfloat16)
+    fill_predictor(predictor, engine)
     if given.whole:
         whole = build_whole(given.layers, given.blocks, engine)
-        measure_whole(predictor, whole, cases, given.turns, not given.only_first)
+        measure_whole(predictor, whole, cases, given.turns, given.questions)
+    else:
+        measure_sam(predictor, engine, cases, given.turns, given.alone)
 
 
 if __name__ == "__main__":
