@@ -16,7 +16,7 @@ from unipixel.engine.answer import Answer, Clip
 from unipixel.engine.engine import Engine
 from unipixel.engine.memory import KnownObject
 from unipixel.errors import MediaError
-from unipixel.formats import Annotations, read_annotations
+from unipixel.formats import Annotations, read_annotations, write_annotations
 from unipixel.formats.libraries import from_supervision
 from unipixel.masks import MaskTrack
 from unipixel.media import Media, open_media
@@ -72,6 +72,23 @@ def test_an_answer_goes_through_every_format_and_back(
         assert again.tracks[one.id] == one.track and again.labels[one.id] == one.label
     errors = capsys.readouterr().err
     assert "scores have no place in this format" in errors and "single pictures become clips of one frame" in errors
+
+
+def test_a_dataset_is_divided_on_the_way(answer: Answer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (one,) = [answer.to_annotations()]
+    sets = [Annotations(f"p{n}.png", one.size_hw, one.tracks, one.labels) for n in range(10)]
+    write_annotations(sets, tmp_path / "all.jsonl")
+    divide = ("--divide", "60, 30,10")
+    assert run("convert", tmp_path / "all.jsonl", tmp_path / "a.json", "--to", "coco", *divide) == 0
+    parts = {part: json.loads((tmp_path / f"a_{part}.json").read_text()) for part in ("train", "val", "test")}
+    assert [len(part["images"]) for part in parts.values()] == [6, 3, 1]
+    capsys.readouterr()
+    assert run("convert", tmp_path / "all.jsonl", tmp_path / "davis", "--to", "davis", *divide) == 0
+    assert "10 pictures and clips are in one whole" in capsys.readouterr().err
+    for wrong in ("80,10", "80,10,20", "a,b,c", "110,-5,-5", ",,", "50.5,49.5,0", "99999999999999999999,0,1"):
+        assert run("convert", tmp_path / "all.jsonl", tmp_path / "no.xml", "--divide", wrong) == 2
+        assert "give three whole numbers that make 100, such as 80,10,10" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "no.xml").exists()
 
 
 def test_formats_are_said_by_names_and_contents(

@@ -505,8 +505,13 @@ def test_parts_of_a_dataset_have_files_of_their_own_and_the_same_classes(tmp_pat
         assert sorted((one.name, one.subset) for one in again) == sorted((one.name, one.subset) for one in sets)
     write_annotations(sets, tmp_path / "a.xml", "cvat", classes=classes)
     assert 'subset="val"' in (tmp_path / "a.xml").read_text()
-    with pytest.warns(UserWarning, match="6 pictures and clips are in one whole"):
-        write_annotations(sets, tmp_path / "davis", "davis")
+    for kind, place in (("davis", "davis"), ("overlay", "drawn"), ("labelme", "labelme"), ("label-studio", "b.json")):
+        with pytest.warns(UserWarning, match="6 pictures and clips are in one whole"):
+            write_annotations(sets, tmp_path / place, kind)
+    for place in ("one.png", "one.gif", "answer.json"):
+        kind = "answer" if place == "answer.json" else "overlay"
+        with pytest.warns(UserWarning, match="1 pictures and clips are in one whole"):
+            write_annotations(sets[:1], tmp_path / place, kind)
     write_annotations(sets, tmp_path / "datumaro", "datumaro", classes=classes)
     assert {path.stem for path in (tmp_path / "datumaro" / "annotations").iterdir()} == set(names)
 

@@ -73,6 +73,8 @@ def collect(live: Live) -> dict[str, Any]:
     found["models"] = live.get("/v1/models")
     found["model"] = live.get("/v1/models/nano")
     found["folder"] = live.get("/v1/folder")
+    done = {"picture.png": {"session": "", "state": "done"}}
+    found["progress in the folder"] = live.http.patch("/v1/folder", json={"items": done, "classes": ["dog"]}).json()
     found["health"] = {**live.get("/health"), "waiting": 0, "running": 0, "memory_bytes": 1}
     opened = live.upload(PICTURE)
     found["session of a picture"] = live.get(opened)

@@ -22,6 +22,7 @@ from unipixel.engine.session import Session
 from unipixel.formats import read_annotations
 from unipixel.masks import decode_rle, draw_outline, encode_rle, fit_outline, load_index_png
 from unipixel.media import open_media
+from unipixel.serve.folder import FolderProgress
 from unipixel.sample import Box, Point
 
 BOX = {"type": "box", "box": [20, 10, 50, 40]}
@@ -410,8 +411,85 @@ def test_folder_of_the_server_is_listed_shown_and_opened(quick_engine: Engine, m
         assert "bytes" in live.post("/v1/sessions", {"url": "folder:p9.png"}, 400)["error"]["message"]
 
 
+def test_progress_in_the_folder_is_shared_by_all_clients_of_an_owner(
+    quick_engine: Engine, media: Path, tmp_path: Path
+) -> None:
+    folder, state = tmp_path / "pictures", tmp_path / "state"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copyfile(media / "picture.png", folder / name)
+    settings = {"folder": folder, "state": state}
+
+    def change(live: Live, status: int = 200, **body: Any) -> Any:
+        answer = live.http.patch("/v1/folder", json={"items": {}, **body})
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    with running(quick_engine, **settings) as live:
+        fresh = {"revision": 0, "classes": [], "shares": [], "items": {}}
+        assert live.get("/v1/folder")["progress"] == change(live) == fresh
+        mine, other = (live.post("/v1/sessions", {"url": "folder:a.png"}, 201)["id"] for _ in range(2))
+        item = {"session": mine, "state": "work"}
+        told = change(live, items={"a.png": item}, classes=["dog", "cat"], shares=[80, 10, 10])
+        assert told == {"revision": 1, "classes": ["dog", "cat"], "shares": [80, 10, 10], "items": {"a.png": item}}
+        broken = {"session": "", "state": "broken"}
+        assert change(live, items={"b.png": broken}, since=1)["items"] == {"b.png": broken}
+        # a picture stays with the session in which it is worked on
+        told = change(live, items={"a.png": {"session": other, "state": "done"}}, since=2)
+        assert (told["revision"], told["items"]) == (3, {"a.png": item})
+        live.http.delete(f"/v1/sessions/{mine}")
+        done = {"session": other, "state": "done"}
+        assert change(live, items={"a.png": done}, since=3)["items"] == {"a.png": done}
+        newest = change(live, since=2, shares=[])
+        assert newest["items"] == {"a.png": done} and newest["shares"] == [] and newest["revision"] == 5
+        wrong = (
+            ({"items": {"c.png": done}}, "there is no picture and no video 'c.png' in the server's folder"),
+            ({"items": {"../state": done}}, "there is no picture and no video '../state'"),
+            (
+                {"items": {"a.png": {"session": "", "state": "odd"}}},
+                "the state 'odd' is none of new, work, done, broken",
+            ),
+            ({"items": {"a.png": {"state": "done"}}}, "items.a.png"),
+            ({"classes": ["dog", "dog"]}, "the class 'dog' is there twice"),
+            ({"classes": [" "]}, "the class ' ' has 1 signs; it must have 1 to 80"),
+            ({"classes": ["x" * 81]}, "has 81 signs"),
+            ({"classes": [str(i) for i in range(1001)]}, "there are 1001 classes; at most 1000 are allowed"),
+            ({"shares": [80, 10]}, "the shares are [80, 10]; they must be three that make 100, or none"),
+            ({"shares": [120, -10, -10]}, "they must be three that make 100"),
+            ({"since": -1}, "since"),
+        )
+        for body, message in wrong:
+            assert message in change(live, 400, **body)["error"]["message"]
+        assert change(live)["revision"] == 5  # nothing of these was taken over
+        (folder / "a.png").unlink()
+        change(live, items={"a.png": {"session": "", "state": "new"}})  # what is known may change when the file is gone
+    with running(quick_engine, **settings) as live:
+        told = live.get("/v1/folder")
+        assert told["files"] == ["b.png"] and told["progress"] == {
+            "revision": 6, "classes": ["dog", "cat"], "shares": [], "items": {
+                "a.png": {"session": "", "state": "new"}, "b.png": broken,
+            },
+        }  # fmt: skip
+    (file,) = state.glob("folder-*.json")
+    good = file.read_text()
+    for text in ("[]", "{", good.replace("broken", "odd"), good.replace('"revision": 6', '"revision": -1'), '{"": 3}'):
+        file.write_text(text)
+        assert FolderProgress(file).tell("") == fresh
+        assert file.with_name(f"{file.name}.damaged").read_text() == text
+    keys = {"api_keys": ("k" * 20, "q" * 20)}
+    with running(quick_engine, folder=folder, **keys) as live:
+        for key, classes in zip(keys["api_keys"], (["dog"], ["cat"]), strict=True):
+            live.http.headers["X-API-Key"] = key
+            assert live.get("/v1/folder")["progress"] == fresh
+            assert change(live, classes=classes)["classes"] == classes
+
+
 def test_server_without_a_folder_opens_none(quick: Live) -> None:
-    for answer in (quick.get("/v1/folder", 404), quick.post("/v1/sessions", {"url": "folder:p9.png"}, 404)):
+    for answer in (
+        quick.get("/v1/folder", 404),
+        quick.post("/v1/sessions", {"url": "folder:p9.png"}, 404),
+        quick.http.patch("/v1/folder", json={"items": {}}).json(),
+    ):
         assert answer["error"]["message"] == "this server opens no folder; start it with --folder DIR"
 
 

@@ -48,6 +48,15 @@ def convert(
     polygons: Annotated[
         bool, typer.Option("--polygons", help="Write outlines where the format knows masks as well.")
     ] = False,
+    divide: Annotated[
+        str | None,
+        typer.Option(
+            "--divide",
+            metavar="A,B,C",
+            help="Make parts for training, validation and tests, of so many hundredths each, such as 80,10,10; which "
+            "part a picture goes to depends on the names alone.",
+        ),
+    ] = None,
     model: options.Model = "nano",
     base: options.Base = None,
     device: options.Device = "auto",
@@ -58,8 +67,9 @@ def convert(
     What OUT has no place for is said, with its number, and boxes without a mask are not guessed at. A session is
     written with --model, which asks on in it, and needs the pictures, as drawings do.
     """
-    from unipixel.formats import guess_format, read_annotations, write_annotations
+    from unipixel.formats import assign_subsets, guess_format, read_annotations, write_annotations
 
+    shares = None if divide is None else _parse_shares(divide)
     kind = target_format or guess_format(target)
     if target.exists() and source.resolve() == target.resolve():
         raise ValueError(f"OUT is IN, {source}; name another file")
@@ -67,6 +77,8 @@ def convert(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         sets = read_annotations(source, source_format, media=media)
+        if shares is not None:
+            assign_subsets(sets, shares)
         if kind == "session":
             engine = options.load_engine(model, device, dtype, base)
             written = [_write_session(sets, target, engine)]
@@ -81,6 +93,20 @@ def convert(
     show_written(written if len(written) <= MAX_SHOWN else [target])
 
 
+def _parse_shares(text: str) -> dict[str, int]:
+    """The shares of training, validation and test.
+
+    Raises:
+        ValueError: they are not three whole numbers that make 100.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if len(words) == 3 and all(word.isascii() and word.isdigit() for word in words):
+        numbers = [int(word[:4]) for word in words]
+        if sum(numbers) == 100:
+            return dict(zip(("train", "val", "test"), numbers, strict=True))
+    raise ValueError(f"--divide is {text[:40]!r}; give three whole numbers that make 100, such as 80,10,10")
+
+
 def _write_session(sets: Sequence[Annotations], target: Path, engine: Engine) -> Path:
     """A session about one picture or clip that knows the objects.
 
@@ -91,6 +117,8 @@ def _write_session(sets: Sequence[Annotations], target: Path, engine: Engine) ->
     if len(sets) != 1:
         raise DatasetError(f"a session is about one picture or clip, and there are {len(sets)}")
     (one,) = sets
+    if one.subset:
+        warnings.warn(f"{target} has no place for the part of the dataset, {one.subset}", stacklevel=2)
     with engine.open(one.media, track="all") as session:
         for object_id, track in one.tracks.items():
             session.add_object(object_id, track, one.labels[object_id], one.scores.get(object_id))

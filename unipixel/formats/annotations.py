@@ -300,6 +300,12 @@ def iterate_pictures(sets: Sequence[Annotations]) -> Iterator[tuple[Annotations,
             yield one, t, name
 
 
+def count_subsets(sets: Sequence[Annotations], losses: Losses) -> None:
+    """Count what belongs to a part of a dataset, for a format that has no parts."""
+    reason = "pictures and clips are in one whole, since this format has no parts of a dataset"
+    losses[reason] += sum(bool(one.subset) for one in sets)
+
+
 def count_unkept(
     sets: Sequence[Annotations], losses: Losses, *, scores: bool = False, clips: bool = False, subsets: bool = False
 ) -> None:
@@ -311,9 +317,7 @@ def count_unkept(
         subsets: whether it divides them among the parts of a dataset.
     """
     if not subsets:
-        losses["pictures and clips are in one whole, since this format has no parts of a dataset"] += sum(
-            bool(one.subset) for one in sets
-        )
+        count_subsets(sets, losses)
     if not scores:
         losses["scores have no place in this format"] += sum(
             rle is not None and score != 1.0

@@ -23,6 +23,7 @@ from unipixel.formats.annotations import (
     Annotations,
     Losses,
     compute_scores,
+    count_subsets,
     count_unkept,
     name_files,
     read_with,
@@ -396,6 +397,7 @@ def write_overlay(sets: Sequence[Annotations], path: Path, losses: Losses) -> li
         names = name_files(sets)
         pairs = zip(sets, names, endings, strict=True)
         return [file for one, name, end in pairs for file in write_overlay([one], path / (name + end), losses)]
+    count_subsets(sets, losses)
     if kind not in (".png", ".gif", ".mp4"):
         raise ValueError(f"masks are drawn into .png, .gif, .mp4 or a folder, not into {shorten(path.name)}")
     if len(sets) != 1:

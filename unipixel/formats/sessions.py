@@ -23,7 +23,7 @@ from PIL import Image
 from unipixel.atomic import write_text
 from unipixel.checks import check_integer, check_list, check_mapping, check_number, check_text, parse_json, shorten
 from unipixel.errors import DatasetError, MediaError
-from unipixel.formats.annotations import Annotations, Losses, compute_scores, read_with
+from unipixel.formats.annotations import Annotations, Losses, compute_scores, count_subsets, read_with
 from unipixel.masks import MaskTrack
 from unipixel.masks.rle import check_size_hw
 from unipixel.media import Media, MediaLike, open_media
@@ -76,6 +76,7 @@ def write_answer(sets: Sequence[Annotations], path: Path, losses: Losses) -> lis
     """
     if len(sets) != 1:
         raise DatasetError(f"{path} holds one picture or clip, and there are {len(sets)}; .jsonl holds several")
+    count_subsets(sets, losses)
     document = {"question": "", "text": "", "raw_text": "", **_describe(sets[0]), "num_tokens": 0, "timings_s": {}}
     write_text(path, json.dumps(document, indent=1) + "\n", sync=False)
     return [path]

@@ -22,8 +22,8 @@ from unipixel.engine.generation import find_batch
 from unipixel.engine.session import Session
 from unipixel.errors import MediaError
 from unipixel.serve.errors import ApiError
+from unipixel.serve.folder import FolderProgress, MediaFolder
 from unipixel.serve.guard import ByteBudget
-from unipixel.serve.media import MediaFolder
 from unipixel.serve.metrics import Counters
 from unipixel.serve.responses import NO_CACHE
 from unipixel.serve.settings import ServeSettings
@@ -69,6 +69,9 @@ class Runtime:
     def __init__(self, engine: Engine, settings: ServeSettings) -> None:
         self.engine, self.settings = engine, settings
         self.folder = None if settings.folder is None else MediaFolder(settings.folder)
+        self.progress = FolderProgress(
+            settings.state / f"folder-{self.folder.id}.json" if self.folder is not None and settings.state else None
+        )
         self.created = int(time.time())
         self.counters = Counters(find_batch(engine.model).sizes)
         self.body_budget = ByteBudget(settings.max_bodies_bytes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import torch
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Body, Depends, Query
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
@@ -22,9 +22,10 @@ from unipixel.errors import MediaError
 from unipixel.media import open_media
 from unipixel.model.quantization import count_weights, name_precision
 from unipixel.serve.errors import ApiError
+from unipixel.serve.folder import Item, Progress
 from unipixel.serve.media import clean_name, encode_frame
 from unipixel.serve.metrics import METHODS
-from unipixel.serve.runtime import Runtime, RuntimeDep, forbid_caching
+from unipixel.serve.runtime import OwnerDep, Runtime, RuntimeDep, forbid_caching
 from unipixel.serve.sessions.routes import StoreDep
 
 PAGE = Path(__file__).parent / "page"
@@ -172,15 +173,45 @@ async def show_api() -> Response:
 
 @router.get("/v1/folder", summary="List the pictures of the server's folder")
 async def list_folder(
-    runtime: RuntimeDep,
-) -> dict[Literal["id", "name", "files", "left_out"], str | int | list[str]]:
+    runtime: RuntimeDep, owner: OwnerDep
+) -> dict[Literal["id", "name", "files", "left_out", "progress"], str | int | list[str] | Progress]:
     """Pictures and videos, also in folders inside; `left_out` are more than are listed.
 
-    A session about one is opened with `folder:` and its name as `url`.
+    A session about one is opened with `folder:` and its name as `url`. `progress` is what `PATCH` tells.
     """
     folder = runtime.get_folder()
     names, left_out = await runtime.run_in_thread(folder.list_names)
-    return {"id": folder.id, "name": folder.root.name, "files": names, "left_out": left_out}
+    told = runtime.progress.tell(owner)
+    return {"id": folder.id, "name": folder.root.name, "files": names, "left_out": left_out, "progress": told}
+
+
+@router.patch("/v1/folder", summary="Share how far the pictures of the server's folder are")
+async def change_folder(
+    runtime: RuntimeDep,
+    store: StoreDep,
+    owner: OwnerDep,
+    items: Annotated[
+        dict[str, Annotated[Item, Field(min_length=2)]],
+        Body(description="By the names of pictures: the session, empty for none, and new, work, done or broken."),
+    ],
+    classes: Annotated[list[str] | None, Body(description="All classes in their order.")] = None,
+    shares: Annotated[
+        list[int] | None, Body(description="Of training, validation and test, together 100; none: not divided.")
+    ] = None,
+    since: Annotated[int, Body(ge=0, description="`revision` of the newest answer known; 0: all is told.")] = 0,
+) -> Progress:
+    """Takes over what a client has done, and tells what others have done since.
+
+    A picture in work stays with its session as long as that is there; a client that has another is told of the first.
+    """
+    folder, progress = runtime.get_folder(), runtime.progress
+    await runtime.run_in_thread(folder.check_listed, items.keys() - progress.list_names(owner))
+    try:
+        progress.change(owner, items, classes, shares, lambda session: store.has(session, owner))
+    except ValueError as error:
+        raise ApiError(400, str(error), code="bad_request") from error
+    await progress.save(runtime.run_in_thread)
+    return progress.tell(owner, since)
 
 
 @router.get(

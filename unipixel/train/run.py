@@ -148,12 +148,12 @@ def train(
         trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
     except DatasetError as error:
         raise DatasetError(extract_message(error)) from error
-    figures = trainer.validate()
+    trainer.validate()
     if is_first_process():
         minutes = (time.monotonic() - began) / 60
         if isinstance(dataset, MixtureDataset) and dataset.bad.describe():
             print(dataset.bad.describe(), file=sys.stderr)
-        print(f"done in {minutes:.1f} minutes: {folder / 'final'}  {figures or ''}", file=sys.stderr)
+        print(f"done in {minutes:.1f} minutes: {folder / 'final'}", file=sys.stderr)
     trainer.finish(folder / "final")
     return folder / "final"
 

@@ -297,17 +297,16 @@ class UniPixelTrainer(Trainer):
             self._terms.clear()
         super().log(logs, *args, **kwargs)
 
-    def validate(self) -> dict[str, float]:
-        """Loss and mask IoU on the samples set aside, and a picture of them."""
+    def validate(self) -> None:
+        """Log loss and mask IoU on the samples set aside, and draw them."""
         if self._validation is None:
-            return {}
+            return
         self.model.eval()
         with torch.no_grad():
             figures = self._validation(self._predict, self.state.global_step, draw=self.args.should_save)
         self.model.train()
         if figures:
             self.log(dict(figures))
-        return figures
 
     def _predict(self, inputs: TrainingInputs) -> Any:
         batch = self._prepare_inputs(self._setup.processor.collate([inputs]))

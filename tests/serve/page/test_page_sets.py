@@ -200,6 +200,63 @@ def test_folder_of_the_server_is_a_set_whose_pictures_come_when_they_are_seen(
         assert visitor.state("state.objects.size") > 0 and visitor.page.url.split("#")[1] != first
 
 
+def test_folder_of_the_server_is_worked_through_from_several_browsers(
+    quick_engine: Engine, visit: Visit, pictures: list[Path], tmp_path: Path
+) -> None:
+    (pictures[0].parent / "p3.png").unlink()
+
+    def opened(visitor: Visitor, name: str) -> None:
+        visitor.see("#server-folder")
+        visitor.page.locator("#server-folder-open").click()
+        at(visitor, name)
+
+    def told(live: Live) -> dict[str, str]:
+        return {name: one["state"] for name, one in live.get("/v1/folder")["progress"]["items"].items()}
+
+    settings = {"folder": pictures[0].parent, "state": tmp_path / "state"}
+    with running(quick_engine, **settings) as live:
+        first, second = visit(live.url), visit(live.url)
+        opened(first, "p0.png")
+        opened(second, "p0.png")
+        first.page.keyboard.press("c")
+        first.page.locator("#classes-text").fill("dog\ncat")
+        first.page.locator("#classes-form [type=submit]").click()
+        first.click(20, 20)
+        wait_for(lambda: told(live) == {"p0.png": "work"})
+        second.click(30, 30)  # it has been open here since before
+        assert second.notice().startswith("Somebody else works on “p0.png” too")
+        second.page.keyboard.press("PageDown")
+        at(second, "p1.png")
+        assert states(second) == ["work", "new", "new"] and second.page.locator(".class").count() == 2
+        second.click(20, 20)
+        second.page.keyboard.press("d")
+        at(second, "p2.png")
+        first.page.keyboard.press("PageDown")
+        at(first, "p1.png")
+        assert states(first) == ["work", "done", "new"]
+        items = live.get("/v1/folder")["progress"]["items"]
+        assert first.page.url.endswith(f"#{items['p1.png']['session']}")  # the session of the other
+        # a link to a session shows the set in a browser that has never seen it
+        third = visit(first.page.url)
+        at(third, "p1.png")
+        third.see("#set-strip button[aria-current]")
+        assert states(third) == ["work", "done", "new"]
+        third.page.keyboard.press("PageUp")
+        at(third, "p0.png")
+        third.page.keyboard.press("d")
+        wait_for(lambda: told(live) == {"p0.png": "done", "p1.png": "done"})
+    port = int(live.url.rsplit(":", 1)[1])
+    (file,) = (tmp_path / "state").glob("folder-*.json")
+    file.unlink()
+    with running(quick_engine, **settings, port=port) as live:  # a server that has forgotten is told again
+        first.page.goto(f"{live.url}/#")
+        first.page.reload()
+        first.see("#server-folder-text:has-text('1 of 3 done')")
+        opened(first, "p0.png")
+        wait_for(lambda: told(live) == {"p0.png": "work", "p1.png": "done"})
+        assert live.get("/v1/folder")["progress"]["classes"] == ["dog", "cat"]
+
+
 def test_set_is_opened_annotated_named_and_exported_without_a_mouse(
     quick_engine: Engine, visit: Visit, pictures: list[Path]
 ) -> None:

@@ -1,7 +1,8 @@
 /**
  * Many pictures: a set is a list of files, each with the session in which it is worked on. The list is held by this
- * browser, and so are the files, unless they lie in the server's folder; the sessions are saved by the server. A picture
- * becomes a session when it is first gone to.
+ * browser, and so are the files; the sessions are saved by the server. A picture becomes a session when it is first gone
+ * to. The set of the server's folder is the server's, so that any browser goes on with it: what is done here is told, and
+ * what others have done is heard, whenever something changes and at every step to another picture.
  */
 
 import { json, openAddress, request, sessionPath, upload } from "./api.js";
@@ -37,7 +38,12 @@ const fileOf = (place) => store("files", "readonly", (files) => files.get(`${set
 /** Where a picture comes from: its {file}, or its {url}. */
 const sourceOf = async (place) =>
   set.isFolder ? { url: `folder:${set.items[place].name}`, options: OPTIONS } : { file: await fileOf(place), options: OPTIONS };
-const keep = () => store("sets", "readwrite", (sets) => sets.put({ ...set, when: Date.now() })).catch(complain);
+const hold = (one) => store("sets", "readwrite", (sets) => sets.put({ ...one, when: Date.now() })).catch(complain);
+/** Hold the set as it is now; that of the folder is also told to the server, in its own time. */
+function keep() {
+  share();
+  return hold(set);
+}
 
 /** All sets, the newest first. */
 export async function listSets() {
@@ -82,17 +88,75 @@ export async function openFiles(files) {
   if (others) inform(`${others} file${others > 1 ? "s are" : " is"} neither a picture nor a video, and left out.`);
 }
 
-/** The set of the server's folder, with what this browser knows of it: files that have come since are new. */
+// the set of the server's folder
+
+const write = ({ session, state: one }) => JSON.stringify({ session: one === "new" ? "" : (session ?? ""), state: one });
+const UNTOUCHED = write({ state: "new" });
+/** What the server is known to know of a set: the number of the change heard of last, and its parts as written. */
+const NOTHING = { revision: 0, classes: "[]", shares: "[]", items: {} };
+let sharing = Promise.resolve();
+
+/** The set of the server's folder: files that have come since it was last open are new. */
 export async function readFolder() {
-  const { id: folder, name, files, left_out: others } = await json("v1/folder");
+  const { id: folder, name, files, left_out: others, progress } = await json("v1/folder");
   const id = `folder-${folder}`;
   const before = (await listSets()).find((one) => one.id === id);
   const known = new Map(before?.items.map((one) => [one.name, one]));
   const items = files.map((one) => known.get(one) ?? { name: one, session: null, state: "new" });
   const there = new Set(files);
   items.push(...[...known.values()].filter((one) => one.session && one.state !== "new" && !there.has(one.name)));
-  return { others, found: { classes: [], when: Date.now(), ...before, id, name, isFolder: true, items } };
+  const found = { classes: [], when: Date.now(), heard: structuredClone(NOTHING), ...before, id, name, isFolder: true, items };
+  hear(found, progress);
+  return { others, found };
 }
+
+const listChanged = ({ items, heard }) => items.filter((one) => write(one) !== (heard.items[one.name] ?? UNTOUCHED));
+
+/** Take over what the server tells; what has changed here and was not told yet stays. */
+function hear(mine, { revision, classes, shares, items }) {
+  if (revision < mine.heard.revision) mine.heard = structuredClone(NOTHING); // it has forgotten all, and is told anew
+  const { heard } = mine;
+  const changed = new Set(listChanged(mine).map((one) => one.name));
+  if (JSON.stringify(mine.classes) === heard.classes) mine.classes = classes;
+  if (JSON.stringify(mine.shares ?? []) === heard.shares) mine.shares = shares.length ? shares : null;
+  Object.assign(heard, { revision, classes: JSON.stringify(classes), shares: JSON.stringify(shares) });
+  for (const [name, item] of Object.entries(items)) heard.items[name] = JSON.stringify(item);
+  for (const one of mine.items) {
+    if (!(one.name in items) || changed.has(one.name)) continue;
+    const { session, state: now } = items[one.name];
+    Object.assign(one, { state: now, session: session || (now === "new" ? one.session : null) });
+  }
+}
+
+async function tellServer(mine) {
+  const { heard } = mine;
+  const items = Object.fromEntries(listChanged(mine).map((one) => [one.name, write(one)]));
+  const [classes, shares] = [JSON.stringify(mine.classes), JSON.stringify(mine.shares ?? [])];
+  const body = { since: heard.revision, items: Object.fromEntries(Object.entries(items).map(([name, one]) => [name, JSON.parse(one)])) };
+  if (classes !== heard.classes) body.classes = mine.classes;
+  if (shares !== heard.shares) body.shares = mine.shares ?? [];
+  const told = await json("v1/folder", { method: "PATCH", body });
+  Object.assign(heard, { classes, shares });
+  Object.assign(heard.items, items);
+  hear(mine, told);
+  await hold(mine);
+  if (set !== mine) return;
+  const item = mine.items[at];
+  if (item?.name in items && item.session && state.session && item.session !== state.session.id) {
+    inform(`Somebody else works on “${item.name}” too; what you do here is in a session of its own, and not in the set.`);
+  }
+  render();
+  showShares();
+}
+
+/** Tell the server what has changed in the set of its folder, and hear what others have done. */
+function share() {
+  const mine = set;
+  if (mine?.isFolder) sharing = sharing.then(() => set === mine && tellServer(mine)).catch(complain);
+  return sharing;
+}
+
+addEventListener("visibilitychange", () => !document.hidden && share());
 
 /** Go on with a set: to the first picture that is not done. */
 export async function resumeSet(found) {
@@ -136,6 +200,7 @@ async function openPicture(place, signal) {
 export async function go(place) {
   if (!set || place < 0 || place >= set.items.length || place === at) return;
   const mine = set;
+  await share(); // another may have begun or finished it meanwhile
   const before = set.items[at];
   // a picture that was only looked at needs no session of its own
   const isUntouched = before?.state === "new" && before.session === state.session?.id && !state.turns.length;
@@ -437,7 +502,12 @@ function render() {
 async function find() {
   const id = state.session?.id;
   if (set?.items[at]?.session === id) return render();
-  const found = (await listSets()).find((one) => one.items.some((item) => item.session === id));
+  const has = (one) => one.items.some((item) => item.session === id);
+  let found = (await listSets()).find((one) => !one.isFolder && has(one));
+  if (id && !found && state.health?.has_folder) {
+    const { found: shared } = await readFolder();
+    if (has(shared)) found = shared;
+  }
   if (state.session?.id !== id) return;
   set = found ?? null;
   at = set ? set.items.findIndex((item) => item.session === id) : -1;
@@ -455,7 +525,7 @@ for (const button of document.querySelectorAll("[data-set-format]")) {
     exportSet(button.dataset.setFormat).catch(complain);
   });
 }
-on("session", find);
+on("session health", () => find().catch(complain));
 on("objects", () => {
   const item = set?.items[at];
   if (!item || item.session !== state.session?.id || item.state === "done") return;

@@ -15,7 +15,8 @@ from unipixel.engine.session import Session
 from unipixel.errors import MediaError, PromptError
 from unipixel.masks import MaskTrack, parse_rle
 from unipixel.serve.errors import ApiError, JobCancelled
-from unipixel.serve.media import FOLDER_SCHEME, clean_name, encode_frame, fetch_media, store_upload
+from unipixel.serve.folder import FOLDER_SCHEME
+from unipixel.serve.media import clean_name, encode_frame, fetch_media, store_upload
 from unipixel.serve.responses import EVENT_STREAM, JsonResponse, format_event, stream_events, wait_for_result
 from unipixel.serve.runtime import OwnerDep, Runtime, RuntimeDep, forbid_caching
 from unipixel.serve.schemas import DEFAULT_TOKENS, MAX_FRAME, MAX_OBJECT_ID, ErrorOut, ObjectOut

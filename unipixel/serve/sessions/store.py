@@ -261,6 +261,14 @@ class SessionStore:
         message = f"there is no session {session_id[:40]!r}; it may have been closed, or have expired"
         raise ApiError(404, message, code="no_session")
 
+    def has(self, session_id: str, owner: str) -> bool:
+        """Whether an owner has a session of that id, open or suspended."""
+        try:
+            self.find(session_id, owner)
+        except ApiError:
+            return False
+        return True
+
     async def get(self, session_id: str, owner: str) -> SessionEntry:
         """A session of an owner; a suspended one is restored.
 
