@@ -176,6 +176,22 @@ def test_importing_the_package_and_its_metrics_loads_no_heavy_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_answering_loads_neither_transformers_nor_the_compiler_of_torch() -> None:
+    """The built-in checkpoint, on a picture and on a clip; these libraries would cost more than the answer."""
+    code = """
+import sys, numpy, unipixel
+engine = unipixel.load(device="cpu")
+for shape in ((48, 64, 3), (3, 48, 64, 3)):
+    session = engine.open(numpy.zeros(shape, dtype=numpy.uint8))
+    assert session.ask("Please segment the red car.").text
+    assert session.ask("What is this?", prompts=[unipixel.Point(20, 20, frame=0)]).text
+heavy = {"transformers", "sympy", "torch._dynamo", "torch.distributed.tensor"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_version_stands_in_one_place_and_has_a_section_of_the_changelog() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "version" not in project["project"] and "version" in project["project"]["dynamic"]

@@ -2,11 +2,11 @@
 
     python tools/bench_decode.py --layers 36        # 3B; 8 GB of free memory. Fewer layers take less
 
-Random weights in bfloat16, one thread. Four ways: transformers' layers as they are ("plain"), the package's own
-("bf16"), int8 and int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt
-and the median of a token, the bytes that a token reads (weights, cache, output head), their share of the read rate
-measured in between, how the logits agree with those of the plain way on the same tokens, and the most memory that was
-resident while the ways of the line were measured (those of one turn share it).
+Random weights in bfloat16, one thread. Four ways: transformers' layers ("plain"), the package's own ("bf16"), int8 and
+int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt and the median of a
+token, the bytes that a token reads (weights, cache, output head), their share of the read rate measured in between, how
+the logits agree with those of the plain way on the same tokens, and the most memory that was resident while the ways of
+the line were measured (those of one turn share it).
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from transformers import DynamicCache
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 from unipixel.bench.limits import measure_read_rate
 from unipixel.bench.memory import peak_memory_mb
-from unipixel.engine.generation import ConversationCache
-from unipixel.model.language import decode, project
+from unipixel.model.language import KeyValueCache, LanguageModel, decode, project
 from unipixel.model.quantization import QuantizedLinear
 
 VOCABULARY = 151_936
 TOKENS = 9
 
 
-def build(layers: int) -> tuple[Qwen2_5_VLTextModel, nn.Linear]:
-    """The decoder and its tied head, filled from a small pool of random numbers, because drawing 3 billion is slow."""
+def build(layers: int) -> tuple[LanguageModel, Qwen2_5_VLTextModel, nn.Linear]:
+    """The decoder, that of transformers with the same weights, and the tied head.
+
+    They are filled from a small pool of random numbers, because drawing 3 billion is slow.
+    """
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     config = Qwen2_5_VLTextConfig(
         hidden_size=2048,
@@ -49,7 +51,7 @@ def build(layers: int) -> tuple[Qwen2_5_VLTextModel, nn.Linear]:
     )
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        model = Qwen2_5_VLTextModel(config)
+        model, plain = LanguageModel(config), Qwen2_5_VLTextModel(config)
     generator = torch.Generator().manual_seed(0)
     pool = (torch.randn(1 << 22, generator=generator) * 0.02).bfloat16()
     for module in model.modules():
@@ -64,10 +66,11 @@ def build(layers: int) -> tuple[Qwen2_5_VLTextModel, nn.Linear]:
                 for piece in value.view(-1).split(len(pool) - start):
                     piece.copy_(pool[start : start + len(piece)])
             module._parameters[name] = nn.Parameter(value, requires_grad=False)
-    model.rotary_emb = type(model.rotary_emb)(config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.rotary_emb = type(plain.rotary_emb)(config)
     head = nn.Linear(1, 1, bias=False)
     head.weight, head.in_features, head.out_features = model.embed_tokens.weight, 2048, VOCABULARY
-    return model.eval(), head
+    return model.eval(), plain.eval(), head
 
 
 def count_bytes(model: nn.Module, head: nn.Linear) -> int:
@@ -82,12 +85,15 @@ def count_bytes(model: nn.Module, head: nn.Linear) -> int:
 
 
 @torch.no_grad()
-def read_tokens(model: Qwen2_5_VLTextModel, head: nn.Linear, ids: Tensor, cache: Cache, *, plain: bool) -> Tensor:
+def read_tokens(
+    model: LanguageModel | Qwen2_5_VLTextModel, head: nn.Linear, ids: Tensor, cache: KeyValueCache | DynamicCache
+) -> Tensor:
     """(1, V) logits after more tokens (1, L)."""
-    past, length = cache.get_seq_length(), ids.shape[1]
+    past = cache.length if isinstance(cache, KeyValueCache) else cache.get_seq_length()
+    length = ids.shape[1]
     positions = torch.arange(past, past + length).expand(3, 1, -1)
     embeds = model.embed_tokens(ids)
-    if not plain:
+    if isinstance(model, LanguageModel):
         return project(head, model.norm(decode(model, embeds, positions, None, cache)[:, -1])).float()
     mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None] if length > 1 else None
     rotary, hidden = model.rotary_emb(embeds, positions), embeds
@@ -97,29 +103,29 @@ def read_tokens(model: Qwen2_5_VLTextModel, head: nn.Linear, ids: Tensor, cache:
 
 
 def measure(
-    model: Qwen2_5_VLTextModel, head: nn.Linear, context: int, ways: list[str], known: dict[int, Tensor]
+    models: dict[str, LanguageModel | Qwen2_5_VLTextModel], head: nn.Linear, context: int, known: dict[int, Tensor]
 ) -> None:
     """Print one line for each way; ``known`` keeps the logits of the plain one by context."""
     generator = torch.Generator().manual_seed(context)
     prompt = torch.randint(0, VOCABULARY, (1, context), generator=generator)
     tokens = torch.randint(0, VOCABULARY, (TOKENS, 1, 1), generator=generator)
-    caches: dict[str, Cache] = {}
+    caches: dict[str, KeyValueCache | DynamicCache] = {}
     prefills: dict[str, float] = {}
-    spent: dict[str, list[float]] = {way: [] for way in ways}
-    logits: dict[str, list[Tensor]] = {way: [] for way in ways}
-    for way in ways:
-        caches[way] = DynamicCache() if way == "plain" else ConversationCache().cache
+    spent: dict[str, list[float]] = {way: [] for way in models}
+    logits: dict[str, list[Tensor]] = {way: [] for way in models}
+    for way, model in models.items():
+        caches[way] = KeyValueCache() if isinstance(model, LanguageModel) else DynamicCache()
         started = time.process_time()
-        read_tokens(model, head, prompt, caches[way], plain=way == "plain")
+        read_tokens(model, head, prompt, caches[way])
         prefills[way] = time.process_time() - started
     rates = []
     for token in tokens:
-        for way in ways:
+        for way, model in models.items():
             rates.append(measure_read_rate(torch.device("cpu")))
             started = time.process_time()
-            logits[way].append(read_tokens(model, head, token, caches[way], plain=way == "plain"))
+            logits[way].append(read_tokens(model, head, token, caches[way]))
             spent[way].append(time.process_time() - started)
-    for way in ways:
+    for way, model in models.items():
         cached = sum(layer.keys.nbytes + layer.values.nbytes for layer in caches[way].layers)
         size, found = count_bytes(model, head) + cached, torch.cat(logits[way])
         plain = known.setdefault(context, found)
@@ -144,7 +150,7 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def quantize(model: Qwen2_5_VLTextModel, bits: int) -> None:
+def quantize(model: LanguageModel, bits: int) -> None:
     """Round every linear layer, one by one; int4 after int8 rounds what is rounded already, 16 times finer."""
     for layer in model.layers:
         for part in (layer.self_attn, layer.mlp):
@@ -164,14 +170,17 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="+", default=[300, 1600])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    model, head = build(given.layers)
+    model, plain, head = build(given.layers)
     known: dict[int, Tensor] = {}
-    for ways, bits in ((["plain", "bf16"], None), (["int8"], 8), (["int4"], 4)):
-        if bits is not None:
-            quantize(model, bits)
+    for context in given.contexts:
+        forget_peak_memory()
+        measure({"plain": plain, "bf16": model}, head, context, known)
+    del plain  # which holds the weights that are rounded now
+    for way, bits in (("int8", 8), ("int4", 4)):
+        quantize(model, bits)
         for context in given.contexts:
             forget_peak_memory()
-            measure(model, head, context, ways, known)
+            measure({way: model}, head, context, known)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from unipixel.engine import static_decoding
 from unipixel.engine.engine import Engine
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate, prefill
 from unipixel.engine.static_decoding import StaticDecoder
+from unipixel.model.config import build_language_section
 from unipixel.model.language import fuse_projections
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model, save_model
@@ -49,9 +50,7 @@ def write(
 def deep_model(tiny_engine: Engine) -> UniPixel:
     """As many decoder layers as UniPixel-3B has, each very narrow."""
     config = tiny_engine.model.config
-    fields = config.language.to_dict() | {"num_hidden_layers": LAYERS, "layer_types": None}
-    language = type(config.language)(**fields)
-    language._attn_implementation = "sdpa"
+    language = build_language_section(**vars(config.language) | {"num_hidden_layers": LAYERS})
     torch.manual_seed(0)
     return UniPixel(replace(config, language=language)).eval()
 
@@ -128,7 +127,7 @@ def test_stopping_in_the_middle_leaves_a_conversation_that_can_go_on(tiny_engine
     for _ in range(3):
         next(steps)
     assert len(reply.ids) == 3 and conversation.unread == reply.ids[-1:]
-    assert conversation.length == conversation.cache.get_seq_length() == 7 + 2
+    assert conversation.length == conversation.cache.length == 7 + 2
     assert int(conversation.next_position) == 7 + 2
     other = ConversationCache()
     for _ in zip(range(3), generate(model, other, [read_text(model, 7)], [Reply()], DecodingOptions()), strict=False):
@@ -232,6 +231,7 @@ def test_a_step_on_an_accelerator_waits_for_nothing(deep_model: UniPixel) -> Non
         model = UniPixel(deep_model.config).to(torch.bfloat16).eval()
         fuse_projections(model.language)
         decoder = StaticDecoder(model, 4, 1024)
+        decoder.step(model)  # brings the rotary frequencies to the device
         with OperationCounter() as counter:
             decoder.step(model)
     assert decoder._logits.shape == (4, model.config.language.vocab_size) and decoder._logits.is_meta

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
-from unipixel.model.config import SamConfig, UniPixelConfig
+from unipixel.model.config import SamConfig, UniPixelConfig, build_language_section, build_vision_section
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import ImageSettings, Processor, build_tokenizer
 
@@ -64,7 +63,7 @@ def model(processor: Processor) -> UniPixel:
     torch.manual_seed(0)
     ids = processor.chat.ids
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
-    language = Qwen2_5_VLTextConfig(
+    language = build_language_section(
         vocab_size=len(processor.tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -73,11 +72,8 @@ def model(processor: Processor) -> UniPixel:
         num_key_value_heads=1,
         max_position_embeddings=1024,
         rope_parameters=rope,
-        bos_token_id=None,
-        eos_token_id=None,
-        use_sliding_window=False,
     )
-    vision = Qwen2_5_VLVisionConfig(
+    vision = build_vision_section(
         depth=2, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=32, fullatt_block_indexes=[1]
     )
     sam = SamConfig(

@@ -22,8 +22,8 @@ from unipixel.engine.session import Session
 from unipixel.formats import read_annotations
 from unipixel.masks import decode_rle, draw_outline, encode_rle, fit_outline, load_index_png
 from unipixel.media import open_media
-from unipixel.serve.folder import FolderProgress
 from unipixel.sample import Box, Point
+from unipixel.serve.folder import FolderProgress
 
 BOX = {"type": "box", "box": [20, 10, 50, 40]}
 CLICK = {"type": "point", "x": 12, "y": 30, "positive": False, "frame": 2}

@@ -32,7 +32,7 @@ def released(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tokens(processor: Processor, ids: torch.Tensor) -> list[str]:
-    return list(processor.tokenizer.convert_ids_to_tokens(ids.tolist()))
+    return [processor.tokenizer.backend_tokenizer.id_to_token(number) for number in ids.tolist()]
 
 
 @pytest.mark.parametrize(("checkpoint", "spelled"), [("nano", ["]", "<|seg|>"]), ("released", ["]", "Ġ", "<|seg|>"])])

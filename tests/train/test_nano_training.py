@@ -15,7 +15,7 @@ from PIL import Image
 
 from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
-from unipixel.model.presets import build_nano_config, initialise
+from unipixel.model.presets import build_debug_config, build_nano_config, initialise
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model
 from unipixel.processing import Processor, build_tokenizer
@@ -26,7 +26,7 @@ from unipixel.train.checkpoints import copy_rows_by_token, copy_weights
 from unipixel.train.losses import TrainingStep, draw_correction_clicks, frame_loss, word_loss
 from unipixel.train.nano_recipes import NANO_RECIPES
 from unipixel.train.recipe import LossWeights
-from unipixel.train.run import train
+from unipixel.train.run import enable_checkpointing, train
 from unipixel.train.setup import TrainingSetup, prepare_training
 from unipixel.train.sticker_data import StickerDataset, label_cells, restyle
 
@@ -348,3 +348,37 @@ def test_scenes_change_their_look_as_often_as_the_recipe_says(processor: Process
         index for index in range(6) if not torch.equal(plain[index]["pixel_values"], restyled[index]["pixel_values"])
     ]
     assert len(changed) >= 4
+
+
+def test_activations_that_are_computed_again_give_the_same_gradients(processor: Processor) -> None:
+    model = UniPixel(build_debug_config(len(processor.tokenizer), processor.chat.ids)).train()
+    initialise(model, torch.Generator().manual_seed(0))
+    embeds, positions = torch.randn(2, 9, model.config.language.hidden_size), torch.arange(9).expand(3, 2, -1)
+    pixels, grid, frames = torch.randn(48, 1176), torch.tensor([[1, 6, 8]]), torch.randn(1, 3, 64, 64)
+    blocks = (model.visual.blocks[0], model.language.layers[0], model.segmenter.vision_encoder.backbone.blocks[0])
+    runs = [0] * len(blocks)
+
+    def count(place: int) -> Any:
+        def add(*_: Any) -> None:
+            runs[place] += 1
+
+        return add
+
+    for place, block in enumerate(blocks):
+        block.mlp.register_forward_hook(count(place))
+
+    def differentiate() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        parts = model.decode(embeds, positions), model.encode_vision(pixels, grid).merged
+        sum(x.square().mean() for x in (*parts, model.segmenter.encode(frames).embed)).backward()
+        return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+    plain = differentiate()
+    assert runs == [1, 1, 1]
+    enable_checkpointing(model)
+    again = differentiate()
+    assert runs == [3, 3, 3]
+    assert plain.keys() == again.keys() and all(torch.equal(plain[name], again[name]) for name in plain)
+    model.eval()
+    differentiate()
+    assert runs == [4, 4, 4]

@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unipixel.bench.limits import measure_limits
@@ -47,8 +48,14 @@ from unipixel.engine.tracking import FrameFeatureCache, choose_encode_batch, pro
 from unipixel.masks import Rle, iou_rles
 from unipixel.media import Media
 from unipixel.model.config import POINTERS_IN_MEMORY, SamConfig
+from unipixel.model.memory_attention import (
+    build_axial_rotation,
+    build_sine_encoding,
+    build_time_encoding,
+    rotate_pairs,
+)
 from unipixel.model.presets import SAM_SIZE, TINY_SAM
-from unipixel.model.segmenter import FrameFeatures, Segmenter, build_sine_encoding, build_time_encoding
+from unipixel.model.segmenter import FrameFeatures, Segmenter
 from unipixel.processing import ImageSettings
 from unipixel.processing.images import prepare_sam_frames
 from unipixel.sample import Point
@@ -71,7 +78,7 @@ REAL_SAM = SamConfig()
 
 
 Attention = Literal["layers", "ours"]
-"""Memory attention by the layers' own forward, or by `Segmenter.attend`."""
+"""Memory attention step by step, or by `Segmenter.attend`."""
 
 
 @torch.no_grad()
@@ -144,7 +151,7 @@ def attend_by_layers(
     pointers: Tensor,
     pointer_distance: Sequence[float],
 ) -> Tensor:
-    """What `Segmenter.attend` computes, for one object, by the forward of the layers themselves."""
+    """What `Segmenter.attend` computes, for one object, step by step as SAM 2 describes it and by torch's attention."""
     _, _, _, width = memories.shape
     channels, grid, dtype = segmenter.config.hidden_size, segmenter.config.grid, segmenter.dtype
     place = build_sine_encoding(grid, width, embed.device).to(dtype)
@@ -153,15 +160,23 @@ def attend_by_layers(
     moment = segmenter.temporal_positional_encoding_projection_layer(build_time_encoding(distance, channels).to(dtype))
     code = torch.cat([(place + when).flatten(0, 1), moment.repeat_interleave(channels // width, 0)])
     tokens = torch.cat([memories.flatten(1, 2), pointers.reshape(1, -1, width)], 1)
-    x = segmenter.memory_attention(
-        current_vision_features=embed.flatten(2).permute(2, 0, 1),
-        current_vision_position_embeddings=build_sine_encoding(grid, channels, embed.device).to(dtype)[:, None],
-        memory=tokens.transpose(0, 1),
-        memory_posision_embeddings=code[:, None],  # the argument is spelled so
-        num_object_pointer_tokens=pointers.shape[1] * (channels // width),
-    )
-    # (cells, 1, C), or with one more axis of size one, depending on the version of transformers
-    return x.reshape(grid * grid, channels).t().reshape(1, channels, grid, grid)
+    turn = build_axial_rotation(grid, channels, embed.device)
+    turns = turn.repeat(memories.shape[1], 1)
+    x = embed.flatten(2).transpose(1, 2) + 0.1 * build_sine_encoding(grid, channels, embed.device).to(dtype)
+    for layer in segmenter.memory_attention.layers:
+        own, cross, y = layer.self_attn, layer.cross_attn_image, layer.layer_norm1(x)
+        query, key = rotate_pairs(own.q_proj(y), turn), rotate_pairs(own.k_proj(y), turn)
+        x = x + own.o_proj(_attend(query, key, own.v_proj(y)))
+        query, key = rotate_pairs(cross.q_proj(layer.layer_norm2(x)), turn), cross.k_proj(tokens + code)
+        key = torch.cat([rotate_pairs(key[:, : len(turns)], turns), key[:, len(turns) :]], 1)
+        x = x + cross.o_proj(_attend(query, key, cross.v_proj(tokens)))
+        x = x + layer.linear2(layer.linear1(layer.layer_norm3(x)).relu())
+    return segmenter.memory_attention.layer_norm(x).transpose(1, 2).unflatten(2, (grid, grid))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of one head, (1, L, C) against (1, K, C)."""
+    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)

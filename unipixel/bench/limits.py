@@ -135,7 +135,6 @@ def build_decoder(layers: int, device: torch.device, dtype: torch.dtype, width: 
             value = torch.full(one.shape, 1.0 if one.ndim == 1 else 0.0, dtype=dtype, device=device)
             module._parameters[name] = nn.Parameter(value.uniform_(-0.02, 0.02) if one.ndim > 1 else value)
     model.lm_head.weight = model.language.embed_tokens.weight
-    model.language.rotary_emb = type(model.language.rotary_emb)(config.language).to(device)
     return model.eval()
 
 

@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
 from unipixel.engine.engine import Engine
-from unipixel.model.config import SamConfig
+from unipixel.model.config import SamConfig, SectionConfig
 from unipixel.model.presets import IMAGE_SIZE, build_nano_config, initialise
 from unipixel.model.unipixel import UniPixel
 from unipixel.processing import ImageSettings, Processor
@@ -27,7 +26,7 @@ def build_random_engine(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     seed: int = 0,
-    language: Qwen2_5_VLTextConfig | None = None,
+    language: SectionConfig | None = None,
 ) -> Engine:
     """An engine of random weights: language and vision parts of nano's size, the segmenter of the size given.
 

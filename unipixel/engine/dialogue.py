@@ -12,8 +12,8 @@ from torch import Tensor
 from unipixel.engine.answer import Clock
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate, prefill
 from unipixel.errors import PromptError
-from unipixel.model.language import VisionFeatures
 from unipixel.model.unipixel import UniPixel
+from unipixel.model.vision import VisionFeatures
 from unipixel.processing import Processor, TurnInputs, VisualInput
 
 

@@ -12,14 +12,11 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
 
 from unipixel.engine.answer import Clock
 from unipixel.engine.static_decoding import AHEAD, StaticDecoder, is_suited, return_decoder, take_decoder
@@ -28,8 +25,6 @@ from unipixel.model import language
 from unipixel.model.unipixel import UniPixel
 from unipixel.sample import Turn
 
-SPARE_TOKENS = 64
-"""Least number of tokens that a cache has memory for beyond those it holds."""
 LOOP_TIMES, LOOP_TOKENS, LOOP_PASSAGE = 4, 32, 64
 """A loop is a passage that is written so many times in a row, of so many tokens in all and at most so many each."""
 
@@ -90,40 +85,6 @@ def _sample_token(logits: np.ndarray, top_p: float, generator: np.random.Generat
     return int(order[min(place, count - 1, len(order) - 1)])
 
 
-class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # a class of transformers counts as Any
-    """Keys and values of one layer, written into memory that is larger than they are.
-
-    The layers of forked conversations share that memory up to where they part: whoever writes next behind what is
-    filled goes on in it, every other moves to memory of its own.
-    """
-
-    _buffers: list[Tensor] | None = None
-    """Memory for keys and values, (B, heads, capacity, dim) each."""
-    keys: Tensor
-    values: Tensor
-    _filled: np.ndarray
-    """(1,) how many of its places are taken; one array for all who share the memory."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append (B, heads, L, dim) and return everything."""
-        past, new = self.get_seq_length(), (key_states, value_states)
-        whole = past + key_states.shape[2]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        if self._buffers is None or self._filled[0] != past or whole > self._buffers[0].shape[2]:
-            capacity = whole + max(whole // 8, SPARE_TOKENS)
-            buffers = [x.new_empty(*x.shape[:2], capacity, x.shape[3]) for x in new]
-            for memory, old in zip(buffers, (self.keys, self.values), strict=True):
-                if past:
-                    memory[:, :, :past] = old
-            self._buffers, self._filled = buffers, np.array([past])
-        self._filled[0] = whole
-        for memory, x in zip(self._buffers, new, strict=True):
-            memory[:, :, past:whole] = x
-        self.keys, self.values = (memory[:, :, :whole] for memory in self._buffers)
-        return self.keys, self.values
-
-
 class ConversationCache:
     """Keys and values of everything said so far, for B rows of a batch.
 
@@ -132,7 +93,7 @@ class ConversationCache:
     """
 
     def __init__(self) -> None:
-        self._cache = Cache(layer_class_to_replicate=_GrowingLayer)
+        self._cache = language.KeyValueCache()
         self._decoder: StaticDecoder | None = None
         self._behind = 0
         self._place: _BatchPlace | None = None
@@ -144,7 +105,7 @@ class ConversationCache:
         """Tokens that were said but not read; only of a conversation with one row."""
 
     @property
-    def cache(self) -> Cache:
+    def cache(self) -> language.KeyValueCache:
         """Keys and values by layer."""
         self._settle()
         self._fetch()
@@ -154,14 +115,13 @@ class ConversationCache:
     def length(self) -> int:
         """Tokens that the cache holds, padding included."""
         self._settle()
-        return int(self._cache.get_seq_length()) + self._behind
+        return self._cache.length + self._behind
 
     def fork(self) -> ConversationCache:
         """A conversation that goes on from here by itself. What was said so far is shared, not copied."""
         self._settle()
         twin = copy.copy(self)
-        twin._cache = copy.copy(self.cache)
-        twin._cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        twin._cache = self.cache.fork()
         twin._decoder, twin._behind = None, 0
         twin.unread = list(self.unread)
         return twin
@@ -188,13 +148,12 @@ class ConversationCache:
             self._place.batch.leave(self._place)
 
     def shorten(self, length: int) -> None:
-        """Drop the keys and values beyond the first ``length`` tokens, of layers that have any."""
-        for layer in self._cache.layers:
-            layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+        """Drop the keys and values beyond the first ``length`` tokens."""
+        self._cache.shorten(length)
 
     def retract(self, token: int) -> None:
         """Forget the token that was read last, which waits again to be read; of a conversation with one row."""
-        self.shorten(self._cache.get_seq_length() - 1)
+        self.shorten(self._cache.length - 1)
         if self.next_position is not None:
             self.next_position = self.next_position - 1
         if self.padding_mask is not None:

@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from unipixel.model import language
 from unipixel.model.unipixel import UniPixel
@@ -59,7 +58,9 @@ class StaticDecoder:
         self._hidden, self._logits = torch.empty(0), torch.empty(0)
         self._graph: Any = None
 
-    def load(self, cache: Cache, positions: Tensor, padding_mask: Tensor | None, logits: Tensor) -> None:
+    def load(
+        self, cache: language.KeyValueCache, positions: Tensor, padding_mask: Tensor | None, logits: Tensor
+    ) -> None:
         """Take over a conversation of B rows; the likeliest tokens are the first to be read.
 
         Args:
@@ -67,7 +68,7 @@ class StaticDecoder:
             padding_mask: (B, length) bool, on the host.
             logits: (B, V) after the last token.
         """
-        used, past = len(positions), cache.get_seq_length()
+        used, past = len(positions), cache.length
         for own, layer in zip(self._layers, cache.layers, strict=True):
             for memory, old in zip(own, (layer.keys, layer.values), strict=True):
                 # what is hidden has no weight, but it must be a number: a broken reply must not spoil the next one
@@ -112,9 +113,9 @@ class StaticDecoder:
             event.synchronize()
         return [int(one) for one in tokens[: self._used]]
 
-    def unload(self, cache: Cache, count: int) -> None:
+    def unload(self, cache: language.KeyValueCache, count: int) -> None:
         """Append the next ``count`` tokens that were read here to a conversation's cache."""
-        past = cache.get_seq_length()
+        past = cache.length
         for number, own in enumerate(self._layers):
             cache.update(*(memory[: self._used, :, past : past + count] for memory in own), number)
 

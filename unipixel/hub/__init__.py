@@ -16,14 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import BatchFeature, GenerationMixin, Pipeline, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    BatchFeature,
+    GenerationMixin,
+    Pipeline,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    Qwen2Tokenizer,
+)
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from unipixel.engine.answer import Answer
@@ -34,12 +43,14 @@ from unipixel.engine.session import choose_clip
 from unipixel.engine.tracking import choose_encode_batch
 from unipixel.errors import PromptError
 from unipixel.media import MediaLike, open_media
-from unipixel.model.config import MODEL_TYPE, TEXT_FIELDS, UniPixelConfig
+from unipixel.model.config import LANGUAGE_DEFAULTS, MODEL_TYPE, UniPixelConfig
 from unipixel.model.tensor_files import count_parameters
 from unipixel.model.tracker import Tracker
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint, resolve_checkpoint
 from unipixel.processing import Processor, VisualInput
+from unipixel.processing.chat import END_OF_TEXT
+from unipixel.processing.tokenizer import save_tokenizer
 from unipixel.sample import Turn
 
 Message: TypeAlias = Mapping[str, Any]
@@ -61,11 +72,13 @@ class UniPixelHubConfig(PreTrainedConfig):
 
     def __init__(self, **tree: Any) -> None:
         own = _read_tree({name: _to_tree(value) for name, value in tree.items()})
-        self.text_config, self.vision_config = own.language, own.vision
+        ends = {"bos_token_id": None, "eos_token_id": None}
+        self.text_config = Qwen2_5_VLTextConfig(**vars(own.language), **ends)
+        self.vision_config = Qwen2_5_VLVisionConfig(**vars(own.vision))
         inside = {**tree, **_to_tree(tree.get("text_config") or {})}
         self.text_config.max_window_layers = inside.get("max_window_layers", own.language.num_hidden_layers)
         inner = {
-            *TEXT_FIELDS,
+            *LANGUAGE_DEFAULTS,
             "max_window_layers",
             "rope_theta",
             "rope_scaling",
@@ -112,7 +125,7 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ("image", "video", "text")
     _supports_sdpa = True
-    _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock"]  # noqa: RUF012
+    _no_split_modules = ["DecoderLayer", "VisionBlock"]  # noqa: RUF012
 
     def __init__(self, config: UniPixelHubConfig, model: UniPixel | None = None) -> None:
         super().__init__(config)
@@ -380,9 +393,12 @@ class UniPixelProcessor(ProcessorMixin):
     def __init__(self, processor: Processor) -> None:
         self.processor = processor
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
-        return self.processor.tokenizer
+        """The same tokenizer as a class of transformers."""
+        with TemporaryDirectory() as folder:
+            save_tokenizer(self.processor.tokenizer, folder)
+            return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -395,7 +411,7 @@ class UniPixelProcessor(ProcessorMixin):
     @property
     def chat_template(self) -> str:
         """Not empty, which tells pipelines that messages can be given."""
-        return self.tokenizer.chat_template or "messages"
+        return self.processor.tokenizer.chat_template or "messages"
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> UniPixelProcessor:
@@ -517,7 +533,7 @@ class UniPixelProcessor(ProcessorMixin):
                 squares.append(None)
                 sizes.append((0, 0))
             ids.append(own.build_conversation(turns, visual))
-        longest, pad = max(map(len, ids)), own.tokenizer.pad_token_id or 0
+        longest, pad = max(map(len, ids)), own.chat.ids[END_OF_TEXT]
         data: dict[str, Any] = {
             "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in ids]),
             "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids]),

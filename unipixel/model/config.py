@@ -1,5 +1,5 @@
-"""Sizes and behaviour of a model, read from and written to a checkpoint folder: two transformers configs (language,
-vision), the SAM 2.1 sizes, and the few switches in which released weights differ from what a new model should do.
+"""Sizes and behaviour of a model, read from and written to a checkpoint folder: those of the language model, the vision
+tower and SAM 2.1, and the few switches in which released weights differ from what a new model should do.
 
 Files are written in the form of the released checkpoints (transformers 4.53.3), which the original code reads: every
 language field at the top and again in ``text_config``, ``torch_dtype``, ``rope_scaling``.
@@ -7,21 +7,24 @@ language field at the top and again in ``text_config``, ``torch_dtype``, ``rope_
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
-from transformers.models.sam2_video.configuration_sam2_video import (
-    Sam2VideoMaskDecoderConfig,
-    Sam2VideoPromptEncoderConfig,
-)
-
 from unipixel.atomic import write_text
-from unipixel.checks import check_flag, check_integer, check_list, check_mapping, check_number, check_text, join_lines
+from unipixel.checks import (
+    check_flag,
+    check_integer,
+    check_list,
+    check_mapping,
+    check_number,
+    check_text,
+    join_lines,
+    shorten,
+)
 from unipixel.errors import CheckpointError
 from unipixel.model.tensor_files import has_head
 from unipixel.model.tensor_files import read_json as read_json
@@ -112,53 +115,6 @@ class SamConfig:
             node[last] = list(value) if isinstance(value, tuple) else value
         return tree | {"image_size": self.image_size}
 
-    def to_transformers(self) -> Sam2VideoConfig:
-        """The transformers configs from which the leaf modules are built."""
-        widths = [self.embed_dim * 2**i for i in range(4)]
-        s, c = self.grid, self.hidden_size
-        backbone = Sam2HieraDetConfig(
-            hidden_size=self.embed_dim,
-            num_attention_heads=self.num_heads,
-            image_size=[self.image_size, self.image_size],
-            blocks_per_stage=list(self.stages),
-            embed_dim_per_stage=widths,
-            num_attention_heads_per_stage=[self.num_heads * 2**i for i in range(4)],
-            window_size_per_stage=list(self.window_sizes),
-            global_attention_blocks=list(self.global_blocks),
-            window_positional_embedding_background_size=list(self.background_size),
-        )
-        vision = Sam2VisionConfig(
-            backbone_config=backbone,
-            backbone_channel_list=widths[::-1],
-            backbone_feature_sizes=[[4 * s, 4 * s], [2 * s, 2 * s], [s, s]],
-            fpn_hidden_size=c,
-        )
-        return Sam2VideoConfig(
-            vision_config=vision,
-            prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=c, image_size=self.image_size),
-            mask_decoder_config=Sam2VideoMaskDecoderConfig(
-                hidden_size=c,
-                mlp_dim=self.decoder_ffn,
-                num_attention_heads=self.decoder_heads,
-                iou_head_hidden_dim=self.iou_head_hidden,
-                dynamic_multimask_via_stability=False,
-            ),
-            image_size=self.image_size,
-            num_maskmem=self.num_memories,
-            memory_attention_hidden_size=c,
-            memory_attention_num_layers=self.memory_attention_layers,
-            memory_attention_feed_forward_hidden_size=self.memory_attention_ffn,
-            memory_attention_dropout=self.dropout,
-            memory_attention_rope_dropout=self.dropout,
-            memory_attention_rope_feat_sizes=[s, s],
-            memory_encoder_hidden_size=c,
-            memory_encoder_output_channels=self.memory_size,
-            mask_downsampler_embed_dim=c,
-            memory_fuser_embed_dim=c,
-            memory_fuser_intermediate_dim=4 * c,
-            memory_fuser_num_layers=self.fuser_layers,
-        )
-
 
 _SAM_BOUNDS = {
     "image_size": 4096,
@@ -241,6 +197,11 @@ class PixelConfig:
 RELEASED_PIXEL = PixelConfig(region_pool_order="window", integer_seconds_per_grid=True, rope_restart="all_axes")
 
 
+class SectionConfig(SimpleNamespace):
+    """Sizes of the language model or of the vision tower, as attributes; `build_language_section` and
+    `build_vision_section` make one, and `LANGUAGE_DEFAULTS` and `VISION_DEFAULTS` list what they have."""
+
+
 @dataclass(kw_only=True)
 class UniPixelConfig:
     """Everything that decides the shape and arithmetic of a model.
@@ -248,8 +209,11 @@ class UniPixelConfig:
     Not frozen, because `transformers.Trainer` writes ``use_cache`` to the config of any model it is given.
     """
 
-    language: Qwen2_5_VLTextConfig
-    vision: Qwen2_5_VLVisionConfig
+    language: SectionConfig
+    """The fields of `LANGUAGE_DEFAULTS`, and ``rope_parameters``, a mapping with ``rope_theta``, ``rope_type`` and
+    ``mrope_section``."""
+    vision: SectionConfig
+    """The fields of `VISION_DEFAULTS`."""
     sam: SamConfig
     pixel: PixelConfig = field(default_factory=PixelConfig)
     tie_word_embeddings: bool = True
@@ -298,7 +262,7 @@ class UniPixelConfig:
             return cls.from_dict(tree, sam, generation, head_stored=head_stored)
         except KeyError as error:
             raise CheckpointError(f"{path}: field {error} is missing") from error
-        except (TypeError, ValueError, AttributeError, ArithmeticError, StrictDataclassError) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise CheckpointError(f"{path}: a field is malformed: {join_lines(error)}") from error
 
     @classmethod
@@ -349,7 +313,7 @@ class UniPixelConfig:
             dtype: of the weights on disk.
         """
         language, rope = self.language, dict(self.language.rope_parameters)
-        text = {name: getattr(language, name) for name in TEXT_FIELDS}
+        text = {name: getattr(language, name) for name in LANGUAGE_DEFAULTS}
         text["rope_theta"] = rope.pop("rope_theta")
         text["rope_scaling"] = {**rope, "rope_type": "default", "type": "default"}
         before = {**self.carried, **(self.carried.get("text_config") or {})}
@@ -368,7 +332,7 @@ class UniPixelConfig:
             "torch_dtype": "float32",
             **markers,
         }
-        vision = {name: getattr(self.vision, name) for name in _VISION_FIELDS}
+        vision = {name: getattr(self.vision, name) for name in VISION_DEFAULTS}
         vision |= {"in_chans": vision["in_channels"], "spatial_patch_size": vision["patch_size"]}
         own: dict[str, Any] = {"pixel": asdict(self.pixel)} if self.pixel != RELEASED_PIXEL else {}
         return {
@@ -456,16 +420,37 @@ _KEPT_FIELDS: dict[str, Any] = {
     "sample_objects": 5,
 }
 """Fields that only the original code uses, with what stage 3 of its training writes."""
-TEXT_FIELDS = [
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
-    "attention_dropout",
-]  # fmt: skip
-_VISION_FIELDS = [
-    "depth", "hidden_size", "hidden_act", "intermediate_size", "num_heads", "in_channels", "patch_size",
-    "spatial_merge_size", "temporal_patch_size", "tokens_per_second", "window_size", "out_hidden_size",
-    "fullatt_block_indexes", "initializer_range",
-]  # fmt: skip
+LANGUAGE_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 152064,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-5,
+    "attention_dropout": 0.0,
+}
+"""Fields of the language model, and what a file means that does not name them: those of Qwen2.5-VL-72B."""
+VISION_DEFAULTS: dict[str, Any] = {
+    "depth": 32,
+    "hidden_size": 3584,
+    "hidden_act": "silu",
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "in_channels": 3,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "tokens_per_second": 4,
+    "window_size": 112,
+    "out_hidden_size": 3584,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "initializer_range": 0.02,
+}
+"""The same for the vision tower."""
 
 
 _LANGUAGE_BOUNDS = {
@@ -488,11 +473,48 @@ _VISION_BOUNDS = {
     "window_size": 1 << 14,
     "out_hidden_size": 1 << 16,
 }
-MERGE_SIZE, CHANNELS = 2, 3
-"""Patches per side of a visual token, and colours of a pixel: what this code is written for."""
+MERGE_SIZE, CHANNELS, ACTIVATION = 2, 3, "silu"
+"""Patches per side of a visual token, colours of a pixel, and what is between the products of an MLP of the language
+model and the vision tower: what this code is written for."""
 
 
-def _check_sizes(config: Any, bounds: dict[str, int], heads: str) -> None:
+def _build_section(defaults: dict[str, Any], fields: dict[str, Any]) -> SectionConfig:
+    unknown = sorted(fields.keys() - defaults.keys())
+    if unknown:
+        raise ValueError(f"there is no {', '.join(unknown)} among the sizes of a model")
+    section = SectionConfig(**copy.deepcopy(defaults | fields))
+    if section.hidden_act != ACTIVATION:
+        raise ValueError(f"hidden_act is {shorten(section.hidden_act)}; it must be {ACTIVATION}")
+    return section
+
+
+def build_language_section(*, rope_parameters: dict[str, Any], **fields: Any) -> SectionConfig:
+    """Sizes of a language model.
+
+    Args:
+        rope_parameters: ``rope_theta``, ``rope_type`` and ``mrope_section``.
+        fields: those that differ from `LANGUAGE_DEFAULTS`.
+
+    Raises:
+        ValueError: a field is unknown, or asks for what this code cannot do.
+    """
+    section = _build_section(LANGUAGE_DEFAULTS, fields)
+    section.rope_parameters = dict(rope_parameters)
+    if section.num_key_value_heads is None:
+        section.num_key_value_heads = section.num_attention_heads
+    return section
+
+
+def build_vision_section(**fields: Any) -> SectionConfig:
+    """Sizes of a vision tower: the fields that differ from `VISION_DEFAULTS`.
+
+    Raises:
+        ValueError: a field is unknown, or asks for what this code cannot do.
+    """
+    return _build_section(VISION_DEFAULTS, fields)
+
+
+def _check_sizes(config: SectionConfig, bounds: dict[str, int], heads: str) -> None:
     """Refuse sizes that are no whole numbers in their bounds, or heads that do not divide the width."""
     for name, most in bounds.items():
         check_integer(getattr(config, name), name, 1, most)
@@ -501,7 +523,7 @@ def _check_sizes(config: Any, bounds: dict[str, int], heads: str) -> None:
         raise ValueError(f"hidden_size is {config.hidden_size}, which {getattr(config, heads)} heads cannot share")
 
 
-def _read_language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
+def _read_language_config(tree: dict[str, Any]) -> SectionConfig:
     stated = check_mapping(tree.get("rope_parameters") or tree.get("rope_scaling") or {}, "rope_scaling")
     theta = tree.get("rope_theta", stated.get("rope_theta", 1_000_000.0))
     if check_number(theta, "rope_theta", 0.0) == 0:
@@ -514,12 +536,8 @@ def _read_language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
         )
     # "mrope" is an alias in older files; the sections make the difference, the frequencies are the default ones
     rope = {"mrope_section": sections, "rope_theta": theta, "rope_type": "default"}
-    config = Qwen2_5_VLTextConfig(
-        **{name: tree[name] for name in TEXT_FIELDS if name in tree},
-        rope_parameters=rope,
-        bos_token_id=None,
-        eos_token_id=None,
-        use_sliding_window=False,
+    config = build_language_section(
+        rope_parameters=rope, **{name: tree[name] for name in LANGUAGE_DEFAULTS if name in tree}
     )
     _check_sizes(config, _LANGUAGE_BOUNDS, "num_attention_heads")
     check_number(config.rms_norm_eps, "rms_norm_eps", 0.0, 1.0)
@@ -528,12 +546,11 @@ def _read_language_config(tree: dict[str, Any]) -> Qwen2_5_VLTextConfig:
         raise ValueError(
             f"num_key_value_heads is {config.num_key_value_heads}; it must divide {config.num_attention_heads} heads"
         )
-    config._attn_implementation = "sdpa"
     return config
 
 
-def _read_vision_config(tree: dict[str, Any]) -> Qwen2_5_VLVisionConfig:
-    config = Qwen2_5_VLVisionConfig(**{name: tree[name] for name in _VISION_FIELDS if name in tree})
+def _read_vision_config(tree: dict[str, Any]) -> SectionConfig:
+    config = build_vision_section(**{name: tree[name] for name in VISION_DEFAULTS if name in tree})
     _check_sizes(config, _VISION_BOUNDS, "num_heads")
     if (config.spatial_merge_size, config.in_channels) != (MERGE_SIZE, CHANNELS):
         raise ValueError(
@@ -542,5 +559,4 @@ def _read_vision_config(tree: dict[str, Any]) -> Qwen2_5_VLVisionConfig:
         )
     for block in check_list(config.fullatt_block_indexes, "fullatt_block_indexes"):
         check_integer(block, "a number of fullatt_block_indexes", 0, config.depth - 1)
-    config._attn_implementation = "sdpa"
     return config

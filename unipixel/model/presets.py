@@ -7,9 +7,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
-from unipixel.model.config import RELEASED_PIXEL, PixelConfig, SamConfig, UniPixelConfig
+from unipixel.model.config import (
+    RELEASED_PIXEL,
+    PixelConfig,
+    SamConfig,
+    UniPixelConfig,
+    build_language_section,
+    build_vision_section,
+)
 from unipixel.model.unipixel import UniPixel
 
 IMAGE_SIZE = 224
@@ -76,19 +82,15 @@ def build_config(
     Args:
         vocab_size: entries of the tokenizer.
         token_ids: ids of the special tokens by their text.
-        language, vision: fields of the configs of Qwen2.5-VL's two parts.
+        language, vision: fields of `LANGUAGE_DEFAULTS` and `VISION_DEFAULTS`.
         tied: whether the output head is the embedding.
         mrope_section: how half of a head's width is shared among time, height and width.
     """
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(mrope_section)}
-    text = Qwen2_5_VLTextConfig(
-        vocab_size=vocab_size, rope_parameters=rope, bos_token_id=None, eos_token_id=None, **language
-    )
-    tower = Qwen2_5_VLVisionConfig(out_hidden_size=text.hidden_size, **vision)
-    text._attn_implementation = tower._attn_implementation = "sdpa"
+    text = build_language_section(vocab_size=vocab_size, rope_parameters=rope, **language)
     return UniPixelConfig(
         language=text,
-        vision=tower,
+        vision=build_vision_section(out_hidden_size=text.hidden_size, **vision),
         sam=sam,
         pixel=pixel or PixelConfig(visual_place_encoding=True),
         tie_word_embeddings=tied,

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers.models.sam2_video.configuration_sam2_video import Sam2VideoPromptEncoderConfig
-from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoPromptEncoder
 
 from unipixel.model.config import UniPixelConfig
-from unipixel.model.language import VisionFeatures
+from unipixel.model.mask_decoder import SamPromptEncoder
+from unipixel.model.vision import VisionFeatures
 
 
 class PointEncoder(nn.Module):
@@ -25,9 +24,7 @@ class PointEncoder(nn.Module):
     def __init__(self, config: UniPixelConfig) -> None:
         super().__init__()
         c, d = config.sam.hidden_size, config.language.hidden_size
-        self.encoder = Sam2VideoPromptEncoder(
-            Sam2VideoPromptEncoderConfig(hidden_size=c, image_size=config.sam.image_size)
-        )
+        self.encoder = SamPromptEncoder(c, config.sam.image_size)
         self.single_project = nn.Linear(2 * c, 3 * c)
         self.double_project = nn.Linear(3 * c, 3 * c)
         self.register_buffer("time_matrix", torch.randn(1, c // 2))
@@ -37,7 +34,7 @@ class PointEncoder(nn.Module):
 
     def encode_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Embed N prompts of P points each, with the padding point that SAM appends. (N, P + 1, C)."""
-        return self.encoder(coords[:, None], labels[:, None], None, None)[0][:, 0]
+        return self.encoder(coords, labels)
 
     def encode_time(self, frames: Tensor, num_frames: Tensor) -> Tensor:
         """(N, C) code of frame indices (N,) inside clips of ``num_frames`` (N,), padded to even."""

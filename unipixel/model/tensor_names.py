@@ -88,7 +88,7 @@ _MEMORY_ATTENTION: tuple[NameRow, ...] = (
 _SAM: tuple[NameRow, ...] = (
     *_prefix_rows("image_encoder.", "vision_encoder.", _IMAGE_ENCODER),
     *_prefix_rows("sam_prompt_encoder.", "prompt_encoder.", _PROMPT_ENCODER),
-    # SAM keeps one Fourier matrix, transformers' layers read it in two places
+    # SAM keeps one Fourier matrix, our layers read it in two places
     ("sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", "shared_image_embedding.positional_embedding"),
     *_prefix_rows("sam_mask_decoder.", "mask_decoder.", _MASK_DECODER),
     *_prefix_rows("memory_encoder.", "memory_encoder.", _MEMORY_ENCODER),

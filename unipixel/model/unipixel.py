@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
 from unipixel.model import language
 from unipixel.model.config import UniPixelConfig
-from unipixel.model.language import Grid, VisionFeatures
+from unipixel.model.language import KeyValueCache
 from unipixel.model.prompt_encoder import PointEncoder, RegionPool
 from unipixel.model.segmenter import FrameFeatures, MaskPrediction, Segmenter
 from unipixel.model.tracker import Cohort
+from unipixel.model.vision import NORM_EPS, Grid, RMSNorm, VisionFeatures, encode_vision
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class UniPixel(nn.Module):
         self.visual, self.language, self.lm_head = language.build_language_model(config)
         d = config.language.hidden_size
         self.seg_head = nn.Sequential(
-            Qwen2_5_VLRMSNorm(d, eps=1e-6),
+            RMSNorm(d, NORM_EPS),
             nn.Linear(d, d),
             nn.GELU(),
             nn.Linear(d, config.hidden_tokens * config.sam.hidden_size),
@@ -70,7 +69,7 @@ class UniPixel(nn.Module):
         if sum(t * h * w for t, h, w in grids) != len(pixel_values):
             raise ValueError(f"{len(pixel_values)} patches do not fill the grids {grids}")
         matrix = self.segmenter.shared_image_embedding.positional_embedding
-        return language.encode_vision(self.visual, self.config, pixel_values, grids, matrix)
+        return encode_vision(self.visual, self.config, pixel_values, grids, matrix)
 
     def encode_points(
         self, coords: Sequence[Tensor], labels: Sequence[Tensor], frames: Tensor, num_frames: int | Tensor
@@ -132,7 +131,7 @@ class UniPixel(nn.Module):
         embeds: Tensor,
         position_ids: Tensor,
         attention_mask: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Residual stream (B, L, D) before the final norm; see `language.decode`."""
         return language.decode(self.language, embeds, position_ids, attention_mask, cache)

@@ -26,7 +26,6 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
-    StrictDataclassError,
 )
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -128,8 +127,10 @@ class _EmptyOnMeta(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is torch.empty:
             kwargs["device"] = "meta"
-        if getattr(func, "__module__", "") == "torch.nn.init" and args and args[0].is_meta:
-            return args[0]  # takes longer than for real ones, and there is nothing to be drawn into
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor  # drawing into nothing takes longer than into memory, and imports torch's compiler
         return func(*args, **kwargs)
 
 
@@ -142,7 +143,7 @@ def build_empty_model(config: UniPixelConfig) -> UniPixel:
     try:
         with _EmptyOnMeta():
             return UniPixel(config)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, StrictDataclassError) as error:
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
         raise CheckpointError(f"the sizes in config.json do not make a model: {join_lines(error)}") from error
 
 

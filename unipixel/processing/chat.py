@@ -54,7 +54,7 @@ class ChatTemplate:
             answer need not know.
 
     Args:
-        tokenizer: a fast transformers tokenizer that knows `SPECIAL_TOKENS`.
+        tokenizer: a `QwenTokenizer`, or a fast one of transformers, that knows `SPECIAL_TOKENS`.
 
     Raises:
         CheckpointError: one of the special tokens is missing from the tokenizer.

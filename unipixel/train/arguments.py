@@ -17,6 +17,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers import TrainingArguments
 
+from unipixel.model.language import DecoderLayer
 from unipixel.train.recipe import Recipe
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -39,8 +40,8 @@ PARALLEL: dict[str, dict[str, Any]] = {
         "fsdp_config": {
             "version": 2,
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            # the vision tower's blocks are not called as modules, so they stay in the outermost unit
-            "transformer_layer_cls_to_wrap": ["Qwen2_5_VLDecoderLayer"],
+            # the vision tower's blocks are narrow, so they stay in the outermost unit
+            "transformer_layer_cls_to_wrap": [DecoderLayer.__name__],
             "reshard_after_forward": True,
             "state_dict_type": "FULL_STATE_DICT",
         },

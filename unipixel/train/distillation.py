@@ -154,7 +154,7 @@ class FeatureLoss(nn.Module):
         own: dict[str, Tensor] = {}
         if "neck_8" in self.heads:
             backbone = model.segmenter.vision_encoder.backbone
-            stages = [s.permute(0, 3, 1, 2) for s in backbone(frames.to(model.dtype)).intermediate_hidden_states]
+            stages = [s.permute(0, 3, 1, 2) for s in backbone(frames.to(model.dtype))]
             lateral = model.segmenter.vision_encoder.neck.convs  # coarsest first
             own |= {f"neck_{stride}": lateral[3 - n](stages[n]) for n, stride in ((1, 8), (2, 16), (3, 32))}
         if "tower_32" in self.heads:

@@ -13,7 +13,6 @@ from typing import Any, Unpack
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 from unipixel.model import language
 from unipixel.model.segmenter import MaskPrediction
@@ -145,10 +144,10 @@ def record_layer_input(model: UniPixel, layer: int) -> Iterator[dict[str, Any]]:
     """Keep what a decoder layer is given during a forward pass: ``hidden`` (B, L, D) and ``rotary``."""
     kept: dict[str, Any] = {}
 
-    def keep(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        kept.update(hidden=args[0], rotary=named["position_embeddings"])
+    def keep(_: Any, args: tuple[Any, ...]) -> None:
+        kept.update(hidden=args[0], rotary=args[1])
 
-    handle = model.language.layers[layer].register_forward_pre_hook(keep, with_kwargs=True)
+    handle = model.language.layers[layer].register_forward_pre_hook(keep)
     try:
         yield kept
     finally:
@@ -167,12 +166,12 @@ def binding_loss(
         counts: number of `<|seg|>` in each sample.
     """
     config, attention = model.config, model.language.layers[layer].self_attn
-    ids, (cos, sin) = batch["input_ids"], kept["rotary"]
+    ids = batch["input_ids"]
     x = model.language.layers[layer].input_layernorm(kept["hidden"])
     head = attention.head_dim
     query = attention.q_proj(x).unflatten(-1, (-1, head)).transpose(1, 2)
     key = attention.k_proj(x).unflatten(-1, (-1, head)).transpose(1, 2)
-    query, key = apply_rotary_pos_emb(query, key, cos, sin)
+    query, key = (language.rotate(one, *kept["rotary"]) for one in (query, key))
     query = query[:, ::2]  # the heads whose keys began as copies of them; one per group
     visible = language.build_attention_bias(batch["attention_mask"], len(ids), ids.shape[1], 0, ids.device)
     assert visible is not None  # only a single token has no mask

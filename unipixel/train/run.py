@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.modeling_layers import GradientCheckpointingLayer
+import torch.utils.checkpoint
 
 from unipixel.atomic import PART
 from unipixel.errors import DatasetError
@@ -176,15 +179,16 @@ def set_trainable(model: UniPixel, recipe: Recipe) -> None:
 
 def enable_checkpointing(model: UniPixel) -> None:
     """Have decoder, vision tower and SAM's encoder compute their activations again in the backward pass."""
+    parts = (model.visual.blocks, model.language.layers, model.segmenter.vision_encoder.backbone.blocks)
+    for block in chain(*parts):
+        # hooks of the block, such as those that gather its shards, stay outside
+        block.forward = partial(_recompute, block, block.forward)
 
-    def recompute(function: Any, *args: Any, **named: Any) -> Any:
-        return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False, **named)
 
-    for part in (model.visual, model.language, model.segmenter.vision_encoder):
-        for module in part.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.gradient_checkpointing = True
-                module._gradient_checkpointing_func = recompute
+def _recompute(block: torch.nn.Module, forward: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    if not block.training:
+        return forward(*args, **named)
+    return torch.utils.checkpoint.checkpoint(forward, *args, use_reentrant=False, **named)
 
 
 def extract_message(error: Exception) -> str:

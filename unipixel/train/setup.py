@@ -159,7 +159,7 @@ def _start_from_released(start: Start, seed: int) -> TrainingSetup:
             start.qwen, sam_name=start.sam_name, image_size=start.image_size, first_token_id=first
         )
     added = [AddedToken(token, normalized=False, special=True) for token in (REF, SEG, MEM)]
-    tokenizer.add_tokens(added, special_tokens=True)
+    tokenizer.backend_tokenizer.add_special_tokens(added)
     if tokenizer.convert_tokens_to_ids(REF) != first:
         raise CheckpointError(f"{folder}: {REF} gets the id {tokenizer.convert_tokens_to_ids(REF)}, expected {first}")
     model, fresh = load_starting_point(config, qwen=start.qwen, sam=start.sam, partial=start.stages, seed=seed)

@@ -1,0 +1,203 @@
+"""Hiera, the image encoder of SAM 2.1, and the convolutions that bring its stages to one width.
+
+Source: Hiera (arXiv 2306.00989); SAM 2 (arXiv 2408.00714), appendix C; its code of places: arXiv 2311.05613.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unipixel.model.config import SamConfig
+
+_Part = TypeVar("_Part", bound=nn.Module)
+NORM_EPS = 1e-6
+"""Added to variances by the layer norms of Hiera and by all norms over channels."""
+QUERIES_AT_ONCE = 512
+"""Queries whose scores are computed at a time, so that they stay in the cache."""
+INITIAL_DEVIATION = 0.02
+"""Standard deviation of fresh weights of the image encoder."""
+
+
+class FeedForward(nn.Module):
+    """Linear layers with an activation between them: ``proj_in``, further ``layers``, ``proj_out``."""
+
+    def __init__(self, width: int, inner: int, out: int, depth: int, activation: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.activation = activation()
+        self.proj_in = nn.Linear(width, inner)
+        self.proj_out = nn.Linear(inner, out)
+        self.layers = nn.ModuleList(nn.Linear(inner, inner) for _ in range(depth - 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) in and (..., out) out."""
+        x = self.activation(self.proj_in(x))
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return self.proj_out(x)
+
+
+def attend_heads(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Attention of several heads, queries (N, L, C) against keys and values (N, K, C); (N, L, C) out.
+
+    In half precision on CPUs it is two products, than which torch's fused kernel is slower; training leaves the choice
+    to torch, or to what replaces its attention.
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))  # (N, heads, L, dim)
+    if q.device.type != "cpu" or q.dtype == torch.float32 or torch.is_grad_enabled():
+        mixed = F.scaled_dot_product_attention(q, k, v)
+    else:
+        scale = q.shape[-1] ** -0.5
+        keys, values = k.reshape(-1, *k.shape[2:]).transpose(1, 2), v.reshape(-1, *v.shape[2:])
+        pieces = (q * scale).reshape(-1, *q.shape[2:]).split(QUERIES_AT_ONCE, 1)
+        mixed = torch.cat([torch.softmax(piece @ keys, -1) @ values for piece in pieces], 1).view(q.shape)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _pool_squares(x: Tensor) -> Tensor:
+    """Maxima (T, H/2, W/2, C) over squares of 2 x 2 cells."""
+    return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+class HieraAttention(nn.Module):
+    """Attention inside square windows, or of all cells of a picture.
+
+    Projections see real cells alone: a padded cell is zero in front of a projection, so that the bias stands behind it.
+
+    Args:
+        window: side of the windows in cells; 0: none.
+        pools: whether 2 x 2 queries become one.
+    """
+
+    def __init__(self, width: int, out: int, heads: int, window: int, *, pools: bool) -> None:
+        super().__init__()
+        self.heads, self.window, self.pools = heads, window, pools
+        self.qkv = nn.Linear(width, 3 * out)
+        self.proj = nn.Linear(out, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, H, W, C) in; (T, H, W, C'), or half of H and W, out."""
+        count, height, width, _ = x.shape
+        qkv = self.qkv(x)
+        side_y, side_x = (self.window,) * 2 if self.window else (height, width)
+        down, across = -(-height // side_y), -(-width // side_x)
+        if (down * side_y, across * side_x) != (height, width):
+            padded = self.qkv.bias.to(qkv.dtype).repeat(count, down * side_y, across * side_x, 1)
+            padded[:, :height, :width] = qkv
+            qkv = padded
+        # (3, T, windows down, windows across, rows, columns, C'), each window by itself in memory
+        parts = qkv.view(count, down, side_y, across, side_x, 3, -1).permute(5, 0, 1, 3, 2, 4, 6)
+        q, k, v = parts.reshape(3, -1, side_y, side_x, parts.shape[-1])
+        del qkv, parts  # as large as all that follows
+        if self.pools:
+            q, height, width = _pool_squares(q), height // 2, width // 2
+            side_y, side_x = q.shape[1:3]
+        mixed = attend_heads(*(one.flatten(1, 2) for one in (q, k, v)), self.heads)
+        mixed = mixed.view(count, down, across, side_y, side_x, -1).transpose(2, 3)
+        return self.proj(mixed.reshape(count, down * side_y, across * side_x, -1)[:, :height, :width])
+
+
+class HieraBlock(nn.Module):
+    """One block; one that begins a stage halves the sides and doubles the channels."""
+
+    def __init__(self, width: int, out: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = HieraAttention(width, out, heads, window, pools=width != out)
+        self.layer_norm2 = nn.LayerNorm(out, eps=NORM_EPS)
+        self.mlp = FeedForward(out, 4 * out, out, 2, nn.GELU)
+        if width != out:
+            self.proj = nn.Linear(width, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, H, W, C) in, (T, H', W', C') out."""
+        y = self.layer_norm1(x)
+        if self.attn.pools:
+            x = _pool_squares(self.proj(y))
+        x = x + self.attn(y)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class PatchProjection(nn.Module):
+    """Pictures (T, 3, S, S) as cells (T, S/4, S/4, C), each of 7 x 7 pixels around a square of four by four."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(3, width, kernel_size=7, stride=4, padding=3)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Project every cell."""
+        return self.projection(frames).permute(0, 2, 3, 1)
+
+
+class Hiera(nn.Module):
+    """The backbone: four stages of blocks."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        width, window = config.embed_dim, config.window_sizes[0]
+        self.patch_embed = PatchProjection(width)
+        self.pos_embed = nn.Parameter(torch.zeros(1, width, *config.background_size))
+        self.pos_embed_window = nn.Parameter(torch.zeros(1, width, window, window))
+        self.stage_ends = [end - 1 for end in accumulate(config.stages)]
+        self.blocks = nn.ModuleList()
+        for stage, depth in enumerate(config.stages):
+            out, heads = config.embed_dim << stage, config.num_heads << stage
+            for _ in range(depth):
+                number = len(self.blocks)
+                self.blocks.append(HieraBlock(width, out, heads, 0 if number in config.global_blocks else window))
+                # the block that begins a stage still has the width and the windows of the one before
+                width, window = out, config.window_sizes[stage]
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """The output (T, H, W, C) of each of the four stages, finest first.
+
+        Args:
+            frames: (T, 3, S, S), normalised.
+        """
+        x = self.patch_embed(frames)
+        x = x + self._build_place_code(x.shape[1], x.shape[2])
+        stages = []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in self.stage_ends:
+                stages.append(x)
+        return tuple(stages)
+
+    def _build_place_code(self, rows: int, columns: int) -> Tensor:
+        """(1, rows, columns, C): one code stretched over the picture, and one repeated in every window."""
+        whole = F.interpolate(self.pos_embed, size=(rows, columns), mode="bicubic")
+        window = self.pos_embed_window.shape[-1]
+        return (whole + self.pos_embed_window.tile(1, 1, rows // window, columns // window)).permute(0, 2, 3, 1)
+
+
+class FeaturePyramid(nn.Module):
+    """A convolution for each stage, coarsest first; `Segmenter.encode` adds their outputs up."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(config.embed_dim << stage, config.hidden_size, kernel_size=1) for stage in (3, 2, 1, 0)
+        )
+
+
+class ImageEncoder(nn.Module):
+    """Backbone and neck, whose fresh weights are small."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        self.backbone = _draw_weights(Hiera(config))
+        self.neck = _draw_weights(FeaturePyramid(config))
+
+
+def _draw_weights(part: _Part) -> _Part:
+    for module in part.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+    return part
