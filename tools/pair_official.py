@@ -442,7 +442,7 @@ def measure_sam(
                     spent[number][0].append(before + number * sum(passes) / len(passes))
                     spent[number][1].append(own)
                     if turn + 1 == turns:
-                        known = {
+                        known: dict[str, Any] = {
                             "mean_iou": compare_masks(theirs, ours[: len(theirs)]),
                             "official_objects": len(passes),
                         }
@@ -482,7 +482,7 @@ def measure_whole(predictor: Any, engine: Engine, cases: Sequence[tuple[int, int
                     if ids != own_ids:
                         sys.exit(f"{case}: the official reply is {ids} and ours {own_ids}")
                     if turn + 1 == turns:
-                        figures = {"tokens": len(ids), "masks": len(masks), "peak_mb": peak_memory_mb()}
+                        figures: dict[str, Any] = {"tokens": len(ids), "masks": len(masks), "peak_mb": peak_memory_mb()}
                         summarize(case, *spent[name], mean_iou=compare_masks(masks, own_masks), **figures)
 
 
