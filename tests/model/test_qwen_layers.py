@@ -136,7 +136,7 @@ def test_names_and_first_values_are_those_of_transformers() -> None:
     for mine, whole in ((ours, theirs), (tower, other)):
         assert mine.state_dict().keys() == whole.state_dict().keys()
         fresh = copy.deepcopy(mine)
-        fresh.__init__(whole.config)  # type: ignore[misc]  # drawn anew
+        fresh.__init__(whole.config)  # drawn anew
         for name, one in fresh.named_parameters():
             if one.ndim > 1:
                 assert 0.015 < float(one.detach().std()) < 0.025, name

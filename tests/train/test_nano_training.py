@@ -158,7 +158,7 @@ def test_a_fresh_segmenter_hears_the_prompt_as_loudly_as_the_picture(processor: 
         features = sam.encode(batch["sam_frames"][0])
         tokens = torch.stack(
             [
-                sam.prompt_encoder(xy[None, None], kind[None, None], None, None)[0][0, 0, :2]
+                sam.prompt_encoder(xy[None], kind[None])[0, :2]
                 for xy, kind in zip(batch["point_coords"], batch["point_labels"], strict=True)
             ]
         )
@@ -365,7 +365,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(processor: 
         return add
 
     for place, block in enumerate(blocks):
-        block.mlp.register_forward_hook(count(place))
+        block.mlp.register_forward_pre_hook(count(place))
 
     def differentiate() -> dict[str, torch.Tensor]:
         model.zero_grad()

@@ -172,7 +172,8 @@ def start_reply(model: UniPixel, context: int, rows: int = 1) -> Iterator[object
     conversation, language = ConversationCache(), model.config.language
     shape = rows, language.num_key_value_heads, context - 1, language.hidden_size // language.num_attention_heads
     for number in range(language.num_hidden_layers):
-        conversation.cache.update(*torch.randn(2, *shape, dtype=model.dtype, device=model.device), number)
+        keys, values = torch.randn(2, *shape, dtype=model.dtype, device=model.device)
+        conversation.cache.update(keys, values, number)
     ids = torch.tensor([1])
     passage = PrefillInput(ids, model.language.embed_tokens(ids.to(model.device)), torch.full((3, 1), context), context)
     options = DecodingOptions(max_new_tokens=512, stops_loops=False)

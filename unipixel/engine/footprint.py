@@ -18,9 +18,9 @@ from unipixel.engine.engine import SHORT_NAMES
 from unipixel.engine.tracking import CACHED_FRAMES, PIXELS_AT_ONCE, choose_encode_batch
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
+from unipixel.model.hiera import QUERIES_AT_ONCE
 from unipixel.model.presets import RELEASED, build_released_config
 from unipixel.model.quantization import BITS, list_quantized_weights
-from unipixel.model.segmenter import QUERIES_AT_ONCE
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model, read_checkpoint, resolve_checkpoint
 from unipixel.processing import ImageSettings, Processor

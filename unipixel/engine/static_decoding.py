@@ -117,7 +117,8 @@ class StaticDecoder:
         """Append the next ``count`` tokens that were read here to a conversation's cache."""
         past = cache.length
         for number, own in enumerate(self._layers):
-            cache.update(*(memory[: self._used, :, past : past + count] for memory in own), number)
+            keys, values = (memory[: self._used, :, past : past + count] for memory in own)
+            cache.update(keys, values, number)
 
     def update(self, keys: Tensor, values: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Write (B, heads, 1, dim) of a layer at the place of this step, and return all (B, heads, capacity, dim)."""

@@ -6,7 +6,7 @@ Source: Hiera (arXiv 2306.00989); SAM 2 (arXiv 2408.00714), appendix C; its code
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +96,8 @@ class HieraAttention(nn.Module):
         if self.pools:
             q, height, width = _pool_squares(q), height // 2, width // 2
             side_y, side_x = q.shape[1:3]
-        mixed = attend_heads(*(one.flatten(1, 2) for one in (q, k, v)), self.heads)
+        q, k, v = (one.flatten(1, 2) for one in (q, k, v))
+        mixed = attend_heads(q, k, v, self.heads)
         mixed = mixed.view(count, down, across, side_y, side_x, -1).transpose(2, 3)
         return self.proj(mixed.reshape(count, down * side_y, across * side_x, -1)[:, :height, :width])
 
@@ -177,6 +178,8 @@ class Hiera(nn.Module):
 
 class FeaturePyramid(nn.Module):
     """A convolution for each stage, coarsest first; `Segmenter.encode` adds their outputs up."""
+
+    convs: Any  # of convolutions, which torch's list does not tell
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()

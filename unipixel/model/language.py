@@ -195,6 +195,8 @@ class LanguageModel(nn.Module):
         config: sizes, `UniPixelConfig.language`.
     """
 
+    layers: Any  # of `DecoderLayer`, which torch's list does not tell
+
     def __init__(self, config: SectionConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)

@@ -6,6 +6,7 @@ Source: Segment Anything (arXiv 2304.02643), appendix A; SAM 2 (arXiv 2408.00714
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -150,6 +151,8 @@ class TwoWayBlock(nn.Module):
 
 class TwoWayTransformer(nn.Module):
     """Two blocks, and a last look of the tokens at the image."""
+
+    layers: Any  # of `TwoWayBlock`, which torch's list does not tell
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -175,6 +176,8 @@ class MemoryAttentionLayer(nn.Module):
 class MemoryAttention(nn.Module):
     """Layers and a last norm; `Segmenter.attend` runs it."""
 
+    layers: Any  # of `MemoryAttentionLayer`, which torch's list does not tell
+
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(MemoryAttentionLayer(config) for _ in range(config.memory_attention_layers))
@@ -239,6 +242,8 @@ class FuserBlock(nn.Module):
 
 class MemoryFuser(nn.Module):
     """Blocks over a mask that was added to its frame."""
+
+    layers: Any  # of `FuserBlock`, which torch's list does not tell
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()

@@ -220,7 +220,7 @@ def prompt_loss(
     queries, sam = model.compute_seg_tokens(embeds).float(), model.segmenter
     native = torch.stack(
         [
-            sam.prompt_encoder(xy[None, None], kind[None, None], None, None)[0][0, 0, :2]  # a point is padded to two
+            sam.prompt_encoder(xy[None], kind[None])[0, :2]  # a point is padded to two
             for xy, kind in zip(batch["point_coords"], batch["point_labels"], strict=True)
         ]
     )
@@ -315,7 +315,7 @@ def pointing_loss(model: UniPixel, queries: list[Tensor], targets: list[Tensor |
         corners = torch.stack([low, high], 1).float()
         labels = torch.tensor([2, 3], device=corners.device).expand(len(corners), 2)
         with torch.no_grad():
-            native = sam.prompt_encoder(corners[:, None], labels[:, None], None, None)[0][:, 0, :2]
+            native = sam.prompt_encoder(corners, labels)[:, :2]
         count = min(query.shape[1], native.shape[1])  # models with another number of queries match what they have
         losses.append((query[there, :count].float() - native[:, :count].float()).pow(2).mean((1, 2)))
     return torch.cat(losses).mean() if losses else model.lm_head.weight.new_zeros(())
