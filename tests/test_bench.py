@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tools.pair_official import WORDS, ask_officially, ask_ours, build_official, build_predictor, draw_weights
 from unipixel.bench import (
     BenchReport,
     Ratio,
@@ -21,13 +22,18 @@ from unipixel.bench import (
     track_together,
 )
 from unipixel.bench.memory import peak_memory_mb, track_video, write_video
-from unipixel.bench.scene import Stopwatch, build_random_engine, draw_moving_discs, draw_random_queries
+from unipixel.bench.scene import QUESTION, Stopwatch, build_random_engine, draw_moving_discs, draw_random_queries
 from unipixel.cli import app
 from unipixel.engine.answer import STAGES
 from unipixel.engine.engine import Engine
 from unipixel.masks import iou_rles
 from unipixel.media import Media
-from unipixel.model.presets import TINY_SAM
+from unipixel.model.config import RELEASED_PIXEL
+from unipixel.model.presets import TINY_SAM, build_config
+from unipixel.model.weights import build_empty_model
+from unipixel.processing import ImageSettings, Processor
+from unipixel.processing.chat import SYSTEM
+from unipixel.processing.tokenizer import build_tokenizer
 
 SIZE_HW = (48, 64)
 
@@ -192,3 +198,30 @@ def test_a_report_about_a_gpu_is_refused_where_there_is_none(monkeypatch: pytest
     done = CliRunner().invoke(app, ["bench", "--gpu-report"])
     assert done.exit_code != 0
     assert "torch finds no CUDA device here" in str(done.exception) + done.output
+
+
+def test_transformers_own_generate_writes_our_reply(tmp_path: Path) -> None:
+    words = build_tokenizer([SYSTEM, "system user assistant", QUESTION, "Please segment them."])
+    processor = Processor(words, ImageSettings(sam_size=TINY_SAM.image_size))
+    language = {"hidden_size": 128, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = {"depth": 3, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "fullatt_block_indexes": [1]}
+    config = build_config(
+        len(processor.tokenizer),
+        processor.chat.ids,
+        TINY_SAM,
+        language=language | {"num_key_value_heads": 2, "max_position_embeddings": 2048},
+        vision=vision | {"window_size": 112},
+        pixel=RELEASED_PIXEL,
+        tied=False,
+        mrope_section=(4, 6, 6),
+    )
+    model = build_empty_model(config)
+    draw_weights(model, processor)
+    engine, clip = Engine(model, processor), draw_moving_discs(4, (90, 120))
+    written, _ = ask_officially(build_official(engine), None, engine, clip, QUESTION, WORDS)
+    with engine.open(clip) as session:
+        assert ask_ours(session, QUESTION, WORDS) == (written, [])
+        assert ask_ours(session, QUESTION, WORDS + 2)[0] == [*written, *[config.seg_token_id] * 2]
+    assert len(set(written)) == WORDS
+    with pytest.raises(SystemExit, match="checkout of sam2"):
+        build_predictor(tmp_path, None, TINY_SAM)

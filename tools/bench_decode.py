@@ -4,15 +4,18 @@
 
 Random weights in bfloat16, one thread. Four ways: transformers' layers ("plain"), the package's own ("bf16"), int8 and
 int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt and the median of a
-token, the bytes that a token reads (weights, cache, output head), their share of the read rate measured in between, and
-how the logits agree with those of the plain way on the same tokens.
+token, the bytes that a token reads (weights, cache, output head), their share of the read rate measured in between, how
+the logits agree with those of the plain way on the same tokens, and the most memory that was resident while the ways of
+the line were measured (those of one turn share it).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -141,6 +144,12 @@ def measure(
         print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}), flush=True)
 
 
+def forget_peak_memory() -> None:
+    """Let the system count the peak of this process anew, where it can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def quantize(model: LanguageModel, bits: int) -> None:
     """Round every linear layer, one by one; int4 after int8 rounds what is rounded already, 16 times finer."""
     for layer in model.layers:
@@ -164,11 +173,13 @@ def main() -> None:
     model, plain, head = build(given.layers)
     known: dict[int, Tensor] = {}
     for context in given.contexts:
+        forget_peak_memory()
         measure({"plain": plain, "bf16": model}, head, context, known)
     del plain  # which holds the weights that are rounded now
     for way, bits in (("int8", 8), ("int4", 4)):
         quantize(model, bits)
         for context in given.contexts:
+            forget_peak_memory()
             measure({way: model}, head, context, known)
 
 
