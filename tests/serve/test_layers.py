@@ -10,6 +10,7 @@ ORDER = (
     {"settings", "schemas"},
     {"errors"},
     {"worker", "serializers", "media"},
+    {"folder"},
     {"responses"},
     {"guard", "metrics"},
     {"runtime"},

@@ -53,6 +53,7 @@ def build_random_engine(
         model.segmenter.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+        parameter.requires_grad_(False)  # counting arithmetic would ask for gradients of its views
     settings = ImageSettings(
         min_pixels=IMAGE_SIZE**2, max_pixels=IMAGE_SIZE**2, share_budget=False, sam_size=config.sam.image_size
     )
