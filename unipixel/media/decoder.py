@@ -245,7 +245,9 @@ class _Pool:
     """Processes that are handed out for one question at a time, preferably to the file that they last read."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        # entered itself: a condition is entered by Python code, in which a thread can be hit while it has the lock
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._idle: list[_Process] = []
         self._busy = 0
         self._opening = threading.BoundedSemaphore(MAX_DECODERS - 1)
@@ -260,7 +262,7 @@ class _Pool:
     @contextlib.contextmanager
     def process(self, key: str) -> Iterator[_Process]:
         """A process that is alive, started if need be."""
-        with self._condition:
+        with self._lock:
             if self._owner != os.getpid():  # after a fork, pipes belong to the parent
                 self._idle, self._busy, self._owner = [], 0, os.getpid()
             while self._busy >= MAX_DECODERS:
@@ -279,7 +281,7 @@ class _Pool:
             found.last_key = key
             yield found
         finally:
-            with self._condition:
+            with self._lock:
                 self._busy -= 1
                 if found is not None:
                     if found.is_alive:

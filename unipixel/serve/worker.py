@@ -106,7 +106,9 @@ class ModelWorker:
         self, *, max_queue: int, max_running: int, on_finish: Callable[[Job, str], None] = lambda *_: None
     ) -> None:
         self._max_queue, self._max_running, self._on_finish = max_queue, max_running, on_finish
-        self._condition = threading.Condition()
+        # entered itself: a condition is entered by Python code, in which a thread can be hit while it has the lock
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._lanes: OrderedDict[str, deque[Job]] = OrderedDict()
         self._slots: deque[Job] = deque()
         self._calls: deque[Callable[[], None]] = deque()
@@ -126,13 +128,13 @@ class ModelWorker:
     @property
     def num_waiting(self) -> int:
         """Jobs in the queue."""
-        with self._condition:
+        with self._lock:
             return self._count_waiting()
 
     @property
     def num_running(self) -> int:
         """Jobs in slots."""
-        with self._condition:
+        with self._lock:
             return len(self._slots)
 
     @property
@@ -146,7 +148,7 @@ class ModelWorker:
         Raises:
             ApiError: the queue is full, or the server shuts down.
         """
-        with self._condition:
+        with self._lock:
             if not self._is_accepting:
                 raise ApiError(503, "the server is shutting down", code="shutting_down", headers=retry_after(5))
             waiting = self._count_waiting()
@@ -187,7 +189,7 @@ class ModelWorker:
                 with suppress(RuntimeError):
                     loop.call_soon_threadsafe(finish, result, error)
 
-        with self._condition:
+        with self._lock:
             if self._is_stopped:
                 raise ApiError(503, "the server is shutting down", code="shutting_down", headers=retry_after(5))
             self._calls.append(run)
@@ -196,13 +198,13 @@ class ModelWorker:
 
     async def drain(self, grace_s: float) -> None:
         """Take no more jobs, let the present ones finish, and stop those that do not finish in time."""
-        with self._condition:
+        with self._lock:
             self._is_accepting = False
         end = time.monotonic() + grace_s
         while self.num_waiting + self.num_running and time.monotonic() < end:
             await asyncio.sleep(0.02)
         reason = JobCancelled(503, "the server is shutting down and stopped this answer", code="shutting_down")
-        with self._condition:
+        with self._lock:
             jobs = self._list_jobs()
         for job in jobs:
             job.cancel(reason)
@@ -213,7 +215,7 @@ class ModelWorker:
 
     def stop(self, wait_s: float = 5.0) -> None:
         """Stop the thread."""
-        with self._condition:
+        with self._lock:
             self._is_accepting, self._is_stopped = False, True
             self._condition.notify()
         if self._thread.is_alive():
@@ -242,14 +244,14 @@ class ModelWorker:
         job, self._current = self._current, None
         if job is not None:
             self._discard(job)
-        with self._condition:
+        with self._lock:
             lost = self._unfinished - set(self._list_jobs())
         for job in lost:
             self._finish(job, RuntimeError("the model's thread was interrupted"))
 
     def _loop(self) -> None:
         while True:
-            with self._condition:
+            with self._lock:
                 while not (self._calls or self._slots or self._next_lane() is not None):
                     if self._is_stopped:
                         return
@@ -257,7 +259,7 @@ class ModelWorker:
             self._close_cancelled()  # first, so that no piece is computed for someone who has left
             for _ in range(len(self._calls)):
                 self._calls.popleft()()
-            with self._condition:
+            with self._lock:
                 self._admit()
                 job = self._slots[0] if self._slots else None
                 self._slots.rotate(-1)
@@ -293,7 +295,7 @@ class ModelWorker:
 
     def _dequeue(self, job: Job) -> None:
         """Take a cancelled job out of the queue; one in a slot is left to the model's thread, which this wakes."""
-        with self._condition:
+        with self._lock:
             jobs = self._lanes.get(job.lane)
             if jobs is not None and job in jobs:
                 jobs.remove(job)
@@ -314,7 +316,7 @@ class ModelWorker:
             self._finish(job, job.stop_reason)
 
     def _discard(self, job: Job) -> None:
-        with self._condition, suppress(ValueError):
+        with self._lock, suppress(ValueError):
             self._slots.remove(job)
 
     def _step(self, job: Job) -> None:
