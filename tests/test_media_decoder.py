@@ -124,6 +124,21 @@ def test_what_takes_too_long_is_refused_and_the_next_file_opens() -> None:
     assert open_media(encoded(picture(0), "PNG"), limits=APART).num_frames == 1
 
 
+def test_a_decoder_that_stands_still_is_ended_and_the_next_file_opens(tmp_path: Path) -> None:
+    """It takes no computing, so that the system's own bound never strikes."""
+    write_clip(tmp_path / "a.mp4", 6)
+    source = IsolatedSource(tmp_path / "a.mp4", "a.mp4", Limits(max_decoder_s=0.5))
+    before = source.frame(0)
+    for process in _POOL._idle:
+        os.kill(process._popen.pid, signal.SIGSTOP)
+    with pytest.raises(MediaError, match=r"a\.mp4 takes more than 0\.5 s to decode"):
+        source.frame(1)
+    for process in _POOL._idle:  # the others
+        os.kill(process._popen.pid, signal.SIGCONT)
+    again = IsolatedSource(tmp_path / "a.mp4", "a.mp4", LOCAL)
+    np.testing.assert_array_equal(again.frame(0), before)
+
+
 def test_a_decoder_knows_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNIPIXEL_API_KEYS", "0123456789abcdef")
     process = _Process()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -46,6 +48,8 @@ _INHERITED = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 """Variables that the process gets; others may hold keys."""
 _PATIENCE = 6
 """Wall time that a process may take, as a multiple of the computing it may do: the machine may be busy."""
+_WATCH_S = 0.2
+"""Pause between two looks at whether that has passed."""
 _MEMORY, _TIME = "max_decoder_bytes", "max_decoder_s"
 
 
@@ -149,6 +153,15 @@ class _Process:
         )
         self.last_key = ""
         self._was_killed = False
+        self._deadline = math.inf
+        threading.Thread(target=self._watch, name="unipixel-decoder-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        """Kill the process when it takes longer for an answer than it may; one thread for all questions."""
+        while self._popen.poll() is None:
+            if time.monotonic() > self._deadline:
+                self._kill()
+            time.sleep(_WATCH_S)
 
     @property
     def is_alive(self) -> bool:
@@ -163,9 +176,7 @@ class _Process:
         Raises:
             MediaError: the process says so, or did not survive it.
         """
-        watch = threading.Timer(source.patience_s * max(num_frames, 1), self._kill)
-        watch.daemon = True
-        watch.start()
+        self._deadline = time.monotonic() + source.patience_s * max(num_frames, 1)
         try:
             stdin, stdout = self._pipes()
             stdin.write(json.dumps(message).encode() + b"\n")
@@ -190,7 +201,7 @@ class _Process:
                 self._kill()  # it stands in the middle of an answer
             raise
         finally:
-            watch.cancel()
+            self._deadline = math.inf
 
     def close(self) -> None:
         """End it."""
