@@ -12,8 +12,9 @@ import torch
 
 from unipixel.engine import engine as engine_module
 from unipixel.engine.answer import Answer
-from unipixel.engine.engine import Engine, choose_device, choose_dtype, load
+from unipixel.engine.engine import Engine, choose_device, choose_dtype, choose_precision, load
 from unipixel.errors import CheckpointError, MediaError, PromptError
+from unipixel.model.quantization import name_precision
 from unipixel.sample import Box, Mask, Point
 
 Clips = Callable[..., np.ndarray]
@@ -121,12 +122,10 @@ WITHOUT = {"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": Fal
 @pytest.mark.parametrize(
     ("capabilities", "free", "large", "expected", "words"),
     [
-        (WITHOUT, 1 << 40, True, "float32", "computes in bfloat16 slowly"),
-        ({}, 1 << 40, True, "float32", "computes in bfloat16 slowly"),
-        ({}, None, True, "float32", "computes in bfloat16 slowly"),
+        (WITHOUT, 1 << 40, True, "bf16-weights", "held in bfloat16 and multiplied in float32"),
+        ({}, 1000, True, "bf16-weights", "held in bfloat16 and multiplied in float32"),
         (WITHOUT | {"avx512_bf16": True}, 1 << 40, True, "bfloat16", "which this machine computes in"),
         (WITHOUT | {"amx_bf16": True}, 1 << 40, True, "bfloat16", "which this machine computes in"),
-        (WITHOUT, 1000, True, "bfloat16", "slowly on this processor, because float32 takes"),
         (WITHOUT | {"avx512_bf16": True, "amx_bf16": True}, 1 << 40, False, "float32", ""),
     ],
 )
@@ -148,10 +147,41 @@ def test_a_large_model_is_loaded_in_the_type_in_which_the_processor_computes(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.setattr(engine_module, "read_available_memory", lambda: free)
     loaded = load(tmp_path, device="cpu")
-    assert str(loaded.model.dtype) == f"torch.{expected}"
+    assert name_precision(loaded.model) == expected
     assert (words in caplog.text) if words else not caplog.text
+    in_between = torch.bfloat16 if expected == "bfloat16" else torch.float32
+    assert load(tmp_path, device="cpu", dtype="int8").model.dtype == in_between
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # a torch that cannot tell
     assert not engine_module.computes_in_bf16()
+
+
+@pytest.mark.parametrize(
+    ("free", "expected", "words"),
+    [
+        (1 << 40, "float32", "computes in bfloat16 slowly"),
+        (None, "float32", "computes in bfloat16 slowly"),
+        (1000, "bfloat16", "slowly on this processor, because float32 takes"),
+    ],
+)
+def test_a_large_model_that_is_spread_has_one_type_that_fits(
+    free: int | None, expected: str, words: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: WITHOUT)
+    monkeypatch.setattr(engine_module, "read_available_memory", lambda: free)
+    assert choose_precision(None, "large", choose_device("cpu"), 1 << 32, True) == (getattr(torch, expected), None)
+    assert words in caplog.text
+
+
+def test_bfloat16_is_warned_of_where_it_would_be_emulated(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cpu = choose_device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: WITHOUT)
+    assert choose_precision("float32", "large", cpu, 1 << 32) == (torch.float32, None)
+    assert choose_precision("bf16", "small", cpu, 1000) == (torch.bfloat16, None)
+    assert not caplog.text
+    assert choose_precision("bf16", "large", cpu, 1 << 32) == (torch.bfloat16, None)
+    assert "large: this processor computes in bfloat16 very slowly; 'bf16-weights' is many times as fast" in caplog.text
 
 
 def test_a_checkpoint_folder_becomes_an_engine(tiny_engine: Engine, clip: Clips, tmp_path: Path) -> None:

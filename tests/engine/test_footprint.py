@@ -40,16 +40,17 @@ def test_named_sizes_are_those_of_the_released_checkpoints(name: str, released_f
 
 
 def test_weights_are_counted_to_the_byte() -> None:
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in ("float32", "bfloat16", "bf16-weights"):
         model = unipixel.load("nano", "cpu", dtype).model
         held = {t.data_ptr(): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
         config, _ = describe_size("nano")
-        counted = count_weight_bytes(build_empty_model(config), str(dtype).removeprefix("torch."))
+        counted = count_weight_bytes(build_empty_model(config), dtype)
         assert counted == sum(held.values())
 
 
-def test_prediction_grows_with_what_is_asked() -> None:
+def test_prediction_grows_with_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     config, settings = describe_size("3b")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
 
     def predict(frames: int = 16, objects: int = 8, dtype: str = "bf16", tokens: int = 256) -> dict[str, int]:
         sizes = {"frames": frames, "objects": objects, "dtype": dtype, "max_new_tokens": tokens}
@@ -60,10 +61,15 @@ def test_prediction_grows_with_what_is_asked() -> None:
     assert parts["weights"] == pytest.approx(2 * 3.88e9, rel=0.01)
     # 36 layers, 2 heads of 128 for keys and values each, 2 bytes
     assert predict(tokens=1256)["cache"] - parts["cache"] == 36 * 2 * 2 * 128 * 2 * 1000
-    order = [predict(dtype=dtype)["peak"] for dtype in ("fp32", "bf16", "int8", "int4")]
+    order = [predict(dtype=dtype)["peak"] for dtype in ("fp32", "bf16-weights", "bf16", "int8", "int4")]
     assert order == sorted(order, reverse=True)
     # a picture in int4, as it was measured (docs/checkpoints.md)
     assert predict(frames=1, objects=1, dtype="int4")["peak"] == pytest.approx(4.4e9, rel=0.15)
+    with monkeypatch.context() as other:  # what is not rounded is in float32 where bfloat16 would be emulated
+        fast = predict(dtype="int4")
+        other.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+        slow = predict(dtype="int4")
+        assert slow["cache"] == 2 * fast["cache"] and 1 < slow["weights"] / fast["weights"] < 2
     assert predict(frames=64)["peak"] > parts["peak"] > predict(frames=1)["peak"] > LIBRARIES
     assert predict(objects=64)["peak"] > parts["peak"]
     with pytest.raises(ValueError, match="objects is 0"):

@@ -71,7 +71,7 @@ def memory(
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device is {device!r}; it must be 'cpu' or 'cuda'")
     config, settings = describe_size(name)
-    kinds = ("fp32", "bf16", "int8", "int4") if device == "cpu" else ("fp32", "bf16")
+    kinds = ("fp32", "bf16", "bf16-weights", "int8", "int4") if device == "cpu" else ("fp32", "bf16")
     parts = {
         kind: predict_memory(
             config,

@@ -49,7 +49,10 @@ Base = Annotated[
 Device = Annotated[str, typer.Option("--device", help="'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")]
 DType = Annotated[
     str | None,
-    typer.Option("--dtype", help="'float32', 'bfloat16', 'int8' or 'int4'; by default chosen for model and device."),
+    typer.Option(
+        "--dtype",
+        help="'float32', 'bfloat16', or, on CPUs, 'bf16-weights', 'int8', 'int4'; by default the one that suits.",
+    ),
 ]
 PoolMemories = Annotated[
     bool,

@@ -24,7 +24,7 @@ from unipixel.engine.turn import answer_request
 from unipixel.errors import CheckpointError, UnipixelError
 from unipixel.media import Limits, MediaLike, open_media
 from unipixel.model.placement import DISK, DeviceMap, read_device
-from unipixel.model.quantization import BITS, find_packed_block
+from unipixel.model.quantization import BITS, HALF_BITS, find_packed_block
 from unipixel.model.tensor_files import count_parameters
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint, resolve_checkpoint
@@ -34,6 +34,8 @@ from unipixel.sample import Prompt
 OnError: TypeAlias = Literal["raise", "return"]
 LOG = logging.getLogger(__name__)
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+CPU_ALONE = ", ".join(map(repr, BITS))
+"""What `load` takes for a type besides, on CPUs."""
 LARGE_MODEL = 1_000_000_000
 """Parameters from which the memory a model takes decides about its type."""
 
@@ -96,7 +98,7 @@ def choose_dtype(
     if dtype is not None:
         found = getattr(torch, SHORT_NAMES.get(dtype, dtype), None) if isinstance(dtype, str) else dtype
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise ValueError(f"dtype is {dtype!r}; it must be 'fp32', 'bf16', 'fp16', or, on a CPU, 'int8' or 'int4'")
+            raise ValueError(f"dtype is {dtype!r}; it must be 'fp32', 'bf16', 'fp16', or, on a CPU, {CPU_ALONE}")
         return found
     if device.type == "cuda":
         return torch.float32 if str(name) == "nano" else torch.bfloat16
@@ -122,6 +124,41 @@ def find_suitable_dtype(parameters: int, device: torch.device) -> tuple[torch.dt
     if memory is not None and 4 * parameters > memory:
         return torch.bfloat16, f"slowly on this processor, because {full} and {memory / 1e9:.1f} GB are free"
     return torch.float32, f"because this processor computes in bfloat16 slowly; {full}"
+
+
+def choose_precision(
+    dtype: str | torch.dtype | None, name: str | Path, device: torch.device, parameters: int, is_spread: bool = False
+) -> tuple[torch.dtype, int | None]:
+    """The type that a model computes in, and the bits in which it holds its linear layers, if it is not that type.
+
+    As `choose_dtype`, except that a large model on a CPU that would emulate products in bfloat16 computes in float32,
+    and by default holds its linear layers in bfloat16 ("bf16-weights"): as fast, in little more than half the memory.
+
+    Args:
+        is_spread: whether parts of the model lie on several devices, so that all weights have the type computed in.
+    """
+    bits = BITS.get(dtype) if isinstance(dtype, str) else None
+    is_emulated = wants_half_weights(parameters, device)
+    if is_emulated and dtype is None and not is_spread:
+        LOG.warning(
+            "%s: %.1f billion parameters are held in bfloat16 and multiplied in float32, because this processor "
+            "computes in bfloat16 slowly. Pass dtype to choose another.",
+            name,
+            parameters / 1e9,
+        )
+        bits = HALF_BITS
+    if bits == HALF_BITS or (bits and is_emulated):
+        return torch.float32, bits
+    chosen = choose_dtype(None if bits else dtype, name, device, parameters)
+    if is_emulated and dtype is not None and chosen != torch.float32:
+        kind = str(chosen).removeprefix("torch.")
+        LOG.warning("%s: this processor computes in %s very slowly; 'bf16-weights' is many times as fast", name, kind)
+    return chosen, bits
+
+
+def wants_half_weights(parameters: int, device: torch.device) -> bool:
+    """Whether a model of so many numbers is large, and lies on a CPU that would emulate products in bfloat16."""
+    return device.type == "cpu" and parameters >= LARGE_MODEL and not computes_in_bf16()
 
 
 def computes_in_bf16() -> bool:
@@ -155,8 +192,9 @@ def load(
     Args:
         name_or_path: ``"nano"``, a checkpoint folder, or a Hugging Face Hub id such as ``"PolyU-ChenLab/UniPixel-3B"``.
         device: ``"auto"`` picks CUDA, MPS or the CPU.
-        dtype: see `choose_dtype`. ``"int8"`` and ``"int4"``, on CPUs, round the weights that `list_quantized_weights`
-            names while they are read, and compute in the type that `choose_dtype` chooses.
+        dtype: see `choose_precision`. On CPUs also ``"bf16-weights"``, which holds the weights that
+            `list_quantized_weights` names in bfloat16 and computes in float32, and ``"int8"`` and ``"int4"``, which
+            round them while they are read.
         base, sam, fresh: for a folder with a part of a model (LoRA, or what a training stage taught): what it is laid
             over, and whether modules that are in no file may be drawn; see `weights.read_checkpoint`.
         device_map: for a model that does not fit on the device: ``"auto"``, or places of its parts, such as
@@ -169,19 +207,18 @@ def load(
         ValueError: there is no such device or type, or the type is not made for the device.
     """
     where, device_map = choose_places(device, device_map)
-    bits = BITS.get(dtype) if isinstance(dtype, str) else None
-    if bits is not None and where.type != "cpu":
+    if dtype in BITS and where.type != "cpu":
         raise ValueError(f"dtype {dtype!r} is made for CPUs and the device is {where.type!r}; load it there as 'bf16'")
-    if bits is not None and device_map is not None:
+    if dtype in BITS and device_map is not None:
         raise ValueError(f"dtype {dtype!r} and device_map do not go together; load the model as 'bf16'")
-    if bits == 4 and find_packed_block() is None:
+    if dtype == "int4" and find_packed_block() is None:
         raise ValueError("this processor has no int4 layout that is known here; load the model as 'int8'")
     folder = resolve_checkpoint(name_or_path)
     try:
         processor = Processor.from_folder(folder)
         config, tensors = read_checkpoint(folder, base=base, sam=sam, fresh=fresh)
         processor.check_ids(config)
-        suits = choose_dtype(None if bits else dtype, name_or_path, where, count_parameters(tensors))
+        suits, bits = choose_precision(dtype, name_or_path, where, count_parameters(tensors), device_map is not None)
         model = fill_model(
             build_empty_model(config), tensors, folder, device=where, dtype=suits, bits=bits, device_map=device_map
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from unipixel.engine.engine import SHORT_NAMES
+from unipixel.engine.engine import SHORT_NAMES, computes_in_bf16
 from unipixel.engine.tracking import CACHED_FRAMES, PIXELS_AT_ONCE, choose_encode_batch
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
@@ -25,8 +25,8 @@ from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model, read_checkpoint, resolve_checkpoint
 from unipixel.processing import ImageSettings, Processor
 
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.625}
-"""Of one weight. int4 has a scale and a zero of 2 bytes each for 32 weights; what is not rounded is in bfloat16."""
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "bf16-weights": 2.0, "int8": 1.0, "int4": 0.625}
+"""Of one weight of a linear layer. int4 has a scale and a zero of 2 bytes each for 32 weights."""
 LIBRARIES = 315e6
 """Bytes of a process that has loaded torch and answered nothing yet; on Linux, CPU build."""
 CUDA_CONTEXT = 500e6
@@ -52,7 +52,7 @@ def predict_memory(
         frames: T, frames of the clip; the language model sees at most `ImageSettings.max_frames` of them.
         objects: N, objects that are tracked together.
         size_hw: of the source, pixels.
-        dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``int4``.
+        dtype: ``float32``, ``bfloat16``, ``float16``, ``bf16-weights``, ``int8`` or ``int4``.
         max_new_tokens: longest reply.
         device: ``"cpu"`` or ``"cuda"``.
 
@@ -61,11 +61,11 @@ def predict_memory(
     """
     dtype = SHORT_NAMES.get(dtype, dtype)
     if dtype not in BYTES:
-        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join([*SHORT_NAMES, 'int8', 'int4'])}")
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join([*SHORT_NAMES, *BITS])}")
     for name, value in (("frames", frames), ("objects", objects), ("max_new_tokens", max_new_tokens)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
-    width = 2.0 if dtype in ("int8", "int4") else BYTES[dtype]
+    width = find_number_width(dtype)
     seen = min(frames, settings.max_frames)
     height, breadth = settings.compute_resized_hw(size_hw, seen)
     steps = math.ceil(seen / settings.temporal_patch_size)
@@ -93,10 +93,17 @@ def predict_memory(
     return whole | {"peak": sum(whole.values())}
 
 
+def find_number_width(dtype: str) -> float:
+    """Bytes of a number in the type that a model computes in, which is that of all weights but its linear layers'."""
+    if dtype in ("int8", "int4"):
+        return BYTES["bfloat16" if computes_in_bf16() else "float32"]
+    return BYTES["float32" if dtype == "bf16-weights" else dtype]
+
+
 def count_weight_bytes(model: UniPixel, dtype: str) -> float:
     """Bytes of a model's parameters and buffers when it is loaded in a type; tied weights count once."""
     bits = BITS.get(dtype)
-    kept = BYTES[dtype] if bits is None else BYTES["bfloat16"]
+    kept = find_number_width(dtype)
     rounded = {} if bits is None else list_quantized_weights(model, bits)
     each = {number: BYTES[name] for name, number in BITS.items()}
     total = float(sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()))

@@ -36,7 +36,7 @@ from unipixel.errors import CheckpointError, CheckpointWarning
 from unipixel.model.config import UniPixelConfig, read_json
 from unipixel.model.lora_weights import is_adapter, list_partial_names, overlay, read_base_name
 from unipixel.model.placement import DeviceMap, WaitingWeights, attach_parts, find_place, plan_places
-from unipixel.model.quantization import BITS, list_quantized_weights, name_precision, put_quantized
+from unipixel.model.quantization import QuantizedLinear, list_quantized_weights, name_precision, put_quantized
 from unipixel.model.tensor_files import (
     HEAD,
     INDEX_FILE,
@@ -171,7 +171,7 @@ def fill_model(
         model: as made by `build_empty_model`, or any other; it is changed and returned.
         tensors: everything in `list_expected_shapes`; what is there besides is left out with a warning.
         source: what the tensors were read from, for error messages.
-        bits: 8 or 4 to round the weights that `list_quantized_weights` names as they are read, on a CPU.
+        bits: of `quantization.BITS`, in which a CPU holds the weights that `list_quantized_weights` names.
         device_map: where parts lie that do not lie on ``device``, see `placement.plan_places`.
 
     Raises:
@@ -405,7 +405,8 @@ def save_model(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; a checkpoint is saved as a folder")
-    if (precision := name_precision(model)) in BITS:
+    if any(isinstance(module, QuantizedLinear) for module in model.modules()):
+        precision = name_precision(model)
         raise CheckpointError(f"the weights of this model are rounded to {precision}; load it as 'bf16' to save it")
     if any(one.is_meta for one in model.parameters()):
         raise CheckpointError("parts of this model wait outside its device; load it without device_map to save it")

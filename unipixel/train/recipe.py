@@ -137,7 +137,7 @@ class Recipe:
     recall: Recall = "memory"
     """How questions know of objects that were pointed at, in training on stickers and after; see `Recall`."""
     bf16: bool = True
-    """Run in bfloat16 where that loses nothing; weights stay in fp32."""
+    """Run in bfloat16 where that loses nothing and the processor computes in it; weights stay in fp32."""
     checkpointing: bool = False
     """Compute activations of decoder and vision tower again in the backward pass instead of keeping them."""
     evaluation: ValidationSettings = field(default_factory=ValidationSettings)

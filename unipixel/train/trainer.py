@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback
 
 from unipixel.atomic import LineWriter, publish, remove_folder, replace_folder
+from unipixel.engine.engine import computes_in_bf16
 from unipixel.errors import CheckpointError
 from unipixel.model.tensor_files import TORCH_FILE_ERRORS
 from unipixel.processing.collation import TrainingInputs
@@ -49,6 +51,7 @@ from unipixel.train.validation import Validation
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+LOG = logging.getLogger(__name__)
 WRITING = ".writing"
 """Folder inside a run in which a checkpoint lies until it is complete."""
 MAX_SIDE = 600
@@ -66,6 +69,16 @@ class PlainAttention(TorchFunctionMode):
         """Replace the one function; all others are called as they are."""
         if func is F.scaled_dot_product_attention and args[0].device.type == "cpu":
             return _attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _FullPrecision(TorchFunctionMode):
+    """Within this context, what asks for bfloat16 gets float32."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace the one method; all others are called as they are."""
+        if func is Tensor.bfloat16:
+            return args[0].to(torch.float32, copy=True)
         return func(*args, **(kwargs or {}))
 
 
@@ -110,6 +123,8 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
 class MuonAdamW(torch.optim.Optimizer):
     """Two optimisers that are stepped, scheduled and saved together.
 
+    Muon orthogonalises updates in bfloat16; on a processor that would have to emulate it, in float32.
+
     Source: Jordan et al., Muon (2024); rates comparable to AdamW's by Liu et al., arXiv 2502.16982.
     """
 
@@ -150,7 +165,9 @@ class MuonAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of both."""
         loss = None if closure is None else closure()
-        self._muon.step()
+        slow = not torch.cuda.is_available() and not computes_in_bf16()
+        with _FullPrecision() if slow else nullcontext():
+            self._muon.step()
         self._adamw.step()
         return loss
 
@@ -235,9 +252,11 @@ class UniPixelTrainer(Trainer):
         self._staged = False
         collator = partial(setup.processor.collate, config=setup.model.config)
         step = TrainingStep(setup.model, recipe)
-        if recipe.bf16:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if recipe.bf16 and device == "cpu" and not computes_in_bf16():
+            LOG.warning("training in float32, because this processor computes in bfloat16 slowly")
+        elif recipe.bf16:
             # inside of whatever wraps the step, so that every way to share a run computes alike on fp32 weights
-            device = "cuda" if torch.cuda.is_available() else "cpu"
             step.forward = torch.autocast(device, torch.bfloat16)(step.forward)  # type: ignore[method-assign]
         super().__init__(model=step, data_collator=collator, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
