@@ -3,10 +3,12 @@
     python tools/bench_decode.py --layers 36        # 3B; 8 GB of free memory. Fewer layers take less
 
 Random weights in bfloat16, one thread. Four ways: transformers' layers ("plain"), the package's own ("bf16"), int8 and
-int4. Plain and bf16 take turns within each token. Each line gives processor seconds of the prompt and the median of a
-token, the bytes that a token reads (weights, cache, output head), their share of the read rate measured in between, how
-the logits agree with those of the plain way on the same tokens, and the most memory that was resident while the ways of
-the line were measured (those of one turn share it).
+int4. Plain and bf16 take turns within each token. Where the processor does not compute in bfloat16, plain and the
+package's own are in float32 ("fp32", twice the memory), and weights held in bfloat16 are a fifth way.
+
+Each line gives processor seconds of the prompt and the median of a token, the bytes a token reads (weights, cache,
+output head), their share of the read rate measured in between, how the logits agree with those of the plain way on the
+same tokens, and the most memory resident while the ways of the line were measured (those of one turn share it).
 """
 
 from __future__ import annotations
@@ -27,14 +29,15 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 from unipixel.bench.limits import measure_read_rate
 from unipixel.bench.memory import peak_memory_mb
+from unipixel.engine.engine import computes_in_bf16
 from unipixel.model.language import KeyValueCache, LanguageModel, decode, project
-from unipixel.model.quantization import QuantizedLinear
+from unipixel.model.quantization import BITS, HALF_BITS, QuantizedLinear, build_held
 
 VOCABULARY = 151_936
 TOKENS = 9
 
 
-def build(layers: int) -> tuple[LanguageModel, Qwen2_5_VLTextModel, nn.Linear]:
+def build(layers: int, dtype: torch.dtype) -> tuple[LanguageModel, Qwen2_5_VLTextModel, nn.Linear]:
     """The decoder, that of transformers with the same weights, and the tied head.
 
     They are filled from a small pool of random numbers, because drawing 3 billion is slow.
@@ -58,7 +61,7 @@ def build(layers: int) -> tuple[LanguageModel, Qwen2_5_VLTextModel, nn.Linear]:
         for name, parameter in list(module._parameters.items()):
             if parameter is None:
                 continue
-            value = torch.empty(parameter.shape, dtype=torch.bfloat16)
+            value = torch.empty(parameter.shape, dtype=dtype)
             if "Norm" in type(module).__name__:
                 value.fill_(1)
             else:  # from another place of the pool each time
@@ -150,17 +153,16 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def quantize(model: LanguageModel, bits: int) -> None:
-    """Round every linear layer, one by one; int4 after int8 rounds what is rounded already, 16 times finer."""
+def hold(model: LanguageModel, bits: int) -> None:
+    """Hold every linear layer in fewer bits; int4 after int8 rounds what is rounded already, 16 times finer."""
     for layer in model.layers:
         for part in (layer.self_attn, layer.mlp):
             for name, linear in list(part.named_children()):
                 if isinstance(linear, nn.Linear | QuantizedLinear):
                     weight = linear.weight if isinstance(linear, nn.Linear) else linear.dequantize()
-                    rounded = QuantizedLinear(weight, bias=linear.bias is not None, bits=bits)
-                    if rounded.bias is not None and linear.bias is not None:
-                        rounded.bias.data.copy_(linear.bias)
-                    setattr(part, name, rounded)
+                    held = build_held(weight.detach(), bias=linear.bias is not None, bits=bits)
+                    held.bias = linear.bias
+                    setattr(part, name, held)
 
 
 def main() -> None:
@@ -170,14 +172,17 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="+", default=[300, 1600])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    model, plain, head = build(given.layers)
+    kind, dtype = ("bf16", torch.bfloat16) if computes_in_bf16() else ("fp32", torch.float32)
+    model, plain, head = build(given.layers, dtype)
     known: dict[int, Tensor] = {}
     for context in given.contexts:
         forget_peak_memory()
-        measure({"plain": plain, "bf16": model}, head, context, known)
+        measure({"plain": plain, kind: model}, head, context, known)
     del plain  # which holds the weights that are rounded now
-    for way, bits in (("int8", 8), ("int4", 4)):
-        quantize(model, bits)
+    for way, bits in BITS.items():
+        if bits == HALF_BITS and dtype == torch.bfloat16:
+            continue
+        hold(model, bits)
         for context in given.contexts:
             forget_peak_memory()
             measure({way: model}, head, context, known)

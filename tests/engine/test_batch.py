@@ -122,7 +122,9 @@ WITHOUT = {"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": Fal
 @pytest.mark.parametrize(
     ("capabilities", "free", "large", "expected", "words"),
     [
-        (WITHOUT, 1 << 40, True, "bf16-weights", "held in bfloat16 and multiplied in float32"),
+        (WITHOUT, 1 << 40, True, "float32", "computes in bfloat16 slowly"),
+        ({}, None, True, "float32", "computes in bfloat16 slowly"),
+        (WITHOUT, 1000, True, "bf16-weights", "held in bfloat16 and multiplied in float32"),
         ({}, 1000, True, "bf16-weights", "held in bfloat16 and multiplied in float32"),
         (WITHOUT | {"avx512_bf16": True}, 1 << 40, True, "bfloat16", "which this machine computes in"),
         (WITHOUT | {"amx_bf16": True}, 1 << 40, True, "bfloat16", "which this machine computes in"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import huggingface_hub.hf_api
 import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result

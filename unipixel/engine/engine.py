@@ -131,20 +131,22 @@ def choose_precision(
 ) -> tuple[torch.dtype, int | None]:
     """The type that a model computes in, and the bits in which it holds its linear layers, if it is not that type.
 
-    As `choose_dtype`, except that a large model on a CPU that would emulate products in bfloat16 computes in float32,
-    and by default holds its linear layers in bfloat16 ("bf16-weights"): as fast, in little more than half the memory.
+    As `choose_dtype`, except that a large model on a CPU that would emulate products in bfloat16 computes in float32.
+    By default it holds its linear layers in bfloat16 ("bf16-weights") where float32 would take more than half
+    of the memory that is free: slower by up to a third, in little more than half the memory.
 
     Args:
         is_spread: whether parts of the model lie on several devices, so that all weights have the type computed in.
     """
     bits = BITS.get(dtype) if isinstance(dtype, str) else None
-    is_emulated = wants_half_weights(parameters, device)
-    if is_emulated and dtype is None and not is_spread:
+    is_emulated = device.type == "cpu" and parameters >= LARGE_MODEL and not computes_in_bf16()
+    if dtype is None and not is_spread and wants_half_weights(parameters, device):
         LOG.warning(
             "%s: %.1f billion parameters are held in bfloat16 and multiplied in float32, because this processor "
-            "computes in bfloat16 slowly. Pass dtype to choose another.",
+            "computes in bfloat16 slowly and float32 takes %.1f GB. Pass dtype to choose another.",
             name,
             parameters / 1e9,
+            4 * parameters / 1e9,
         )
         bits = HALF_BITS
     if bits == HALF_BITS or (bits and is_emulated):
@@ -157,8 +159,15 @@ def choose_precision(
 
 
 def wants_half_weights(parameters: int, device: torch.device) -> bool:
-    """Whether a model of so many numbers is large, and lies on a CPU that would emulate products in bfloat16."""
-    return device.type == "cpu" and parameters >= LARGE_MODEL and not computes_in_bf16()
+    """Whether "bf16-weights" suits a model of so many numbers best.
+
+    It is large, its CPU would emulate products in bfloat16, and in float32 it would take more than half of the free
+    memory, where activations and what is read of the file need room as well.
+    """
+    if device.type != "cpu" or parameters < LARGE_MODEL or computes_in_bf16():
+        return False
+    memory = read_available_memory()
+    return memory is not None and 2 * 4 * parameters > memory
 
 
 def computes_in_bf16() -> bool:

@@ -29,6 +29,9 @@ FEW_ROWS = {8: 16, 4: 64}
 PIECE = 1 << 20
 """Numbers of a weight that are brought back to floating point at a time: 2 MB in bf16, 4 in fp32, which caches hold."""
 
+MANY_ROWS = 256
+"""Rows of input from which a product is bound by arithmetic, and rows of a weight below which it is slower for them."""
+
 
 @lru_cache(maxsize=1)
 def find_packed_block() -> int | None:
@@ -55,8 +58,8 @@ def _multiply_in_pieces(rows: Tensor, weight: Tensor) -> Tensor:
     """Inputs (R, K) times the transpose of a weight (N, K) in another type: (R, N), in the type of the inputs."""
     count, width = weight.shape
     y = rows.new_empty(len(rows), count)
+    step = max(PIECE // width, 1 if len(rows) < MANY_ROWS else MANY_ROWS)
     # one buffer for all pieces: fresh memory would cost more than filling it
-    step = max(PIECE // width, 1)
     buffer = rows.new_empty(min(step, count), width)
     for start in range(0, count, step):
         piece = weight[start : start + step]
@@ -192,14 +195,17 @@ def put_quantized(model: UniPixel, name: str, weight: Tensor, bits: int) -> None
     """Put a layer that holds this weight in fewer bits in the place of the linear layer whose weight has this name."""
     path = name.removesuffix(".weight")
     parent, _, child = path.rpartition(".")
-    bias = model.get_submodule(path).bias is not None
-    layer: nn.Module
-    if bits == HALF_BITS:
-        layer = HalfLinear(weight.shape[1], weight.shape[0], bias=bias, device="meta", dtype=weight.dtype)
-        layer.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
-    else:
-        layer = QuantizedLinear(weight, bias=bias, bits=bits)
-    setattr(model.get_submodule(parent), child, layer)
+    has_bias = model.get_submodule(path).bias is not None
+    setattr(model.get_submodule(parent), child, build_held(weight, bias=has_bias, bits=bits))
+
+
+def build_held(weight: Tensor, *, bias: bool, bits: int) -> HalfLinear | QuantizedLinear:
+    """A layer that holds a weight (N, K) in 16, 8 or 4 bits; its bias is filled in by whoever loads the model."""
+    if bits != HALF_BITS:
+        return QuantizedLinear(weight, bias=bias, bits=bits)
+    layer = HalfLinear(weight.shape[1], weight.shape[0], bias=bias, device="meta", dtype=weight.dtype)
+    layer.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
+    return layer
 
 
 def name_precision(model: UniPixel) -> str:
