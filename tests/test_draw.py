@@ -210,7 +210,8 @@ def test_masks_that_overlap_blend_in_order_whatever_their_place_and_form() -> No
         wanted[mask] += 0.45 * (colour - wanted[mask])
         wanted[outline(mask, 1)] = colour
     drawn = overlay(frame, masks, labels=["", "", ""])
-    np.testing.assert_array_equal(drawn, wanted.round().astype(np.uint8))
+    # Pillow blends in whole numbers, after each mask
+    np.testing.assert_allclose(drawn.astype(np.float32), wanted.round(), atol=1)
     np.testing.assert_array_equal(overlay(frame, iter(masks), labels=["", "", ""]), drawn)
     with pytest.raises(ValueError, match="must have the shape"):
         overlay(frame, iter(masks[:, 1:]))

@@ -1,6 +1,6 @@
 """Official code and ours in turns, on the same random weights: processor seconds of one thread, and their ratios.
 
-    python tools/pair_official.py DIR                                    # SAM alone: Hiera-B+ at 768 px, bfloat16
+    python tools/pair_official.py DIR                                    # SAM alone: Hiera-B+ at 768 px
     python tools/pair_official.py DIR --cases 1x1,8x3 --turns 5          # frames x objects
     python tools/pair_official.py DIR --whole                            # all of UniPixel-3B; 10 GB of free memory
 
@@ -15,7 +15,8 @@ in batches of 16, and each `<|seg|>` segmented by itself, as soon as it is writt
 encoded anew. A later question is read with its visual from the beginning, as are all questions there. Pictures are
 brought to both sizes by our processor for both sides, once a clip. A checkout of UniPixel itself is not driven.
 
-Both sides hold the very same tensors. Before anything is timed, masks of both are compared on small squares, in fp32
+Both sides hold the very same tensors, in bfloat16 where the processor computes in it and in float32 elsewhere, unless
+``--dtype`` says otherwise. Before anything is timed, masks of both are compared on small squares, in fp32
 and in the type that is measured, and replies are compared token by token; where they differ by more than rounding does,
 the run ends with an error. The masks of what was timed are compared too (``mean_iou``). The output head is drawn such
 that the likeliest reply is known: some words, and then `<|seg|>` to the last token.
@@ -45,7 +46,7 @@ from torch import Tensor, nn
 from unipixel.bench import track_together
 from unipixel.bench.memory import peak_memory_mb
 from unipixel.bench.scene import QUESTION, build_random_engine, draw_moving_discs, draw_random_queries
-from unipixel.engine.engine import Engine, read_available_memory
+from unipixel.engine.engine import Engine, computes_in_bf16, read_available_memory
 from unipixel.engine.session import Session
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
@@ -72,7 +73,7 @@ LEAST_FP32, LEAST_BF16 = 0.99, 0.9
 SMALL = 256
 """Side of the squares on which masks are compared before anything is timed, pixels."""
 FREE = 10e9
-"""Bytes that the whole model needs."""
+"""Bytes that the whole model needs in bfloat16."""
 NEXT_QUESTION = "What is it doing?"
 Result = TypeVar("Result")
 
@@ -217,7 +218,7 @@ def build_official(engine: Engine) -> Any:
     tree = engine.model.config.to_dict()
     tied = engine.model.config.tie_word_embeddings
     config = library.Qwen2_5_VLConfig(
-        text_config=tree["text_config"] | {"torch_dtype": "bfloat16"},
+        text_config=tree["text_config"] | {"torch_dtype": str(engine.model.dtype).removeprefix("torch.")},
         vision_config=tree["vision_config"],
         tie_word_embeddings=tied,
         **{name: tree[name] for name in ("image_token_id", "video_token_id", "vision_start_token_id")},
@@ -275,7 +276,7 @@ def ask_officially(
 
 
 def build_whole(layers: int, blocks: int, sam: Engine) -> Engine:
-    """UniPixel-3B with random weights in bfloat16, so many decoder layers and vision blocks, and this segmenter.
+    """UniPixel-3B with random weights, so many decoder layers and vision blocks, and this segmenter, whose type it has.
 
     The head is not tied to the embedding as the released one is: it says what follows which token.
     """
@@ -286,24 +287,24 @@ def build_whole(layers: int, blocks: int, sam: Engine) -> Engine:
     config.language.num_hidden_layers, config.vision.depth = layers, blocks
     config.vision.fullatt_block_indexes = [i for i in config.vision.fullatt_block_indexes if i < blocks]
     model = build_empty_model(config)
-    draw_weights(model, processor)
+    draw_weights(model, processor, sam.model.dtype)
     model.segmenter = sam.model.segmenter
     return Engine(model, processor)
 
 
-def draw_weights(model: UniPixel, processor: Processor) -> None:
-    """Give all parameters of a model random numbers in bfloat16, and a head that writes some words and then `<|seg|>`.
+def draw_weights(model: UniPixel, processor: Processor, dtype: torch.dtype) -> None:
+    """Give all parameters of a model random numbers in a type, and a head that writes some words and then `<|seg|>`.
 
     Numbers come from a pool, from another place each time, because drawing billions takes a minute.
     """
     generator = torch.Generator().manual_seed(0)
-    pool = torch.randn(1 << 22, generator=generator).bfloat16()
+    pool = torch.randn(1 << 22, generator=generator).to(dtype)
     for name, one in list(model.named_parameters()):
         place, _, last = name.rpartition(".")
         if one.ndim == 1:
-            value = torch.full(one.shape, 1.0 if last == "weight" else 0.0, dtype=torch.bfloat16)
+            value = torch.full(one.shape, 1.0 if last == "weight" else 0.0, dtype=dtype)
         else:
-            value = torch.empty(one.shape, dtype=torch.bfloat16)
+            value = torch.empty(one.shape, dtype=dtype)
             spread = 1.0 if "embed_tokens" in name else one[0].numel() ** -0.5
             for piece in value.view(-1).split(len(pool) // 2):
                 start = int(torch.randint(0, len(pool) // 2, (1,), generator=generator))
@@ -387,11 +388,12 @@ def parse_cases(text: str) -> list[tuple[int, int]]:
     return [(int(frames), int(objects)) for frames, objects in pairs]
 
 
-def check_sam(predictor: Any, sam: SamConfig) -> None:
+def check_sam(predictor: Any, sam: SamConfig, dtypes: Sequence[torch.dtype]) -> None:
     """Compare masks of two objects on two frames, on small squares, which the same weights take as well."""
     small, own = replace(sam, image_size=SMALL), predictor.image_size
     _set_size(predictor, SMALL)
-    for dtype, least in ((torch.float32, LEAST_FP32), (torch.bfloat16, LEAST_BF16)):
+    for dtype in dtypes:
+        least = LEAST_FP32 if dtype == torch.float32 else LEAST_BF16
         engine = build_random_engine(small, dtype=dtype)
         fill_predictor(predictor, engine)
         array, queries = draw_moving_discs(2, SIZE_HW), draw_random_queries(engine, 2)
@@ -493,6 +495,8 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, help="a site-packages folder with hydra-core, iopath and tqdm")
     parser.add_argument("--whole", action="store_true", help="the whole model at 3B instead of SAM alone")
     parser.add_argument("--cases", help=f"frames x objects; by default {CASES}, with --whole {WHOLE_CASES}")
+    own = "bfloat16" if computes_in_bf16() else "float32"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=own, help="type of both sides: %(default)s")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--layers", type=int, default=36, help="decoder layers of the whole model")
     parser.add_argument("--blocks", type=int, default=32, help="blocks of its vision tower")
@@ -505,10 +509,12 @@ def main() -> None:
     cases = parse_cases(given.cases or (WHOLE_CASES if given.whole else CASES))
     predictor = build_predictor(given.folder, given.packages, sam)
     free = read_available_memory()
-    if given.whole and given.layers == 36 and free is not None and free < FREE:
+    needed = FREE * (2 if given.dtype == "float32" else 1)
+    if given.whole and given.layers == 36 and free is not None and free < needed:
         sys.exit(f"{free / 1e9:.1f} GB are free, too little for the whole model; try fewer --layers")
-    check_sam(predictor, sam)
-    engine = build_random_engine(sam, dtype=torch.bfloat16)
+    dtype = getattr(torch, given.dtype)
+    check_sam(predictor, sam, list(dict.fromkeys([torch.float32, dtype])))
+    engine = build_random_engine(sam, dtype=dtype)
     fill_predictor(predictor, engine)
     if given.whole:
         whole = build_whole(given.layers, given.blocks, engine)

@@ -98,21 +98,12 @@ def overlay(
     texts = [str(object_id) for object_id in ids] if labels is None else [str(label) for label in labels]
     if len(ids) != len(parts) or len(texts) != len(parts):
         raise ValueError(f"{len(parts)} masks need as many ids and labels, not {len(ids)} and {len(texts)}")
-    colours = [np.array(get_colour(object_id), dtype=np.float32) for object_id in ids]
-    out = np.empty_like(frame)
-    for top in range(0, height, _STRIP):  # numbers of a large frame with fractions would take four times its memory
-        strip = frame[top : top + _STRIP].astype(np.float32)
-        for part, colour in zip(parts, colours, strict=True):
-            if part is not None:
-                inside, edge, (y, x) = part
-                rows = slice(max(top - y, 0), max(top + _STRIP - y, 0))
-                above = max(y - top, 0)
-                inside, edge = inside[rows], edge[rows]
-                area = strip[above : above + len(inside), x : x + inside.shape[1]]
-                area[inside] += opacity * (colour - area[inside])
-                area[edge] = colour
-        out[top : top + _STRIP] = strip.round().astype(np.uint8)
-    image = Image.fromarray(out)
+    image = Image.fromarray(frame.copy())
+    for part, object_id in zip(parts, ids, strict=True):
+        if part is not None:
+            inside, edge, (y, x) = part
+            for shape, strength in ((inside, opacity), (edge, 1.0)):
+                image.paste(get_colour(object_id), (x, y), Image.fromarray(shape * np.uint8(round(255 * strength))))
     for part, object_id, text in zip(parts, ids, texts, strict=True):
         if text and part is not None:
             written = text if is_writable(text) else str(object_id)
