@@ -98,7 +98,7 @@ class BFloat16Results(TorchDispatchMode):
 def test_bfloat16_is_computed_in_where_the_processor_does(
     capability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Forward, backward and optimiser: emulated products took fifty times as long as those in float32."""
+    """Forward, backward and optimiser: emulated products took up to fifty times as long as those in float32."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
     recipe = debug(steps=1, save_steps=1, bf16=True, muon=2.0)
     setup = prepare_training(recipe)
