@@ -5,6 +5,7 @@ Source: Hiera (arXiv 2306.00989); SAM 2 (arXiv 2408.00714), appendix C; its code
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ NORM_EPS = 1e-6
 """Added to variances by the layer norms of Hiera and by all norms over channels."""
 QUERIES_AT_ONCE = 512
 """Queries whose scores are computed at a time, so that they stay in the cache."""
+BAND = 1 << 22
+"""Numbers between the two layers of a block's MLP that are computed at a time on a CPU."""
 INITIAL_DEVIATION = 0.02
 """Standard deviation of fresh weights of the image encoder."""
 
@@ -116,11 +119,29 @@ class HieraBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, H, W, C) in, (T, H', W', C') out."""
+        if side := self.attn.window:
+            return self._map_bands(lambda band: self._refine(self._look_around(band)), x, side)
+        return self._map_bands(self._refine, self._look_around(x), 1)
+
+    def _look_around(self, x: Tensor) -> Tensor:
         y = self.layer_norm1(x)
         if self.attn.pools:
             x = _pool_squares(self.proj(y))
-        x = x + self.attn(y)
+        return x + self.attn(y)
+
+    def _refine(self, x: Tensor) -> Tensor:
         return x + self.mlp(self.layer_norm2(x))
+
+    def _map_bands(self, run: Callable[[Tensor], Tensor], x: Tensor, side: int) -> Tensor:
+        """What ``run`` makes of a picture, in inference on CPUs of bands of it, as high as a whole number of cells.
+
+        A band's numbers fit the cache, and their memory, which a system takes long to hand out, serves the next band.
+        """
+        row = x.shape[0] * x.shape[2] * self.mlp.proj_in.out_features
+        if x.device.type != "cpu" or torch.is_grad_enabled() or x.shape[1] * row <= BAND:
+            return run(x)
+        rows = side * max(1, BAND // (side * row))
+        return torch.cat([run(band) for band in x.split(rows, 1)], 1)
 
 
 class PatchProjection(nn.Module):
