@@ -216,7 +216,7 @@ def test_transformers_own_generate_writes_our_reply(tmp_path: Path) -> None:
         mrope_section=(4, 6, 6),
     )
     model = build_empty_model(config)
-    draw_weights(model, processor)
+    draw_weights(model, processor, torch.bfloat16)
     engine, clip = Engine(model, processor), draw_moving_discs(4, (90, 120))
     written, _ = ask_officially(build_official(engine), None, engine, clip, QUESTION, WORDS)
     with engine.open(clip) as session:

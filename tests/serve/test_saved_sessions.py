@@ -274,9 +274,10 @@ def test_session_that_is_kept_alive_is_saved_after_every_change(
 
 def test_sessions_stay_kept_over_sleep_and_restart(quick_engine: Engine, media: Path, tmp_path: Path) -> None:
     """A change right after waking up, before the tab gives a sign of life again, is saved like all others."""
-    with running(quick_engine, state=tmp_path / "state", idle_s=1.5) as live:
+    with running(quick_engine, state=tmp_path / "state") as live:
         kept = filled(live, media)
         live.post(f"{kept}/keepalive", {})
+    with running(quick_engine, state=tmp_path / "state", idle_s=1.5) as live:
         live.post(f"{kept}/objects", {"prompts": [BOX]})
         wait_for(lambda: not live.get("/v1/sessions")["sessions"][0]["is_open"])
         live.http.patch(f"{kept}/objects/1", json={"label": "after sleep"})
