@@ -61,10 +61,13 @@ def test_saved_sessions_come_back_after_a_restart(quick_engine: Engine, media: P
 
 
 def test_idle_sessions_are_closed_and_saved_ones_sleep(quick_engine: Engine, media: Path, tmp_path: Path) -> None:
-    with running(quick_engine, state=tmp_path, idle_s=1.0) as live:
-        saved, lost = filled(live, media), live.upload(media / "picture.png")
+    with running(quick_engine, state=tmp_path) as live:
+        saved = filled(live, media)
         live.post(f"{saved}/save", {})
         before = live.get(saved)
+    with running(quick_engine, state=tmp_path, idle_s=1.0) as live:
+        assert live.get(saved) == restored(before)
+        lost = live.upload(media / "picture.png")
         end = time.monotonic() + 20
         while live.get("/health")["sessions"] and time.monotonic() < end:
             time.sleep(0.1)
