@@ -51,6 +51,8 @@ class TrainingInputs(TypedDict):
     """The visual is a picture written as ``<|image_pad|>``."""
     seg_tasks: NotRequired[list[str]]
     """Task of each ``<|seg|>`` whose mask is learnt, for the log."""
+    seg_prompts: NotRequired[list[tuple[Tensor, Tensor] | None]]
+    """Coordinates and labels of the point or box on the first frame that asks for each of them; None: words do."""
     chosen_objects: NotRequired[Tensor]
     """int64 (K,): numbers of the ``<|seg|>`` whose masks are learnt; all of them without it."""
     cell_words: NotRequired[Tensor]
@@ -88,7 +90,8 @@ class TrainingBatch(TypedDict):
     target_masks: list[Tensor | None]
     chosen_objects: NotRequired[list[Tensor | None]]
     seg_tasks: NotRequired[list[str]]
-    """Over all ``<|seg|>`` whose masks are learnt."""
+    """Over all ``<|seg|>`` whose masks are learnt, as ``seg_prompts``."""
+    seg_prompts: NotRequired[list[tuple[Tensor, Tensor] | None]]
     cell_words: NotRequired[Tensor]
     """int64 (R,) over all visual tokens."""
 
@@ -150,6 +153,8 @@ def collate(
     }
     if any("seg_tasks" in s for s in samples):
         out["seg_tasks"] = [task for s in samples for task in s.get("seg_tasks", ())]
+    if any("seg_prompts" in s for s in samples):
+        out["seg_prompts"] = [prompt for s in samples for prompt in s.get("seg_prompts", ())]
     if any("chosen_objects" in s for s in samples):
         out["chosen_objects"] = [s.get("chosen_objects") for s in samples]
     if any("cell_words" in s for s in samples):

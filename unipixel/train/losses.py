@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unipixel.model import language
-from unipixel.model.segmenter import MaskPrediction
+from unipixel.model.segmenter import MaskPrediction, Segmenter
 from unipixel.model.unipixel import TrainingOutput, UniPixel
 from unipixel.processing.collation import TrainingBatch
 from unipixel.train.recipe import LossWeights, Recipe, StickerRecipe
@@ -218,12 +218,7 @@ def prompt_loss(
         batch["point_coords"], batch["point_labels"], batch["point_frames"], batch["point_num_frames"]
     )
     queries, sam = model.compute_seg_tokens(embeds).float(), model.segmenter
-    native = torch.stack(
-        [
-            sam.prompt_encoder(xy[None], kind[None])[0, :2]  # a point is padded to two
-            for xy, kind in zip(batch["point_coords"], batch["point_labels"], strict=True)
-        ]
-    )
+    native = encode_prompts(sam, batch["point_coords"], batch["point_labels"])
     asked = torch.where(torch.rand(len(queries), 1, 1, device=queries.device) < 0.5, native, queries)
     pointing = (queries - native.detach()).pow(2).mean()
     # every sample of this objective segments something
@@ -298,10 +293,30 @@ def measure_ious(
     return {"mask_iou": every.mean(), **by_kind}
 
 
-def pointing_loss(model: UniPixel, queries: list[Tensor], targets: list[Tensor | None]) -> Tensor:
-    """Squared distance of mask queries to SAM's own tokens of the box around the object on the first frame."""
-    sam, losses = model.segmenter, []
+def encode_prompts(sam: Segmenter, coords: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    """SAM's own tokens (N, 2, C) of N points or boxes; a point is padded to two."""
+    return torch.stack([sam.prompt_encoder(xy[None], k[None])[0, :2] for xy, k in zip(coords, labels, strict=True)])
+
+
+def pointing_loss(
+    model: UniPixel,
+    queries: list[Tensor],
+    targets: list[Tensor | None],
+    prompts: Sequence[tuple[Tensor, Tensor] | None] = (),
+) -> Tensor:
+    """Squared distance of mask queries to SAM's own tokens of what they point at.
+
+    That is the point or box that the question gave, or else the box around the object on the first frame.
+
+    Args:
+        queries: per sample (O, Q, C).
+        targets: per sample (T, O, S, S) bool, or None without masks.
+        prompts: over the objects of all samples, coordinates and labels as SAM takes them; empty: none was given.
+    """
+    losses = []
+    given = iter(prompts)
     for query, target in zip(queries, targets, strict=True):
+        own = [next(given, None) for _ in range(len(query))]
         if target is None or not len(query):
             continue
         first = target[0]
@@ -313,9 +328,12 @@ def pointing_loss(model: UniPixel, queries: list[Tensor], targets: list[Tensor |
         low = torch.stack([columns.argmax(-1), rows.argmax(-1)], -1)
         high = size - torch.stack([columns.flip(-1).argmax(-1), rows.flip(-1).argmax(-1)], -1)
         corners = torch.stack([low, high], 1).float()
-        labels = torch.tensor([2, 3], device=corners.device).expand(len(corners), 2)
+        corner_labels = torch.tensor([2, 3], device=corners.device)
+        shown = [
+            own[n] or (box, corner_labels) for n, box in zip(torch.nonzero(there)[:, 0].tolist(), corners, strict=True)
+        ]
         with torch.no_grad():
-            native = sam.prompt_encoder(corners, labels)[:, :2]
+            native = encode_prompts(model.segmenter, [xy for xy, _ in shown], [labels for _, labels in shown])
         count = min(query.shape[1], native.shape[1])  # models with another number of queries match what they have
         losses.append((query[there, :count].float() - native[:, :count].float()).pow(2).mean((1, 2)))
     return torch.cat(losses).mean() if losses else model.lm_head.weight.new_zeros(())
@@ -342,6 +360,7 @@ class TrainingStep(nn.Module):
             batch: from `Processor.collate`.
         """
         kinds, words = batch.pop("seg_tasks", None), batch.pop("cell_words", None)
+        prompts = batch.pop("seg_prompts", [])
         recipe = self.recipe
         if isinstance(recipe, StickerRecipe) and recipe.objective != "conversation":
             terms = self._run_without_decoder(recipe, batch, words)
@@ -362,7 +381,7 @@ class TrainingStep(nn.Module):
             terms["loss"] = language + terms["segment"] * (own_samples * processes / samples.clamp(min=1))
         terms |= measure_ious(output.decoded, batch["target_masks"], kinds)
         if isinstance(recipe, StickerRecipe):
-            added = self._add_helper_losses(recipe, batch, output, kept, words, terms)
+            added = self._add_helper_losses(recipe, batch, output, kept, words, prompts, terms)
             terms["loss"] = terms["loss"] + added / (1.0 if totals is None else totals[2])
         return (terms, output) if with_output else terms
 
@@ -385,6 +404,7 @@ class TrainingStep(nn.Module):
         output: TrainingOutput,
         kept: dict[str, Any],
         words: Tensor | None,
+        prompts: Sequence[tuple[Tensor, Tensor] | None],
         terms: dict[str, Tensor],
     ) -> Tensor:
         """Sum of the weighted helper losses; each is also put into ``terms``."""
@@ -397,6 +417,6 @@ class TrainingStep(nn.Module):
             terms |= binding_loss(self.model, BINDING_LAYER, kept, batch, counts)
             added = added + recipe.binding * terms["binding"]
         if recipe.pointing:
-            terms["pointing"] = pointing_loss(self.model, output.seg_tokens, batch["target_masks"])
+            terms["pointing"] = pointing_loss(self.model, output.seg_tokens, batch["target_masks"], prompts)
             added = added + recipe.pointing * terms["pointing"]
         return added

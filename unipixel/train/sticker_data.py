@@ -435,7 +435,21 @@ class StickerDataset(Dataset[TrainingInputs]):
         if not self._recipe.masks:
             out["sam_frames"] = None
         out["seg_tasks"] = [turn.task for turn in sample.turns for _ in turn.targets]
+        out["seg_prompts"] = _list_prompts(sample, out)
         return out
+
+
+def _list_prompts(sample: Sample, out: TrainingInputs) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+    """For each ``<|seg|>`` the point or box on the first frame that its question gave."""
+    listed: list[tuple[torch.Tensor, torch.Tensor] | None] = []
+    given = iter(zip(out["point_coords"], out["point_labels"], out["point_frames"].tolist(), strict=True))
+    for turn in sample.turns:
+        prompts = [next(given) for _ in turn.references]
+        if turn.task in ("point", "box"):
+            listed += [None if frame else (coords, labels) for coords, labels, frame in prompts]
+        else:
+            listed += [None] * len(turn.targets)
+    return listed
 
 
 def label_cells(world: Scene, words: dict[str, int], rows: int, columns: int, nothing: int) -> torch.Tensor:
