@@ -29,7 +29,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 from unipixel.bench.limits import measure_read_rate
 from unipixel.bench.memory import peak_memory_mb
-from unipixel.engine.engine import computes_in_bf16
+from unipixel.engine.machine import computes_in_bf16
 from unipixel.model.language import KeyValueCache, LanguageModel, decode, project
 from unipixel.model.quantization import BITS, HALF_BITS, QuantizedLinear, build_held
 

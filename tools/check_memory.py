@@ -19,8 +19,9 @@ import torch
 
 from unipixel.bench.memory import peak_memory_mb
 from unipixel.bench.scene import QUESTION, draw_moving_discs
-from unipixel.engine.engine import Engine, load, read_available_memory
+from unipixel.engine.engine import Engine, load
 from unipixel.engine.footprint import predict_memory
+from unipixel.engine.machine import read_available_memory
 from unipixel.model.config import SamConfig
 from unipixel.model.presets import build_nano_config, build_released_config
 from unipixel.model.weights import build_empty_model

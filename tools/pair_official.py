@@ -46,7 +46,8 @@ from torch import Tensor, nn
 from unipixel.bench import track_together
 from unipixel.bench.memory import peak_memory_mb
 from unipixel.bench.scene import QUESTION, build_random_engine, draw_moving_discs, draw_random_queries
-from unipixel.engine.engine import Engine, computes_in_bf16, read_available_memory
+from unipixel.engine.engine import Engine
+from unipixel.engine.machine import computes_in_bf16, read_available_memory
 from unipixel.engine.session import Session
 from unipixel.masks import MaskTrack
 from unipixel.media import Media

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from unipixel.engine import engine as engine_module
+from unipixel.engine import machine
 from unipixel.engine.answer import Answer
-from unipixel.engine.engine import Engine, choose_device, choose_dtype, choose_precision, load
+from unipixel.engine.engine import Engine, load
+from unipixel.engine.machine import choose_device, choose_precision, read_dtype
 from unipixel.errors import CheckpointError, MediaError, PromptError
 from unipixel.model.quantization import name_precision
 from unipixel.sample import Box, Mask, Point
@@ -110,10 +111,15 @@ def test_devices_and_dtypes_go_by_name() -> None:
     with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
         choose_device("abacus")
     cpu = choose_device("cpu")
-    assert str(choose_dtype(None, "nano", cpu)) == "torch.float32"
-    assert str(choose_dtype("bfloat16", "nano", cpu)) == "torch.bfloat16"
+    assert choose_precision(None, "nano", cpu) == (torch.float32, None)
+    assert choose_precision("bfloat16", "nano", cpu) == choose_precision(torch.bfloat16, "nano", cpu)
+    assert choose_precision("bf16", "nano", cpu) == (torch.bfloat16, None)
+    assert choose_precision("int8", "nano", cpu) == (torch.float32, 8)
+    for dtype in ("int8", "int64", "half of it"):
+        with pytest.raises(ValueError, match=f"dtype is '{dtype}'"):
+            read_dtype(dtype)
     with pytest.raises(ValueError, match="dtype is 'int8'"):
-        choose_dtype("int8", "nano", cpu)
+        choose_precision("int8", "nano", cpu, one_type=True)
 
 
 WITHOUT = {"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False, "amx_int8": True}
@@ -145,16 +151,16 @@ def test_a_large_model_is_loaded_in_the_type_in_which_the_processor_computes(
     """With capabilities, free memory, and the size from which a model is large, as they are given."""
     tiny_engine.save_pretrained(tmp_path)
     if large:
-        monkeypatch.setattr(engine_module, "LARGE_MODEL", 1)
+        monkeypatch.setattr(machine, "LARGE_MODEL", 1)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    monkeypatch.setattr(engine_module, "read_available_memory", lambda: free)
+    monkeypatch.setattr(machine, "read_available_memory", lambda: free)
     loaded = load(tmp_path, device="cpu")
     assert name_precision(loaded.model) == expected
     assert (words in caplog.text) if words else not caplog.text
     in_between = torch.bfloat16 if expected == "bfloat16" else torch.float32
     assert load(tmp_path, device="cpu", dtype="int8").model.dtype == in_between
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # a torch that cannot tell
-    assert not engine_module.computes_in_bf16()
+    assert not machine.computes_in_bf16()
 
 
 @pytest.mark.parametrize(
@@ -169,8 +175,11 @@ def test_a_large_model_that_is_spread_has_one_type_that_fits(
     free: int | None, expected: str, words: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: WITHOUT)
-    monkeypatch.setattr(engine_module, "read_available_memory", lambda: free)
-    assert choose_precision(None, "large", choose_device("cpu"), 1 << 32, True) == (getattr(torch, expected), None)
+    monkeypatch.setattr(machine, "read_available_memory", lambda: free)
+    assert choose_precision(None, "large", choose_device("cpu"), 1 << 32, one_type=True) == (
+        getattr(torch, expected),
+        None,
+    )
     assert words in caplog.text
 
 
@@ -183,7 +192,10 @@ def test_bfloat16_is_warned_of_where_it_would_be_emulated(
     assert choose_precision("bf16", "small", cpu, 1000) == (torch.bfloat16, None)
     assert not caplog.text
     assert choose_precision("bf16", "large", cpu, 1 << 32) == (torch.bfloat16, None)
-    assert "large: this processor computes in bfloat16 very slowly; 'bf16-weights' is many times as fast" in caplog.text
+    slowly = "large: this processor computes in bfloat16 very slowly"
+    assert f"{slowly}; 'bf16-weights' is many times as fast" in caplog.text
+    assert choose_precision("bf16", "large", cpu, 1 << 32, one_type=True) == (torch.bfloat16, None)
+    assert f"{slowly}; 'float32' is many times as fast" in caplog.text
 
 
 def test_a_checkpoint_folder_becomes_an_engine(tiny_engine: Engine, clip: Clips, tmp_path: Path) -> None:

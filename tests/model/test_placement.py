@@ -11,7 +11,8 @@ import torch
 
 from unipixel import Box, stickers
 from unipixel.engine.answer import Answer
-from unipixel.engine.engine import Engine, choose_places, load
+from unipixel.engine.engine import Engine, load
+from unipixel.engine.machine import choose_places
 from unipixel.errors import CheckpointError
 from unipixel.model.placement import Places, list_parts, plan_places
 from unipixel.model.unipixel import UniPixel

@@ -42,7 +42,8 @@ from unipixel.bench.scene import (
     draw_random_queries,
 )
 from unipixel.engine.answer import STAGES, Answer, Timings
-from unipixel.engine.engine import Engine, choose_device, choose_dtype
+from unipixel.engine.engine import Engine
+from unipixel.engine.machine import choose_device, computes_in_bf16
 from unipixel.engine.memory import Anchor, set_spans
 from unipixel.engine.tracking import FrameFeatureCache, choose_encode_batch, propagate, to_rles
 from unipixel.masks import Rle, iou_rles
@@ -453,20 +454,8 @@ def _list_timings(answers: Sequence[Answer]) -> list[Timings]:
 def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
-    if device.type != "cpu":
-        return choose_dtype(None, "", device)
-    return torch.bfloat16 if _time_product(torch.bfloat16) < 0.8 * _time_product(torch.float32) else torch.float32
-
-
-def _time_product(dtype: torch.dtype) -> float:
-    """Least processor seconds of a matrix product: processors without bf16 units emulate them slowly."""
-    matrix = torch.ones(768, 768, dtype=dtype)
-    times = []
-    for _ in range(5):
-        started = time.process_time()
-        matrix @ matrix
-        times.append(time.process_time() - started)
-    return min(times)
+    in_half = device.type == "cuda" or (device.type == "cpu" and computes_in_bf16())
+    return torch.bfloat16 if in_half else torch.float32
 
 
 def _describe_setting(device: torch.device, dtype: torch.dtype, *, quick: bool) -> dict[str, Any]:

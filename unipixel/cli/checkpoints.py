@@ -41,12 +41,10 @@ def export_folder(
     A part of a model (LoRA, a training stage) becomes a whole one.
     """
     check_folder(out, "OUT")
-    import torch
-
-    from unipixel.engine.engine import choose_dtype
+    from unipixel.engine.machine import read_dtype
     from unipixel.engine.pretrained import export_checkpoint
 
-    wanted = None if dtype is None else choose_dtype(dtype, name, torch.device("cpu"))
+    wanted = None if dtype is None else read_dtype(dtype)
     with stderr().status(f"writing {out}"):
         export_checkpoint(name, out, base=base, dtype=wanted, max_shard_size=shard)
     typer.echo(f"wrote {out}; AutoModel.from_pretrained({str(out)!r}, trust_remote_code=True) loads it")
@@ -62,8 +60,8 @@ def memory(
     as_json: Annotated[bool, typer.Option("--json", help="Print bytes as JSON.")] = False,
 ) -> None:
     """Predict the memory that a question takes, part by part and for each type, before anything is loaded."""
-    from unipixel.engine.engine import read_available_memory
     from unipixel.engine.footprint import describe_size, predict_memory
+    from unipixel.engine.machine import read_available_memory
 
     found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
     if found is None or "0" in found.groups():

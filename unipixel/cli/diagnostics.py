@@ -60,7 +60,7 @@ def bench(
     console = stderr()
     with console.status("starting") as status:
         from unipixel.bench import run_bench
-        from unipixel.engine.engine import SHORT_NAMES
+        from unipixel.engine.machine import SHORT_NAMES
 
         short = {name: key for key, name in SHORT_NAMES.items()}.get(dtype, dtype)
 

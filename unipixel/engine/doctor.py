@@ -16,8 +16,8 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
 from huggingface_hub.utils import TensorInfo  # type: ignore[attr-defined]  # exported, but not by name
 
-from unipixel.engine.engine import computes_in_bf16, find_suitable_dtype, read_available_memory, wants_half_weights
 from unipixel.engine.footprint import count_cache_bytes, count_feature_bytes, count_weight_bytes, find_number_width
+from unipixel.engine.machine import computes_in_bf16, find_suitable_precision, read_available_memory
 from unipixel.engine.tracking import CACHED_FRAMES
 from unipixel.errors import CheckpointError
 from unipixel.model.config import MODEL_TYPE, RELEASED_PIXEL, WRITTEN_FOR, UniPixelConfig, read_tying
@@ -415,9 +415,7 @@ def _check_files(folder: Path, config: UniPixelConfig, tree: dict[str, Any], fin
 def _ask(config: UniPixelConfig, finding: Finding) -> None:
     """Memory for each type, and what this machine would do."""
     cpu, model = torch.device("cpu"), build_empty_model(config)
-    chosen = str(find_suitable_dtype(finding.parameters, cpu)[0]).removeprefix("torch.")
-    if wants_half_weights(finding.parameters, cpu):
-        chosen = "bf16-weights"
+    chosen, _ = find_suitable_precision(finding.parameters, cpu)
     for name in dict.fromkeys(["float32", "bfloat16", chosen]):
         width = find_number_width(name)
         parts = {

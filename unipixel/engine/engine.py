@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ import torch
 
 from unipixel.engine.answer import Answer, Clip, Clock
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
+from unipixel.engine.machine import choose_places, choose_precision
 from unipixel.engine.objects import Workspace
 from unipixel.engine.pretrained import push_folder, save_model_folder, save_processor_folder
 from unipixel.engine.requests import Force, Pair, Prompts, Request, Start, list_prompts
@@ -23,8 +24,8 @@ from unipixel.engine.tracking import CACHED_FRAMES
 from unipixel.engine.turn import answer_request
 from unipixel.errors import CheckpointError, UnipixelError
 from unipixel.media import Limits, MediaLike, open_media
-from unipixel.model.placement import DISK, DeviceMap, read_device
-from unipixel.model.quantization import BITS, HALF_BITS, find_packed_block
+from unipixel.model.placement import DeviceMap
+from unipixel.model.quantization import BITS, find_packed_block
 from unipixel.model.tensor_files import count_parameters
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import build_empty_model, fill_model, read_checkpoint, resolve_checkpoint
@@ -33,156 +34,6 @@ from unipixel.sample import Prompt
 
 OnError: TypeAlias = Literal["raise", "return"]
 LOG = logging.getLogger(__name__)
-SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-CPU_ALONE = ", ".join(map(repr, BITS))
-"""What `load` takes for a type besides, on CPUs."""
-LARGE_MODEL = 1_000_000_000
-"""Parameters from which the memory a model takes decides about its type."""
-
-
-def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """A device by name; ``"auto"`` is CUDA where there is one, else Apple's MPS, else the CPU.
-
-    Raises:
-        ValueError: no such device.
-    """
-    if str(name) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {str(name)!r} cannot be used here; try 'auto' or 'cpu'") from error
-    return device
-
-
-def choose_places(
-    device: str | torch.device, device_map: str | int | torch.device | DeviceMap | None
-) -> tuple[torch.device, str | DeviceMap | None]:
-    """The main device of a model, and where parts of it lie instead, if any do.
-
-    Args:
-        device: see `choose_device`; a device in ``device_map`` for all (a name, or under ``""``) goes before it.
-        device_map: ``"auto"``, places of parts, or one device for all.
-
-    Raises:
-        ValueError: no such device.
-    """
-    if device_map is None or device_map == "auto":
-        return choose_device(device), device_map
-    places = dict(device_map) if isinstance(device_map, Mapping) else {"": device_map}
-    main = read_device(places.pop("", choose_device(device)))
-    if main is None:
-        raise ValueError("a whole model cannot lie on disk; 'visual' and 'language.layers' can")
-    found = {key: read_device(place) for key, place in places.items()}
-    return choose_device(main), {key: DISK if one is None else choose_device(one) for key, one in found.items()} or None
-
-
-def choose_dtype(
-    dtype: str | torch.dtype | None, name: str | Path, device: torch.device, parameters: int = 0
-) -> torch.dtype:
-    """A floating-point type; by default one that suits model and machine.
-
-    On CUDA that is bfloat16 for every checkpoint but nano. Elsewhere it is float32 for models below a billion
-    parameters. Larger ones get bfloat16 where the processor computes in it (AVX512-BF16, AMX) or where float32 would
-    not fit into the memory that is free, and a log line says so.
-
-    Args:
-        parameters: numbers in the model; 0 where unknown, which counts as small.
-
-    Raises:
-        ValueError: no such type.
-    """
-    if dtype is not None:
-        found = getattr(torch, SHORT_NAMES.get(dtype, dtype), None) if isinstance(dtype, str) else dtype
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise ValueError(f"dtype is {dtype!r}; it must be 'fp32', 'bf16', 'fp16', or, on a CPU, {CPU_ALONE}")
-        return found
-    if device.type == "cuda":
-        return torch.float32 if str(name) == "nano" else torch.bfloat16
-    chosen, why = find_suitable_dtype(parameters, device)
-    if why:
-        words = (name, parameters / 1e9, str(chosen).removeprefix("torch."), why)
-        LOG.warning("%s: %.1f billion parameters are loaded in %s, %s. Pass dtype to choose another.", *words)
-    return chosen
-
-
-def find_suitable_dtype(parameters: int, device: torch.device) -> tuple[torch.dtype, str]:
-    """The type that suits a model off CUDA, and the reason, which is empty where nothing had to be weighed.
-
-    Args:
-        parameters: numbers in the model.
-    """
-    if parameters < LARGE_MODEL:
-        return torch.float32, ""
-    full = f"float32 takes {4 * parameters / 1e9:.1f} GB"
-    memory = read_available_memory()
-    if device.type != "cpu" or computes_in_bf16():
-        return torch.bfloat16, f"which this machine computes in; {full}"
-    if memory is not None and 4 * parameters > memory:
-        return torch.bfloat16, f"slowly on this processor, because {full} and {memory / 1e9:.1f} GB are free"
-    return torch.float32, f"because this processor computes in bfloat16 slowly; {full}"
-
-
-def choose_precision(
-    dtype: str | torch.dtype | None, name: str | Path, device: torch.device, parameters: int, is_spread: bool = False
-) -> tuple[torch.dtype, int | None]:
-    """The type that a model computes in, and the bits in which it holds its linear layers, if it is not that type.
-
-    As `choose_dtype`, except that a large model on a CPU that would emulate products in bfloat16 computes in float32.
-    By default it holds its linear layers in bfloat16 ("bf16-weights") where float32 would take more than half
-    of the memory that is free: slower by up to a third, in little more than half the memory.
-
-    Args:
-        is_spread: whether parts of the model lie on several devices, so that all weights have the type computed in.
-    """
-    bits = BITS.get(dtype) if isinstance(dtype, str) else None
-    is_emulated = device.type == "cpu" and parameters >= LARGE_MODEL and not computes_in_bf16()
-    if dtype is None and not is_spread and wants_half_weights(parameters, device):
-        LOG.warning(
-            "%s: %.1f billion parameters are held in bfloat16 and multiplied in float32, because this processor "
-            "computes in bfloat16 slowly and float32 takes %.1f GB. Pass dtype to choose another.",
-            name,
-            parameters / 1e9,
-            4 * parameters / 1e9,
-        )
-        bits = HALF_BITS
-    if bits == HALF_BITS or (bits and is_emulated):
-        return torch.float32, bits
-    chosen = choose_dtype(None if bits else dtype, name, device, parameters)
-    if is_emulated and dtype is not None and chosen != torch.float32:
-        kind = str(chosen).removeprefix("torch.")
-        LOG.warning("%s: this processor computes in %s very slowly; 'bf16-weights' is many times as fast", name, kind)
-    return chosen, bits
-
-
-def wants_half_weights(parameters: int, device: torch.device) -> bool:
-    """Whether "bf16-weights" suits a model of so many numbers best.
-
-    It is large, its CPU would emulate products in bfloat16, and in float32 it would take more than half of the free
-    memory, where activations and what is read of the file need room as well.
-    """
-    if device.type != "cpu" or parameters < LARGE_MODEL or computes_in_bf16():
-        return False
-    memory = read_available_memory()
-    return memory is not None and 2 * 4 * parameters > memory
-
-
-def computes_in_bf16() -> bool:
-    """Whether this processor multiplies matrices in bfloat16 rather than emulating it."""
-    can = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
-
-
-def read_available_memory() -> int | None:
-    """Bytes of main memory that a new program may use; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return None
 
 
 def load(
@@ -227,7 +78,8 @@ def load(
         processor = Processor.from_folder(folder)
         config, tensors = read_checkpoint(folder, base=base, sam=sam, fresh=fresh)
         processor.check_ids(config)
-        suits, bits = choose_precision(dtype, name_or_path, where, count_parameters(tensors), device_map is not None)
+        size = count_parameters(tensors)
+        suits, bits = choose_precision(dtype, name_or_path, where, size, one_type=device_map is not None)
         model = fill_model(
             build_empty_model(config), tensors, folder, device=where, dtype=suits, bits=bits, device_map=device_map
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from unipixel.engine.engine import SHORT_NAMES, computes_in_bf16
+from unipixel.engine.machine import SHORT_NAMES, computes_in_bf16
 from unipixel.engine.tracking import CACHED_FRAMES, PIXELS_AT_ONCE, choose_encode_batch
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig

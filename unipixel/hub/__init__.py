@@ -36,8 +36,9 @@ from transformers import (
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from unipixel.engine.answer import Answer
-from unipixel.engine.engine import Engine, choose_dtype, choose_places
+from unipixel.engine.engine import Engine
 from unipixel.engine.generation import ConversationCache, DecodingOptions, PrefillInput, Reply, generate
+from unipixel.engine.machine import choose_places, choose_precision, read_dtype
 from unipixel.engine.pretrained import push_folder, save_model_folder, save_processor_folder
 from unipixel.engine.session import choose_clip
 from unipixel.engine.tracking import choose_encode_batch
@@ -175,7 +176,8 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
         wanted = None if wanted == "auto" else wanted
         if isinstance(wanted, str):
             wanted = wanted.removeprefix("torch.")
-        suits = choose_dtype(wanted, pretrained_model_name_or_path, device, count_parameters(tensors))
+        size = count_parameters(tensors)
+        suits, _ = choose_precision(wanted, pretrained_model_name_or_path, device, size, one_type=True)
         empty = build_empty_model(config.build_model_config())
         core = fill_model(empty, tensors, folder, device=device, dtype=suits, device_map=places)
         model = cls(config, core).eval()
@@ -187,7 +189,7 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """A model with new weights; for ``AutoModel.from_config``."""
         dtype = options.pop("dtype", None) or options.pop("torch_dtype", None)
         model = cls(config)
-        return model if dtype in (None, "auto") else model.to(choose_dtype(dtype, "", model.device))
+        return model if dtype in (None, "auto") else model.to(read_dtype(dtype))
 
     def save_pretrained(self, save_directory: str | Path, *, max_shard_size: int | str = "5GB", **options: Any) -> None:
         """Write weights, config and the module that the Auto classes import; the processor saves its own files.

@@ -28,7 +28,6 @@ FEW_ROWS = {8: 16, 4: 64}
 """Bits -> rows of input up to which the packed kernel is the faster way."""
 PIECE = 1 << 20
 """Numbers of a weight that are brought back to floating point at a time: 2 MB in bf16, 4 in fp32, which caches hold."""
-
 MANY_ROWS = 256
 """Rows of input from which a product is bound by arithmetic, and rows of a weight below which it is slower for them."""
 

@@ -27,7 +27,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback
 
 from unipixel.atomic import LineWriter, publish, remove_folder, replace_folder
-from unipixel.engine.engine import computes_in_bf16
+from unipixel.engine.machine import computes_in_bf16
 from unipixel.errors import CheckpointError
 from unipixel.model.tensor_files import TORCH_FILE_ERRORS
 from unipixel.processing.collation import TrainingInputs
