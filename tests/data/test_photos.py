@@ -238,6 +238,6 @@ def test_only_what_a_photo_is_known_not_to_show_is_asked_for_in_vain(tmp_path: P
         sample = training.draw(np.random.default_rng(seed), 1, 2, {"absent": 1.0, "box": 1.0})
         for turn in sample.turns:
             if turn.task == "absent":
-                assert turn.targets == () and turn.answer.startswith("There is no ")
-                asked.add((sample.source.split()[-1], turn.answer.removeprefix("There is no ").rstrip(".")))
+                assert turn.targets == () and turn.answer.endswith(" is not there.")
+                asked.add((sample.source.split()[-1], turn.answer.removeprefix("the ").removesuffix(" is not there.")))
     assert asked and all(name in absent[source] for source, name in asked)

@@ -206,7 +206,7 @@ def test_counts_agree_with_the_objects() -> None:
 def test_what_is_absent_is_really_not_there() -> None:
     for made, turn in asked("absent", STILLS + CLIPS):
         assert turn.targets == ()
-        found = re.fullmatch(r"There (?:is|are) no (.+)\.", turn.answer)
+        found = re.fullmatch(r"the (.+) (?:is|are) not there\.", turn.answer)
         assert found is not None
         *colour, noun = found[1].split()
         for n, item in enumerate(made.objects):

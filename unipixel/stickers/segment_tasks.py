@@ -120,7 +120,11 @@ def choose_absent_name(facts: Facts, rng: np.random.Generator) -> str | None:
 
 
 def ask_absent(facts: Facts, rng: np.random.Generator) -> Turn | None:
-    """Something that is not there, by name, by colour and name, or by kind."""
+    """Something that is not there, by name, by colour and name, or by kind.
+
+    The answer repeats the name before it says whether the thing is there, so that both are decided at the name, where
+    the model looks for what is called so.
+    """
     choice = 0.0 if facts.scene.is_held_out else rng.random()
     noun: str | None = None
     if choice > 0.85 and not facts.scene.on_photo:
@@ -133,7 +137,7 @@ def ask_absent(facts: Facts, rng: np.random.Generator) -> Turn | None:
         return None
     is_plural = THINGS.get(noun.split()[-1], Thing(name=noun)).is_plural
     verb = "are" if is_plural else "is"
-    return Turn(question=ask_for_mask(facts, rng, noun), answer=f"There {verb} no {noun}.", task="absent")
+    return Turn(question=ask_for_mask(facts, rng, noun), answer=f"the {noun} {verb} not there.", task="absent")
 
 
 def _choose_absent_colour(facts: Facts, rng: np.random.Generator) -> str | None:

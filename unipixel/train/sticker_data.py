@@ -274,7 +274,7 @@ def _draw_turns(
             noun = absent[int(rng.integers(len(absent)))]
             question = adapt_to_video(choose_wording(rng, SEGMENT, False).format(noun), is_video)
             verb = "are" if noun in PLURAL_NAMES else "is"
-            made.append(Turn(question=question, answer=f"There {verb} no {noun}.", task="absent"))
+            made.append(Turn(question=question, answer=f"the {noun} {verb} not there.", task="absent"))
         elif kind == "name_mem":
             made.append(Turn(question=f"What is [{n}]?", answer=names[n], regions=(n,), task="name_mem"))
         else:
