@@ -42,7 +42,7 @@ from unipixel.model.weights import load_model, resolve_checkpoint
 from unipixel.processing import Processor
 from unipixel.sample import Sample, Turn
 from unipixel.stickers import EVAL_SEED, Scene, generate_scene, generate_turns, generate_video
-from unipixel.stickers.choice_tasks import LETTERS
+from unipixel.stickers.choice_tasks import list_answers
 from unipixel.train.checkpoints import copy_weights
 from unipixel.train.nano_recipes import FIRST_WORLD, nano_bind
 from unipixel.train.recipe import MixtureRecipe, Source, Start, StickerRecipe, keep_present_sources, override
@@ -365,19 +365,22 @@ class SceneEvaluator:
         return found
 
     def is_right(self, sample: Sample) -> bool:
-        """Whether every word of the last answer is the likeliest; of a choice, its letter among the letters."""
-        output, wanted = self.forward(sample, together=True)
-        last = sample.turns[-1]
-        length = len(self.processor.chat.encode_answer(last.answer))
-        logits, wanted = output.logits[-length:], wanted[-length:]
-        decode = self.processor.tokenizer.decode
+        """Whether every word of the last answer is the likeliest; of a choice, whether the whole answer is, of all."""
+        *earlier, last = sample.turns
         if last.task != "choice":
+            logits, wanted = self._read_answer(sample)
             return bool((logits.argmax(-1) == wanted).all())
-        letters = {letter: self.processor.chat.encode(letter)[-1] for letter in LETTERS}
-        place = next(k for k, token in enumerate(wanted.tolist()) if decode([token]).strip("( )") in letters)
-        offered = [letter for letter in LETTERS if f"({letter}) " in last.question]
-        likeliest = max(offered, key=lambda letter: float(logits[place, letters[letter]]))
-        return likeliest == decode([int(wanted[place])]).strip("( )")
+        likelihoods = {}
+        for answer in list_answers(last.question):
+            logits, wanted = self._read_answer(replace(sample, turns=(*earlier, replace(last, answer=answer))))
+            likelihoods[answer] = float(logits.log_softmax(-1).gather(-1, wanted[:, None]).sum())
+        return max(likelihoods, key=likelihoods.__getitem__) == last.answer
+
+    def _read_answer(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (K, V) in front of the K tokens of the last answer, and those tokens."""
+        output, wanted = self.forward(sample, together=True)
+        length = len(self.processor.chat.encode_answer(sample.turns[-1].answer))
+        return output.logits[-length:].float(), wanted[-length:]
 
     def add_scene(self, world: Scene, rng: np.random.Generator) -> None:
         """One question of each kind about a scene."""

@@ -21,6 +21,7 @@ from unipixel.stickers import (
     generate_video,
     list_vocabulary_texts,
 )
+from unipixel.stickers.choice_tasks import list_answers
 from unipixel.stickers.colours import COLOURS
 from unipixel.stickers.language import NUMBERS, PLACES
 from unipixel.stickers.things import KINDS
@@ -235,7 +236,9 @@ def test_choices_about_names_and_colours_point_at_the_true_option() -> None:
         options = dict(re.findall(r"\n\((\w)\) (.+)", turn.question))
         assert turn.question.endswith("\nPlease only give the best option.")
         assert len(options) == len(set(options.values())) >= 2
-        letter = turn.answer.strip("()")
+        assert turn.answer in (allowed := list_answers(turn.question)) and len(allowed) == len(options)
+        letter = turn.answer[-2]
+        assert turn.answer == f"the best option is {options[letter]} ({letter})"
         letters.add(letter)
         target = object_of(made, turn.regions[0])
         if turn.question.startswith("What colour is"):

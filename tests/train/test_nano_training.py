@@ -129,7 +129,7 @@ def test_a_choice_in_words_names_one_right_option() -> None:
         lines = turn.question.splitlines()
         named = {line[1]: line.split()[-1] for line in lines if re.match(r"\[\d\]:", line)}
         options = {line[1]: line[4:] for line in lines if re.match(r"\([A-D]\) ", line)}
-        right = options[turn.answer[1]]
+        right = options[turn.answer[-2]]
         asked = next(line for line in lines if line.endswith("?"))
         kinds.add(asked.split()[0])
         if asked.startswith("Which"):

@@ -143,8 +143,8 @@ def _ask_about_picture(engine: Engine, scene: Scene, max_new_tokens: int) -> Ite
         right = not any(one.masks.any() for one in answer.objects)
         verdict = "right: nothing is marked" if right else "wrong: it is not there"
         yield draw(answer, picture), _print_answer(text, answer.text, verdict)
-        text, letter = ask_name_choice(facts, 3, 1, rng)
-        for n, asked, expected in ((2, "What is [1]?", f"the {names[2]}"), (3, text, letter)):
+        text, best = ask_name_choice(facts, 3, 1, rng)
+        for n, asked, expected in ((2, "What is [1]?", f"the {names[2]}"), (3, text, best)):
             try:
                 said = ask(asked, [n]).text.strip()
             except PromptError:  # there is nothing to ask about

@@ -259,7 +259,7 @@ def ask_choice(scene: Scene, rng: np.random.Generator) -> Question | None:
     query = Query(
         kind="choice",
         text=turn.question,
-        answer=turn.answer.strip("()"),
+        answer=turn.answer[-2],
         about=turn.regions,
         options=tuple(letter for letter in LETTERS if f"({letter})" in turn.question),
     )

@@ -17,20 +17,24 @@ from unipixel.stickers.segment_tasks import choose_absent_name
 from unipixel.stickers.things import USES, Thing
 
 LETTERS = "ABCD"
+_OPTION = re.compile(rf"^\(([{LETTERS}])\) (.+)$", re.MULTILINE)
 
 
 _Choice = tuple[str, str, str]
-"""A question that speaks of objects as [id], its options line by line, and the right one's letter in brackets."""
+"""A question that speaks of objects as [id], its options line by line, and the answer."""
 
 
 def ask_choice(facts: Facts, rng: np.random.Generator) -> Turn | None:
-    """A question about known objects with lettered options; the answer is a letter such as "(B)"."""
+    """A question about known objects with lettered options; the answer is such as "the best option is dog (B)".
+
+    The answer says what is true before it says which letter that has: two easy steps instead of a hard one.
+    """
     found = _ask_any(facts, rng)
     return None if found is None else _build_turn(*found)
 
 
 def ask_name_choice(facts: Facts, n: int, number: int, rng: np.random.Generator) -> tuple[str, str]:
-    """What object ``n``, called [``number``], is, with options: the question and its answer such as "(B)".
+    """What object ``n``, called [``number``], is, with options: the question and its answer.
 
     Raises:
         ValueError: there is no other name to choose from.
@@ -38,8 +42,8 @@ def ask_name_choice(facts: Facts, n: int, number: int, rng: np.random.Generator)
     found = _ask_name_of(facts, n, f"What is [{number}]?", rng)
     if found is None:
         raise ValueError(f"the scene has no other name than {facts.names[n]!r} to choose from")
-    text, options, letter = found
-    return f"{text}{options}\n{CHOOSE}", letter
+    text, options, answer = found
+    return f"{text}{options}\n{CHOOSE}", answer
 
 
 def ask_written_choice(names: Sequence[str], rng: np.random.Generator) -> Turn:
@@ -69,6 +73,16 @@ def ask_written_choice(names: Sequence[str], rng: np.random.Generator) -> Turn:
     return replace(turn, question=head + lines + turn.question, regions=())
 
 
+def write_answer(letter: str, option: str) -> str:
+    """How an option is chosen."""
+    return f"the best option is {option} ({letter})"
+
+
+def list_answers(question: str) -> list[str]:
+    """The answers that a question with options allows, in their order."""
+    return [write_answer(letter, option) for letter, option in _OPTION.findall(question)]
+
+
 def ask_choice_from_prompts(facts: Facts, rng: np.random.Generator) -> tuple[Turn, Turn] | None:
     """The memory form: first the objects are localised from points and boxes, then the question is answered."""
     found = _ask_any(facts, rng)
@@ -89,8 +103,8 @@ def ask_choice_from_prompts(facts: Facts, rng: np.random.Generator) -> tuple[Tur
     return first, _build_turn(*found)
 
 
-def _build_turn(text: str, options: str, letter: str) -> Turn:
-    return Turn(question=f"{text}{options}\n{CHOOSE}", answer=letter, regions=_find_ids(text), task="choice")
+def _build_turn(text: str, options: str, answer: str) -> Turn:
+    return Turn(question=f"{text}{options}\n{CHOOSE}", answer=answer, regions=_find_ids(text), task="choice")
 
 
 def _find_ids(text: str) -> tuple[int, ...]:
@@ -128,7 +142,7 @@ def _shuffle_options(
     kept = [wrong[int(k)] for k in rng.permutation(len(wrong))[: count - 1]] + [answer]
     shuffled = [kept[int(k)] for k in rng.permutation(len(kept))]
     options = "".join(f"\n({letter}) {option}" for letter, option in zip(LETTERS, shuffled, strict=False))
-    return text, f"\nOptions:{options}", f"({LETTERS[shuffled.index(answer)]})"
+    return text, f"\nOptions:{options}", write_answer(LETTERS[shuffled.index(answer)], answer)
 
 
 def _get_tag(facts: Facts, n: int) -> str:

@@ -113,7 +113,7 @@ def list_vocabulary_texts(things: dict[str, Thing] | None = None) -> list[str]:
             f"What is [1] <|ref|>? the {name}",
             f"How many {thing.plural} are there? two",
             f"Is there {add_article(name, thing)} in this image? Are there any {thing.plural}? yes no",
-            f"There is no {name}. There are no {thing.plural}.",
+            f"the {name} is not there. the {thing.plural} are not there.",
         ]
         texts += [f"the {kind}" for kind in sorted(thing.kinds)]
     texts += [f"the {colour} thing. What colour is [2]? {colour}" for colour in COLOURS]
@@ -150,7 +150,7 @@ PATTERNS = (
     "Is there a dog in this image? Are there any grapes in this video?",
     f"What is [1] <|ref|>?\nOptions:\n(A) dog\n(B) cat\n(C) red car\n(D) [1]\n{CHOOSE} (A) (B) (C) (D)",
     f"What is [1] <|ref|>?\nOptions:\n(A) dog\n(B) cat {LOCALIZE}",
-    "The best option is (A). Best Option: (B)",
+    "the best option is dog (A). The best option is (A). Best Option: (B)",
     "Here is an image with the following highlighted regions:\n[1]: <|mem|>\n",
     "Here is a video with 8 frames denoted as <1> to <8>.",
     "The highlighted regions are as follows:\n[1]: <1>-<2> <|mem|>\n",
