@@ -113,7 +113,7 @@ def test_what_sam_is_counted_to_take_is_what_its_tensors_take(dtype: torch.dtype
     segmenter = Segmenter(sam).eval().to(dtype)
     with LiveBytes() as encoding:
         frame = segmenter.encode(torch.zeros(1, 3, sam.image_size, sam.image_size))
-    assert _count_encoder(config, 1, width) == pytest.approx(encoding.most, rel=0.15)
+    assert _count_encoder(config, 1, width, in_bands=True) == pytest.approx(encoding.most, rel=0.15)
     tracker = Tracker(segmenter, 30)
     tracker.add_prompts(frame, list(range(objects)), torch.zeros(objects, 2, sam.hidden_size, dtype=dtype))
     for _ in range(18):
@@ -122,6 +122,17 @@ def test_what_sam_is_counted_to_take_is_what_its_tensors_take(dtype: torch.dtype
     counted = _count_tracking(config, 20, objects, (90, 160), width)
     stacked = _count_memories(config, 20, objects, width) * 3 / 4
     assert counted + stacked == pytest.approx(tracking.most, rel=0.15)
+
+
+@torch.inference_mode()
+def test_a_large_picture_is_counted_in_bands() -> None:
+    config, _ = describe_size("3b")
+    counted = _count_encoder(config, 1, 4, in_bands=True)
+    segmenter, frame = Segmenter(config.sam).eval(), torch.zeros(1, 3, config.sam.image_size, config.sam.image_size)
+    with LiveBytes() as encoding:
+        segmenter.encode(frame)
+    assert counted == pytest.approx(encoding.most, rel=0.15)
+    assert counted < 0.4 * _count_encoder(config, 1, 4, in_bands=False)
 
 
 def test_command_prints_every_part() -> None:

@@ -18,7 +18,7 @@ from unipixel.engine.machine import SHORT_NAMES, computes_in_bf16
 from unipixel.engine.tracking import CACHED_FRAMES, PIXELS_AT_ONCE, choose_encode_batch
 from unipixel.errors import CheckpointError
 from unipixel.model.config import UniPixelConfig
-from unipixel.model.hiera import QUERIES_AT_ONCE
+from unipixel.model.hiera import BAND, QUERIES_AT_ONCE
 from unipixel.model.presets import RELEASED, build_released_config
 from unipixel.model.quantization import BITS, list_quantized_weights
 from unipixel.model.unipixel import UniPixel
@@ -72,10 +72,11 @@ def predict_memory(
     patches = steps * (height // settings.patch_size) * (breadth // settings.patch_size)
     tokens = patches // settings.merge_size**2 + QUESTION_TOKENS
     weights = count_weight_bytes(build_empty_model(config), dtype)
+    at_once = min(choose_encode_batch(torch.device(device)), frames)
     stages = {
         "vision tower": _count_vision(config, patches, width),
         "prefill": _count_prefill(config, tokens, width),
-        "SAM encoder": _count_encoder(config, min(choose_encode_batch(torch.device(device)), frames), width),
+        "SAM encoder": _count_encoder(config, at_once, width, in_bands=device == "cpu"),
         "tracking": _count_tracking(config, frames, objects, size_hw, width),
     }
     busiest = max(stages, key=lambda name: stages[name])
@@ -140,14 +141,18 @@ def _count_prefill(config: UniPixelConfig, tokens: int, width: float) -> float:
     return mlp + tokens**2 * (1 + width) + 4 * language.vocab_size
 
 
-def _count_encoder(config: UniPixelConfig, frames: int, width: float) -> float:
+def _count_encoder(config: UniPixelConfig, frames: int, width: float, *, in_bands: bool) -> float:
     """Attention of the block that begins Hiera's second stage: the widest picture of all, with twice the channels.
 
-    There are the picture before and after its norm, queries, keys and values twice, and the first stage's output.
+    There are the picture before and after its norm, queries, keys and values twice, and the first stage's output. In
+    bands the norm, queries, keys and values are those of one band, and the block's output is there twice while the
+    bands are joined.
     """
     sam = config.sam
-    cells = (sam.image_size // 4) ** 2
-    return frames * (4 * 3 * sam.image_size**2 + cells * sam.embed_dim * width * (3 + 2 * 6))
+    side, window = sam.image_size // 4, sam.window_sizes[0]
+    rows = window * max(1, BAND // (window * frames * side * 8 * sam.embed_dim)) if in_bands else side
+    numbers = side * (15 * side if rows >= side else 3 * side + 13 * rows) * sam.embed_dim
+    return frames * (4 * 3 * sam.image_size**2 + numbers * width)
 
 
 def _count_tracking(config: UniPixelConfig, frames: int, objects: int, size_hw: tuple[int, int], width: float) -> float:
