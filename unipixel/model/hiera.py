@@ -66,10 +66,47 @@ def _pool_squares(x: Tensor) -> Tensor:
     return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
+def _list_pieces(length: int, side: int) -> list[tuple[int, int, int]]:
+    """Where a length is cut: first cell, number of windows, cells of each; whole windows, and the one that is not."""
+    whole, rest = divmod(length, side)
+    return [(0, whole, side)] * (whole > 0) + [(whole * side, 1, rest)] * (rest > 0)
+
+
+def _cut_windows(x: Tensor, side: int, filling: Tensor) -> Tensor:
+    """(T, H, W, C) as windows (N, side, side, C), each by itself in memory; ``filling`` (C,) past the edges."""
+    count, height, width, channels = x.shape
+    down, across = -(-height // side), -(-width // side)
+    windows = x.new_empty(count, down, across, side, side, channels)
+    if rest := height % side:
+        windows[:, -1, :, rest:] = filling
+    if rest := width % side:
+        windows[:, :, -1, :, rest:] = filling
+    for top, m, rows in _list_pieces(height, side):
+        for left, n, columns in _list_pieces(width, side):
+            piece = x[:, top : top + m * rows, left : left + n * columns].unflatten(2, (n, columns))
+            place = windows[:, top // side :, left // side :, :rows, :columns][:, :m, :n]
+            place.copy_(piece.unflatten(1, (m, rows)).transpose(2, 3))
+    return windows.flatten(0, 2)
+
+
+def _join_windows(windows: Tensor, count: int, height: int, width: int) -> Tensor:
+    """Windows (N, side, side, C) as (T, H, W, C), T being ``count``; cells past the edges are left out."""
+    side, channels = windows.shape[2:]
+    windows = windows.view(count, -(-height // side), -(-width // side), side, side, channels)
+    x = windows.new_empty(count, height, width, channels)
+    for top, m, rows in _list_pieces(height, side):
+        for left, n, columns in _list_pieces(width, side):
+            piece = windows[:, top // side :, left // side :, :rows, :columns][:, :m, :n]
+            place = x[:, top : top + m * rows, left : left + n * columns].unflatten(2, (n, columns))
+            place.unflatten(1, (m, rows)).copy_(piece.transpose(2, 3))
+    return x
+
+
 class HieraAttention(nn.Module):
     """Attention inside square windows, or of all cells of a picture.
 
     Projections see real cells alone: a padded cell is zero in front of a projection, so that the bias stands behind it.
+    Where no cell is padded, windows are cut in front of the projection, whose output is three times as wide.
 
     Args:
         window: side of the windows in cells; 0: none.
@@ -85,24 +122,19 @@ class HieraAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(T, H, W, C) in; (T, H, W, C'), or half of H and W, out."""
         count, height, width, _ = x.shape
-        qkv = self.qkv(x)
-        side_y, side_x = (self.window,) * 2 if self.window else (height, width)
-        down, across = -(-height // side_y), -(-width // side_x)
-        if (down * side_y, across * side_x) != (height, width):
-            padded = self.qkv.bias.to(qkv.dtype).repeat(count, down * side_y, across * side_x, 1)
-            padded[:, :height, :width] = qkv
-            qkv = padded
-        # (3, T, windows down, windows across, rows, columns, C'), each window by itself in memory
-        parts = qkv.view(count, down, side_y, across, side_x, 3, -1).permute(5, 0, 1, 3, 2, 4, 6)
-        q, k, v = parts.reshape(3, -1, side_y, side_x, parts.shape[-1])
-        del qkv, parts  # as large as all that follows
+        side = self.window
+        if side and (height % side or width % side):
+            qkv = self.qkv(x)
+            qkv = _cut_windows(qkv, side, self.qkv.bias.to(qkv.dtype))
+        else:
+            qkv = self.qkv(_cut_windows(x, side, x) if side else x)
+        q, k, v = qkv.chunk(3, -1)
         if self.pools:
             q, height, width = _pool_squares(q), height // 2, width // 2
-            side_y, side_x = q.shape[1:3]
-        q, k, v = (one.flatten(1, 2) for one in (q, k, v))
-        mixed = attend_heads(q, k, v, self.heads)
-        mixed = mixed.view(count, down, across, side_y, side_x, -1).transpose(2, 3)
-        return self.proj(mixed.reshape(count, down * side_y, across * side_x, -1)[:, :height, :width])
+        rows, columns = q.shape[1:3]
+        mixed = attend_heads(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), self.heads)
+        mixed = mixed.unflatten(1, (rows, columns))
+        return self.proj(_join_windows(mixed, count, height, width) if side else mixed)
 
 
 class HieraBlock(nn.Module):
