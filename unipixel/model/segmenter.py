@@ -81,6 +81,16 @@ class MaskPrediction:
         return self.multimask_ious.amax(-1)
 
 
+def _project(cells: Tensor, first: nn.Conv2d, second: nn.Conv2d | None = None) -> Tensor:
+    """Convolutions of single cells, (T, H, W, C) to (T, C', H, W); two with nothing between them are one product."""
+    weight, bias = first.weight.flatten(1), first.bias
+    assert bias is not None
+    if second is not None:
+        after = second.weight.flatten(1)
+        weight, bias = after @ weight, F.linear(bias, after, second.bias)
+    return F.linear(cells, weight, bias).permute(0, 3, 1, 2)
+
+
 class Segmenter(nn.Module):
     """The SAM 2.1 model without its loops.
 
@@ -117,13 +127,13 @@ class Segmenter(nn.Module):
 
     def encode(self, frames: Tensor) -> FrameFeatures:
         """Encode normalised frames (T, 3, S, S)."""
-        stages = self.vision_encoder.backbone(frames.to(self.dtype))
-        x = [stage.permute(0, 3, 1, 2) for stage in stages]
-        lateral = self.vision_encoder.neck.convs  # coarsest first
-        coarse = F.interpolate(lateral[0](x[3]).float(), scale_factor=2.0, mode="nearest").to(x[2].dtype)
-        decoder = self.mask_decoder
+        finest, fine, medium, coarse = self.vision_encoder.backbone(frames.to(self.dtype))
+        neck, decoder = self.vision_encoder.neck.convs, self.mask_decoder  # the neck's are coarsest first
+        wide = F.interpolate(_project(coarse, neck[0]).float(), scale_factor=2.0, mode="nearest").to(medium.dtype)
         return FrameFeatures(
-            lateral[1](x[2]) + coarse, decoder.conv_s0(lateral[3](x[0])), decoder.conv_s1(lateral[2](x[1]))
+            _project(medium, neck[1]) + wide,
+            _project(finest, neck[3], decoder.conv_s0),
+            _project(fine, neck[2], decoder.conv_s1),
         )
 
     def add_no_memory(self, features: FrameFeatures) -> Tensor:
