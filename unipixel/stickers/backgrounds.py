@@ -24,8 +24,8 @@ def draw_background(
     photos: Path | tuple[Crop, ...] | None = None,
     photo_share: float = 0.5,
     patterns: tuple[str, ...] = (),
-) -> np.ndarray:
-    """One background picture, uint8 (H, W, 3).
+) -> tuple[np.ndarray, bool]:
+    """One background picture, uint8 (H, W, 3), and whether it is a photo.
 
     Args:
         rng: source of randomness.
@@ -35,13 +35,13 @@ def draw_background(
         patterns: keys of `PATTERNS` that may be drawn; empty for all.
     """
     if photos is not None and rng.random() < photo_share:
-        return _crop_photo(rng, size_hw, photos)
+        return _crop_photo(rng, size_hw, photos), True
     names = list(patterns or PATTERNS)
     pattern = PATTERNS[names[int(rng.integers(len(names)))]](rng, size_hw)
     if rng.random() < 0.5:
         grain = rng.integers(-int(rng.integers(2, 14)), 14, (size_hw[0], size_hw[1], 1), dtype=np.int16)
         pattern = np.clip(pattern.astype(np.int16) + grain, 0, 255).astype(np.uint8)
-    return pattern
+    return pattern, False
 
 
 def _choose_colours(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -126,7 +126,7 @@ class Scene:
     drawing_order: tuple[int, ...] = field(default=())
     """Indices of ``objects`` from the lowest to the one on top."""
     on_photo: bool = False
-    """Whether the background may be a photo, which may show real things of its own."""
+    """Whether the background is a photo, which may show real things of its own."""
     names: tuple[str, ...] = ()
     """Every name that could have been drawn, for questions about things that are not there."""
 
@@ -188,7 +188,7 @@ def generate_scene(seed: int, index: int, settings: SceneSettings = DEFAULT_SETT
     """
     rng = np.random.default_rng((seed, index))
     sprites = settings.load_sprites()
-    behind = draw_background(rng, settings.size_hw, settings.photos, settings.photo_share, settings.patterns)
+    behind, on_photo = draw_background(rng, settings.size_hw, settings.photos, settings.photo_share, settings.patterns)
     for _ in range(20):
         picture = behind.copy()
         placements, masks, names = _compose(rng, settings, sprites, choose_names(rng, settings, sprites), picture)
@@ -211,7 +211,7 @@ def generate_scene(seed: int, index: int, settings: SceneSettings = DEFAULT_SETT
         masks=np.stack([masks[n] for n in shuffle])[:, None],
         objects=objects,
         drawing_order=tuple(shuffle.index(n) for n in range(len(shuffle))),
-        on_photo=settings.photos is not None,
+        on_photo=on_photo,
         names=settings.list_names(sprites),
     )
 

@@ -34,7 +34,7 @@ def generate_video(seed: int, index: int, settings: SceneSettings = DEFAULT_SETT
     rng = np.random.default_rng((seed, index, 1))
     sprites = settings.load_sprites()
     num_frames = int(rng.integers(settings.num_frames[0], settings.num_frames[1] + 1))
-    behind = draw_background(rng, settings.size_hw, settings.photos, settings.photo_share, settings.patterns)
+    behind, on_photo = draw_background(rng, settings.size_hw, settings.photos, settings.photo_share, settings.patterns)
     front = _draw_wall(rng, settings.size_hw) if rng.random() < WALL_SHARE else None
     for _ in range(20):
         names, paths = _plan_objects(rng, settings, sprites, num_frames, front)
@@ -63,7 +63,7 @@ def generate_video(seed: int, index: int, settings: SceneSettings = DEFAULT_SETT
         objects=tuple(objects),
         is_video=True,
         drawing_order=tuple(shuffle.index(n) for n in range(len(shuffle))),
-        on_photo=settings.photos is not None,
+        on_photo=on_photo,
         names=settings.list_names(sprites),
     )
 
@@ -73,7 +73,7 @@ def _draw_wall(rng: np.random.Generator, size_hw: tuple[int, int]) -> tuple[np.n
     height, width = size_hw
     wide = int(width * rng.uniform(0.22, 0.36))
     left = int(rng.uniform(0.25, 0.75) * width - wide / 2)
-    return draw_background(rng, (height, wide)), left, left + wide
+    return draw_background(rng, (height, wide))[0], left, left + wide
 
 
 def _plan_objects(
