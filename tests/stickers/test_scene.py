@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from unipixel.errors import DatasetError
-from unipixel.stickers import HELD_OUT_FAMILY, Scene, SceneSettings, generate_scene, generate_video
+from unipixel.stickers import HELD_OUT_FAMILY, Scene, SceneSettings, generate_scene, generate_turns, generate_video
 from unipixel.stickers.colours import COLOURS, PAINTS, choose_colour_name, measure_colour_shares, repaint
+from unipixel.stickers.language import PHOTOGRAPHED
 from unipixel.stickers.sprites import Placement, draw_sprite, load_built_in
 
 CLEAN = SceneSettings(noise=0.0)
@@ -143,6 +145,22 @@ def test_photos_serve_as_backgrounds(tmp_path: Path) -> None:
     behind = made.image[~made.masks.any((0, 1))]
     assert np.abs(np.median(behind, 0) - [10, 200, 30]).max() <= 3
     assert made.on_photo
+
+
+@pytest.mark.parametrize("generate", [generate_scene, generate_video])
+def test_only_a_scene_whose_own_background_is_a_photo_lies_on_one(generate: Any, tmp_path: Path) -> None:
+    """Things that photos often show are asked for in vain wherever no photo can show them."""
+    Image.new("RGB", (400, 300), (10, 200, 30)).save(tmp_path / "green.jpg")
+    settings = SceneSettings(photos=tmp_path, photo_share=0.5, noise=0.0)
+    asked: dict[bool, set[str]] = {True: set(), False: set()}
+    for index in range(24):
+        made = generate(0, index, settings)
+        borders = np.concatenate([made.image[0], made.image[-1]])
+        assert made.on_photo == bool(np.abs(np.median(borders, 0) - [10, 200, 30]).max() <= 8)
+        for seed in range(4):
+            for turn in generate_turns(made, np.random.default_rng(seed), 1, {"absent": 1.0}):
+                asked[made.on_photo].add(turn.answer.removeprefix("the ").split(" is not")[0])
+    assert asked[True] and not asked[True] & PHOTOGRAPHED and asked[False] & PHOTOGRAPHED
 
 
 def test_missing_or_broken_photos_are_dataset_errors(tmp_path: Path) -> None:
