@@ -144,15 +144,16 @@ def _count_prefill(config: UniPixelConfig, tokens: int, width: float) -> float:
 def _count_encoder(config: UniPixelConfig, frames: int, width: float, *, in_bands: bool) -> float:
     """Attention of the block that begins Hiera's second stage: the widest picture of all, with twice the channels.
 
-    There are the picture before and after its norm, queries, keys and values twice, and the first stage's output. In
-    bands the norm, queries, keys and values are those of one band, and the block's output is there twice while the
-    bands are joined.
+    There are the picture before its norm, after it and in windows, and queries, keys and values, in half precision once
+    more as its attention takes them. In bands all but the first are those of one band, and the block's output is there
+    twice while the bands are joined.
     """
     sam = config.sam
     side, window = sam.image_size // 4, sam.window_sizes[0]
-    rows = window * max(1, BAND // (window * frames * side * 8 * sam.embed_dim)) if in_bands else side
-    numbers = side * (15 * side if rows >= side else 3 * side + 13 * rows) * sam.embed_dim
-    return frames * (4 * 3 * sam.image_size**2 + numbers * width)
+    band = window * max(1, BAND // (window * frames * side * 8 * sam.embed_dim))
+    rows = min(band, side) if in_bands else side
+    held, inside = 1 if rows == side else 3, 10 if width == 4 else 14
+    return frames * (4 * 3 * sam.image_size**2 + side * (held * side + inside * rows) * sam.embed_dim * width)
 
 
 def _count_tracking(config: UniPixelConfig, frames: int, objects: int, size_hw: tuple[int, int], width: float) -> float:
