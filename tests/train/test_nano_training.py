@@ -23,7 +23,14 @@ from unipixel.sample import Query, Sample, Turn
 from unipixel.stickers import THINGS, SceneSettings, generate_scene, generate_video
 from unipixel.stickers.choice_tasks import ask_written_choice
 from unipixel.train.checkpoints import copy_rows_by_token, copy_weights
-from unipixel.train.losses import TrainingStep, draw_correction_clicks, frame_loss, word_loss
+from unipixel.train.losses import (
+    TrainingStep,
+    draw_correction_clicks,
+    encode_prompts,
+    frame_loss,
+    pointing_loss,
+    word_loss,
+)
 from unipixel.train.nano_recipes import NANO_RECIPES
 from unipixel.train.recipe import LossWeights
 from unipixel.train.run import enable_checkpointing, train
@@ -120,6 +127,22 @@ def test_choices_in_words_have_no_picture_and_are_learnt_beside_the_helper_losse
     assert batch["grid_thw"] is None and recipe.binding
     terms = TrainingStep(model, recipe)(**batch)
     assert terms["language"] > 0 and "binding" not in terms and "words" not in terms
+
+
+def test_queries_are_drawn_towards_the_prompt_that_was_given(processor: Processor) -> None:
+    mix = {"point": 1.0, "box": 1.0, "refer": 1.0}
+    recipe = replace(NANO_RECIPES["nano_talk"](), mix=mix, photo_share=0.0, written_choices=0.0, video_share=0.0)
+    model, dataset = fresh(processor), StickerDataset(processor, recipe)
+    batch = processor.collate([dataset[index] for index in range(6)], model.config)
+    prompts, tasks = batch["seg_prompts"], batch["seg_tasks"]
+    assert [prompt is not None for prompt in prompts] == [task in ("point", "box") for task in tasks]
+    assert set(tasks) >= {"point", "box"} and not all(prompts)
+    given = [prompt for prompt in prompts if prompt is not None]
+    assert all(torch.equal(xy, expected) for (xy, _), expected in zip(given, batch["point_coords"], strict=True))
+    whole = torch.ones(1, len(given), 8, 8, dtype=torch.bool)
+    native = encode_prompts(model.segmenter, [xy for xy, _ in given], [labels for _, labels in given])
+    assert pointing_loss(model, [native], [whole], given) == 0
+    assert pointing_loss(model, [native], [whole]) > 0.01  # towards the box around the mask
 
 
 def test_a_choice_in_words_names_one_right_option() -> None:

@@ -104,6 +104,15 @@ def choose_wording(rng: np.random.Generator, wordings: Sequence[str], fixed: boo
     return wordings[0] if fixed else wordings[int(rng.integers(len(wordings)))]
 
 
+def write_absence(noun: str, *, is_plural: bool) -> str:
+    """The answer that something is not there.
+
+    It repeats the name before it judges, so that both are decided at the name, where the model looks for what is called
+    so.
+    """
+    return f"the {noun} {'are' if is_plural else 'is'} not there."
+
+
 def list_vocabulary_texts(things: dict[str, Thing] | None = None) -> list[str]:
     """Sentences that hold every word and token pattern of the generated turns, to train a tokenizer on."""
     texts: list[str] = []

@@ -17,6 +17,7 @@ from unipixel.stickers.language import (
     adapt_to_video,
     choose_wording,
     join_list,
+    write_absence,
 )
 from unipixel.stickers.scene import box_object, point_at_object
 from unipixel.stickers.things import KINDS, PLURAL_NAMES, THINGS, Thing
@@ -120,11 +121,7 @@ def choose_absent_name(facts: Facts, rng: np.random.Generator) -> str | None:
 
 
 def ask_absent(facts: Facts, rng: np.random.Generator) -> Turn | None:
-    """Something that is not there, by name, by colour and name, or by kind.
-
-    The answer repeats the name before it says whether the thing is there, so that both are decided at the name, where
-    the model looks for what is called so.
-    """
+    """Something that is not there, by name, by colour and name, or by kind."""
     choice = 0.0 if facts.scene.is_held_out else rng.random()
     noun: str | None = None
     if choice > 0.85 and not facts.scene.on_photo:
@@ -136,8 +133,8 @@ def ask_absent(facts: Facts, rng: np.random.Generator) -> Turn | None:
     if noun is None:
         return None
     is_plural = THINGS.get(noun.split()[-1], Thing(name=noun)).is_plural
-    verb = "are" if is_plural else "is"
-    return Turn(question=ask_for_mask(facts, rng, noun), answer=f"the {noun} {verb} not there.", task="absent")
+    answer = write_absence(noun, is_plural=is_plural)
+    return Turn(question=ask_for_mask(facts, rng, noun), answer=answer, task="absent")
 
 
 def _choose_absent_colour(facts: Facts, rng: np.random.Generator) -> str | None:

@@ -32,7 +32,7 @@ from unipixel.processing.wording import join_words
 from unipixel.sample import Box, Point, Query, Sample, Turn
 from unipixel.stickers import HARD, THINGS, Scene, SceneSettings, generate_scene, generate_turns, generate_video
 from unipixel.stickers.choice_tasks import ask_written_choice
-from unipixel.stickers.language import POINT_AT, SEGMENT, adapt_to_video, choose_wording
+from unipixel.stickers.language import POINT_AT, SEGMENT, adapt_to_video, choose_wording, write_absence
 from unipixel.stickers.scene import box_object, point_at_object
 from unipixel.stickers.things import PLURAL_NAMES
 from unipixel.train.recipe import Mix, StickerRecipe
@@ -273,8 +273,8 @@ def _draw_turns(
         elif kind == "absent":
             noun = absent[int(rng.integers(len(absent)))]
             question = adapt_to_video(choose_wording(rng, SEGMENT, False).format(noun), is_video)
-            verb = "are" if noun in PLURAL_NAMES else "is"
-            made.append(Turn(question=question, answer=f"the {noun} {verb} not there.", task="absent"))
+            answer = write_absence(noun, is_plural=noun in PLURAL_NAMES)
+            made.append(Turn(question=question, answer=answer, task="absent"))
         elif kind == "name_mem":
             made.append(Turn(question=f"What is [{n}]?", answer=names[n], regions=(n,), task="name_mem"))
         else:
