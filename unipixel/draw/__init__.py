@@ -22,8 +22,6 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
-import av
-import av.codec
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
@@ -250,7 +248,9 @@ def write_mp4(frames: Iterable[np.ndarray], path: str | Path, fps: float = 8.0) 
     path = _prepare_path(path)
     first, rest = _check_frames(frames, fps)
     height, width = first.shape[:2]
-    codec, options = (_H264, {"crf": "18"}) if _H264 in av.codec.codecs_available else ("mpeg4", {"q": "3"})
+    import av  # loaded for videos alone
+
+    codec, options = (_H264, {"crf": "18"}) if _has_h264() else ("mpeg4", {"q": "3"})
     with (
         replace_file(path, sync=False) as draft,
         av.open(f"file:{draft}", mode="w", format="mp4", options={"movflags": "+faststart"}) as container,
@@ -277,11 +277,17 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def encode_clip(frames: Iterable[np.ndarray], fps: float = 8.0) -> tuple[bytes, str]:
     """The bytes of a file that browsers play, and its media type: MP4, or GIF where the library has no H.264."""
-    has_h264 = _H264 in av.codec.codecs_available
+    has_h264 = _has_h264()
     with tempfile.TemporaryDirectory(prefix="unipixel-") as folder:
         path = Path(folder) / "clip"
         path = write_mp4(frames, path, fps) if has_h264 else write_gif(frames, path, fps)
         return path.read_bytes(), "video/mp4" if has_h264 else "image/gif"
+
+
+def _has_h264() -> bool:
+    import av.codec
+
+    return _H264 in av.codec.codecs_available
 
 
 def shrink(frame: np.ndarray, side: int) -> np.ndarray:

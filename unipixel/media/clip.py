@@ -21,8 +21,15 @@ from unipixel.media.images import FORMATS as IMAGE_FORMATS
 from unipixel.media.images import HEAD_BYTES, image_source, looks_like_image
 from unipixel.media.limits import LOCAL, Limits
 from unipixel.media.sampling import sample_indices
-from unipixel.media.sources import ArraySource, FrameSource, IteratorSource, ListSource, list_folder_frames
-from unipixel.media.video import VideoSource
+from unipixel.media.sources import (
+    ArraySource,
+    ClosableSource,
+    FrameSource,
+    IteratorSource,
+    ListSource,
+    RandomAccessSource,
+    list_folder_frames,
+)
 
 MediaLike: TypeAlias = Any
 """What :func:`open_media` takes: path, URL, bytes, file object, picture, array, tensor, list or iterator of frames."""
@@ -94,7 +101,7 @@ class Media:
             IndexError: ``t`` is not in 0 .. num_frames - 1.
         """
         index = self._to_source_index(t)
-        if isinstance(self._frames, VideoSource | IsolatedSource):
+        if isinstance(self._frames, RandomAccessSource):
             return self._frames.frame(index)
         return next(self._frames.read([index]))
 
@@ -148,7 +155,7 @@ class Media:
 
     def close(self) -> None:
         """Give back files that are kept open; the media may still be read, save for an iterator's."""
-        if isinstance(self._frames, VideoSource | IteratorSource | IsolatedSource):
+        if isinstance(self._frames, ClosableSource):
             self._frames.close()
 
     def _list_indices(self) -> Sequence[int]:
@@ -305,6 +312,8 @@ def open_file(data: Path | bytes, name: str, limits: Limits) -> FrameSource:
         )
     with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as file:
         check_complete(file, container, name)
+    from unipixel.media.video import VideoSource  # PyAV is loaded for videos alone
+
     return VideoSource(data, name, container, limits)
 
 

@@ -104,6 +104,7 @@ def _open(file: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
     with _OPEN_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        Image.preinit()  # the usual formats; else Pillow loads those of all its formats to try the first of ours
         try:
             return Image.open(file, formats=formats)
         finally:

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -46,6 +46,22 @@ class FrameSource(Protocol):
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield uint8 (H, W, 3) for ascending indices, holding no more than a few frames."""
+
+
+@runtime_checkable
+class RandomAccessSource(Protocol):
+    """A source that keeps its file open, and goes on from where it is."""
+
+    def frame(self, index: int) -> np.ndarray:
+        """One frame, uint8 (H, W, 3), the caller's to change."""
+
+
+@runtime_checkable
+class ClosableSource(Protocol):
+    """A source that holds something open."""
+
+    def close(self) -> None:
+        """Give it back."""
 
 
 class ArraySource:
