@@ -1,10 +1,11 @@
 """The benchmarks ``photos`` and ``davis_clips`` on folders of their own, with a choice of photos and of frames.
 
-    python tools/eval_photos.py [PHOTOS] [--clips CLIPS] [--model nano] [-n 100] [--spread] [--frames 0]
+    python tools/eval_photos.py [PHOTOS] [--clips CLIPS] [--model nano] [-n 100] [--spread] [--frames 0] [--alone]
 
 PHOTOS and CLIPS are folders as the readers of `photos` and `davis_clips` read them; their split ``val`` is used. The
 first photos of the collection are asked about, those of COCO; --spread takes as many evenly from all sets. Without a
-choice, `unipixel eval photos davis_clips --data-root DIR -o OUT` does the same.
+choice, `unipixel eval photos davis_clips --data-root DIR -o OUT` does the same. --alone gives boxes and points to SAM
+as its own prompts, past the language model: what a model that hands them on perfectly would have.
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ import numpy as np
 
 import unipixel
 from unipixel.data import Record, open_index, read
+from unipixel.engine.memory import KnownObject
+from unipixel.engine.objects import build_click_anchor
+from unipixel.engine.tracking import propagate
 from unipixel.eval.benchmarks import BENCHMARKS
 from unipixel.eval.predictors import EnginePredictor
-from unipixel.eval.protocols import Figure, Predictor, Unit, select_frames
+from unipixel.eval.protocols import Figure, Prediction, Predictor, Question, Unit, select_frames
 from unipixel.eval.runner import BenchmarkRun, predict
-from unipixel.sample import Sample
+from unipixel.masks import MaskTrack
+from unipixel.sample import Box, Point, Sample
+
+ALONE = ("box", "point")
+"""Splits that SAM can answer by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,21 @@ class ChosenRun(BenchmarkRun):
         if not self.spread or len(units) <= self.count:
             return units[: self.count]
         return [units[int(n)] for n in np.linspace(0, len(units) - 1, self.count)]
+
+
+class SegmenterPredictor(EnginePredictor):
+    """SAM by itself: a point or box is its own prompt, and no word is read."""
+
+    answer_batch = Predictor.answer_batch
+
+    def answer(self, question: Question) -> Prediction:
+        """The mask of the prompts on the first frame."""
+        session = self._open_session(question)
+        space, size_hw = session._space, session.media.size_hw
+        anchor = build_click_anchor(space, [one for one in question.prompts if isinstance(one, Box | Point)])
+        (piece,) = propagate(space.model.segmenter, space.features, size_hw, 1, {1: [anchor]})
+        track = MaskTrack(size_hw, (piece.rles[1],))
+        return Prediction(objects=(KnownObject(id=1, label="", track=track, frame_scores=(piece.scores[1],)),))
 
 
 def measure(run: BenchmarkRun, predictor: Predictor) -> list[Figure]:
@@ -66,12 +89,17 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=100)
     parser.add_argument("--spread", action="store_true")
     parser.add_argument("--frames", type=int, default=0, help="of each clip at most so many; 0: all")
+    parser.add_argument("--alone", action="store_true", help="SAM without the language model, under boxes and points")
     options = parser.parse_args()
     if options.photos is None and options.clips is None:
         parser.error("give a folder of photos, or --clips, or both")
-    predictor = EnginePredictor(unipixel.load(options.model))
+    if options.alone and options.clips is not None:
+        parser.error("--alone is for photos; clips are tracked without the language model anyway")
+    predictor = (SegmenterPredictor if options.alone else EnginePredictor)(unipixel.load(options.model))
     for name, root in (("photos", options.photos), ("davis_clips", options.clips)):
         for split, how in BENCHMARKS[name].splits.items() if root is not None else ():
+            if options.alone and split not in ALONE:
+                continue
             run = ChosenRun(
                 name=name,
                 split=split,

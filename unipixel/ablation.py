@@ -4,10 +4,9 @@ On the paper's data a condition takes the stages' recipes with what it leaves ou
 Published figures are those of the 3B model (UniPixel, arXiv 2509.18094), read from notes on its tables.
 
 In the built-in world, at the size of `nano`, a condition takes minutes on one core. Every condition trains fresh joints
-between language model and segmenter, and a fresh decoder, on the same scenes for the same number of steps; vision
-tower, word table and segmenter are those of a checkpoint. Where the conditions differ in their stages, the decoder is
-the checkpoint's too, since the first stages train next to nothing of it. Only the trained model is measured: questions
-about objects get the masks that it predicts.
+between language model and segmenter on the same scenes for the same number of steps; the rest begins as a checkpoint
+has it, the decoder included, since one that starts from nothing guesses among options for as long as anyone waits. Only
+the trained model is measured: questions about objects get the masks that it predicts.
 
 In the folder OUT, which several ablations may share, ``runs/STAGE-KEY`` is a training run, where the key stands for
 everything that decides it, so that a run which two conditions have in common is made once; ``NAME.json`` has the
@@ -248,8 +247,8 @@ def measure_benchmarks(
 WORLD = replace(FIRST_WORLD, num_frames=(4, 4), scale=(0.2, 0.45))
 SEGMENT = {"refer": 3.0, "point": 1.0, "box": 1.0}
 ASK = {"name": 2.0, "choice": 2.0}
-KEPT = ("visual", "language.embed_tokens", "lm_head", "segmenter")
-"""What every condition starts with; everything else is fresh."""
+KEPT = ("visual", "language", "lm_head", "segmenter")
+"""What every condition starts with; the joints are fresh."""
 SEED = EVAL_SEED + 30
 FIGURES = {
     "refer": "referring cIoU, stills",
@@ -308,7 +307,7 @@ def build_sticker_recipes(
 
 
 @torch.no_grad()
-def prepare_condition(recipe: StickerRecipe, checkpoint: str, seed: int, *, staged: bool) -> TrainingSetup:
+def prepare_condition(recipe: StickerRecipe, checkpoint: str, seed: int) -> TrainingSetup:
     """A condition's model before its first step.
 
     Raises:
@@ -319,7 +318,7 @@ def prepare_condition(recipe: StickerRecipe, checkpoint: str, seed: int, *, stag
     config.hidden_tokens = recipe.hidden_tokens or config.hidden_tokens
     model = UniPixel(config)
     initialise(model, torch.Generator().manual_seed(seed))
-    copy_weights(model, folder, (*KEPT, "language") if staged else KEPT)
+    copy_weights(model, folder, KEPT)
     # where a prompt points and where a cell lies are written in one code
     model.prompt_encoder.encoder.shared_embedding.positional_embedding.copy_(
         model.segmenter.shared_image_embedding.positional_embedding
@@ -503,9 +502,7 @@ def run_ablation(plan: AblationPlan, progress: Callable[[str], None] = lambda _:
         runs = open_benchmarks(plan.figures, plan.data_root, "ablation", plan.count)
     for seed in plan.seeds:
         for name, condition in plan.conditions.items():
-            key = _digest(
-                [_build_recipes(plan, condition, seed), plan.model, plan.is_staged, plan.skip_absent, plan.count]
-            )
+            key = _digest([_build_recipes(plan, condition, seed), plan.model, plan.skip_absent, plan.count])
             if results.get(name, {}).get(str(seed), {}).get("key") == key:
                 continue
             progress(f"{plan.name}: {name}, seed {seed}")
@@ -541,15 +538,15 @@ def format_table(plan: AblationPlan, results: Results) -> str:
 
 
 def _run_sticker_world(plan: AblationPlan, condition: Condition, seed: int) -> Figures:
-    final, start, staged = Path(), plan.model or "nano", plan.is_staged
-    so_far: list[Any] = [start, staged]
+    final, start = Path(), plan.model or "nano"
+    so_far: list[Any] = [start]
     for stage, recipe in _build_recipes(plan, condition, seed).items():
-        is_first = len(so_far) == 2
+        is_first = len(so_far) == 1
         so_far.append(recipe)
         folder = plan.out / "runs" / f"{stage}-{_digest(so_far)}"
         if not (folder / DONE).exists():
             if is_first:
-                setup = prepare_condition(recipe, start, seed, staged=staged)
+                setup = prepare_condition(recipe, start, seed)
             else:
                 setup = prepare_training(replace(recipe, start=Start(model=str(final))))
             data, recipe = build_dataset(setup.processor, recipe, None)
