@@ -223,7 +223,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 POINT, CORNERS = {"type": "point", "x": 100, "y": 100, "frame": 1}, [40, 40, 160, 160]
 QUESTIONS: dict[str, tuple[Any, str | None, list[str], dict[str, Any]]] = {
     "picture": (PICTURE, DOG, [], {}),
-    "video": (CLIP, "Please segment the dog.", ["--num-frames", "3"], {"num_frames": 3}),
+    "video": (CLIP, "Please segment the rocket.", ["--num-frames", "3"], {"num_frames": 3}),
     "point": (
         CLIP,
         "What is this?",
