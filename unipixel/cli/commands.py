@@ -187,10 +187,7 @@ app.add_typer(export, name="export")
 
 def main() -> None:
     """Run the command line of this process."""
-    # torch comes with millions of objects that live as long as the process: looking for garbage among them, at each 700
-    # further ones and once more at the end, takes a second
-    gc.set_threshold(50_000, 20, 50)
-    atexit.register(gc.freeze)
+    atexit.register(gc.freeze)  # at the end nothing is looked through for garbage
     escape_unencodable()
     show = warnings.showwarning
 

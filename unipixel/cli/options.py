@@ -7,10 +7,12 @@ starts an object of its own, but a negative point joins the only object that the
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -305,9 +307,24 @@ def load_engine(
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is loaded
     with stderr().status(f"loading {model}"):
-        from unipixel.engine.engine import load
+        with _keep_imports():
+            from unipixel.engine.engine import load
 
         return load(model, device=device, dtype=dtype, base=base, pool_memories=pool_memories)
+
+
+@contextmanager
+def _keep_imports() -> Iterator[None]:
+    """What torch makes while it is imported lives as long as the process: it is not looked through for garbage."""
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def parse_start(text: str) -> int | Literal["best"]:
