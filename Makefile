@@ -7,7 +7,6 @@ BIN := .venv/bin
 STAMP := .venv/installed.stamp
 CHECKED := .venv/checked.stamp
 DOCS := .venv/docs.stamp
-THREADS ?= 2
 WORKERS ?= 2
 TESTS ?=
 SERVE ?=
@@ -31,9 +30,9 @@ test: $(STAMP)
 # What continuous integration runs: format, lint, types, tests, with the packages that any of them needs.
 check: $(CHECKED) lint types test
 
-# The tests of the web page in a browser. They want a machine of their own: beside other work some of them time out.
+# The tests of the web page in a browser, side by side as well.
 page: $(CHECKED) browser
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -m slow tests/serve/page
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow tests/serve/page
 
 # Debian's Chromium for the tests of the web page, which are skipped without it. Only root can install it.
 browser:

@@ -5,8 +5,8 @@ Published figures are those of the 3B model (UniPixel, arXiv 2509.18094), read f
 
 In the built-in world, at the size of `nano`, a condition takes minutes on one core. Every condition trains fresh joints
 between language model and segmenter on the same scenes for the same number of steps; the rest begins as a checkpoint
-has it, the decoder included, since one that starts from nothing guesses among options for as long as anyone waits. Only
-the trained model is measured: questions about objects get the masks that it predicts.
+has it, the decoder included: one that starts from nothing still guessed among options after 300 steps. Only the trained
+model is measured: questions about objects get the masks that it predicts.
 
 In the folder OUT, which several ablations may share, ``runs/STAGE-KEY`` is a training run, where the key stands for
 everything that decides it, so that a run which two conditions have in common is made once; ``NAME.json`` has the

@@ -16,7 +16,7 @@ from unipixel.engine.engine import Engine
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-pytestmark = pytest.mark.slow  # a browser that waits for its turn beside other work can miss what it waits for
+pytestmark = pytest.mark.slow  # minutes in a browser, which not every machine has
 Visit = Callable[..., Visitor]
 KEY = "a-key-of-the-tests"
 

@@ -16,7 +16,7 @@ from visitor import Visitor
 
 from unipixel.serve import service
 
-pytestmark = pytest.mark.slow  # a browser that waits for its turn beside other work can miss what it waits for
+pytestmark = pytest.mark.slow  # minutes in a browser, which not every machine has
 Visit = Callable[..., Visitor]
 FOREIGN = b"<!doctype html><title>Elsewhere</title><body>Something else"
 

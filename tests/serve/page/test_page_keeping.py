@@ -18,7 +18,7 @@ from unipixel.engine.engine import Engine
 from unipixel.masks import decode_rle
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-pytestmark = pytest.mark.slow  # a browser that waits for its turn beside other work can miss what it waits for
+pytestmark = pytest.mark.slow  # minutes in a browser, which not every machine has
 Visit = Callable[..., Visitor]
 KNOWN = "[...state.objects.values()].map(({ id, label, rles, frame_scores }) => ({ id, label, rles, frame_scores }))"
 HELD = """async (id) => {

@@ -19,7 +19,7 @@ from unipixel.engine.engine import Engine
 from unipixel.masks import decode_rle, load_index_png
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-pytestmark = pytest.mark.slow  # a browser that waits for its turn beside other work can miss what it waits for
+pytestmark = pytest.mark.slow  # minutes in a browser, which not every machine has
 Visit = Callable[..., Visitor]
 BOX = {"type": "box", "box": [20, 10, 50, 40]}
 KEY = "the-only-key-of-the-test"

@@ -13,7 +13,7 @@ from live import Live, wait_for
 from visitor import PHONE, Visitor
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-pytestmark = pytest.mark.slow  # a browser that waits for its turn beside other work can miss what it waits for
+pytestmark = pytest.mark.slow  # minutes in a browser, which not every machine has
 Visit = Callable[..., Visitor]
 BOX = {"type": "box", "box": [20, 10, 50, 40]}
 PAGE = Path(__file__).parents[3] / "unipixel" / "serve" / "page"

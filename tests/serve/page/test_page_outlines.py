@@ -14,7 +14,7 @@ from visitor import PHONE, Visitor
 from unipixel.masks import decode_rle, encode_rle
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-pytestmark = pytest.mark.slow  # a browser that waits for its turn beside other work can miss what it waits for
+pytestmark = pytest.mark.slow  # minutes in a browser, which not every machine has
 Visit = Callable[..., Visitor]
 SQUARE = np.zeros((48, 64), bool)
 SQUARE[10:30, 10:40] = True
@@ -204,6 +204,9 @@ def test_outline_is_changed_by_finger(quick: Live, visit: Visit, address: str) -
     (x1, y1), (x2, y2) = visitor.place(10, 10), visitor.place(4, 6)
     for kind, points in (
         ("touchStart", [(x1 + 9, y1 + 9)]),
+        ("touchMove", [(x2, y2)]),
+        # a finger that is lifted while it moves flings, and browsers take the next tap for stopping that
+        ("touchMove", [(x2 + 1, y2)]),
         ("touchMove", [(x2, y2)]),
         ("touchEnd", []),
     ):

@@ -17,7 +17,7 @@ from unipixel.draw import get_colour, write_mp4
 from unipixel.masks import decode_rle, encode_rle
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-pytestmark = pytest.mark.slow  # a browser that waits for its turn beside other work can miss what it waits for
+pytestmark = pytest.mark.slow  # minutes in a browser, which not every machine has
 Visit = Callable[..., Visitor]
 EXAMPLES = Path(__file__).parents[3] / "unipixel" / "examples"
 
