@@ -3,10 +3,11 @@
 On the paper's data a condition takes the stages' recipes with what it leaves out, and the benchmarks' figures.
 Published figures are those of the 3B model (UniPixel, arXiv 2509.18094), read from notes on its tables.
 
-In the built-in world, at the size of `nano`, a condition takes minutes on one core. Every condition trains fresh joints
-between language model and segmenter on the same scenes for the same number of steps; the rest begins as a checkpoint
-has it, the decoder included: one that starts from nothing still guessed among options after 300 steps. Only the trained
-model is measured: questions about objects get the masks that it predicts.
+In the built-in world, at the size of `nano`, a condition takes minutes on one core. Every condition trains a fresh head
+of mask queries and a fresh pool of regions on the same scenes for the same number of steps; the rest begins as a
+checkpoint has it, the decoder included: one that starts from nothing still guessed among options after 300 steps. The
+prompt encoder is fresh only where stages are compared, of which the first teaches it. Only the trained model is
+measured: questions about objects get the masks that it predicts.
 
 In the folder OUT, which several ablations may share, ``runs/STAGE-KEY`` is a training run, where the key stands for
 everything that decides it, so that a run which two conditions have in common is made once; ``NAME.json`` has the
@@ -248,7 +249,7 @@ WORLD = replace(FIRST_WORLD, num_frames=(4, 4), scale=(0.2, 0.45))
 SEGMENT = {"refer": 3.0, "point": 1.0, "box": 1.0}
 ASK = {"name": 2.0, "choice": 2.0}
 KEPT = ("visual", "language", "lm_head", "segmenter")
-"""What every condition starts with; the joints are fresh."""
+"""What every condition starts with."""
 SEED = EVAL_SEED + 30
 FIGURES = {
     "refer": "referring cIoU, stills",
@@ -307,8 +308,11 @@ def build_sticker_recipes(
 
 
 @torch.no_grad()
-def prepare_condition(recipe: StickerRecipe, checkpoint: str, seed: int) -> TrainingSetup:
+def prepare_condition(recipe: StickerRecipe, checkpoint: str, seed: int, staged: bool) -> TrainingSetup:
     """A condition's model before its first step.
+
+    Args:
+        staged: the prompt encoder has its own stage, and is fresh.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
@@ -318,7 +322,7 @@ def prepare_condition(recipe: StickerRecipe, checkpoint: str, seed: int) -> Trai
     config.hidden_tokens = recipe.hidden_tokens or config.hidden_tokens
     model = UniPixel(config)
     initialise(model, torch.Generator().manual_seed(seed))
-    copy_weights(model, folder, KEPT)
+    copy_weights(model, folder, KEPT if staged else (*KEPT, "prompt_encoder"))
     # where a prompt points and where a cell lies are written in one code
     model.prompt_encoder.encoder.shared_embedding.positional_embedding.copy_(
         model.segmenter.shared_image_embedding.positional_embedding
@@ -539,14 +543,14 @@ def format_table(plan: AblationPlan, results: Results) -> str:
 
 def _run_sticker_world(plan: AblationPlan, condition: Condition, seed: int) -> Figures:
     final, start = Path(), plan.model or "nano"
-    so_far: list[Any] = [start]
+    so_far: list[Any] = []
     for stage, recipe in _build_recipes(plan, condition, seed).items():
-        is_first = len(so_far) == 1
+        is_first = not so_far
         so_far.append(recipe)
-        folder = plan.out / "runs" / f"{stage}-{_digest(so_far)}"
+        folder = plan.out / "runs" / f"{stage}-{_digest([start, plan.is_staged, *so_far])}"
         if not (folder / DONE).exists():
             if is_first:
-                setup = prepare_condition(recipe, start, seed)
+                setup = prepare_condition(recipe, start, seed, plan.is_staged)
             else:
                 setup = prepare_training(replace(recipe, start=Start(model=str(final))))
             data, recipe = build_dataset(setup.processor, recipe, None)

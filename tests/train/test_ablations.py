@@ -14,7 +14,16 @@ import torch
 from typer.testing import CliRunner
 
 from unipixel import ablation
-from unipixel.ablation import ABLATIONS, PIXELQA_CHOICES, PIXELQA_MASKS, AblationPlan, Condition, run_ablation
+from unipixel.ablation import (
+    ABLATIONS,
+    PIXELQA_CHOICES,
+    PIXELQA_MASKS,
+    AblationPlan,
+    Condition,
+    build_sticker_recipes,
+    prepare_condition,
+    run_ablation,
+)
 from unipixel.cli import app
 from unipixel.engine.engine import Engine, load
 from unipixel.engine.generation import Reply
@@ -171,6 +180,19 @@ def test_a_recipe_makes_the_model_of_its_condition(tiny: Path, tmp_path: Path) -
     save_model(still.model, tmp_path)
     kept = load_model(tmp_path).config.pixel
     assert not kept.propagate and kept.recall == "frame"
+
+
+def test_conditions_go_on_with_what_they_do_not_compare(tiny: Path) -> None:
+    (recipe,) = build_sticker_recipes(ABLATIONS["tokens"]["2"], False, 0, FEW).values()
+    start = load_model(tiny).state_dict()
+
+    def list_fresh(staged: bool) -> set[str]:
+        model = prepare_condition(recipe, str(tiny), 5, staged).model
+        different = [name for name, value in model.state_dict().items() if not torch.equal(value, start[name])]
+        return {name.partition(".")[0] for name in different}
+
+    assert list_fresh(staged=False) == {"seg_head", "region_pool"}
+    assert list_fresh(staged=True) == {"seg_head", "region_pool", "prompt_encoder"}
 
 
 def test_a_model_that_does_not_propagate_makes_every_mask_by_itself(tiny: Path) -> None:
