@@ -169,6 +169,35 @@ def test_a_later_anchor_does_not_change_earlier_frames(tiny_engine: Engine, clip
     assert all(agreement(one[1, t], two[1, t]) > 0.9999 for t in range(3))
 
 
+def test_an_object_is_absent_where_its_score_has_fallen_too_far(
+    tiny_engine: Engine, clip: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter, frames, states = tiny_engine.model.segmenter, clip(4), queries(2)
+    anchors = whole(1, states[0], 4) | whole(2, states[1], 4)
+
+    def follow(share: float, dropped: int = 0) -> list[MaskPiece]:
+        monkeypatch.setattr(segmenter, "min_track_score", share)
+        size, kept, found = frames.shape[1:3], {1, 2}, []
+        for piece in propagate(segmenter, cache(tiny_engine, frames), size, 4, anchors, is_wanted=lambda i: i in kept):
+            found.append(piece)
+            if piece.t == 1:
+                kept.discard(dropped)
+        return found
+
+    plain = follow(0.0)
+    fallen = {i: plain[1].scores[i] / plain[0].scores[i] for i in (1, 2)}
+    low, high = sorted(fallen, key=lambda i: fallen[i])
+    found = follow((fallen[low] + fallen[high]) / 2, dropped=low)
+    assert found[0].scores == plain[0].scores and found[0].rles == plain[0].rles
+    assert plain[1].rles[low] is not None and found[1].rles[low] is None and found[1].scores[low] < 1e-3
+    assert found[1].rles[high] == plain[1].rles[high] and found[1].scores[high] == plain[1].scores[high]
+    # when this one is dropped, the other one is still measured by its own first frame
+    lowest = min(piece.scores[high] for piece in plain[1:]) / plain[0].scores[high]
+    for share, is_kept in ((0.999 * lowest, True), (1.001 * lowest, False)):
+        shown = [piece.rles[high] for piece in follow(share, dropped=low)]
+        assert (shown == [piece.rles[high] for piece in plain]) is is_kept
+
+
 def test_a_given_mask_is_the_answer_on_its_frame(tiny_engine: Engine, clip: Clips) -> None:
     frames = clip(4)
     mask = np.zeros(frames.shape[1:3], bool)
@@ -251,7 +280,7 @@ def test_a_still_image_is_decoded_without_memory(tiny_engine: Engine, clip: Clip
     with torch.no_grad():
         direct = segmenter.decode(segmenter.add_no_memory(features), features, state[None])
     assert list(frame.rles.values()) == to_rles(direct.low_res_masks, frames.shape[1:3])
-    assert frame.scores[1] == pytest.approx(float(tracking.compute_scores(direct)[0]))
+    assert frame.scores[1] == pytest.approx(float(direct.scores[0]))
 
 
 def test_the_feature_cache_refuses_to_hold_nothing(tiny_engine: Engine, clip: Clips) -> None:

@@ -306,11 +306,6 @@ def _stack_prompts(anchors: Sequence[Anchor]) -> tuple[Tensor | None, tuple[Tens
     return torch.stack(queries) if queries else None, points
 
 
-def compute_scores(decoded: MaskPrediction) -> Tensor:
-    """(N,) predicted IoU times presence."""
-    return (decoded.iou_scores.float() * decoded.object_score_logits.float().sigmoid()).nan_to_num(0.0)
-
-
 def decode_frame(segmenter: Segmenter, frame: FrameFeatures, anchors: Sequence[Anchor]) -> MaskPrediction:
     """Masks on one frame alone, without memory."""
     hidden, points = _stack_prompts(anchors)
@@ -350,7 +345,7 @@ def find_best_frames(
     for place, t in enumerate(frames):
         frame = features.get(t, frames[place + 1 : place + 1 + FOLLOWING])
         with clock.stage("track"):
-            scores.append(compute_scores(segmenter.decode(segmenter.add_no_memory(frame), frame, queries)))
+            scores.append(segmenter.decode(segmenter.add_no_memory(frame), frame, queries).scores)
     return [frames[place] for place in torch.stack(scores).argmax(0).tolist()]
 
 
@@ -391,11 +386,11 @@ def send_masks(decoded: MaskPrediction, size_hw: tuple[int, int], *, wait_for: b
         wait_for: do everything here, in no more than `PIXELS_AT_ONCE` at a time; so are masks of more pixels.
     """
     if wait_for or len(decoded.low_res_masks) * size_hw[0] * size_hw[1] > PIXELS_AT_ONCE:
-        written = to_rles(decoded.low_res_masks, size_hw), compute_scores(decoded).tolist()
+        written = to_rles(decoded.low_res_masks, size_hw), decoded.scores.tolist()
         return lambda: written
     # into pinned memory, without waiting
     masks = _enlarge_masks(decoded.low_res_masks, size_hw).to("cpu", non_blocking=True)
-    scores = compute_scores(decoded).to("cpu", non_blocking=True)
+    scores = decoded.scores.to("cpu", non_blocking=True)
     event = torch.cuda.Event() if decoded.low_res_masks.is_cuda else None
     if event is not None:
         event.record()

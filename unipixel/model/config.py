@@ -181,6 +181,9 @@ class PixelConfig:
     """Masks are made on the first frame and tracked; False: made on every frame by itself. Released: True."""
     recall: Recall = "memory"
     """How the model knows of an object that it was pointed at. Released: "memory"."""
+    min_track_score: float = 0.0
+    """An object that is tracked counts as absent, and is remembered as such, on frames where its score (predicted IoU
+    times presence) is less than so many times that on its first frame. Released: 0; nano: 0.1."""
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -192,6 +195,7 @@ class PixelConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
         for name in ("integer_seconds_per_grid", "visual_place_encoding", "propagate"):
             check_flag(getattr(self, name), name)
+        check_number(self.min_track_score, "min_track_score", 0.0, 1.0)
 
 
 RELEASED_PIXEL = PixelConfig(region_pool_order="window", integer_seconds_per_grid=True, rope_restart="all_axes")

@@ -29,6 +29,8 @@ from unipixel.model.memory_attention import (
 
 ABSENT_LOGIT = -1024.0
 """Mask logit of an object that SAM says is not there."""
+DOUBTED_LOGIT = -10.0
+"""Largest presence logit of an object whose score is too low."""
 MEMORY_SCALE, MEMORY_BIAS = 20.0, -10.0
 """Range of mask probabilities on their way into the memory encoder."""
 
@@ -80,6 +82,11 @@ class MaskPrediction:
         """(N,) predicted IoU of the chosen mask."""
         return self.multimask_ious.amax(-1)
 
+    @property
+    def scores(self) -> Tensor:
+        """(N,) predicted IoU times presence, float32 in 0..1."""
+        return (self.iou_scores.float() * self.object_score_logits.float().sigmoid()).nan_to_num(0.0)
+
 
 def _project(cells: Tensor, first: nn.Conv2d, second: nn.Conv2d | None = None) -> Tensor:
     """Convolutions of single cells, (T, H, W, C) to (T, C', H, W); two with nothing between them are one product."""
@@ -119,6 +126,8 @@ class Segmenter(nn.Module):
         self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, m))
         self.pools_memories = False
         """Whether, in inference, memories but the first are pooled 2 x 2 before they are attended to: see `attend`."""
+        self.min_track_score = 0.0
+        """See `PixelConfig.min_track_score`; of inference as well."""
         self._image_encoding: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
 
     @property
@@ -180,6 +189,7 @@ class Segmenter(nn.Module):
         *,
         dense: Tensor | None = None,
         mark_absent: bool = True,
+        least_scores: Tensor | None = None,
     ) -> MaskPrediction:
         """Predict masks of N objects on one frame (or, while training, each on its own frame).
 
@@ -190,6 +200,7 @@ class Segmenter(nn.Module):
             points: coords (N, P, 2) in SAM pixels and labels (N, P), clicks that correct the mask.
             dense: (N, C, s, s) embedded mask prompt; by default none.
             mark_absent: overwrite mask logits of absent objects with `ABSENT_LOGIT` (inference).
+            least_scores: (N,) in 0..1, objects with a lower score are absent; by default none.
         """
         count = next((len(x) for x in (hidden, points and points[0], dense) if x is not None), len(embed))
         if dense is None:
@@ -201,6 +212,9 @@ class Segmenter(nn.Module):
             features.high_res_0,
             features.high_res_1,
         )
+        if least_scores is not None:
+            is_doubtful = ious.amax(-1).float() * score.float().sigmoid() < least_scores
+            score = torch.where(is_doubtful, score.clamp(max=DOUBTED_LOGIT), score)
         there = score > 0
         best = ious.argmax(-1)
         rows = torch.arange(count, device=best.device)

@@ -26,6 +26,7 @@ class Cohort:
         self._memories: deque[Tensor] = deque(maxlen=recent)  # newest first, each (N, s*s, M)
         self._pointers: deque[Tensor] = deque(maxlen=pointers - 1)  # newest first, each (N, C)
         self._first: tuple[Tensor, Tensor] | None = None
+        self._least_scores: Tensor | None = None
         self._age = 0
         # brought to the device once: the host would wait for numbers that it brings there for each frame
         device = segmenter.no_memory_embedding.device
@@ -37,6 +38,8 @@ class Cohort:
     def begin(self, features: FrameFeatures, decoded: MaskPrediction) -> None:
         """Take the prompted frame as the first memory."""
         self._first = self._encode_memory(features, decoded)
+        if self._segmenter.min_track_score:
+            self._least_scores = decoded.scores * self._segmenter.min_track_score
 
     def condition(self, features: FrameFeatures) -> Tensor:
         """(N, C, s, s) features of the next frame, conditioned on what is remembered."""
@@ -53,7 +56,8 @@ class Cohort:
     def step(self, features: FrameFeatures, *, mark_absent: bool = True) -> MaskPrediction:
         """Track all objects into the next frame."""
         embed = self.condition(features)
-        decoded = self._segmenter.decode(embed, features, mark_absent=mark_absent)
+        least = self._least_scores if mark_absent else None
+        decoded = self._segmenter.decode(embed, features, mark_absent=mark_absent, least_scores=least)
         memory, pointer = self._encode_memory(features, decoded)
         self._age += 1
         self._memories.appendleft(memory)
@@ -64,6 +68,8 @@ class Cohort:
         """Go on with these objects only; the memory of the others is freed."""
         if self._first is not None:
             self._first = (self._first[0][rows], self._first[1][rows])
+        if self._least_scores is not None:
+            self._least_scores = self._least_scores[rows]
         for history in (self._memories, self._pointers):
             kept = [x[rows] for x in history]
             history.clear()

@@ -53,6 +53,7 @@ class UniPixel(nn.Module):
         self.prompt_encoder = PointEncoder(config)
         self.region_pool = RegionPool(config)
         self.segmenter = Segmenter(config.sam)
+        self.segmenter.min_track_score = config.pixel.min_track_score
 
     @property
     def device(self) -> torch.device:
