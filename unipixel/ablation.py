@@ -4,10 +4,10 @@ On the paper's data a condition takes the stages' recipes with what it leaves ou
 Published figures are those of the 3B model (UniPixel, arXiv 2509.18094), read from notes on its tables.
 
 In the built-in world, at the size of `nano`, a condition takes minutes on one core. Every condition trains a fresh head
-of mask queries and a fresh pool of regions on the same scenes for the same number of steps; the rest begins as a
-checkpoint has it, the decoder included: one that starts from nothing still guessed among options after 300 steps. The
-prompt encoder is fresh only where stages are compared, of which the first teaches it. Only the trained model is
-measured: questions about objects get the masks that it predicts.
+of mask queries on the same scenes for the same number of steps; the rest begins as a checkpoint has it, the decoder
+included: one that starts from nothing still guessed among options after 300 steps. The prompt encoder is fresh only
+where stages are compared, of which the first teaches it. Only the trained model is measured: questions about objects
+get the masks that it predicts.
 
 In the folder OUT, which several ablations may share, ``runs/STAGE-KEY`` is a training run, where the key stands for
 everything that decides it, so that a run which two conditions have in common is made once; ``NAME.json`` has the
@@ -248,7 +248,7 @@ def measure_benchmarks(
 WORLD = replace(FIRST_WORLD, num_frames=(4, 4), scale=(0.2, 0.45))
 SEGMENT = {"refer": 3.0, "point": 1.0, "box": 1.0}
 ASK = {"name": 2.0, "choice": 2.0}
-KEPT = ("visual", "language", "lm_head", "segmenter")
+KEPT = ("visual", "language", "lm_head", "segmenter", "region_pool")
 """What every condition starts with."""
 SEED = EVAL_SEED + 30
 FIGURES = {
