@@ -24,6 +24,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from unipixel.data.cutouts import list_whole_photos
+from unipixel.engine.machine import computes_in_bf16
 from unipixel.media import Media
 from unipixel.model.weights import save_model
 from unipixel.processing import Processor
@@ -113,7 +114,7 @@ def main() -> None:
             group.setdefault("full", group["lr"])
             group["lr"] = group["full"] * share
         pictures = (frames * std + mean).to(device, memory_format=torch.channels_last)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=cuda or computes_in_bf16()):
             maps = teacher(pictures)
         # on CPUs the encoders are no faster in bfloat16 forwards, and slower backwards
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):

@@ -62,6 +62,11 @@ class FrameFeatures:
         )
 
 
+def _compute_scores(ious: Tensor, presence_logits: Tensor) -> Tensor:
+    """(N,) predicted IoU times presence, float32."""
+    return (ious.float() * presence_logits.float().sigmoid()).nan_to_num(0.0)
+
+
 @dataclass(frozen=True)
 class MaskPrediction:
     """Masks of N objects on one frame."""
@@ -85,7 +90,7 @@ class MaskPrediction:
     @property
     def scores(self) -> Tensor:
         """(N,) predicted IoU times presence, float32 in 0..1."""
-        return (self.iou_scores.float() * self.object_score_logits.float().sigmoid()).nan_to_num(0.0)
+        return _compute_scores(self.iou_scores, self.object_score_logits)
 
 
 def _project(cells: Tensor, first: nn.Conv2d, second: nn.Conv2d | None = None) -> Tensor:
@@ -213,7 +218,7 @@ class Segmenter(nn.Module):
             features.high_res_1,
         )
         if least_scores is not None:
-            is_doubtful = ious.amax(-1).float() * score.float().sigmoid() < least_scores
+            is_doubtful = _compute_scores(ious.amax(-1), score) < least_scores
             score = torch.where(is_doubtful, score.clamp(max=DOUBTED_LOGIT), score)
         there = score > 0
         best = ious.argmax(-1)
