@@ -8,9 +8,12 @@ from torch import nn
 
 from unipixel.engine.engine import load
 from unipixel.model import language
+from unipixel.model.config import PixelConfig
 from unipixel.model.memory_attention import build_sine_encoding, build_time_encoding
 from unipixel.model.presets import TINY_SAM
+from unipixel.model.prompt_encoder import RegionPool
 from unipixel.model.segmenter import Segmenter
+from unipixel.model.vision import VisionFeatures, encode_place
 
 
 def test_one_token_through_the_short_way_is_the_last_of_many() -> None:
@@ -41,6 +44,25 @@ def test_few_rows_are_multiplied_as_many_are(rows: int) -> None:
     with torch.no_grad():
         torch.testing.assert_close(language.project(linear, x), linear(x), atol=2e-2, rtol=2e-2)
     assert language.project(linear, x).requires_grad
+
+
+def test_a_region_says_where_it_is_and_how_large_where_the_model_has_such_codes() -> None:
+    config = load("nano").model.config
+    generator, grid = torch.Generator().manual_seed(0), (1, 16, 16)
+    code = encode_place((grid,), 2, config.language.hidden_size, torch.randn(2, config.sam.hidden_size // 2))
+    same = torch.randn(1, 4 * config.vision.hidden_size, generator=generator).expand(64, -1)  # all looks alike
+    masks = torch.zeros(1, 3, 8, 8, dtype=torch.bool)
+    masks[0, 0, :2, :2], masks[0, 1, 6:, 6:], masks[0, 2] = True, True, True
+    pool = RegionPool(config)
+    with torch.no_grad():
+        plain = pool(VisionFeatures(code, same, (grid,)), [masks])
+        placed = pool(VisionFeatures(code, same, (grid,), code), [masks])
+    torch.testing.assert_close(plain[0].expand(3, -1), plain)
+    content = plain[0] / plain[0].square().mean().sqrt()
+    cells = masks[0].flatten(1).float()
+    torch.testing.assert_close(placed, content + cells @ code / cells.sum(1, keepdim=True), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="visual_place_encoding"):
+        PixelConfig(region_place_encoding=True)
 
 
 def _average_squares(grids: torch.Tensor, side: int) -> torch.Tensor:

@@ -22,6 +22,7 @@ from unipixel.processing import Processor, build_tokenizer
 from unipixel.sample import Query, Sample, Turn
 from unipixel.stickers import THINGS, SceneSettings, generate_scene, generate_video
 from unipixel.stickers.choice_tasks import ask_written_choice
+from unipixel.stickers.facts import Facts
 from unipixel.train.checkpoints import copy_rows_by_token, copy_weights
 from unipixel.train.losses import (
     TrainingStep,
@@ -145,23 +146,35 @@ def test_queries_are_drawn_towards_the_prompt_that_was_given(processor: Processo
     assert pointing_loss(model, [native], [whole]) > 0.01  # towards the box around the mask
 
 
-def test_a_choice_in_words_names_one_right_option() -> None:
+def test_a_choice_in_words_says_of_the_objects_what_one_option_takes_up() -> None:
     kinds = set()
-    for seed in range(60):
-        turn = ask_written_choice(("dog", "red car", "cat", "tree", "bus", "fish"), np.random.default_rng(seed))
+    for index in range(120):
+        turn = ask_written_choice(Facts(generate_scene(3, index)), np.random.default_rng(index))
+        if turn is None:
+            continue
         lines = turn.question.splitlines()
-        named = {line[1]: line.split()[-1] for line in lines if re.match(r"\[\d\]:", line)}
+        known = {line[:3]: line[5:] for line in lines if re.match(r"\[\d\]:", line)}
         options = {line[1]: line[4:] for line in lines if re.match(r"\([A-D]\) ", line)}
-        right = options[turn.answer[-2]]
-        asked = next(line for line in lines if line.endswith("?"))
-        kinds.add(asked.split()[0])
-        if asked.startswith("Which"):
-            assert re.match(rf"Which one is the (\w+ )?{named[right[1]]},", asked)
-        else:
-            assert right.split()[-1] == named[asked[9]]
-            assert [option.split()[-1] for option in options.values()].count(named[asked[9]]) == 1
-        assert not turn.regions and len(options) >= 2
-    assert kinds == {"What", "Which"}
+        right, asked = options[turn.answer[-2]], next(line for line in lines if line.endswith("?"))
+        assert not turn.regions and len(options) >= 2 and turn.answer.startswith(f"the best option is {right} (")
+        assert set(known) == set(re.findall(r"\[\d\]", asked))
+        x, y, side = ({tag: int(line.split()[k]) for tag, line in known.items()} for k in (-3, -2, -1))
+        mentioned = re.findall(r"\[\d\]", asked)
+        if " seen from " in asked:
+            kinds.add("relation")
+            gap = {"left": (x, 1), "right": (x, -1), "above": (y, 1), "below": (y, -1)}[right.split()[0]]
+            assert gap[1] * (gap[0][mentioned[1]] - gap[0][mentioned[0]]) >= 0
+        elif asked.startswith("Which one is larger"):
+            kinds.add("larger")
+            assert side[right] == max(side.values())
+        elif asked.startswith("Which one is the ") and " thing " not in asked:
+            kinds.add("which")
+            assert asked.split(",")[0].removeprefix("Which one is the ") in known[right]
+        elif not asked.startswith("Which"):
+            kinds.add(asked.split()[0] + asked.split()[1])
+            assert right in known[mentioned[0]]
+            assert [option in known[mentioned[0]].split() for option in options.values()].count(True) <= 1
+    assert kinds == {"relation", "larger", "which", "Whatis", "Whatcolour", "Whereis"}
 
 
 def test_a_sample_depends_on_its_number_alone(processor: Processor) -> None:

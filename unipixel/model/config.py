@@ -177,6 +177,9 @@ class PixelConfig:
     "all_axes"."""
     visual_place_encoding: bool = False
     """Normalise visual tokens and add a fixed sine/cosine code of their place. Released: False; nano: True."""
+    region_place_encoding: bool = False
+    """Normalise `<|mem|>` embeddings too and add the mean of that code under their mask, which says where an object is
+    and how large; asks for `visual_place_encoding`. Released: False; nano: True."""
     propagate: bool = True
     """Masks are made on the first frame and tracked; False: made on every frame by itself. Released: True."""
     recall: Recall = "memory"
@@ -193,8 +196,10 @@ class PixelConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-        for name in ("integer_seconds_per_grid", "visual_place_encoding", "propagate"):
+        for name in ("integer_seconds_per_grid", "visual_place_encoding", "region_place_encoding", "propagate"):
             check_flag(getattr(self, name), name)
+        if self.region_place_encoding and not self.visual_place_encoding:
+            raise ValueError("region_place_encoding asks for visual_place_encoding, whose code of place it averages")
         check_number(self.min_track_score, "min_track_score", 0.0, 1.0)
 
 

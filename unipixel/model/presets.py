@@ -92,7 +92,7 @@ def build_config(
         language=text,
         vision=build_vision_section(out_hidden_size=text.hidden_size, **vision),
         sam=sam,
-        pixel=pixel or PixelConfig(visual_place_encoding=True),
+        pixel=pixel or PixelConfig(visual_place_encoding=True, region_place_encoding=True),
         tie_word_embeddings=tied,
         image_token_id=token_ids["<|image_pad|>"],
         video_token_id=token_ids["<|video_pad|>"],

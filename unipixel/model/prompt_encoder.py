@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unipixel.model.config import UniPixelConfig
 from unipixel.model.mask_decoder import SamPromptEncoder
-from unipixel.model.vision import VisionFeatures
+from unipixel.model.vision import Grid, VisionFeatures
 
 
 class PointEncoder(nn.Module):
@@ -81,28 +82,33 @@ class RegionPool(nn.Module):
         self.project = nn.Sequential(nn.Linear(v, v), nn.GELU(), nn.Linear(v, d))
 
     @staticmethod
-    def pool(features: VisionFeatures, masks: Sequence[Tensor | None]) -> Tensor:
+    def pool(cells: Tensor, grid_thw: Sequence[Grid], masks: Sequence[Tensor | None]) -> Tensor:
         """Average features, object by object and step by step; steps where an object has no cell are left out.
 
         Args:
-            features: of a batch of visuals.
+            cells: (R, C) features of the cells of a batch of visuals.
+            grid_thw: (t, h, w) of each visual, in patches.
             masks: per visual bool (t, N, h/2, w/2) on the token grid, or None where it has no regions.
 
         Returns:
-            (rows, 4 * vision width).
+            (rows, C).
         """
         rows, base = [], 0
-        for (t, h, w), mask in zip(features.grid_thw, masks, strict=True):
-            cells = h * w // 4
+        for (t, h, w), mask in zip(grid_thw, masks, strict=True):
+            count = h * w // 4
             if mask is not None and mask.numel():
-                steps = features.pre_merge[base : base + t * cells].unflatten(0, (t, cells))
+                steps = cells[base : base + t * count].unflatten(0, (t, count))
                 weight = mask.to(steps).flatten(2).transpose(0, 1)  # (N, t, cells)
-                count = weight.sum(-1)  # (N, t)
-                mean = torch.einsum("ntc,tcv->ntv", weight, steps) / count.clamp(min=1)[..., None]
-                rows.append(mean[count > 0])
-            base += t * cells
-        return torch.cat(rows) if rows else features.pre_merge.new_zeros(0, features.pre_merge.shape[-1])
+                seen = weight.sum(-1)  # (N, t)
+                mean = torch.einsum("ntc,tcv->ntv", weight, steps) / seen.clamp(min=1)[..., None]
+                rows.append(mean[seen > 0])
+            base += t * count
+        return torch.cat(rows) if rows else cells.new_zeros(0, cells.shape[-1])
 
     def forward(self, features: VisionFeatures, masks: Sequence[Tensor | None]) -> Tensor:
-        """(rows, D) memory embeddings; arguments as in `pool`."""
-        return self.project(self.pool(features, masks))
+        """(rows, D) memory embeddings of regions; ``masks`` as in `pool`."""
+        content = self.project(self.pool(features.pre_merge, features.grid_thw, masks))
+        if features.place is None:
+            return content
+        place = self.pool(features.place, features.grid_thw, masks)
+        return (F.rms_norm(content.float(), content.shape[-1:]) + place).to(content.dtype)

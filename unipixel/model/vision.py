@@ -33,6 +33,8 @@ class VisionFeatures:
     pre_merge: Tensor
     """(R, 4 * vision width) input of the merger's MLP, in the order that `pixel.region_pool_order` names."""
     grid_thw: tuple[Grid, ...]
+    place: Tensor | None = None
+    """(R, D) code of each token's place, of models with `pixel.region_place_encoding`."""
 
 
 class RMSNorm(nn.Module):
@@ -243,15 +245,16 @@ def encode_vision(
     pre_merge, merged = tower.merger(x)
     raster_index = window_index.argsort()
     merged = merged[raster_index]
+    place, home = None, pixel_values.device
     if config.pixel.visual_place_encoding:
         # content is brought to the scale of the code: left alone it grows until the code is lost in it
         content = F.rms_norm(merged.float(), merged.shape[-1:])
         code = encode_place(grids, merge, merged.shape[-1], place_matrix).to(content.device)
         merged = (content + code).to(merged.dtype)
+        place = code.to(home) if config.pixel.region_place_encoding else None
     if config.pixel.region_pool_order == "raster":
         pre_merge = pre_merge[raster_index]
-    home = pixel_values.device
-    return VisionFeatures(merged.to(home), pre_merge.to(home), grids)
+    return VisionFeatures(merged.to(home), pre_merge.to(home), grids, place)
 
 
 @lru_cache(maxsize=64)

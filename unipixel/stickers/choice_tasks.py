@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from unipixel.stickers.segment_tasks import choose_absent_name
 from unipixel.stickers.things import USES, Thing
 
 LETTERS = "ABCD"
+REGIONS_HEAD = "Here is an image with the following highlighted regions:\n"
 _OPTION = re.compile(rf"^\(([{LETTERS}])\) (.+)$", re.MULTILINE)
 
 
@@ -46,31 +46,26 @@ def ask_name_choice(facts: Facts, n: int, number: int, rng: np.random.Generator)
     return f"{text}{options}\n{CHOOSE}", answer
 
 
-def ask_written_choice(names: Sequence[str], rng: np.random.Generator) -> Turn:
-    """A choice in words alone: where a question about a picture would show objects, their names are written.
+def ask_written_choice(facts: Facts, rng: np.random.Generator) -> Turn | None:
+    """A choice in words alone: where a question about a picture would show objects, what is true of them is written.
 
-    Choosing is a skill of language, learnt for little without pictures: find the option that says what the object is,
-    and say its letter. Each name is a single word, as visual tokens say it, one to three times.
-
-    Args:
-        names: what objects and wrong options are drawn from, at least five.
-        rng: source of randomness.
+    Choosing is a skill of language, learnt for little without pictures: find the option that fits what is known of the
+    object, and say its letter. An object's line has its name, one to three times, as its visual tokens say it, its
+    colour and place where they are plain, and tenths of the sides: x and y of its centre, and the square root of its
+    area.
     """
-    shown = [names[int(k)] for k in rng.choice(len(names), int(rng.integers(1, 5)), replace=False)]
-    lines = "".join(f"[{k + 1}]:{f' {name.split()[-1]}' * int(rng.integers(1, 4))}\n" for k, name in enumerate(shown))
-    n = int(rng.integers(len(shown)))
-    if len(shown) > 1 and rng.random() < 0.3:
-        tags = [f"[{int(k) + 1}]" for k in rng.permutation(len(shown))]
-        text = f"Which one is the {shown[n]}, {_join_with_or(tags)}?"
-        question = _shuffle_options(rng, text, f"[{n + 1}]", tags)
-    else:
-        others = [*shown, *(names[int(k)] for k in rng.choice(len(names), 4, replace=False))]
-        others = [name for name in others if name.split()[-1] != shown[n].split()[-1]]
-        question = _shuffle_options(rng, f"What is [{n + 1}]?", shown[n], others)
-    assert question is not None  # of four other names at least one is wrong
-    turn = _build_turn(*question)
-    head = "Here is an image with the following highlighted regions:\n"
-    return replace(turn, question=head + lines + turn.question, regions=())
+    turn = ask_choice(facts, rng)
+    if turn is None:
+        return None
+    places = {item.id: n for n, item in enumerate(facts.scene.objects)}
+    lines = "".join(f"[{number}]: {_describe(facts, places[number], rng)}\n" for number in turn.regions)
+    return replace(turn, question=REGIONS_HEAD + lines + turn.question, regions=())
+
+
+def _describe(facts: Facts, n: int, rng: np.random.Generator) -> str:
+    tenths = [*facts.centres[n], float(np.sqrt(facts.shares[n]))]
+    words = [facts.names[n]] * int(rng.integers(1, 4)) + [facts.scene.get_colour(n), facts.get_place(n)]
+    return " ".join([*filter(None, words), *(str(int(10 * min(share, 0.99))) for share in tenths)])
 
 
 def write_answer(letter: str, option: str) -> str:

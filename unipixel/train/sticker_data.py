@@ -32,6 +32,7 @@ from unipixel.processing.wording import join_words
 from unipixel.sample import Box, Point, Query, Sample, Turn
 from unipixel.stickers import HARD, THINGS, Scene, SceneSettings, generate_scene, generate_turns, generate_video
 from unipixel.stickers.choice_tasks import ask_written_choice
+from unipixel.stickers.facts import Facts
 from unipixel.stickers.language import POINT_AT, SEGMENT, adapt_to_video, choose_wording, write_absence
 from unipixel.stickers.scene import box_object, point_at_object
 from unipixel.stickers.things import PLURAL_NAMES
@@ -358,8 +359,7 @@ class StickerDataset(Dataset[TrainingInputs]):
         together = bool(batch.random() < recipe.conversation_share) or recipe.recall == "turn"
         rng = np.random.default_rng((recipe.seed, 1, index))
         if recipe.written_choices and batch.random() < recipe.written_choices:
-            names = self._settings.list_names(self._settings.load_sprites()) if rng.random() < 0.5 else tuple(THINGS)
-            return self._build_inputs(Sample(turns=(ask_written_choice(names, rng),)), together=True)
+            return self._build_inputs(Sample(turns=(self._write_choice(index, rng),)), together=True)
         if self._photos is not None and not is_video and rng.random() < recipe.photo_share:
             return self._build_photo(self._photos.draw(rng, 1, recipe.turns, recipe.mix), together)
         if self._clips is not None and is_video and rng.random() < recipe.clip_share:
@@ -398,6 +398,16 @@ class StickerDataset(Dataset[TrainingInputs]):
         """What is asked about a scene."""
         recipe = self._recipe
         return generate_turns(world, rng, recipe.video_turns if world.is_video else recipe.turns, recipe.mix)
+
+    def _write_choice(self, index: int, rng: np.random.Generator) -> Turn:
+        """A choice in words alone about a still scene."""
+        settings = replace(self._hard if rng.random() < 0.5 else self._settings, photos=None)
+        for attempt in range(MAX_TRIES):
+            facts = Facts(generate_scene(self._recipe.seed, index + attempt * len(self), settings))
+            turn = ask_written_choice(facts, rng)
+            if turn is not None:
+                return turn
+        raise ValueError(f"none of {MAX_TRIES} scenes allows a choice")
 
     def _find_word(self, name: str) -> int:
         """The token that visual tokens are called by; -100 for a name whose last word is not one token."""
