@@ -186,7 +186,7 @@ class PixelConfig:
     """How the model knows of an object that it was pointed at. Released: "memory"."""
     min_track_score: float = 0.0
     """An object that is tracked counts as absent, and is remembered as such, on frames where its score (predicted IoU
-    times presence) is less than so many times that on its first frame. Released: 0; nano: 0.1."""
+    times presence) is less than so many times that on its first frame. Released: 0; nano: 0.15."""
 
     def __post_init__(self) -> None:
         for name, allowed in (
