@@ -42,7 +42,12 @@ def embeds_and_positions(model: UniPixel, given: Case, wanted: Case, label: str)
         )
         check("ref_emb", ref, wanted["ref_emb"], LM)
     if "region_masks" in batch:
-        check("mem_pooled", model.region_pool.pool(videos.pre_merge, videos.grid_thw, batch["region_masks"]), wanted["mem_pooled"], LM)
+        check(
+            "mem_pooled",
+            model.region_pool.pool(videos.pre_merge, videos.grid_thw, batch["region_masks"]),
+            wanted["mem_pooled"],
+            LM,
+        )
         mem = model.pool_regions(videos, batch["region_masks"])
         check("mem_emb", mem, wanted["mem_emb"], LM)
     embeds = model.embed(given["input_ids"], videos and videos.merged, ref, mem, images and images.merged)
