@@ -16,7 +16,7 @@ from unipixel.stickers.segment_tasks import choose_absent_name
 from unipixel.stickers.things import USES, Thing
 
 LETTERS = "ABCD"
-REGIONS_HEAD = "Here is an image with the following highlighted regions:\n"
+_REGIONS_HEAD = "Here is an image with the following highlighted regions:\n"
 _OPTION = re.compile(rf"^\(([{LETTERS}])\) (.+)$", re.MULTILINE)
 
 
@@ -59,7 +59,7 @@ def ask_written_choice(facts: Facts, rng: np.random.Generator) -> Turn | None:
         return None
     places = {item.id: n for n, item in enumerate(facts.scene.objects)}
     lines = "".join(f"[{number}]: {_describe(facts, places[number], rng)}\n" for number in turn.regions)
-    return replace(turn, question=REGIONS_HEAD + lines + turn.question, regions=())
+    return replace(turn, question=_REGIONS_HEAD + lines + turn.question, regions=())
 
 
 def _describe(facts: Facts, n: int, rng: np.random.Generator) -> str:
