@@ -15,7 +15,7 @@ def main() -> None:
     """Answer, and count what was found."""
     given = sys.argv[1:]
     folder = given[0] if given else str(files("unipixel") / "examples")
-    question = given[1] if len(given) > 1 else "Please segment the burger."
+    question = given[1] if len(given) > 1 else "Please segment the rocket."
     out = given[2] if len(given) > 2 else "answers"
     done = run_batch(
         folder,

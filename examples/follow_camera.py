@@ -26,7 +26,7 @@ def read_windows(source: str) -> Iterator[np.ndarray]:
 def main() -> None:
     """Find it in the first window; in each later one, go on from its mask on the frame that both have."""
     source = sys.argv[1] if len(sys.argv) > 1 else str(files("unipixel") / "examples" / "clip.mp4")
-    text = sys.argv[2] if len(sys.argv) > 2 else "Please segment the dog."
+    text = sys.argv[2] if len(sys.argv) > 2 else "Please segment the butterfly."
     engine, prompts = unipixel.load(), list[unipixel.Mask]()
     for number, frames in zip(range(int(sys.argv[3]) if len(sys.argv) > 3 else 3), read_windows(source), strict=False):
         with engine.open(frames, num_frames=WINDOW) as session:

@@ -378,7 +378,7 @@ def test_the_gradio_app_answers_without_gradio() -> None:
     exec(compile(source, "gradio_app.py", "exec"), names)
     picture, words = names["ask_picture"](str(names["EXAMPLES"] / "picture.png"), "", [(96, 96), (100, 100)])
     assert picture.size == (336, 336) and re.match(r".*\[1\]", words) and words.count("\n") == 1
-    path, words = names["ask_clip"](str(names["EXAMPLES"] / "clip.mp4"), "Please segment the dog.")
+    path, words = names["ask_clip"](str(names["EXAMPLES"] / "clip.mp4"), "Please segment the butterfly.")
     assert unipixel.open_media(path).num_frames > 1 and "[1]" in words
     for given, message in ((None, "nothing to ask about"), (__file__, "neither an image")):
         with pytest.raises(unipixel.MediaError, match=message):

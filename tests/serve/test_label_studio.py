@@ -33,7 +33,7 @@ SMART = f"""<View><Image name="image" value="$image"/>
   <RectangleLabels name="box" toName="image" smart="true">{LABELS}</RectangleLabels></View>"""
 VIDEO = """<View><Video name="video" value="$video" frameRate="$fps"/>
   <VideoRectangle name="track" toName="video" smart="true"/>
-  <Labels name="labels" toName="video"><Label value="Ball" hint="dog"/></Labels></View>"""
+  <Labels name="labels" toName="video"><Label value="Ball" hint="butterfly"/></Labels></View>"""
 
 
 def task(number: int = 1, **data: Any) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def test_label_is_followed_through_a_video(nano: Live) -> None:
     config = VIDEO
     (given,) = predictions(nano, config, video_task())
     session = nano.engine.open(str(CLIP), track="all")
-    expected = session.ask("Please segment the dog in this video.").objects[0]
+    expected = session.ask("Please segment the butterfly in this video.").objects[0]
     media, fps = session.media, session.clip.fps
     assert fps is not None
     (region,) = given["result"]
@@ -213,7 +213,7 @@ def test_label_is_followed_through_a_video(nano: Live) -> None:
 def test_words_and_a_box_on_a_video_are_two_regions(nano: Live) -> None:
     key = {"frame": 1, "enabled": True, "x": 20, "y": 20, "width": 30, "height": 30, "time": 0}
     value = {"sequence": [key], "framesCount": 16, "duration": 2.0, "labels": ["Ball"]}
-    typed = {"from_name": "prompt", "to_name": "video", "type": "textarea", "value": {"text": ["dog"]}}
+    typed = {"from_name": "prompt", "to_name": "video", "type": "textarea", "value": {"text": ["butterfly"]}}
     drawn = [typed, {"id": "abcde", "type": "videorectangle", "value": value}]
     (given,) = predictions(nano, VIDEO, video_task(), drawn=drawn)
     assert [region["type"] for region in given["result"]] == ["videorectangle"] * 2
