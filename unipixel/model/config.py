@@ -179,7 +179,7 @@ class PixelConfig:
     """Normalise visual tokens and add a fixed sine/cosine code of their place. Released: False; nano: True."""
     region_place_encoding: bool = False
     """Normalise `<|mem|>` embeddings too and add the mean of that code under their mask, which says where an object is
-    and how large; asks for `visual_place_encoding`. Released, and nano as it is shipped: False."""
+    and how large; asks for `visual_place_encoding`. Released: False; nano: True."""
     propagate: bool = True
     """Masks are made on the first frame and tracked; False: made on every frame by itself. Released: True."""
     recall: Recall = "memory"
