@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from unipixel.errors import CheckpointWarning
 from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
 from unipixel.model.presets import build_debug_config, build_nano_config, initialise
 from unipixel.model.unipixel import UniPixel
-from unipixel.model.weights import load_model
+from unipixel.model.weights import load_model, save_model
 from unipixel.processing import Processor, build_tokenizer
 from unipixel.sample import Query, Sample, Turn
 from unipixel.stickers import THINGS, SceneSettings, generate_scene, generate_video
@@ -252,6 +254,19 @@ def test_parts_of_another_checkpoint_are_taken_over_and_the_rest_is_left(process
     for name, value in model.state_dict().items():
         source = theirs if name.startswith("segmenter") else own.state_dict()
         assert torch.equal(value, source[name]), name
+
+
+def test_parts_that_learnt_with_another_code_of_place_are_taken_over_with_a_warning(
+    processor: Processor, tmp_path: Path
+) -> None:
+    model, other = fresh(processor), fresh(processor, seed=1)
+    other.config.pixel = replace(other.config.pixel, region_place_encoding=False)
+    save_model(other, tmp_path)
+    with pytest.warns(CheckpointWarning, match="trained with region_place_encoding False, not True"):
+        copy_weights(model, tmp_path, ("language",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copy_weights(model, tmp_path, ("segmenter",))  # nothing of it depends on the code
 
 
 def test_word_tables_of_another_vocabulary_are_taken_over_token_by_token(processor: Processor) -> None:

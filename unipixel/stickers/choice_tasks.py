@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,11 @@ _OPTION = re.compile(rf"^\(([{LETTERS}])\) (.+)$", re.MULTILINE)
 
 _Choice = tuple[str, str, str]
 """A question that speaks of objects as [id], its options line by line, and the answer."""
+
+_Maker = Callable[[Facts, np.random.Generator], _Choice | None]
+
+WRITTEN_WHICH = 0.6
+"""Share of the choices in words that ask which of several objects is meant: learnt last, and not told by a name."""
 
 
 def ask_choice(facts: Facts, rng: np.random.Generator) -> Turn | None:
@@ -54,9 +60,10 @@ def ask_written_choice(facts: Facts, rng: np.random.Generator) -> Turn | None:
     colour and place where they are plain, and tenths of the sides: x and y of its centre, and the square root of its
     area.
     """
-    turn = ask_choice(facts, rng)
-    if turn is None:
+    found = _ask_any(facts, rng, _OF_SEVERAL if rng.random() < WRITTEN_WHICH else ())
+    if found is None:
         return None
+    turn = _build_turn(*found)
     places = {item.id: n for n, item in enumerate(facts.scene.objects)}
     lines = "".join(f"[{number}]: {_describe(facts, places[number], rng)}\n" for number in turn.regions)
     return replace(turn, question=_REGIONS_HEAD + lines + turn.question, regions=())
@@ -107,19 +114,9 @@ def _find_ids(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(number) for number in re.findall(r"\[(\d+)\]", text)))
 
 
-def _ask_any(facts: Facts, rng: np.random.Generator) -> _Choice | None:
-    makers = [
-        _ask_name,
-        _ask_name,
-        _ask_which_name,
-        _ask_colour,
-        _ask_place,
-        _ask_larger,
-        _ask_which_use,
-        _ask_relation,
-    ]
-    if facts.scene.is_video:
-        makers = [_ask_name, _ask_which_name, _ask_colour, _ask_motion, _ask_motion]
+def _ask_any(facts: Facts, rng: np.random.Generator, makers: tuple[_Maker, ...] = ()) -> _Choice | None:
+    """A question by one of ``makers``; without any, by one of those that suit what the scene is."""
+    makers = makers or (_OF_CLIPS if facts.scene.is_video else _OF_STILLS)
     for k in rng.permutation(len(makers)):
         question = makers[int(k)](facts, rng)
         if question is not None:
@@ -254,3 +251,18 @@ def _ask_motion(facts: Facts, rng: np.random.Generator) -> _Choice | None:
     motion = true[int(rng.integers(len(true)))]
     wrong = [f"a thing {text}" for key, text in MOTIONS.items() if facts.has_motion(n, key) is False]
     return _shuffle_options(rng, f"What is {_get_tag(facts, n)}?", f"a thing {MOTIONS[motion]}", wrong)
+
+
+# held-out questions are drawn by place in these lists
+_OF_STILLS: tuple[_Maker, ...] = (
+    _ask_name,
+    _ask_name,
+    _ask_which_name,
+    _ask_colour,
+    _ask_place,
+    _ask_larger,
+    _ask_which_use,
+    _ask_relation,
+)
+_OF_CLIPS: tuple[_Maker, ...] = (_ask_name, _ask_which_name, _ask_colour, _ask_motion, _ask_motion)
+_OF_SEVERAL: tuple[_Maker, ...] = (_ask_which_name, _ask_larger, _ask_which_use, _ask_relation)

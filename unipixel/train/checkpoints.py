@@ -14,6 +14,7 @@ import pickle
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -39,8 +40,8 @@ from unipixel.checks import (
     parse_json,
     shorten,
 )
-from unipixel.errors import CheckpointError
-from unipixel.model.config import UniPixelConfig
+from unipixel.errors import CheckpointError, CheckpointWarning
+from unipixel.model.config import PixelConfig, UniPixelConfig
 from unipixel.model.tensor_files import TORCH_FILE_ERRORS, StoredTensor
 from unipixel.model.tensor_names import PEFT_PREFIX, build_disk_layout, to_disk_name, to_memory_name, to_official_name
 from unipixel.model.unipixel import UniPixel
@@ -254,6 +255,9 @@ def copy_weights(
 
     Raises:
         CheckpointError: the folder lacks one of them, or has it in another shape.
+
+    Warns:
+        CheckpointWarning: weights of the language side learnt with other codes of place and time than the model's.
     """
     config, tensors = read_checkpoint(folder)
     other = fill_model(build_empty_model(config), tensors, folder)
@@ -263,6 +267,8 @@ def copy_weights(
     if missing or not own:
         which = f"{len(missing)} tensors under {parts}, such as {missing[0]}" if own else f"any part {parts}"
         raise CheckpointError(f"{folder} lacks {which}")
+    if not all(name.startswith("segmenter") for name in own):
+        _warn_of_other_codes(model.config.pixel, config.pixel, folder)
     with torch.no_grad():
         for name, value in own.items():
             given = wanted[name]
@@ -273,6 +279,23 @@ def copy_weights(
                 raise CheckpointError(f"{folder} has {name} with the shape {sizes}")
             value.copy_(given)
     return set(own)
+
+
+def _warn_of_other_codes(own: PixelConfig, other: PixelConfig, folder: str | Path) -> None:
+    pairs = [(name, getattr(other, name), getattr(own, name)) for name in _CODES]
+    if differing := [f"{name} {theirs!r}, not {ours!r}" for name, theirs, ours in pairs if theirs != ours]:
+        text = f"{folder} was trained with {', '.join(differing)} as in this model, which has to learn the difference"
+        warnings.warn(text, CheckpointWarning, stacklevel=3)
+
+
+_CODES = (
+    "region_pool_order",
+    "integer_seconds_per_grid",
+    "rope_restart",
+    "visual_place_encoding",
+    "region_place_encoding",
+)
+"""Fields of `PixelConfig` that decide what weights outside the segmenter are given."""
 
 
 def copy_rows_by_token(own: Tensor, tokenizer: Any, given: Tensor, source: Any) -> Tensor:
