@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
@@ -11,9 +14,8 @@ from unipixel.model import language
 from unipixel.model.config import PixelConfig
 from unipixel.model.memory_attention import build_sine_encoding, build_time_encoding
 from unipixel.model.presets import TINY_SAM
-from unipixel.model.prompt_encoder import RegionPool
 from unipixel.model.segmenter import Segmenter
-from unipixel.model.vision import VisionFeatures, encode_place
+from unipixel.model.vision import encode_place
 
 
 def test_one_token_through_the_short_way_is_the_last_of_many() -> None:
@@ -46,21 +48,31 @@ def test_few_rows_are_multiplied_as_many_are(rows: int) -> None:
     assert language.project(linear, x).requires_grad
 
 
-def test_a_region_says_where_it_is_and_how_large_where_the_model_has_such_codes() -> None:
-    config = load("nano").model.config
-    generator, grid = torch.Generator().manual_seed(0), (1, 16, 16)
-    code = encode_place((grid,), 2, config.language.hidden_size, torch.randn(2, config.sam.hidden_size // 2))
-    same = torch.randn(1, 4 * config.vision.hidden_size, generator=generator).expand(64, -1)  # all looks alike
+@pytest.mark.parametrize("order", ["raster", "window"])
+@torch.no_grad()
+def test_a_region_says_where_it_is_and_how_large_where_the_model_has_such_codes(
+    order: Literal["raster", "window"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place is that in the picture, also where features are indexed in the order of windows."""
+    model, generator, grid = load("nano").model, torch.Generator().manual_seed(0), (1, 16, 16)
+    patches = torch.randn(256, 1176, generator=generator)
     masks = torch.zeros(1, 3, 8, 8, dtype=torch.bool)
     masks[0, 0, :2, :2], masks[0, 1, 6:, 6:], masks[0, 2] = True, True, True
-    pool = RegionPool(config)
-    with torch.no_grad():
-        plain = pool(VisionFeatures(code, same, (grid,)), [masks])
-        placed = pool(VisionFeatures(code, same, (grid,), code), [masks])
-    torch.testing.assert_close(plain[0].expand(3, -1), plain)
-    content = plain[0] / plain[0].square().mean().sqrt()
+
+    def pool_regions(coded: bool) -> torch.Tensor:
+        pixel = replace(model.config.pixel, region_pool_order=order, region_place_encoding=coded)
+        monkeypatch.setattr(model.config, "pixel", pixel)
+        return model.pool_regions(model.encode_vision(patches, torch.tensor([grid])), [masks])
+
+    plain, placed = pool_regions(False), pool_regions(True)
+    matrix = model.segmenter.shared_image_embedding.positional_embedding
+    code = encode_place((grid,), 2, plain.shape[1], matrix)
     cells = masks[0].flatten(1).float()
+    content = plain / plain.square().mean(1, keepdim=True).sqrt()
     torch.testing.assert_close(placed, content + cells @ code / cells.sum(1, keepdim=True), atol=1e-4, rtol=1e-4)
+
+
+def test_the_code_of_a_region_asks_for_that_of_its_cells() -> None:
     with pytest.raises(ValueError, match="visual_place_encoding"):
         PixelConfig(region_place_encoding=True)
 

@@ -18,8 +18,8 @@ from unipixel.model.config import (
 )
 from unipixel.model.unipixel import UniPixel
 
-IMAGE_SIZE = 224
-"""Side of a square picture as `nano`'s language model sees it, pixels: 8 x 8 visual tokens."""
+IMAGE_SIZE = 280
+"""Side of a square picture as `nano`'s language model sees it, pixels: 10 x 10 visual tokens."""
 SAM_SIZE = 320
 """Side of a frame as `nano`'s SAM sees it, pixels. The decoder's quarter-size grid bounds IoU on stickers: 0.89 with
 160, 0.91 with 192, 0.94 with 224 (true masks there and back); larger frames help small things (docs/experiments.md)."""
@@ -114,6 +114,7 @@ def build_nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelCon
         NANO_SAM,
         language=language | {"num_key_value_heads": 4, "max_position_embeddings": 8192},
         vision=vision | {"fullatt_block_indexes": [0, 1, 2, 3]},
+        pixel=PixelConfig(visual_place_encoding=True, region_place_encoding=True, min_track_score=0.15),
     )
 
 
