@@ -19,6 +19,7 @@ from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
 from unipixel.model.presets import build_debug_config, build_nano_config, initialise
 from unipixel.model.unipixel import UniPixel
+from unipixel.model.vision import VisionFeatures
 from unipixel.model.weights import load_model, save_model
 from unipixel.processing import Processor, build_tokenizer
 from unipixel.sample import Query, Sample, Turn
@@ -32,6 +33,7 @@ from unipixel.train.losses import (
     encode_prompts,
     frame_loss,
     pointing_loss,
+    region_word_loss,
     word_loss,
 )
 from unipixel.train.nano_recipes import NANO_RECIPES
@@ -307,6 +309,30 @@ def test_the_loss_of_words_is_a_number_whatever_the_cells_show(words: list[int])
     loss = word_loss(model, visual, torch.tensor(words))["words"]
     loss.backward()
     assert loss.isfinite() and visual.grad is not None and visual.grad.isfinite().all()
+
+
+def test_an_object_in_memory_is_to_read_as_its_name() -> None:
+    """Of every row the commonest name under its mask, object by object; cells that are not clear and background have
+    none, and a row of those alone is left out."""
+    model, width = load_model("nano"), 4 * load_model("nano").config.vision.hidden_size
+    nothing, dog, cat = 5, 70, 71
+    # two steps of 2 x 2 cells; the commonest word is that for background
+    words = torch.tensor([dog, dog, cat, -100, nothing, nothing, nothing, cat, nothing])
+    grids = ((2, 4, 4), (1, 2, 2))
+    cells = len(words)
+    features = VisionFeatures(torch.zeros(cells, 256), torch.randn(cells, width, requires_grad=True), grids)
+    masks = torch.zeros(2, 2, 2, 2, dtype=torch.bool)
+    masks[0, 0], masks[1, 1, 1, 1], masks[1, 0, 0] = True, True, True  # dog and cat, background alone, cat
+    terms = region_word_loss(model, features, [masks, None], words)
+    rows = model.pool_regions(features, [masks, None])
+    logits = model.lm_head(torch.nn.functional.rms_norm(rows, rows.shape[-1:]))
+    assert len(rows) == 3
+    expected = torch.nn.functional.cross_entropy(logits[[0, 2]], torch.tensor([dog, cat]))
+    torch.testing.assert_close(terms["region_words"], expected)
+    terms["region_words"].backward()
+    assert model.region_pool.project[0].weight.grad is not None
+    assert region_word_loss(model, features, [None, None], words) == {}
+    assert region_word_loss(model, features, [masks, None], torch.full_like(words, -100)) == {}
 
 
 def test_scenes_of_cut_outs_are_drawn_as_often_as_the_recipe_says(processor: Processor, tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unipixel.model import language
+from unipixel.model.prompt_encoder import RegionPool
 from unipixel.model.segmenter import MaskPrediction, Segmenter
 from unipixel.model.unipixel import TrainingOutput, UniPixel
-from unipixel.processing.collation import TrainingBatch
+from unipixel.model.vision import VisionFeatures
+from unipixel.processing.collation import IGNORE_INDEX, TrainingBatch
 from unipixel.train.recipe import LossWeights, Recipe, StickerRecipe
 
 BINDING_LAYER = 1
@@ -124,6 +126,35 @@ def word_loss(model: UniPixel, visual: Tensor, cell_words: Tensor) -> dict[str, 
         return {"words": loss}
     right = (logits[named].argmax(-1) == cell_words[named]).float().mean()
     return {"words": loss + entropy[named].mean(), "word_accuracy": right}
+
+
+def region_word_loss(
+    model: UniPixel, vision: VisionFeatures, masks: Sequence[Tensor | None], cell_words: Tensor
+) -> dict[str, Tensor]:
+    """Each `<|mem|>` row, read by the language head, says the name of its object; nothing for a batch without any.
+
+    What is learnt of names in words then holds for objects that are shown.
+
+    Args:
+        masks: as in `RegionPool.pool`.
+        cell_words: as in `word_loss`; a row's name is the commonest under its mask.
+    """
+    known = cell_words != IGNORE_INDEX
+    named = known & (cell_words != cell_words[known].mode().values) if known.any() else known
+    words, which = cell_words[named].unique(return_inverse=True)
+    if not len(words) or all(mask is None for mask in masks):
+        return {}
+    votes = vision.merged.new_zeros(len(cell_words), len(words))
+    votes[named] = F.one_hot(which, len(words)).to(votes)
+    shares = RegionPool.pool(votes, vision.grid_thw, masks)
+    rows = model.pool_regions(vision, masks).float()
+    labels = torch.where(shares.amax(1) > 0, words[shares.argmax(1)], IGNORE_INDEX)
+    if not (labels != IGNORE_INDEX).any():
+        return {}
+    logits = model.lm_head(F.rms_norm(rows, rows.shape[-1:])).float()
+    right = (logits.argmax(-1) == labels)[labels != IGNORE_INDEX].float().mean()
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
+    return {"region_words": loss, "region_word_accuracy": right}
 
 
 def total_loss(output: TrainingOutput, batch: TrainingBatch, weights: LossWeights) -> dict[str, Tensor]:
@@ -412,6 +443,9 @@ class TrainingStep(nn.Module):
         if words is not None and output.vision is not None:
             terms |= word_loss(self.model, output.vision.merged, words)
             added = added + recipe.dense_words * terms["words"]
+            terms |= region_word_loss(self.model, output.vision, batch["region_masks"], words)
+            if "region_words" in terms:
+                added = added + recipe.dense_words * terms["region_words"]
         if recipe.binding and batch["grid_thw"] is not None:
             counts = [len(q) for q in output.seg_tokens]
             terms |= binding_loss(self.model, BINDING_LAYER, kept, batch, counts)

@@ -189,7 +189,8 @@ class StickerRecipe(Recipe):
     distinct: int = 0
     """Only so many different scenes, again and again; 0: every scene is new."""
     dense_words: float = 0.0
-    """Weight of the helper loss in which each visual token predicts the name of what it shows."""
+    """Weight of the helper losses in which each visual token, and each object in memory, predicts the name of what it
+    shows."""
     binding: float = 0.0
     """Weight of the helper loss by which states that predict `<|seg|>` attend to their object."""
     pointing: float = 0.0
