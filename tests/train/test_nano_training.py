@@ -335,6 +335,18 @@ def test_an_object_in_memory_is_to_read_as_its_name() -> None:
     assert region_word_loss(model, features, [masks, None], torch.full_like(words, -100)) == {}
 
 
+def test_words_are_learnt_for_objects_in_memory_where_questions_give_them(processor: Processor) -> None:
+    for mix, learns in (({"name_mem": 1.0, "name": 0.0}, True), ({"name": 1.0}, False)):
+        recipe = replace(NANO_RECIPES["nano_names"](), photo_share=0.0, mix=mix, trainable=("region_pool",))
+        model, data = fresh(processor), StickerDataset(processor, recipe)
+        batch = processor.collate([data[0], data[1]], model.config)
+        terms = TrainingStep(model, recipe)(**batch)
+        added = terms["region_words"] if learns else torch.zeros(())
+        torch.testing.assert_close(terms["loss"], terms["words"] + added)
+        terms["loss"].backward()
+        assert (model.region_pool.project[0].weight.grad is not None) == learns
+
+
 def test_scenes_of_cut_outs_are_drawn_as_often_as_the_recipe_says(processor: Processor, tmp_path: Path) -> None:
     photo = tmp_path / "duts_objects" / "images"
     photo.mkdir(parents=True)

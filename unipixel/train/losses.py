@@ -426,7 +426,8 @@ class TrainingStep(nn.Module):
         assert words is not None and batch["pixel_values"] is not None and batch["grid_thw"] is not None
         vision = self.model.encode_vision(batch["pixel_values"], batch["grid_thw"])
         terms = word_loss(self.model, vision.merged, words)
-        return terms | {"loss": terms["words"]}
+        terms |= region_word_loss(self.model, vision, batch["region_masks"], words)
+        return terms | {"loss": terms["words"] + terms.get("region_words", 0.0)}
 
     def _add_helper_losses(
         self,
@@ -442,10 +443,8 @@ class TrainingStep(nn.Module):
         added = output.logits.new_zeros(())
         if words is not None and output.vision is not None:
             terms |= word_loss(self.model, output.vision.merged, words)
-            added = added + recipe.dense_words * terms["words"]
             terms |= region_word_loss(self.model, output.vision, batch["region_masks"], words)
-            if "region_words" in terms:
-                added = added + recipe.dense_words * terms["region_words"]
+            added = added + recipe.dense_words * (terms["words"] + terms.get("region_words", 0.0))
         if recipe.binding and batch["grid_thw"] is not None:
             counts = [len(q) for q in output.seg_tokens]
             terms |= binding_loss(self.model, BINDING_LAYER, kept, batch, counts)

@@ -158,7 +158,7 @@ class StickerRecipe(Recipe):
     objective: Literal["conversation", "prompt", "words"] = "conversation"
     """conversation: the training forward. prompt: mask queries come straight from `<|ref|>` embeddings and from SAM's
     own prompt tokens, so that segmenting under a point or box is learnt before language joins. words: the vision tower
-    and the word embeddings learn alone, by `dense_words`."""
+    and the word embeddings learn alone, as by `dense_words`, and objects in memory where questions give regions."""
     turns: int = 6
     """Questions per picture."""
     conversation_share: float = 0.0
