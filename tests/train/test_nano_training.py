@@ -284,10 +284,10 @@ def test_word_tables_of_another_vocabulary_are_taken_over_token_by_token(process
 
 def test_cells_of_photos_are_named_after_the_smallest_region_on_them(processor: Processor) -> None:
     recipe = replace(NANO_RECIPES["nano_names"](), photo_share=0.0)
-    person, hat = np.zeros((2, 1, 128, 128), bool)
+    person, hat = np.zeros((2, 1, 160, 160), bool)
     person[:, :, 32:], hat[:, 32:64, 32:64] = True, True
     sample = Sample(
-        media=Media.from_array(np.zeros((128, 128, 3), np.uint8)),
+        media=Media.from_array(np.zeros((160, 160, 3), np.uint8)),
         objects={1: MaskTrack.from_masks(hat), 2: MaskTrack.from_masks(person)},
         queries=tuple(
             Query(kind="caption", text=f"What is [{n}]?", answer=f"the {name}", about=(n,))
@@ -295,7 +295,7 @@ def test_cells_of_photos_are_named_after_the_smallest_region_on_them(processor: 
         ),
         turns=(Turn(question="What is [1]?", answer="the hat", regions=(1,)),),
     )
-    labels = StickerDataset(processor, recipe)._build_photo(sample, False)["cell_words"].view(8, 8)
+    labels = StickerDataset(processor, recipe)._build_photo(sample, False)["cell_words"].view(10, 10)
     hats, persons = (processor.chat.encode(f" {name}")[-1] for name in ("hat", "person"))
     assert (labels[:, :2] == -100).all()
     assert (labels[2:4, 2:4] == hats).all()
