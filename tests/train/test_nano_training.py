@@ -323,16 +323,16 @@ def test_an_object_in_memory_is_to_read_as_its_name() -> None:
     features = VisionFeatures(torch.zeros(cells, 256), torch.randn(cells, width, requires_grad=True), grids)
     masks = torch.zeros(2, 2, 2, 2, dtype=torch.bool)
     masks[0, 0], masks[1, 1, 1, 1], masks[1, 0, 0] = True, True, True  # dog and cat, background alone, cat
-    terms = region_word_loss(model, features, [masks, None], words)
     rows = model.pool_regions(features, [masks, None])
+    terms = region_word_loss(model, rows, grids, [masks, None], words)
     logits = model.lm_head(torch.nn.functional.rms_norm(rows, rows.shape[-1:]))
     assert len(rows) == 3
     expected = torch.nn.functional.cross_entropy(logits[[0, 2]], torch.tensor([dog, cat]))
     torch.testing.assert_close(terms["region_words"], expected)
     terms["region_words"].backward()
     assert model.region_pool.project[0].weight.grad is not None
-    assert region_word_loss(model, features, [None, None], words) == {}
-    assert region_word_loss(model, features, [masks, None], torch.full_like(words, -100)) == {}
+    assert region_word_loss(model, rows[:0], grids, [None, None], words) == {}
+    assert region_word_loss(model, rows, grids, [masks, None], torch.full_like(words, -100)) == {}
 
 
 def test_words_are_learnt_for_objects_in_memory_where_questions_give_them(processor: Processor) -> None:

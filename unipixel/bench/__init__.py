@@ -399,8 +399,7 @@ def run_bench(
     if set(parts) - {"memory", "limits"}:
         _measure_speed(engine, parts, quick, report, progress)
     if "limits" in parts:
-        progress("each stage beside its limit")
-        report.limits = measure_limits(engine, quick=quick)
+        report.limits = measure_limits(engine, quick=quick, progress=progress)
     report.peak_memory_mb = peak_memory_mb()
     return report
 

@@ -37,6 +37,8 @@ from unipixel.processing.tokenizer import build_tokenizer
 
 RUNS = 3
 """Runs of a stage, of which the median counts."""
+LONG_RUNS_S = 10.0
+"""Seconds after which a stage is not run again: long runs differ little from each other."""
 TOKENS = 8
 """Tokens that are timed in each run of decoding."""
 WARM_FRAMES = 8
@@ -66,18 +68,21 @@ def compare_resizing(device: torch.device, settings: ImageSettings) -> float:
 
 
 def _time(device: torch.device, run: Callable[[], object], *, least: bool = False) -> float:
-    """Seconds of a run: of this process on a CPU, on the wall on others; the median of some, or the least."""
-    spent = []
-    for _ in range(RUNS + 1):
+    """Seconds of a run that was made before: of this process on a CPU, on the wall on others.
+
+    The median of `RUNS`, or the least of them, or of fewer that took `LONG_RUNS_S` together.
+    """
+    spent: list[float] = []
+    while len(spent) < RUNS and sum(spent) < LONG_RUNS_S:
         watch = Stopwatch(device)
         with watch:
             run()
         spent.append(watch.cpu_s if device.type == "cpu" else watch.wall_s)
-    return max(min(spent) if least else median(spent[1:]), 1e-9)
+    return max(min(spent) if least else median(spent), 1e-9)
 
 
 @torch.no_grad()
-def measure_stages(engine: Engine, rates: Row) -> list[Row]:
+def measure_stages(engine: Engine, rates: Row, progress: Callable[[str], None]) -> list[Row]:
     """Seconds of each stage but decoding, at the engine's sizes, beside the least that its arithmetic takes."""
     model, device, settings = engine.model, engine.device, engine.processor.settings
     vision, sam = model.config.vision, model.config.sam
@@ -101,6 +106,7 @@ def measure_stages(engine: Engine, rates: Row) -> list[Row]:
         stages[f"track, 1 frame, {count} object{'s' * (count > 1)}"] = partial(tracker.step, features)
     rows = []
     for name, run in stages.items():
+        progress(f"beside its limit: {name}")
         with FlopCounterMode(display=False) as flops:
             run()
         spent, limit = _time(device, run), flops.get_total_flops() / rates["flop_per_s"]
@@ -218,7 +224,7 @@ def count_host_operations(engine: Engine) -> list[Row]:
     return found
 
 
-def measure_limits(engine: Engine, *, quick: bool) -> Row:
+def measure_limits(engine: Engine, *, quick: bool, progress: Callable[[str], None]) -> Row:
     """Rates, stages beside their limits, host operations and the exactness of resizing there, as plain values.
 
     Decoding is measured at the width of UniPixel-3B, on a CPU with 4 of its 36 layers, on CUDA with all.
@@ -226,7 +232,8 @@ def measure_limits(engine: Engine, *, quick: bool) -> Row:
     device, dtype = engine.device, engine.model.dtype
     rates = {"flop_per_s": measure_product_rate(device, dtype), "read_bytes_per_s": measure_read_rate(device)}
     on_gpu = device.type == "cuda"
-    stages, operations = measure_stages(engine, rates), count_host_operations(engine)
+    stages, operations = measure_stages(engine, rates, progress), count_host_operations(engine)
+    progress("beside its limit: decoding at the width of 3B")
     model = build_decoder(36 if on_gpu else 4, device, dtype, width=128 if quick else 2048)
     stages += measure_decoding(model, rates, (50,) if quick else (300, 1600, 4000))
     if on_gpu and not quick:

@@ -31,6 +31,8 @@ class TrainingOutput:
     decoded: list[list[MaskPrediction] | None]
     """Per sample: one `MaskPrediction` of its O objects per frame; None for a sample without masks."""
     vision: VisionFeatures | None
+    mem: Tensor | None
+    """(rows, D) of `<|mem|>`, object by object and step by step; None for a batch without regions."""
 
 
 class UniPixel(nn.Module):
@@ -190,7 +192,7 @@ class UniPixel(nn.Module):
         decoded = self.segment(queries, batch.get("sam_frames"))
         labels = batch.get("labels")
         learning = hidden if labels is None else hidden[:, :-1][labels[:, 1:] != -100]
-        return TrainingOutput(self.compute_logits(learning), hidden, queries, decoded, vision)
+        return TrainingOutput(self.compute_logits(learning), hidden, queries, decoded, vision, mem)
 
     def segment(
         self,

@@ -18,7 +18,7 @@ from unipixel.model import language
 from unipixel.model.prompt_encoder import RegionPool
 from unipixel.model.segmenter import MaskPrediction, Segmenter
 from unipixel.model.unipixel import TrainingOutput, UniPixel
-from unipixel.model.vision import VisionFeatures
+from unipixel.model.vision import Grid
 from unipixel.processing.collation import IGNORE_INDEX, TrainingBatch
 from unipixel.train.recipe import LossWeights, Recipe, StickerRecipe
 
@@ -107,20 +107,29 @@ def segment_loss(decoded: Sequence[MaskPrediction], targets: Tensor, weights: Lo
     return torch.stack(frames).sum() / len(frames)
 
 
+def _find_named(cell_words: Tensor) -> Tensor:
+    """(R,) bool: the visual tokens with the name of a thing; the commonest word of all is that for background.
+
+    Args:
+        cell_words: (R,) token ids, -100 where nothing is learnt.
+    """
+    known = cell_words != IGNORE_INDEX
+    return known & (cell_words != cell_words[known].mode().values) if known.any() else known
+
+
 def word_loss(model: UniPixel, visual: Tensor, cell_words: Tensor) -> dict[str, Tensor]:
     """Each visual token, read by the language head, says the name of what it shows.
 
     Args:
         visual: (R, D) visual tokens.
-        cell_words: (R,) token ids, -100 where nothing is learnt.
+        cell_words: (R,) token ids, as in `_find_named`.
     """
     logits = model.lm_head(F.rms_norm(visual.float(), visual.shape[-1:])).float()
-    known = cell_words != -100
-    if not known.any():  # a batch of photos, whose cells are not named
+    named = _find_named(cell_words)
+    nothing = (cell_words != IGNORE_INDEX) & ~named
+    if not nothing.any():  # a batch of photos, whose cells are not named
         return {"words": visual.sum() * 0.0}
-    nothing = known & (cell_words == cell_words[known].mode().values)  # the commonest word is that for background
-    named = known & ~nothing
-    entropy = F.cross_entropy(logits, cell_words, ignore_index=-100, reduction="none")
+    entropy = F.cross_entropy(logits, cell_words, ignore_index=IGNORE_INDEX, reduction="none")
     loss = 0.3 * entropy[nothing].mean()
     if not named.any():  # every cell has the same word
         return {"words": loss}
@@ -129,29 +138,28 @@ def word_loss(model: UniPixel, visual: Tensor, cell_words: Tensor) -> dict[str, 
 
 
 def region_word_loss(
-    model: UniPixel, vision: VisionFeatures, masks: Sequence[Tensor | None], cell_words: Tensor
+    model: UniPixel, mem: Tensor, grid_thw: Sequence[Grid], masks: Sequence[Tensor | None], cell_words: Tensor
 ) -> dict[str, Tensor]:
-    """Each `<|mem|>` row, read by the language head, says the name of its object; nothing for a batch without any.
+    """Each `<|mem|>` row, read by the language head, says the name of its object; nothing where no row has one.
 
     What is learnt of names in words then holds for objects that are shown.
 
     Args:
-        masks: as in `RegionPool.pool`.
-        cell_words: as in `word_loss`; a row's name is the commonest under its mask.
+        mem: (rows, D) from `UniPixel.pool_regions`.
+        grid_thw, masks: those of its visuals, as in `RegionPool.pool`.
+        cell_words: (R,) token ids, as in `_find_named`; a row's name is the commonest under its mask.
     """
-    known = cell_words != IGNORE_INDEX
-    named = known & (cell_words != cell_words[known].mode().values) if known.any() else known
+    named = _find_named(cell_words)
     words, which = cell_words[named].unique(return_inverse=True)
-    if not len(words) or all(mask is None for mask in masks):
+    if not len(words) or not len(mem):
         return {}
-    votes = vision.merged.new_zeros(len(cell_words), len(words))
+    votes = mem.new_zeros(len(cell_words), len(words))
     votes[named] = F.one_hot(which, len(words)).to(votes)
-    shares = RegionPool.pool(votes, vision.grid_thw, masks)
-    rows = model.pool_regions(vision, masks).float()
+    shares = RegionPool.pool(votes, grid_thw, masks)
     labels = torch.where(shares.amax(1) > 0, words[shares.argmax(1)], IGNORE_INDEX)
     if not (labels != IGNORE_INDEX).any():
         return {}
-    logits = model.lm_head(F.rms_norm(rows, rows.shape[-1:])).float()
+    logits = model.lm_head(F.rms_norm(mem.float(), mem.shape[-1:])).float()
     right = (logits.argmax(-1) == labels)[labels != IGNORE_INDEX].float().mean()
     loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
     return {"region_words": loss, "region_word_accuracy": right}
@@ -426,7 +434,9 @@ class TrainingStep(nn.Module):
         assert words is not None and batch["pixel_values"] is not None and batch["grid_thw"] is not None
         vision = self.model.encode_vision(batch["pixel_values"], batch["grid_thw"])
         terms = word_loss(self.model, vision.merged, words)
-        terms |= region_word_loss(self.model, vision, batch["region_masks"], words)
+        if any(mask is not None for mask in batch["region_masks"]):
+            mem = self.model.pool_regions(vision, batch["region_masks"])
+            terms |= region_word_loss(self.model, mem, vision.grid_thw, batch["region_masks"], words)
         return terms | {"loss": terms["words"] + terms.get("region_words", 0.0)}
 
     def _add_helper_losses(
@@ -443,7 +453,9 @@ class TrainingStep(nn.Module):
         added = output.logits.new_zeros(())
         if words is not None and output.vision is not None:
             terms |= word_loss(self.model, output.vision.merged, words)
-            terms |= region_word_loss(self.model, output.vision, batch["region_masks"], words)
+            if output.mem is not None:
+                grids, masks = output.vision.grid_thw, batch["region_masks"]
+                terms |= region_word_loss(self.model, output.mem, grids, masks, words)
             added = added + recipe.dense_words * (terms["words"] + terms.get("region_words", 0.0))
         if recipe.binding and batch["grid_thw"] is not None:
             counts = [len(q) for q in output.seg_tokens]
