@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -255,6 +259,26 @@ def test_a_damaged_shard_is_named(pictures: Path, tmp_path: Path) -> None:
         list(read_answers(out))
     with pytest.raises(DatasetError, match="holds no batch"):
         list(read_answers(tmp_path / "nowhere"))
+
+
+COUNT_THREADS = """
+import os, sys
+import pyarrow.parquet
+from unipixel.batch import read_answers
+from unipixel.batch.inputs import read_items
+before = len(os.listdir("/proc/self/task"))
+assert list(read_answers(sys.argv[1])) and list(read_items(sys.argv[2], "what?"))
+assert len(os.listdir("/proc/self/task")) == before
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_tables_are_read_without_threads_that_outlive_the_program(pictures: Path, tmp_path: Path) -> None:
+    """One that lets go of a Python object while the interpreter ends aborts a program that has done all its work."""
+    out, table = tmp_path / "out", tmp_path / "t.parquet"
+    run_batch(pictures, out, "light", engine=StandIn())
+    parquet.write_table(pa.table({"media": [str(pictures / "a.png")] * 3}), table)
+    subprocess.run([sys.executable, "-c", COUNT_THREADS, str(out), str(table)], check=True)
 
 
 @pytest.fixture

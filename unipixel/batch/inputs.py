@@ -243,7 +243,7 @@ def _parse_lines(lines: Iterable[str], place: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read_parquet(place: str) -> Iterator[tuple[str, Any]]:
-    parquet = import_parquet()
+    import_parquet()
     import pyarrow
 
     opened: Any = to_local(place)
@@ -251,12 +251,12 @@ def _read_parquet(place: str) -> Iterator[tuple[str, Any]]:
         filesystem, where = open_filesystem(place)
         opened = filesystem.open(where, "rb")
     try:
-        file = parquet.ParquetFile(opened)
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                yield f"{place}, row {number}", row
-                number += 1
+        with open_parquet(opened) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=1024, use_threads=False):
+                for row in batch.to_pylist():
+                    yield f"{place}, row {number}", row
+                    number += 1
     except pyarrow.ArrowException as error:
         raise DatasetError(f"{place} is no Parquet file, or a damaged one ({join_lines(error)})") from error
 
@@ -272,6 +272,15 @@ def import_parquet() -> Any:
     except ImportError as error:
         raise ValueError("Parquet needs pyarrow, which is not installed; pip install 'unipixel[scale]'") from error
     return parquet
+
+
+def open_parquet(source: Any) -> Any:
+    """A ``ParquetFile``; read it with ``use_threads=False``.
+
+    Nothing of it is read in the background: a thread of Arrow's that lets go of a Python object while the interpreter
+    ends takes the whole process with it, after all work was done (apache/arrow, issue 34314).
+    """
+    return import_parquet().ParquetFile(source, pre_buffer=False)
 
 
 def encode_item(item: Mapping[str, Any]) -> bytes:

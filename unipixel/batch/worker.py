@@ -7,7 +7,6 @@ the process alone too often.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from unipixel.batch.inputs import decode_items, import_parquet, parse_prompts
+from unipixel.batch.inputs import decode_items, import_parquet, open_parquet, parse_prompts
 from unipixel.batch.storage import Store, fetch_media, repeat
 from unipixel.checks import join_lines, parse_json
 from unipixel.errors import DatasetError, UnipixelError
@@ -285,9 +284,9 @@ class ShardWorker:
         import pyarrow as pa
 
         schema = build_schema()
-        buffer = io.BytesIO()
+        buffer = pa.BufferOutputStream()
         parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
-        self._store.write(f"{ANSWERS}/{name_shard(number, '.parquet')}", buffer.getvalue())
+        self._store.write(f"{ANSWERS}/{name_shard(number, '.parquet')}", buffer.getvalue().to_pybytes())
 
 
 def name_item(number: int, media: str) -> str:
@@ -306,11 +305,12 @@ def read_shard(store: Store, number: int) -> list[dict[str, Any]] | None:
     data = store.read(name)
     if data is None:
         return None
-    parquet = import_parquet()
+    import_parquet()
     import pyarrow as pa
 
     try:
-        return list(parquet.read_table(io.BytesIO(data)).to_pylist())
+        with open_parquet(pa.BufferReader(data)) as file:
+            return list(file.read(use_threads=False).to_pylist())
     except pa.ArrowException as error:
         raise DatasetError(f"{store.place}/{name} is damaged ({join_lines(error)}); delete it and run again") from error
 
