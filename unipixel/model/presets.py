@@ -19,8 +19,7 @@ from unipixel.model.config import (
 from unipixel.model.unipixel import UniPixel
 
 IMAGE_SIZE = 280
-"""Side of a square picture as the language model of a new `nano` sees it, pixels: 10 x 10 visual tokens. The one in the
-package was trained with 224."""
+"""Side of a square picture as the language model of a new `nano` sees it, pixels: 10 x 10 visual tokens."""
 SAM_SIZE = 320
 """Side of a frame as `nano`'s SAM sees it, pixels. The decoder's quarter-size grid bounds IoU on stickers: 0.89 with
 160, 0.91 with 192, 0.94 with 224 (true masks there and back); larger frames help small things (docs/experiments.md)."""
