@@ -116,6 +116,32 @@ def test_clips_are_followed_from_given_masks_where_the_recipe_says_so(processor:
         assert "last_iou_given" in TrainingStep(model, recipe)(**batch)
 
 
+def test_prompts_are_sams_own_or_mask_queries_and_exact_or_not_as_the_recipe_says(
+    processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(NANO_RECIPES["nano_track"](), batch_size=2, video_share=0.0, photo_share=0.0, corrections=0.0)
+    model, dataset = fresh(processor), StickerDataset(processor, recipe)
+    batch = processor.collate([dataset[k] for k in range(8)], model.config)
+    decode, seen = model.segmenter.decode, []
+    monkeypatch.setattr(model.segmenter, "decode", lambda *args, **how: seen.append(args[2]) or decode(*args, **how))
+    native = encode_prompts(model.segmenter, batch["point_coords"], batch["point_labels"])
+
+    def ask(**settings: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Objects that are asked for by SAM's own tokens, exactly, and the distance of the queries to these."""
+        terms = TrainingStep(model, replace(recipe, **settings))(**batch)
+        return (seen[-1] == native).all(-1).all(-1), terms["pointing"]
+
+    exact, distance = ask(query_share=0.0)
+    assert exact.all() and distance == 0
+    exact, distance = ask(query_share=1.0)
+    assert not exact.any() and distance > 0
+    exact, _ = ask(query_share=0.5)
+    assert 0.2 < exact.float().mean() < 0.8
+    exact, _ = ask(query_share=0.0, prompt_noise=0.3)
+    assert 0.2 < exact.float().mean() < 0.8
+    assert (seen[-1] - native).abs().max() < 0.3 * 6
+
+
 def test_talking_leaves_the_segmenter_out(processor: Processor) -> None:
     recipe = replace(NANO_RECIPES["nano_talk"](), batch_size=2, video_share=0.0, photo_share=0.0, written_choices=0.0)
     model, dataset = fresh(processor), StickerDataset(processor, recipe)

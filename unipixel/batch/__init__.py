@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipixel.batch.inputs import encode_item, import_parquet, read_items
+from unipixel.batch.inputs import encode_item, import_arrow, read_items
 from unipixel.batch.storage import Store, is_remote, to_local
 from unipixel.batch.worker import ANSWERS, NAMED_FAILURES, PLAN, ShardWorker, name_shard, read_shard
 from unipixel.checks import check_integer, check_mapping, check_text, join_lines, parse_json
@@ -87,7 +87,7 @@ def run_batch(
         OSError: the output cannot be written; what is there stays valid.
     """
     chosen = check_settings(settings)
-    import_parquet()
+    import_arrow()
     place = str(out) if is_remote(str(out)) else str(to_local(str(out)).absolute())
     store = Store(place, chosen["retries"])
     total = plan_batch(source, store, question, chosen)

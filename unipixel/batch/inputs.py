@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -243,35 +244,34 @@ def _parse_lines(lines: Iterable[str], place: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read_parquet(place: str) -> Iterator[tuple[str, Any]]:
-    import_parquet()
-    import pyarrow
-
-    opened: Any = to_local(place)
-    if is_remote(place):
-        filesystem, where = open_filesystem(place)
-        opened = filesystem.open(where, "rb")
-    try:
-        with open_parquet(opened) as file:
-            number = 0
+    arrow = import_arrow()
+    with ExitStack() as opened:
+        source: Any = to_local(place)
+        if is_remote(place):
+            filesystem, where = open_filesystem(place)
+            source = opened.enter_context(filesystem.open(where, "rb"))
+        try:
+            file, number = opened.enter_context(open_parquet(source)), 0
             for batch in file.iter_batches(batch_size=1024, use_threads=False):
                 for row in batch.to_pylist():
                     yield f"{place}, row {number}", row
                     number += 1
-    except pyarrow.ArrowException as error:
-        raise DatasetError(f"{place} is no Parquet file, or a damaged one ({join_lines(error)})") from error
+        except arrow.ArrowException as error:
+            raise DatasetError(f"{place} is no Parquet file, or a damaged one ({join_lines(error)})") from error
 
 
-def import_parquet() -> Any:
-    """pyarrow's Parquet module.
+def import_arrow() -> Any:
+    """pyarrow, with its Parquet module.
 
     Raises:
         ValueError: pyarrow is not installed.
     """
     try:
-        import pyarrow.parquet as parquet
+        import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
         raise ValueError("Parquet needs pyarrow, which is not installed; pip install 'unipixel[scale]'") from error
-    return parquet
+    return pyarrow
 
 
 def open_parquet(source: Any) -> Any:
@@ -280,7 +280,7 @@ def open_parquet(source: Any) -> Any:
     Nothing of it is read in the background: a thread of Arrow's that lets go of a Python object while the interpreter
     ends takes the whole process with it, after all work was done (apache/arrow, issue 34314).
     """
-    return import_parquet().ParquetFile(source, pre_buffer=False)
+    return import_arrow().parquet.ParquetFile(source, pre_buffer=False)
 
 
 def encode_item(item: Mapping[str, Any]) -> bytes:

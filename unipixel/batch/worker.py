@@ -19,7 +19,7 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from unipixel.batch.inputs import decode_items, import_parquet, open_parquet, parse_prompts
+from unipixel.batch.inputs import decode_items, import_arrow, open_parquet, parse_prompts
 from unipixel.batch.storage import Store, fetch_media, repeat
 from unipixel.checks import join_lines, parse_json
 from unipixel.errors import DatasetError, UnipixelError
@@ -49,9 +49,7 @@ def build_schema() -> Any:
     Raises:
         ValueError: pyarrow is not installed.
     """
-    import_parquet()
-    import pyarrow as pa
-
+    pa = import_arrow()
     rle = pa.struct([("height", pa.int32()), ("width", pa.int32()), ("counts", pa.string())])
     found = pa.struct(
         [
@@ -280,12 +278,10 @@ class ShardWorker:
         return coco
 
     def _write_answers(self, number: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        parquet = import_parquet()
-        import pyarrow as pa
-
+        pa = import_arrow()
         schema = build_schema()
         buffer = pa.BufferOutputStream()
-        parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
+        pa.parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
         self._store.write(f"{ANSWERS}/{name_shard(number, '.parquet')}", buffer.getvalue().to_pybytes())
 
 
@@ -305,9 +301,7 @@ def read_shard(store: Store, number: int) -> list[dict[str, Any]] | None:
     data = store.read(name)
     if data is None:
         return None
-    import_parquet()
-    import pyarrow as pa
-
+    pa = import_arrow()
     try:
         with open_parquet(pa.BufferReader(data)) as file:
             return list(file.read(use_threads=False).to_pylist())

@@ -240,32 +240,35 @@ def binding_loss(
     return {"binding": torch.cat(losses).mean(), "binding_share": torch.cat(shares).mean().detach()}
 
 
-def prompt_loss(
-    model: UniPixel, batch: TrainingBatch, weights: LossWeights, corrections: float = 0.0, given_masks: float = 0.0
-) -> dict[str, Tensor]:
+def prompt_loss(model: UniPixel, batch: TrainingBatch, recipe: StickerRecipe) -> dict[str, Tensor]:
     """Mask loss of queries made without language, on stills and clips.
 
-    Half of the objects are asked for with SAM's own tokens of their point or box, half with the mask queries that the
-    `<|ref|>` embedding gives, and these are also drawn towards those tokens: the segmenter learns to look where it is
-    pointed at, and the queries learn to point. Every `<|ref|>` has its `<|seg|>` in the same order.
+    Some of the objects are asked for with SAM's own tokens of their point or box, the others with the mask queries that
+    the `<|ref|>` embedding gives, and these are also drawn towards those tokens: the segmenter learns to look where it
+    is pointed at, and the queries learn to point. Every `<|ref|>` has its `<|seg|>` in the same order.
 
     Args:
-        corrections: share of the batches that are decoded a second time with a click where the first mask was wrong.
-        given_masks: share of the clip batches that are followed from the true masks of the first frame.
+        recipe: its settings for the "prompt" objective say how many objects, batches and clips are treated how.
     """
-    embeds = model.encode_points(
-        batch["point_coords"], batch["point_labels"], batch["point_frames"], batch["point_num_frames"]
-    )
-    queries, sam = model.compute_seg_tokens(embeds).float(), model.segmenter
+    weights, sam = recipe.losses, model.segmenter
     native = encode_prompts(sam, batch["point_coords"], batch["point_labels"])
-    asked = torch.where(torch.rand(len(queries), 1, 1, device=queries.device) < 0.5, native, queries)
-    pointing = (queries - native.detach()).pow(2).mean()
+    chance = torch.rand(3, len(native), 1, 1, device=native.device)
+    noise = recipe.prompt_noise * chance[0] * (chance[1] < 0.5)
+    asked = native + noise * torch.randn_like(native) if recipe.prompt_noise else native
+    pointing = native.new_zeros(())
+    if recipe.query_share:
+        embeds = model.encode_points(
+            batch["point_coords"], batch["point_labels"], batch["point_frames"], batch["point_num_frames"]
+        )
+        queries = model.compute_seg_tokens(embeds).float()
+        asked = torch.where(chance[2] < recipe.query_share, queries, asked)
+        pointing = (queries - native.detach()).pow(2).mean()
     # every sample of this objective segments something
     targets = [t for t in batch["target_masks"] if t is not None]
     frames = [f for f in batch["sam_frames"] if f is not None]
     counts = [t.shape[1] for t in targets]
     if any(len(clip) > 1 for clip in frames):
-        given = [t[0] for t in targets] if torch.rand(()) < given_masks else None
+        given = [t[0] for t in targets] if torch.rand(()) < recipe.given_masks else None
         steps = model.segment(list(asked.split(counts)), batch["sam_frames"], given=given)
         parts = [segment_loss(d, t, weights) for d, t in zip(steps, targets, strict=True) if d is not None]
         segment = torch.stack(parts).mean()
@@ -281,9 +284,9 @@ def prompt_loss(
     segment = frame_loss(decoded, goal, weights, contested)["loss"]
     loss = segment + pointing
     terms = {"segment": segment, "pointing": pointing, **measure_ious([[decoded]], [goal[None]])}
-    if corrections and torch.rand(()) < corrections:
+    if recipe.corrections and torch.rand(()) < recipe.corrections:
         points = draw_correction_clicks(decoded.low_res_masks[:, 0], goal, sam.config.image_size)
-        again = sam.decode(sam.add_no_memory(own), own, queries, points, mark_absent=False)
+        again = sam.decode(sam.add_no_memory(own), own, asked, points, mark_absent=False)
         loss = loss + frame_loss(again, goal, weights, contested)["loss"]
         terms["corrected_iou"] = measure_ious([[again]], [goal[None]])["mask_iou"]
     return {"loss": loss, **terms}
@@ -429,7 +432,7 @@ class TrainingStep(nn.Module):
     ) -> dict[str, Tensor]:
         """Objectives that leave the decoder out."""
         if recipe.objective == "prompt":
-            return prompt_loss(self.model, batch, recipe.losses, recipe.corrections, recipe.given_masks)
+            return prompt_loss(self.model, batch, recipe)
         # `StickerDataset` gives them where the recipe has `dense_words`, and all its samples are videos or stills
         assert words is not None and batch["pixel_values"] is not None and batch["grid_thw"] is not None
         vision = self.model.encode_vision(batch["pixel_values"], batch["grid_thw"])

@@ -195,6 +195,12 @@ class StickerRecipe(Recipe):
     """Weight of the helper loss by which states that predict `<|seg|>` attend to their object."""
     pointing: float = 0.0
     """Weight of the helper loss that draws mask queries towards SAM's own tokens of the object's box."""
+    query_share: float = 0.5
+    """Share of the "prompt" objects that are asked for by the mask queries of their `<|ref|>`; the others by SAM's own
+    tokens. The queries of a model that has learnt language mean nothing before its decoder has read them."""
+    prompt_noise: float = 0.0
+    """Largest standard deviation of noise on SAM's own tokens, which half of the "prompt" objects get, so that masks
+    bear with mask queries that are not exact."""
     corrections: float = 0.0
     """Share of the "prompt" batches that are decoded again with a correcting click."""
     given_masks: float = 0.0
