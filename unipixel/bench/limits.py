@@ -92,21 +92,26 @@ def measure_stages(engine: Engine, rates: Row, progress: Callable[[str], None]) 
     frame = torch.zeros(1, 3, sam.image_size, sam.image_size, device=device)
     embeds = torch.zeros(1, 300, model.config.language.hidden_size, dtype=model.dtype, device=device)
     positions = torch.arange(300, device=device).expand(3, 1, -1)
-    stages: dict[str, Callable[[], object]] = {
-        f"vision_tower, {side * side} patches": lambda: model.encode_vision(patches.to(model.dtype), grid),
-        "prefill, 300 tokens": lambda: model.decode(embeds, positions),
-        "sam_encode, 1 frame": lambda: model.segmenter.encode(frame),
-    }
-    features = model.segmenter.encode(frame)
-    for count in (1, 8):
-        tracker = Tracker(model.segmenter, 30)
+
+    def start_tracking(count: int) -> Callable[[], object]:
+        features, tracker = model.segmenter.encode(frame), Tracker(model.segmenter, 30)
         tracker.add_prompts(features, list(range(count)), draw_random_queries(engine, count))
         for _ in range(WARM_FRAMES):
             tracker.step(features)
-        stages[f"track, 1 frame, {count} object{'s' * (count > 1)}"] = partial(tracker.step, features)
+        return partial(tracker.step, features)
+
+    # each is made ready when it is its turn, which takes long for a tracker
+    stages: dict[str, Callable[[], Callable[[], object]]] = {
+        f"vision_tower, {side * side} patches": lambda: lambda: model.encode_vision(patches.to(model.dtype), grid),
+        "prefill, 300 tokens": lambda: lambda: model.decode(embeds, positions),
+        "sam_encode, 1 frame": lambda: lambda: model.segmenter.encode(frame),
+        "track, 1 frame, 1 object": lambda: start_tracking(1),
+        "track, 1 frame, 8 objects": lambda: start_tracking(8),
+    }
     rows = []
-    for name, run in stages.items():
+    for name, prepare in stages.items():
         progress(f"beside its limit: {name}")
+        run = prepare()
         with FlopCounterMode(display=False) as flops:
             run()
         spent, limit = _time(device, run), flops.get_total_flops() / rates["flop_per_s"]
@@ -232,7 +237,9 @@ def measure_limits(engine: Engine, *, quick: bool, progress: Callable[[str], Non
     device, dtype = engine.device, engine.model.dtype
     rates = {"flop_per_s": measure_product_rate(device, dtype), "read_bytes_per_s": measure_read_rate(device)}
     on_gpu = device.type == "cuda"
-    stages, operations = measure_stages(engine, rates, progress), count_host_operations(engine)
+    stages = measure_stages(engine, rates, progress)
+    progress("operations that the host starts")
+    operations = count_host_operations(engine)
     progress("beside its limit: decoding at the width of 3B")
     model = build_decoder(36 if on_gpu else 4, device, dtype, width=128 if quick else 2048)
     stages += measure_decoding(model, rates, (50,) if quick else (300, 1600, 4000))
