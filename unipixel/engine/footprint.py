@@ -122,7 +122,9 @@ def count_cache_bytes(config: UniPixelConfig, tokens: int, width: float) -> floa
 
 def count_feature_bytes(config: UniPixelConfig, frames: int, width: float) -> float:
     """What SAM keeps of the frames of a clip, of numbers of ``width`` bytes."""
-    return min(frames, CACHED_FRAMES) * 4 * config.sam.hidden_size * config.sam.grid**2 * width
+    sam = config.sam
+    own = 3 * sam.image_size**2 * 4 if config.pixel.guided_radius else 0  # the frames themselves, in fp32
+    return min(frames, CACHED_FRAMES) * (4 * sam.hidden_size * sam.grid**2 * width + own)
 
 
 def _count_vision(config: UniPixelConfig, patches: int, width: float) -> float:

@@ -140,7 +140,7 @@ class FrameFeatureCache:
             # slices would keep the whole batch alive
             parts = [features[i : i + 1] for i in range(len(frames))]
             if len(frames) > 1:
-                parts = [FrameFeatures(p.embed.clone(), p.high_res_0.clone(), p.high_res_1.clone()) for p in parts]
+                parts = [part.clone() for part in parts]
         self._clock.count("sam_encode", len(frames))
         self.encoded += len(frames)
         return parts

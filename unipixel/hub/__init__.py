@@ -273,8 +273,9 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Returns:
             (B, L + new) token ids, with the end token of each reply, which also pads on the right. With
-            ``return_dict_in_generate`` a mapping of these as ``sequences``, and per row ``mask_logits`` (N, T, 4s, 4s)
-            and ``object_scores`` (N, T) of its N ``<|seg|>``, tracked from the first frame on; None without frames.
+            ``return_dict_in_generate`` a mapping of these as ``sequences``, and per row ``mask_logits`` (N, T, m, m),
+            m being `Segmenter.mask_side`, and ``object_scores`` (N, T) of its N ``<|seg|>``, tracked from the first
+            frame on; None without frames.
 
         Raises:
             ValueError: an option of transformers' ``generate`` that means nothing here, such as beams.
@@ -340,13 +341,12 @@ class UniPixelForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return inputs
 
     def _track(self, queries: Tensor, frames: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """(N, T, 4s, 4s) mask logits and (N, T) logits of presence, objects prompted on the first frame."""
+        """(N, T, m, m) mask logits and (N, T) logits of presence, objects prompted on the first frame."""
         if frames is None:
             return None
         segmenter, count, steps = self.unipixel.segmenter, len(frames), []
         if not len(queries):
-            side = 4 * segmenter.config.grid
-            return queries.new_zeros(0, count, side, side), queries.new_zeros(0, count)
+            return queries.new_zeros(0, count, segmenter.mask_side, segmenter.mask_side), queries.new_zeros(0, count)
         tracker = Tracker(segmenter, count)
         batch = choose_encode_batch(self.device)
         for start in range(0, count, batch):
@@ -558,7 +558,7 @@ class UniPixelProcessor(ProcessorMixin):
         """Masks at source size.
 
         Args:
-            mask_logits: per row (N, T, 4s, 4s) or None, from ``generate``.
+            mask_logits: per row (N, T, m, m) or None, from ``generate``.
             original_sizes: (B, 2) height and width, from the inputs.
 
         Returns:

@@ -187,6 +187,9 @@ class PixelConfig:
     min_track_score: float = 0.0
     """An object that is tracked counts as absent, and is remembered as such, on frames where its score (predicted IoU
     times presence) is less than so many times that on its first frame. Released: 0; nano: 0.15."""
+    guided_radius: int = 0
+    """Masks end where the colours of their frame do: a guided filter looks so many cells of the mask grid around, see
+    `segmenter.follow_colours`; 0: masks are as decoded. Released: 0; nano: 4."""
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -201,6 +204,7 @@ class PixelConfig:
         if self.region_place_encoding and not self.visual_place_encoding:
             raise ValueError("region_place_encoding asks for visual_place_encoding, whose code of place it averages")
         check_number(self.min_track_score, "min_track_score", 0.0, 1.0)
+        check_integer(self.guided_radius, "guided_radius", 0)
 
 
 RELEASED_PIXEL = PixelConfig(region_pool_order="window", integer_seconds_per_grid=True, rope_restart="all_axes")

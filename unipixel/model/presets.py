@@ -114,7 +114,9 @@ def build_nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelCon
         NANO_SAM,
         language=language | {"num_key_value_heads": 4, "max_position_embeddings": 8192},
         vision=vision | {"fullatt_block_indexes": [0, 1, 2, 3]},
-        pixel=PixelConfig(visual_place_encoding=True, region_place_encoding=True, min_track_score=0.15),
+        pixel=PixelConfig(
+            visual_place_encoding=True, region_place_encoding=True, min_track_score=0.15, guided_radius=4
+        ),
     )
 
 

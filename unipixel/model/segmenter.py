@@ -31,6 +31,8 @@ ABSENT_LOGIT = -1024.0
 """Mask logit of an object that SAM says is not there."""
 DOUBTED_LOGIT = -10.0
 """Largest presence logit of an object whose score is too low."""
+COLOUR_NOISE = 2e-3
+"""Variance of normalised colours that is no edge; 1e-4 of colours from 0 to 1."""
 MEMORY_SCALE, MEMORY_BIAS = 20.0, -10.0
 """Range of mask probabilities on their way into the memory encoder."""
 
@@ -45,9 +47,17 @@ class FrameFeatures:
     """(T, C/8, 4s, 4s) stride 4."""
     high_res_1: Tensor
     """(T, C/4, 2s, 2s) stride 8."""
+    frames: Tensor | None = None
+    """(T, 3, S, S) the frames themselves, where masks follow their colours."""
 
     def __getitem__(self, index: slice | Tensor) -> FrameFeatures:
-        return FrameFeatures(self.embed[index], self.high_res_0[index], self.high_res_1[index])
+        frames = None if self.frames is None else self.frames[index]
+        return FrameFeatures(self.embed[index], self.high_res_0[index], self.high_res_1[index], frames)
+
+    def clone(self) -> FrameFeatures:
+        """The same in memory of its own."""
+        frames = None if self.frames is None else self.frames.clone()
+        return FrameFeatures(self.embed.clone(), self.high_res_0.clone(), self.high_res_1.clone(), frames)
 
     def __len__(self) -> int:
         return len(self.embed)
@@ -55,10 +65,12 @@ class FrameFeatures:
     @staticmethod
     def cat(parts: Sequence[FrameFeatures]) -> FrameFeatures:
         """Join along T."""
+        frames = [p.frames for p in parts if p.frames is not None]
         return FrameFeatures(
             torch.cat([p.embed for p in parts]),
             torch.cat([p.high_res_0 for p in parts]),
             torch.cat([p.high_res_1 for p in parts]),
+            torch.cat(frames) if frames else None,
         )
 
 
@@ -76,7 +88,8 @@ class MaskPrediction:
     multimask_ious: Tensor
     """(N, 3) predicted IoU of each."""
     low_res_masks: Tensor
-    """(N, 1, 4s, 4s) logits of the best candidate, `ABSENT_LOGIT` where the object is absent (inference only)."""
+    """(N, 1, 4s, 4s) logits of the best candidate, or (N, 1, S, S) where they follow the colours of the frame;
+    `ABSENT_LOGIT` where the object is absent (inference only)."""
     object_score_logits: Tensor
     """(N,) above 0: the object is there."""
     object_pointer: Tensor
@@ -91,6 +104,50 @@ class MaskPrediction:
     def scores(self) -> Tensor:
         """(N,) predicted IoU times presence, float32 in 0..1."""
         return _compute_scores(self.iou_scores, self.object_score_logits)
+
+
+def follow_colours(logits: Tensor, frames: Tensor, radius: int) -> Tensor:
+    """Mask logits (N, 1, S, S) that end where the colours of their frame do, of logits (N, 1, h, w).
+
+    Around each cell of the mask, ``radius`` cells each way, the mask is written as a linear function of the colours,
+    which is then read at the pixels of the frame.
+
+    Args:
+        frames: (1 or N, 3, S, S), normalised.
+
+    Source: guided filter with functions found on a coarse grid (He and Sun, arXiv 1505.00996).
+    """
+
+    def average(x: Tensor) -> Tensor:
+        for kernel, padding in (((1, 2 * radius + 1), (0, radius)), ((2 * radius + 1, 1), (radius, 0))):
+            x = F.avg_pool2d(x, kernel, 1, padding, count_include_pad=False)
+        return x
+
+    pixels, mask = frames.float(), logits.float().sigmoid()
+    colours = F.interpolate(pixels, size=mask.shape[-2:], mode="area")
+    red, green, blue = colours.split(1, 1)
+    second = [red * red, red * green, red * blue, green * green, green * blue, blue * blue]
+    mean = average(colours)
+    r, g, b = mean.split(1, 1)
+    rr, rg, rb, gg, gb, bb = (
+        moment - product
+        for moment, product in zip(
+            average(torch.cat(second, 1)).split(1, 1), (r * r, r * g, r * b, g * g, g * b, b * b), strict=True
+        )
+    )
+    rr, gg, bb = rr + COLOUR_NOISE, gg + COLOUR_NOISE, bb + COLOUR_NOISE
+    # the inverse of the symmetric 3 x 3 matrix, row by row
+    first = torch.cat([gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb], 1)
+    middle = torch.cat([gb * rb - rg * bb, rr * bb - rb * rb, rb * rg - rr * gb], 1)
+    last = torch.cat([rg * gb - gg * rb, rb * rg - rr * gb, rr * gg - rg * rg], 1)
+    determinant = (first * torch.cat([rr, rg, rb], 1)).sum(1, keepdim=True)
+    level = average(mask)
+    shared = average(colours * mask) - mean * level  # (N, 3, h, w)
+    slope = torch.cat([(row * shared).sum(1, keepdim=True) for row in (first, middle, last)], 1) / determinant
+    line = average(torch.cat([slope, level - (slope * mean).sum(1, keepdim=True)], 1))
+    line = F.interpolate(line, size=pixels.shape[-2:], mode="bilinear")
+    found = (line[:, :3] * pixels).sum(1, keepdim=True) + line[:, 3:]
+    return torch.logit(found, 1e-3).to(logits.dtype)
 
 
 def _project(cells: Tensor, first: nn.Conv2d, second: nn.Conv2d | None = None) -> Tensor:
@@ -133,11 +190,18 @@ class Segmenter(nn.Module):
         """Whether, in inference, memories but the first are pooled 2 x 2 before they are attended to: see `attend`."""
         self.min_track_score = 0.0
         """See `PixelConfig.min_track_score`; of inference as well."""
+        self.guided_radius = 0
+        """See `PixelConfig.guided_radius`; of inference as well."""
         self._image_encoding: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
         return self.no_memory_embedding.dtype
+
+    @property
+    def mask_side(self) -> int:
+        """Side of the masks that inference gives: 4s, or S where they follow the colours of their frame."""
+        return self.config.image_size if self.guided_radius else 4 * self.config.grid
 
     def encode(self, frames: Tensor) -> FrameFeatures:
         """Encode normalised frames (T, 3, S, S)."""
@@ -148,6 +212,7 @@ class Segmenter(nn.Module):
             _project(medium, neck[1]) + wide,
             _project(finest, neck[3], decoder.conv_s0),
             _project(fine, neck[2], decoder.conv_s1),
+            frames if self.guided_radius and not self.training else None,
         )
 
     def add_no_memory(self, features: FrameFeatures) -> Tensor:
@@ -224,6 +289,8 @@ class Segmenter(nn.Module):
         best = ious.argmax(-1)
         rows = torch.arange(count, device=best.device)
         low_res = masks[rows, best][:, None]
+        if features.frames is not None:
+            low_res = follow_colours(low_res, features.frames, self.guided_radius)
         if mark_absent:
             low_res = torch.where(there[:, None, None, None], low_res, ABSENT_LOGIT)
         pointer = self.object_pointer_proj(tokens[rows, best])

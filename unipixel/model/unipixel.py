@@ -56,6 +56,7 @@ class UniPixel(nn.Module):
         self.region_pool = RegionPool(config)
         self.segmenter = Segmenter(config.sam)
         self.segmenter.min_track_score = config.pixel.min_track_score
+        self.segmenter.guided_radius = config.pixel.guided_radius
 
     @property
     def device(self) -> torch.device:
