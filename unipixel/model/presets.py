@@ -29,8 +29,8 @@ NANO_SAM = SamConfig(
     memory_size=64,
     embed_dim=32,
     num_heads=1,
-    stages=(1, 2, 3, 1),
-    global_blocks=(4, 5),
+    stages=(2, 3, 6, 2),
+    global_blocks=(7, 9, 10),
     window_sizes=(8, 4, 10, 5),
     background_size=(7, 7),
     memory_attention_layers=2,
@@ -105,7 +105,7 @@ def build_config(
 
 
 def build_nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelConfig:
-    """Sizes of `nano`: about 11 million parameters; arguments as in `build_config`."""
+    """Sizes of `nano`: about 13 million parameters; arguments as in `build_config`."""
     language = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8}
     vision = {"depth": 4, "hidden_size": 192, "intermediate_size": 576, "num_heads": 6}
     return build_config(
