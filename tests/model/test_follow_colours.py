@@ -105,7 +105,7 @@ def test_nano_follows_colours_where_it_answers_and_released_weights_nowhere() ->
     assert segmenter.train().encode(frames).frames is None  # what learns sees its own masks
 
 
-@pytest.mark.parametrize("radius", [-1, 1.5, True, "4"])
+@pytest.mark.parametrize("radius", [-1, 65, 1.5, True, "4"])
 def test_a_radius_that_is_none_is_refused(radius: object) -> None:
     with pytest.raises(ValueError, match="guided_radius"):
         PixelConfig(guided_radius=radius)  # type: ignore[arg-type]

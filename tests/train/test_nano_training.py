@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tools.deepen_encoder import deepen
 from unipixel.errors import CheckpointWarning
 from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
-from unipixel.model.presets import build_debug_config, build_nano_config, initialise
+from unipixel.model.presets import TINY_SAM, build_debug_config, build_nano_config, initialise
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.vision import VisionFeatures
 from unipixel.model.weights import load_model, save_model
@@ -295,6 +296,29 @@ def test_parts_that_learnt_with_another_code_of_place_are_taken_over_with_a_warn
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         copy_weights(model, tmp_path, ("segmenter",))  # nothing of it depends on the code
+
+
+def test_a_deeper_encoder_begins_with_the_answers_of_the_shallower_one(processor: Processor, tmp_path: Path) -> None:
+    small = replace(
+        fresh(processor).config, sam=replace(TINY_SAM, image_size=128, stages=(1, 2, 3, 1), global_blocks=(4, 5))
+    )
+    model = UniPixel(small)
+    initialise(model, torch.Generator().manual_seed(0))
+    save_model(model, tmp_path / "old")
+    processor.save(tmp_path / "old")
+    deepen(str(tmp_path / "old"), tmp_path / "new", (2, 3, 6, 2), (7, 9, 10))
+    deeper = load_model(tmp_path / "new").segmenter
+    assert deeper.config.stages == (2, 3, 6, 2) and len(deeper.vision_encoder.backbone.blocks) == 13
+    frame = torch.randn(1, 3, 128, 128)
+    with torch.inference_mode():
+        ours, theirs = deeper.encode(frame), model.segmenter.eval().encode(frame)
+    for name in ("embed", "high_res_0", "high_res_1"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name))
+    with pytest.raises(ValueError, match="see something else"):
+        deepen(str(tmp_path / "old"), tmp_path / "other", (2, 3, 6, 2), (6, 8, 10))
+    with pytest.raises(ValueError, match="cannot hold"):
+        deepen(str(tmp_path / "old"), tmp_path / "other", (1, 1, 3, 1), (3, 4))
+    assert not (tmp_path / "other").exists()
 
 
 def test_word_tables_of_another_vocabulary_are_taken_over_token_by_token(processor: Processor) -> None:

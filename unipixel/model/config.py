@@ -204,7 +204,7 @@ class PixelConfig:
         if self.region_place_encoding and not self.visual_place_encoding:
             raise ValueError("region_place_encoding asks for visual_place_encoding, whose code of place it averages")
         check_number(self.min_track_score, "min_track_score", 0.0, 1.0)
-        check_integer(self.guided_radius, "guided_radius", 0)
+        check_integer(self.guided_radius, "guided_radius", 0, 64)
 
 
 RELEASED_PIXEL = PixelConfig(region_pool_order="window", integer_seconds_per_grid=True, rope_restart="all_axes")
