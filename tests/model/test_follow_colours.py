@@ -108,7 +108,7 @@ def test_nano_follows_colours_where_it_answers_and_released_weights_nowhere() ->
 @pytest.mark.parametrize("radius", [-1, 65, 1.5, True, "4"])
 def test_a_radius_that_is_none_is_refused(radius: object) -> None:
     with pytest.raises(ValueError, match="guided_radius"):
-        PixelConfig(guided_radius=radius)  # type: ignore[arg-type]
+        PixelConfig(guided_radius=radius)
 
 
 def test_the_radius_is_kept_with_the_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> None:
