@@ -88,11 +88,13 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        # a view of a weight is not made inside
+        given = {one.untyped_storage()._cdata for one in tree_leaves(args) if isinstance(one, torch.Tensor)}
         for one in tree_leaves(result):
             if isinstance(one, torch.Tensor):
                 storage = one.untyped_storage()
                 key = storage._cdata
-                if key not in self._sizes:
+                if key not in self._sizes and key not in given:
                     self._sizes[key] = storage.nbytes()
                     self.now += storage.nbytes()
                     weakref.finalize(storage, self._free, key)
