@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,14 @@ import torch
 
 from unipixel.engine.answer import STAGES, Answer, MaskPiece
 from unipixel.engine.engine import Engine
+from unipixel.engine.memory import Anchor
 from unipixel.engine.session import Session
+from unipixel.engine.tracking import decode_frame
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack
+from unipixel.model.segmenter import FrameFeatures
+from unipixel.model.unipixel import UniPixel
+from unipixel.processing import Processor
 from unipixel.sample import Box, Mask, Point, Turn
 
 Clips = Callable[..., np.ndarray]
@@ -273,6 +279,39 @@ def test_start_best_tracks_both_ways_from_the_frame_with_the_highest_score(tiny_
         for one in answer.objects:
             again = tiny_engine.open(clip(5)).ask(QUESTION, start=starts[one.id], **SHORT)
             assert agreement(again.objects[one.id - 1].track, one.track) > 0.9999
+
+
+def build_starting_at_best(engine: Engine, **settings: Any) -> Engine:
+    """The same weights; objects start on their best frame."""
+    pixel = replace(engine.model.config.pixel, start_frame="best")
+    model = UniPixel(replace(engine.model.config, pixel=pixel)).eval()
+    model.load_state_dict(engine.model.state_dict())
+    processor = engine.processor
+    return Engine(model, Processor(processor.tokenizer, replace(processor.settings, **settings)))
+
+
+@torch.no_grad()
+def score_alone(engine: Engine, frame: FrameFeatures, anchor: Anchor) -> float:
+    """Score of one object on one frame, with nothing remembered."""
+    return decode_frame(engine.model.segmenter, frame, [anchor]).scores.item()
+
+
+def test_a_checkpoint_says_where_objects_start(tiny_engine: Engine, clip: Clips) -> None:
+    engine = build_starting_at_best(tiny_engine, still_frames=True)
+    with engine.open(clip(7), num_frames=4, track="all") as session:
+        assert session.seen_frames == (0, 6)
+        found = [session.objects[one.id] for one in session.ask(QUESTION, **SHORT).objects]
+        frames = {t: session._space.features.get(t) for t in session.seen_frames}
+        for known in found:
+            assert known.queries is not None
+            scores = {t: score_alone(engine, frame, Anchor(t, known.queries)) for t, frame in frames.items()}
+            assert known.anchors[0].frame == max(scores, key=lambda t: scores[t])
+        assert found
+        assert [one.anchors[0].frame for one in session.segment(Point(30, 30, frame=3), force="always")] == [3]
+        assert session.segment(Point(30, 30, frame=3), start=1, force="always")[0].anchors[0].frame == 1
+    with tiny_engine.open(clip(5)) as session:
+        for one in session.ask(QUESTION, **SHORT).objects:
+            assert session.objects[one.id].anchors[0].frame == 0
 
 
 def test_the_language_model_sees_samples_of_a_clip_that_is_tracked_whole(tiny_engine: Engine, clip: Clips) -> None:

@@ -118,12 +118,28 @@ def test_a_frame_that_is_not_seen_stands_for_its_nearest_neighbour() -> None:
     assert [visual.find_position(t) for t in range(10)] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
 
 
+def test_still_frames_are_seen_as_pictures_are() -> None:
+    settings = ImageSettings(max_frames=8, still_frames=True, min_pixels=4500, max_pixels=5000, share_budget=False)
+    clip = Media.from_array(np.random.default_rng(0).integers(0, 256, (10, 40, 60, 3), dtype=np.uint8))
+    visual = VisualInput(clip, settings)
+    assert visual.llm_frame_indices == (0, 3, 6, 9)
+    assert visual.shown_frames == (0, 0, 3, 3, 6, 6, 9, 9)
+    assert (visual.num_frames, visual.grid[0]) == (8, 4)
+    assert [visual.find_position(t) for t in (0, 2, 3, 9)] == [0, 2, 2, 6]
+    alone = [VisualInput(clip.select([t]), settings) for t in visual.llm_frame_indices]
+    assert [one.shown_frames for one in alone] == [(0,)] * 4
+    torch.testing.assert_close(visual.pixel_values, torch.cat([one.pixel_values for one in alone]), atol=0, rtol=0)
+    assert VisualInput(clip.select([0, 1, 2]), settings).grid[0] == 3
+    assert VisualInput(clip, replace(settings, max_frames=1)).llm_frame_indices == (0,)
+
+
 def test_settings_come_back_from_disk(tmp_path: Path) -> None:
     settings = ImageSettings(
         min_pixels=56 * 56,
         max_pixels=168 * 168,
         share_budget=False,
         max_frames=8,
+        still_frames=True,
         sam_size=192,
         image_mean=(0.5, 0.5, 0.5),
         target_rule="nearest",

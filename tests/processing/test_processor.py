@@ -191,6 +191,19 @@ def test_an_image_is_one_frame_shown_twice(processor: Processor) -> None:
     )
 
 
+def test_an_object_is_remembered_on_each_still_that_shows_it(processor: Processor, sample: Sample) -> None:
+    stills = Processor(processor.tokenizer, replace(processor.settings, still_frames=True, max_frames=6))
+    visual = stills.build_visual(sample.media)
+    turn = stills.build_first_turn(Turn(question="What is [2]?", regions=(2,)), visual, sample.objects)
+    assert turn.region_masks is not None
+    assert turn.region_masks.flatten(2).any(-1)[:, 0].tolist() == [False, False, True]
+    assert "video with 6 frames" in (text := stills.tokenizer.decode(turn.input_ids))
+    assert "[2]: <5>-<6> <|mem|>\n" in text
+    trained = stills.build_training_inputs(sample)
+    torch.testing.assert_close(trained["pixel_values"], visual.pixel_values, atol=0, rtol=0)
+    assert trained["point_frames"].tolist()[:2] == [4, 0]  # frame 2 of the clip, and the first
+
+
 def test_a_batch_keeps_every_sample_and_masks_the_padding(processor: Processor, sample: Sample) -> None:
     samples = [
         processor.build_training_inputs(sample),
@@ -241,7 +254,11 @@ def test_independent_turns_compute_what_each_turn_alone_would(
 
 
 @torch.no_grad()
-def test_a_training_forward_equals_an_inference_forward(processor: Processor, sample: Sample, model: UniPixel) -> None:
+@pytest.mark.parametrize("still", [False, True])
+def test_a_training_forward_equals_an_inference_forward(
+    still: bool, processor: Processor, sample: Sample, model: UniPixel
+) -> None:
+    processor = Processor(processor.tokenizer, replace(processor.settings, still_frames=still))
     one = replace(sample, turns=TURNS[:2])
     trained = model(**processor.collate([processor.build_training_inputs(one, sam_masks=False)]))
 

@@ -236,7 +236,7 @@ def test_a_fresh_segmenter_hears_the_prompt_as_loudly_as_the_picture(processor: 
 def test_cells_are_named_after_what_they_show() -> None:
     world = generate_scene(3, 1)
     words = {name: 100 + i for i, name in enumerate(THINGS)}
-    labels = label_cells(world, words, 7, 7, nothing=7).view(7, 7)
+    labels = label_cells(world, world.masks, words, 7, 7, nothing=7).view(7, 7)
     height, width = world.masks.shape[2:]
     for row, column in np.ndindex(7, 7):
         y, x = row * height // 7, column * width // 7

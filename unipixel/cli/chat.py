@@ -84,7 +84,7 @@ def chat(
     dtype: options.DType = None,
     num_frames: options.NumFrames = None,
     track: options.Track = "sampled",
-    start: options.Start = "0",
+    start: options.Start = None,
     pool_memories: options.PoolMemories = False,
     no_limits: options.NoLimits = False,
     max_new_tokens: options.MaxTokens = 256,

@@ -77,11 +77,12 @@ Track = Annotated[
     ),
 ]
 Start = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--start",
         metavar="FRAME",
-        help="Frame of the clip where tracking starts, or 'best': where each object is clearest.",
+        help="Frame of the clip where tracking starts, or 'best': where each object is clearest. "
+        "[default: as the checkpoint says]",
     ),
 ]
 Each = Annotated[
@@ -327,14 +328,14 @@ def _keep_imports() -> Iterator[None]:
         gc.enable()
 
 
-def parse_start(text: str) -> int | Literal["best"]:
-    """A frame, or "best".
+def parse_start(text: str | None) -> int | Literal["best"] | None:
+    """A frame, "best", or None: as the checkpoint says.
 
     Raises:
         ValueError: neither.
     """
-    if text == "best":
-        return "best"
+    if text is None or text == "best":
+        return None if text is None else "best"
     if not text.isdecimal():
         raise ValueError(f"--start is {text!r}; it must be 'best' or the number of a frame, from 0")
     return int(text)

@@ -49,7 +49,7 @@ def predict_memory(
 
     Args:
         config, settings: of the checkpoint.
-        frames: T, frames of the clip; the language model sees at most `ImageSettings.max_frames` of them.
+        frames: T, frames of the clip; the language model sees at most `ImageSettings.max_seen_frames` of them.
         objects: N, objects that are tracked together.
         size_hw: of the source, pixels.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``bf16-weights``, ``int8`` or ``int4``.
@@ -66,7 +66,7 @@ def predict_memory(
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     width = find_number_width(dtype)
-    seen = min(frames, settings.max_frames)
+    seen = min(frames, settings.max_seen_frames) * settings.frame_repeats
     height, breadth = settings.compute_resized_hw(size_hw, seen)
     steps = math.ceil(seen / settings.temporal_patch_size)
     patches = steps * (height // settings.patch_size) * (breadth // settings.patch_size)

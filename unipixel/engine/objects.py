@@ -135,7 +135,7 @@ def choose_start_frames(space: Workspace, queries: Tensor, start: Start) -> list
         return [start] * len(queries)
     if not len(queries) or space.num_frames == 1:
         return [0] * len(queries)
-    return find_best_frames(space.model.segmenter, space.features, queries, range(space.num_frames), space.clock)
+    return find_best_frames(space.model.segmenter, space.features, queries, space.visual.llm_frame_indices, space.clock)
 
 
 @torch.no_grad()

@@ -164,7 +164,7 @@ class Session:
         *,
         prompts: Prompts = (),
         about: About = (),
-        start: Start = 0,
+        start: Start | None = None,
         label: str | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
@@ -201,7 +201,7 @@ class Session:
         *,
         prompts: Prompts = (),
         about: About = (),
-        start: Start = 0,
+        start: Start | None = None,
         label: str | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
@@ -244,7 +244,7 @@ class Session:
         *,
         prompts: Prompts = (),
         about: About = (),
-        start: Start = 0,
+        start: Start | None = None,
         label: str | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
@@ -267,7 +267,9 @@ class Session:
                 are added to its wording.
             about: known objects that the question is about. Those it names as ``[id]`` are included by themselves.
             start: frame on which objects that the model segments start; they are tracked from there both ways.
-                ``"best"``: the frame on which each scores highest by itself.
+                ``"best"``: where each was pointed at, else the one, of those that the language model sees, on which it
+                scores highest by itself.
+                None: as the checkpoint's `PixelConfig.start_frame` says.
             label: what the prompted objects are called; None leaves the labels of known objects as they are.
             max_new_tokens: longest reply.
             temperature, top_p, seed: see `DecodingOptions`; 0 is greedy.
@@ -286,6 +288,8 @@ class Session:
             ValueError: a setting of the decoding is out of range.
         """
         space = self._space
+        if start is None:
+            start = "best" if space.model.config.pixel.start_frame == "best" else 0
         decoding = DecodingOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         if text is not None:
             space.processor.chat.check_text(text, "question")
@@ -375,7 +379,7 @@ class Session:
         self,
         prompts: Prompts,
         *,
-        start: Start = 0,
+        start: Start | None = None,
         label: str | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,

@@ -357,7 +357,7 @@ def _read_transcript(value: Any, tensors: dict[str, Tensor], space: Workspace) -
     written = {-1 - i for i in ids if i < 0}
     if visuals & set(ids) or not written <= visuals | {config.ref_token_id, config.mem_token_id}:
         raise ValueError("a token stands in the conversation that cannot be there")
-    shown = len(visual.llm_frame_indices) - 1
+    shown = len(visual.shown_frames) - 1
     frames = [check_integer(f, "the frame of a prompt", 0, shown) for f in check_list(record["frames"], "frames")]
     if ids.count(config.ref_token_id) != len(frames):
         raise ValueError(f"{len(frames)} prompts do not fit the conversation")

@@ -365,11 +365,15 @@ def _pair_with_queries(space: Workspace, ids: Sequence[int], reply: Reply) -> tu
 def _track_found(space: Workspace, objects: Sequence[KnownObject], start: Start) -> Iterator[MaskPiece]:
     """Masks of all objects in one batch, into the memory; one without a state is remembered as not there."""
     known = list(objects)
-    queries = [one.queries for one in known if one.queries is not None]
-    frames = iter(choose_start_frames(space, torch.stack(queries) if queries else torch.zeros(0), start))
-    for place, one in enumerate(known):
+    # where something was pointed at is best by itself: its queries look for that place
+    pointed = [(n, one) for n, one in enumerate(known) if start == "best" and one.queries is not None and one.prompts]
+    shown = {n: int(choose_reference(one.prompts).frame) for n, one in pointed}
+    named = [one.queries for n, one in enumerate(known) if one.queries is not None and n not in shown]
+    frames = iter(choose_start_frames(space, torch.stack(named) if named else torch.zeros(0), start))
+    for n, one in enumerate(known):
         if one.queries is not None:
-            known[place] = replace(one, anchors=build_anchors(space, one.queries, next(frames), one.prompts))
+            frame = shown[n] if n in shown else next(frames)
+            known[n] = replace(one, anchors=build_anchors(space, one.queries, frame, one.prompts))
     yield from track_objects(space, known)
 
 

@@ -187,6 +187,9 @@ class PixelConfig:
     min_track_score: float = 0.0
     """An object that is tracked counts as absent, and is remembered as such, on frames where its score (predicted IoU
     times presence) is less than so many times that on its first frame. Released: 0; nano: 0.15."""
+    start_frame: Literal["first", "best"] = "first"
+    """Frame on which objects that the model segments in a clip start, where the caller names none: the first, or, of
+    those that the language model sees, the one on which each scores highest. Released: "first"; nano: "best"."""
     guided_radius: int = 0
     """Masks end where the colours of their frame do: a guided filter looks so many cells of the mask grid around, see
     `segmenter.follow_colours`; 0: masks are as decoded. Released: 0; nano: 4."""
@@ -196,6 +199,7 @@ class PixelConfig:
             ("region_pool_order", ("raster", "window")),
             ("rope_restart", ("spatial", "all_axes")),
             ("recall", get_args(Recall)),
+            ("start_frame", ("first", "best")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")

@@ -115,7 +115,11 @@ def build_nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelCon
         language=language | {"num_key_value_heads": 4, "max_position_embeddings": 8192},
         vision=vision | {"fullatt_block_indexes": [0, 1, 2, 3]},
         pixel=PixelConfig(
-            visual_place_encoding=True, region_place_encoding=True, min_track_score=0.15, guided_radius=4
+            visual_place_encoding=True,
+            region_place_encoding=True,
+            min_track_score=0.15,
+            start_frame="best",
+            guided_radius=4,
         ),
     )
 

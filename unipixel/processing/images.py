@@ -101,6 +101,10 @@ class ImageSettings:
     """Frames that share the whole budget of a clip."""
     max_frames: int = 16
     """Frames of a clip that the language model sees at most; SAM sees all."""
+    still_frames: bool = False
+    """Whether each frame of a clip is shown as a picture is, filling a temporal step by itself. As many steps as before
+    then hold fewer frames, at most `max_frames` / `temporal_patch_size` of a clip. False (released): neighbours share a
+    step."""
     fps: float = 2.0
     """Frames per second that mRoPE assumes, whatever the source's rate."""
     sam_size: int = 768
@@ -132,7 +136,8 @@ class ImageSettings:
                 least = 1e-6 if name.endswith("std") else -1e6
                 check_number(value, f"a number of image setting {name}", least, 1e6)
         check_number(self.fps, "image setting fps", 1e-6, 1e6)
-        check_flag(self.share_budget, "image setting share_budget")
+        for name in ("share_budget", "still_frames"):
+            check_flag(getattr(self, name), f"image setting {name}")
         if self.frame_resize not in ("pillow", "tensor"):
             raise ValueError(f"frame_resize is {self.frame_resize!r}; it must be 'pillow' or 'tensor'")
         if self.target_rule not in ("touched", "nearest"):
@@ -142,6 +147,16 @@ class ImageSettings:
     def token_side(self) -> int:
         """Pixels per side of one visual token (28)."""
         return self.patch_size * self.merge_size
+
+    @property
+    def frame_repeats(self) -> int:
+        """How often each frame of a clip is shown."""
+        return self.temporal_patch_size if self.still_frames else 1
+
+    @property
+    def max_seen_frames(self) -> int:
+        """Different frames of a clip that the language model sees at most."""
+        return max(1, self.max_frames // self.frame_repeats)
 
     def compute_max_area(self, num_frames: int) -> int:
         """Largest area of each of ``num_frames`` resized frames, pixels."""
@@ -330,12 +345,15 @@ class VisualInput:
 
     Attributes:
         llm_frame_indices: frames t of the clip that the language model sees, ascending: all of a short clip, else
-            `ImageSettings.max_frames` evenly spread ones.
+            `ImageSettings.max_seen_frames` evenly spread ones.
+        shown_frames: the same in the order of its input, which shows some twice where frames are stills.
     """
 
     def __init__(self, media: Media, settings: ImageSettings, include: Sequence[int] = ()) -> None:
         self.media, self.settings = media, settings
-        self.llm_frame_indices = _choose_frames(media.num_frames, settings.max_frames, sorted(set(include)))
+        self.llm_frame_indices = _choose_frames(media.num_frames, settings.max_seen_frames, sorted(set(include)))
+        self._repeats = settings.frame_repeats if media.num_frames > 1 else 1  # a picture is padded
+        self.shown_frames = tuple(t for t in self.llm_frame_indices for _ in range(self._repeats))
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -345,13 +363,13 @@ class VisualInput:
     @cached_property
     def input_hw(self) -> tuple[int, int]:
         """Height and width that the language model sees, pixels."""
-        return self.settings.compute_resized_hw(self.size_hw, len(self.llm_frame_indices))
+        return self.settings.compute_resized_hw(self.size_hw, len(self.shown_frames))
 
     @property
     def num_frames(self) -> int:
         """Frames with the padding of the last temporal step: even."""
         step = self.settings.temporal_patch_size
-        return -(-len(self.llm_frame_indices) // step) * step
+        return -(-len(self.shown_frames) // step) * step
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -381,10 +399,13 @@ class VisualInput:
         """Patches of the chosen frames, float32 (t*h*w, 1176); read on first use."""
         size = self.input_hw
         rule = self.settings.frame_resize
-        frames = [resize_frame(frame, size, rule) for frame in self.media.select(self.llm_frame_indices)]
-        return patchify(np.stack(frames), self.settings)[0]
+        return self.patchify([resize_frame(frame, size, rule) for frame in self.media.select(self.llm_frame_indices)])
+
+    def patchify(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Patches of the frames of `llm_frame_indices`, uint8 (H, W, 3) each and resized."""
+        return patchify(np.stack(frames).repeat(self._repeats, 0), self.settings)[0]
 
     def find_position(self, t: int) -> int:
-        """Where the language model sees frame ``t``, or its nearest neighbour, counted among its own frames."""
-        seen = self.llm_frame_indices
+        """Where the language model sees frame ``t``, or its nearest neighbour, counted among `shown_frames`."""
+        seen = self.shown_frames
         return min(range(len(seen)), key=lambda i: (abs(seen[i] - t), i))

@@ -249,7 +249,7 @@ class Processor:
         tracks = {number: objects[number] for number in turn.regions}
         masks = build_region_masks(tracks, visual, unseen=turn.as_written)
         step = self.settings.temporal_patch_size
-        prefix = format_region_lines(turn.regions, masks, len(visual.llm_frame_indices), step=step)
+        prefix = format_region_lines(turn.regions, masks, len(visual.shown_frames), step=step)
         return prefix + turn.question, references, masks
 
     def _build_training_inputs(self, sample: Sample, sam_masks: bool, independent_turns: bool) -> TrainingInputs:
@@ -345,7 +345,7 @@ class Processor:
             squares.append(self.prepare_sam_frames(frame[None]))
             if t in seen:
                 resized.append(images.resize_frame(frame, visual.input_hw, visual.settings.frame_resize))
-        return images.patchify(np.stack(resized), self.settings)[0], torch.cat(squares)
+        return visual.patchify(resized), torch.cat(squares)
 
 
 def _build_turn_inputs(ids: list[int], questions: Sequence[QuestionInputs], visual: VisualInput) -> TurnInputs:

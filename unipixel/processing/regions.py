@@ -68,7 +68,7 @@ def build_region_masks(tracks: dict[int, MaskTrack], visual: VisualInput, *, uns
             none of the frames that the language model sees.
     """
     clip = visual.media
-    seen = visual.llm_frame_indices
+    seen = visual.shown_frames
     masks = np.zeros((len(seen), len(tracks), *clip.size_hw), dtype=bool)
     for n, (number, track) in enumerate(tracks.items()):
         check_track(number, track, clip.size_hw, clip.num_frames)
@@ -76,7 +76,7 @@ def build_region_masks(tracks: dict[int, MaskTrack], visual: VisualInput, *, uns
             if track.rles[t] is not None:
                 masks[i, n] = track.mask(t)
         if not unseen and not masks[:, n].any():
-            frames = ", ".join(map(str, seen))
+            frames = ", ".join(map(str, visual.llm_frame_indices))
             raise PromptError(f"object {number} is visible on none of the frames that the model reads ({frames})")
     settings = visual.settings
     return pool_to_grid(
@@ -107,7 +107,7 @@ def format_region_lines(ids: Sequence[int], grid: Tensor, num_frames: int, *, st
     Args:
         ids: object ids, N of them.
         grid: bool (t, N, h/2, w/2) of the same objects.
-        num_frames: frames that the language model sees, without padding; 1 is worded as an image.
+        num_frames: frames that the language model is shown, without padding; 1 is worded as an image.
 
     Source: UniPixel, appendix on prompts; frames count from 1.
     """

@@ -39,7 +39,10 @@ PromptedId = Annotated[
 Number = Annotated[float, Field(allow_inf_nan=False)]
 StartFrame = Annotated[
     Frame | Literal["best"],
-    Field(description="Frame on which objects that the model segments start, or `best`: where each is clearest."),
+    Field(
+        description="Frame on which objects that the model segments start, or `best`: where each is clearest, of the "
+        "frames that the model reads. By default as the checkpoint says."
+    ),
 ]
 
 
@@ -129,7 +132,7 @@ class QuestionOptions(StrictModel):
     about: Annotated[list[ObjectId], Field(max_length=MAX_PROMPTS)] = Field(
         [], description="Known objects that the question is about; those named as `[1]` are included anyway."
     )
-    start: StartFrame = 0
+    start: StartFrame | None = None
     force: bool = Field(False, description="Segment what is pointed at even if the model says that nothing is there.")
     each: bool | None = Field(
         None,

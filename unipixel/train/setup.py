@@ -128,6 +128,7 @@ def _start_fresh(start: Start, seed: int) -> TrainingSetup:
         min_pixels=area - 1000,
         max_pixels=area + 1000,
         share_budget=False,
+        still_frames=not debug,
         sam_size=64 if debug else SAM_SIZE,
         target_rule="nearest",
     )

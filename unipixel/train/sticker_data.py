@@ -332,7 +332,13 @@ class StickerDataset(Dataset[TrainingInputs]):
         self._processor, self._recipe = processor, recipe
         pieces = list_whole_photos(Path(recipe.photos)) if recipe.photos else None
         self._settings = replace(recipe.world, photos=pieces, photo_share=recipe.photo_share)
-        self._hard = replace(HARD, num_frames=recipe.world.num_frames, photos=pieces, photo_share=recipe.photo_share)
+        self._hard = replace(
+            HARD,
+            families=recipe.world.families,
+            num_frames=recipe.world.num_frames,
+            photos=pieces,
+            photo_share=recipe.photo_share,
+        )
         self._photos = PhotoSampler("photos", recipe.photos) if recipe.photos else None
         self._clips = PhotoSampler("davis_clips", recipe.clips) if recipe.clips else None
         self._cut_out = build_cutout_world(recipe.world, Path(recipe.photos)) if recipe.cutout_share else None
@@ -390,7 +396,10 @@ class StickerDataset(Dataset[TrainingInputs]):
             sample = apply_recall(sample, prompts, recipe.recall)
         out = self._build_inputs(sample, together)
         if recipe.dense_words:
-            words = label_cells(world, self._words, *self._count_cells(out), self._processor.chat.ids[END_OF_TEXT])
+            masks = self._show(sample, world.masks)
+            words = label_cells(
+                world, masks, self._words, *self._count_cells(out), self._processor.chat.ids[END_OF_TEXT]
+            )
             out["cell_words"] = words
         return out
 
@@ -423,12 +432,16 @@ class StickerDataset(Dataset[TrainingInputs]):
             names = {q.about[0]: q.answer for q in sample.queries if q.kind == "caption"}
             tokens = [self._find_word(names[number]) for number in regions]
             masks = np.stack([sample.objects[number].masks for number in regions])
-            cover = measure_cover(masks, *self._count_cells(out))
+            cover = measure_cover(self._show(sample, masks), *self._count_cells(out))
             labels = torch.full((cover.shape[1],), IGNORE_INDEX)
             for token, share in zip(tokens, cover, strict=True):
                 labels[share > CLEARLY_SHOWN] = token
             out["cell_words"] = labels
         return out
+
+    def _show(self, sample: Sample, masks: np.ndarray) -> np.ndarray:
+        """Masks (N, T, H, W) on the frames that the language model is shown, in its order."""
+        return masks[:, list(self._processor.build_visual(sample.media).shown_frames)]
 
     def _count_cells(self, out: TrainingInputs) -> tuple[int, int]:
         """Rows and columns of visual tokens."""
@@ -462,12 +475,17 @@ def _list_prompts(sample: Sample, out: TrainingInputs) -> list[tuple[torch.Tenso
     return listed
 
 
-def label_cells(world: Scene, words: dict[str, int], rows: int, columns: int, nothing: int) -> torch.Tensor:
+def label_cells(
+    world: Scene, masks: np.ndarray, words: dict[str, int], rows: int, columns: int, nothing: int
+) -> torch.Tensor:
     """(t * rows * columns,) token of the name of what each visual token shows.
 
     ``nothing`` where it shows background, -100 where that is not clear.
+
+    Args:
+        masks: those of the scene's objects, bool (N, T, H, W), on the frames that are shown.
     """
-    cover = measure_cover(world.masks, rows, columns)
+    cover = measure_cover(masks, rows, columns)
     tokens = torch.tensor([words[item.thing.name] for item in world.objects])
     most, which = cover.max(0)
     labels = torch.where(most > CLEARLY_SHOWN, tokens[which], IGNORE_INDEX)

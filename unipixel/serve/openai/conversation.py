@@ -135,7 +135,7 @@ def _get_options(messages: list[ChatMessage]) -> QuestionOptions:
 
 
 def _is_set(options: QuestionOptions) -> bool:
-    return bool(options.prompts or options.about or options.start or options.force or options.each is not None)
+    return bool(options.prompts or options.about or options.force or (options.start, options.each) != (None, None))
 
 
 def _bad_request(message: str, param: str = "messages") -> ApiError:

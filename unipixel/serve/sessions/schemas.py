@@ -70,7 +70,7 @@ class SegmentRequest(StrictModel):
 
     prompts: Annotated[Prompts, Field(min_length=1)]
     label: Label | None = None
-    start: StartFrame = 0
+    start: StartFrame | None = None
     force: bool = Field(True, description="Give a mask even if the model says that nothing is there.")
     stream: bool = Field(False, description="Send events: `masks` frame by frame, and at the end `objects`.")
 
