@@ -1,9 +1,10 @@
 """Makes the built-in sprite sheets of `unipixel.stickers` from open-licence emoji families.
 
-Needs, besides the project's own packages, `cairosvg` (with the cairo library) and the unpacked npm packages
-`@iconify-json/noto`, `twemoji`, `fluent-emoji-flat`, `emojione` and `fxemoji` in one folder:
+Needs, besides the project's own packages, `cairosvg` (with the cairo library), `resvg-py` and the unpacked npm packages
+`@iconify-json/noto`, `twemoji`, `fluent-emoji-flat`, `emojione`, `fxemoji`, `noto-v1`, `fluent-emoji` and
+`streamline-emojis` in one folder:
 
-    for f in noto twemoji fluent-emoji-flat emojione fxemoji; do
+    for f in noto twemoji fluent-emoji-flat emojione fxemoji noto-v1 fluent-emoji streamline-emojis; do
         npm pack @iconify-json/$f && mkdir -p icons/$f && tar xzf iconify-json-$f-*.tgz -C icons/$f --strip-components=1
     done
     PYTHONPATH=. python tools/build_sprites.py icons
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import cairosvg  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import resvg_py  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from PIL import Image, ImageDraw
 from sprite_sources import HELD_OUT_ICONS, ICONS, REJECTED
 
@@ -32,6 +34,9 @@ SIZE = 96
 COLUMNS = 16
 TRAINING = ("noto", "twemoji", "fluent-emoji-flat", "emojione")
 HELD_OUT = "fxemoji"
+FURTHER = ("noto-v1", "fluent-emoji", "streamline-emojis")
+"""Drawn by resvg, because cairosvg cannot blur; the older sheets stay as they were drawn."""
+FAMILIES = (*TRAINING, HELD_OUT, *FURTHER)
 STICKERS = Path(__file__).resolve().parents[1] / "unipixel" / "stickers"
 
 
@@ -52,9 +57,12 @@ def icon_svg(pack: dict[str, Any], icon: str) -> str | None:
     )
 
 
-def rasterise(svg: str) -> Image.Image:
+def rasterise(svg: str, family: str) -> Image.Image:
     """The picture cropped to what is visible and centred on a SIZE x SIZE canvas with a 2 px margin."""
-    data = cairosvg.svg2png(bytestring=svg.encode(), output_width=4 * SIZE, output_height=4 * SIZE)
+    if family in FURTHER:
+        data = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=4 * SIZE, height=4 * SIZE))
+    else:
+        data = cairosvg.svg2png(bytestring=svg.encode(), output_width=4 * SIZE, output_height=4 * SIZE)
     image = Image.open(io.BytesIO(data)).convert("RGBA")
     box = image.getchannel("A").point(lambda a: 255 if a > 40 else 0).getbbox()
     if box is None:
@@ -80,7 +88,7 @@ def family_sprites(folder: Path, family: str) -> list[tuple[str, str, Image.Imag
             svg = icon_svg(pack, icon)
             if svg is None or (family, icon) in REJECTED:
                 continue
-            image = rasterise(svg)
+            image = rasterise(svg, family)
             if image.tobytes() not in seen:
                 seen.add(image.tobytes())
                 sprites.append((thing, icon, image))
@@ -102,20 +110,20 @@ def write_contact(table: dict[str, list[tuple[str, str, Image.Image]]], folder: 
     names = list(THINGS)
     columns = [names[i : i + 20] for i in range(0, len(names), 20)]
     for page in range(0, len(columns), 3):
-        image = Image.new("RGB", (1680, 20 * 66), (150, 170, 160))
+        image = Image.new("RGB", (2544, 20 * 66), (150, 170, 160))
         draw = ImageDraw.Draw(image)
         for c, column in enumerate(columns[page : page + 3]):
             for r, name in enumerate(column):
-                draw.text((c * 560 + 2, r * 66 + 26), name, fill=(0, 0, 0))
-                x = c * 560 + 70
-                for family in (*TRAINING, HELD_OUT):
+                draw.text((c * 848 + 2, r * 66 + 26), name, fill=(0, 0, 0))
+                x = c * 848 + 70
+                for family in FAMILIES:
                     found = [s for s in table[family] if s[0] == name]
                     step = 62 if len(found) < 2 else 44
                     for _, _, sprite in found[:2]:
                         small = sprite.resize((step, step), Image.Resampling.BILINEAR)
                         image.paste(small, (x, r * 66 + (66 - step) // 2), small)
                         x += step + 2
-                    x = c * 560 + 70 + 96 * ((*TRAINING, HELD_OUT).index(family) + 1)
+                    x = c * 848 + 70 + 96 * (FAMILIES.index(family) + 1)
         image.save(folder / f"contact-{page // 3}.png")
 
 
@@ -129,7 +137,7 @@ def notice(folder: Path) -> str:
         "generated scenes, rotated, flipped or recoloured.",
         "",
     ]
-    for family in (*TRAINING, HELD_OUT):
+    for family in FAMILIES:
         info = json.loads((folder / family / "info.json").read_text())
         author, licence = info["author"], info["license"]
         lines.append(
@@ -144,7 +152,7 @@ def main() -> None:
     parser.add_argument("icons", type=Path, help="folder with the unpacked npm packages")
     parser.add_argument("--contact", type=Path, help="also write contact sheets into this folder")
     arguments = parser.parse_args()
-    table = {family: family_sprites(arguments.icons, family) for family in (*TRAINING, HELD_OUT)}
+    table = {family: family_sprites(arguments.icons, family) for family in FAMILIES}
     for thing in THINGS:
         families = {family for family in TRAINING if any(s[0] == thing for s in table[family])}
         if len(families) < 3:

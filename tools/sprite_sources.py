@@ -270,4 +270,11 @@ REJECTED: dict[tuple[str, str], str] = {
     ("emojione", "tent"): "a whole picture of a night sky",
     ("emojione", "motorcycle"): "with a rider",
     ("emojione", "rainbow"): "with a cloud, which is a thing of its own",
+    ("streamline-emojis", "ant"): "with a cap",
+    ("streamline-emojis", "headphone"): "a receiver with notes",
+    ("streamline-emojis", "castle"): "a whole picture in a frame",
+    ("streamline-emojis", "factory"): "a whole picture in a frame",
+    ("streamline-emojis", "rainbow"): "a whole picture in a frame",
+    ("streamline-emojis", "ship"): "a whole picture in a frame",
+    ("streamline-emojis", "tent"): "a whole picture in a frame",
 }

@@ -11,7 +11,15 @@ import pytest
 from PIL import Image
 
 from unipixel.errors import DatasetError
-from unipixel.stickers import HELD_OUT_FAMILY, THINGS, TRAINING_FAMILIES, SceneSettings, generate_scene, generate_turns
+from unipixel.stickers import (
+    FURTHER_FAMILIES,
+    HELD_OUT_FAMILY,
+    THINGS,
+    TRAINING_FAMILIES,
+    SceneSettings,
+    generate_scene,
+    generate_turns,
+)
 from unipixel.stickers.colours import COLOURS
 from unipixel.stickers.sprites import SHEETS, load_built_in, load_folder
 from unipixel.stickers.things import KINDS, USES
@@ -26,7 +34,7 @@ def test_every_thing_is_drawn_by_at_least_three_training_families() -> None:
 
 
 def test_the_held_out_family_is_never_part_of_training() -> None:
-    assert HELD_OUT_FAMILY not in TRAINING_FAMILIES
+    assert HELD_OUT_FAMILY not in (*TRAINING_FAMILIES, *FURTHER_FAMILIES)
     assert {sprite.family for sprite in load_built_in().sprites} == set(TRAINING_FAMILIES)
     held_out = load_built_in((HELD_OUT_FAMILY,))
     assert set(held_out.names) <= set(THINGS)
@@ -41,13 +49,13 @@ def test_sheets_stay_small_enough_for_the_repository() -> None:
 
 def test_no_two_things_share_a_picture() -> None:
     seen: dict[bytes, str] = {}
-    for sprite in load_built_in((*TRAINING_FAMILIES, HELD_OUT_FAMILY)).sprites:
+    for sprite in load_built_in((*TRAINING_FAMILIES, *FURTHER_FAMILIES, HELD_OUT_FAMILY)).sprites:
         name = seen.setdefault(sprite.picture.tobytes(), sprite.thing.name)
         assert name == sprite.thing.name
 
 
 def test_every_sprite_is_visible_and_inside_its_square() -> None:
-    for sprite in load_built_in((*TRAINING_FAMILIES, HELD_OUT_FAMILY)).sprites:
+    for sprite in load_built_in((*TRAINING_FAMILIES, *FURTHER_FAMILIES, HELD_OUT_FAMILY)).sprites:
         alpha = np.asarray(sprite.picture)[..., 3]
         assert (alpha >= 128).mean() > 0.02, (sprite.family, sprite.thing.name)
         assert max(sprite.extent) <= 1.0

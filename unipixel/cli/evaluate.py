@@ -401,12 +401,12 @@ def get_world_settings(world: str, sprites: Path | None, style: str | None = Non
     Raises:
         ValueError: there is no world or style of that name.
     """
-    from unipixel.stickers import HELD_OUT_FAMILY, TRAINING_FAMILIES, WORLDS
+    from unipixel.stickers import FURTHER_FAMILIES, HELD_OUT_FAMILY, TRAINING_FAMILIES, WORLDS
 
     if world not in WORLDS:
         raise ValueError(f"--world is {world!r}; there are {', '.join(WORLDS)}")
     settings = replace(WORLDS[world], sprites=sprites)
-    styles = (*TRAINING_FAMILIES, HELD_OUT_FAMILY)
+    styles = (*TRAINING_FAMILIES, *FURTHER_FAMILIES, HELD_OUT_FAMILY)
     if style is not None and style not in styles:
         raise ValueError(f"--style is {style!r}; there are {', '.join(styles)}, of which the last is never trained on")
     return settings if style is None else replace(settings, families=(style,))

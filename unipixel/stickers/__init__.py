@@ -13,7 +13,7 @@ from unipixel.stickers.facts import Facts
 from unipixel.stickers.language import list_vocabulary_texts
 from unipixel.stickers.records import describe_scene, generate_scene_with_turns, write_samples
 from unipixel.stickers.scene import EVAL_SEED, HARD, WORLDS, Scene, SceneObject, SceneSettings, generate_scene
-from unipixel.stickers.sprites import HELD_OUT_FAMILY, TRAINING_FAMILIES
+from unipixel.stickers.sprites import FURTHER_FAMILIES, HELD_OUT_FAMILY, TRAINING_FAMILIES
 from unipixel.stickers.things import FAMILIAR, THINGS, Thing
 from unipixel.stickers.turns import FULL_MIX, TASKS, generate_turns
 from unipixel.stickers.video import generate_video
@@ -23,6 +23,7 @@ __all__ = [
     "FAMILIAR",
     "FULL_MIX",
     "HARD",
+    "FURTHER_FAMILIES",
     "HELD_OUT_FAMILY",
     "TASKS",
     "THINGS",

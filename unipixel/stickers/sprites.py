@@ -20,6 +20,8 @@ from unipixel.stickers.colours import COLOURS, repaint
 from unipixel.stickers.things import KINDS, THINGS, USES, Thing
 
 TRAINING_FAMILIES = ("noto", "twemoji", "fluent-emoji-flat", "emojione")
+FURTHER_FAMILIES = ("noto-v1", "fluent-emoji", "streamline-emojis")
+"""Styles that some training has besides, by `SceneSettings.families`; no held-out question is drawn in them."""
 HELD_OUT_FAMILY = "fxemoji"
 """The drawing style that nothing is ever trained on."""
 
