@@ -119,13 +119,15 @@ def test_a_frame_that_is_not_seen_stands_for_its_nearest_neighbour() -> None:
 
 
 def test_still_frames_are_seen_as_pictures_are() -> None:
-    settings = ImageSettings(max_frames=8, still_frames=True, min_pixels=4500, max_pixels=5000, share_budget=False)
+    settings = ImageSettings(max_frames=4, still_frames=True, min_pixels=4500, max_pixels=5000, share_budget=False)
     clip = Media.from_array(np.random.default_rng(0).integers(0, 256, (10, 40, 60, 3), dtype=np.uint8))
     visual = VisualInput(clip, settings)
     assert visual.llm_frame_indices == (0, 3, 6, 9)
     assert visual.shown_frames == (0, 0, 3, 3, 6, 6, 9, 9)
     assert (visual.num_frames, visual.grid[0]) == (8, 4)
     assert [visual.find_position(t) for t in (0, 2, 3, 9)] == [0, 2, 2, 6]
+    seen = [len(VisualInput(blank(99), replace(settings, max_frames=most)).llm_frame_indices) for most in (2, 12, 32)]
+    assert seen == [2, 8, 16]
     alone = [VisualInput(clip.select([t]), settings) for t in visual.llm_frame_indices]
     assert [one.shown_frames for one in alone] == [(0,)] * 4
     torch.testing.assert_close(visual.pixel_values, torch.cat([one.pixel_values for one in alone]), atol=0, rtol=0)

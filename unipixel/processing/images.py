@@ -75,6 +75,10 @@ _BOUNDS = {
 """Largest values: a frame is resized to whatever a file says."""
 
 
+FEW_FRAMES = 8
+"""Frames of a clip that are all seen, also where each fills a temporal step by itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings:
     """How frames are resized, normalised and cut; the defaults are those of the released checkpoints."""
@@ -102,8 +106,8 @@ class ImageSettings:
     max_frames: int = 16
     """Frames of a clip that the language model sees at most; SAM sees all."""
     still_frames: bool = False
-    """Whether each frame of a clip is shown as a picture is, filling a temporal step by itself. As many steps as before
-    then hold fewer frames, at most `max_frames` / `temporal_patch_size` of a clip. False (released): neighbours share a
+    """Whether each frame of a clip is shown as a picture is, filling a temporal step by itself. Of more than
+    `FEW_FRAMES` frames as many are then seen as the steps of `max_frames` hold. False (released): neighbours share a
     step."""
     fps: float = 2.0
     """Frames per second that mRoPE assumes, whatever the source's rate."""
@@ -156,7 +160,7 @@ class ImageSettings:
     @property
     def max_seen_frames(self) -> int:
         """Different frames of a clip that the language model sees at most."""
-        return max(1, self.max_frames // self.frame_repeats)
+        return max(min(self.max_frames, FEW_FRAMES), self.max_frames // self.frame_repeats)
 
     def compute_max_area(self, num_frames: int) -> int:
         """Largest area of each of ``num_frames`` resized frames, pixels."""
