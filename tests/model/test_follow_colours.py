@@ -105,6 +105,35 @@ def test_nano_follows_colours_where_it_answers_and_released_weights_nowhere() ->
     assert segmenter.train().encode(frames).frames is None  # what learns sees its own masks
 
 
+def test_candidates_follow_colours_while_training_where_a_recipe_says_so() -> None:
+    torch.manual_seed(0)
+    segmenter = Segmenter(replace(TINY_SAM, dropout=0.0)).train()
+    segmenter.guided_radius, frames, hidden = 3, torch.randn(1, 3, 64, 64), torch.randn(2, 2, 32)
+    plain = segmenter.encode(frames)
+    coarse = segmenter.decode(segmenter.add_no_memory(plain), plain, hidden, mark_absent=False)
+    segmenter.guided_share = 1.0
+    features = segmenter.encode(frames)
+    fine = segmenter.decode(segmenter.add_no_memory(features), features, hidden, mark_absent=False)
+    small = F.interpolate(frames, size=(16, 16), mode="area")
+    for k in range(3):
+        wanted = follow_colours(coarse.multimask_logits[:, k : k + 1], small, 3, least=0.02)
+        torch.testing.assert_close(fine.multimask_logits[:, k : k + 1], wanted)
+    best = torch.arange(2), fine.multimask_ious.argmax(-1)
+    torch.testing.assert_close(fine.low_res_masks[:, 0], fine.multimask_logits[best])
+    fine.multimask_logits.sum().backward()
+    learnt = segmenter.mask_decoder.output_hypernetworks_mlps[1:].parameters()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learnt)
+
+
+def test_what_the_filter_takes_out_of_range_still_learns() -> None:
+    logits = draw_logits(32).requires_grad_()
+    found = follow_colours(logits, draw_frame(32, noise=0.1), 2, least=0.02)
+    outside = found.detach().abs() > 3.89  # log(0.98 / 0.02)
+    assert outside.any() and found.detach().abs().max() < 3.9
+    found[outside].sum().backward()
+    assert logits.grad is not None and logits.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("radius", [-1, 65, 1.5, True, "4"])
 def test_a_radius_that_is_none_is_refused(radius: object) -> None:
     with pytest.raises(ValueError, match="guided_radius"):

@@ -84,7 +84,7 @@ class MaskPrediction:
     """Masks of N objects on one frame."""
 
     multimask_logits: Tensor
-    """(N, 3, 4s, 4s) the three candidates, untouched."""
+    """(N, 3, 4s, 4s) the three candidates, untouched but where training has them follow colours."""
     multimask_ious: Tensor
     """(N, 3) predicted IoU of each."""
     low_res_masks: Tensor
@@ -106,7 +106,7 @@ class MaskPrediction:
         return _compute_scores(self.iou_scores, self.object_score_logits)
 
 
-def follow_colours(logits: Tensor, frames: Tensor, radius: int) -> Tensor:
+def follow_colours(logits: Tensor, frames: Tensor, radius: int, *, least: float = 1e-3) -> Tensor:
     """Mask logits (N, 1, S, S) that end where the colours of their frame do, of logits (N, 1, h, w).
 
     Around each cell of the mask, ``radius`` cells each way, the mask is written as a linear function of the colours,
@@ -114,6 +114,7 @@ def follow_colours(logits: Tensor, frames: Tensor, radius: int) -> Tensor:
 
     Args:
         frames: (1 or N, 3, S, S), normalised.
+        least: smallest probability that is told apart from 0; gradients pass what lies beyond it.
 
     Source: guided filter with functions found on a coarse grid (He and Sun, arXiv 1505.00996).
     """
@@ -147,7 +148,10 @@ def follow_colours(logits: Tensor, frames: Tensor, radius: int) -> Tensor:
     line = average(torch.cat([slope, level - (slope * mean).sum(1, keepdim=True)], 1))
     line = F.interpolate(line, size=pixels.shape[-2:], mode="bilinear")
     found = (line[:, :3] * pixels).sum(1, keepdim=True) + line[:, 3:]
-    return torch.logit(found, 1e-3).to(logits.dtype)
+    kept = found.clamp(least, 1 - least)
+    if found.requires_grad:
+        kept = found + (kept - found).detach()
+    return torch.logit(kept).to(logits.dtype)
 
 
 def _project(cells: Tensor, first: nn.Conv2d, second: nn.Conv2d | None = None) -> Tensor:
@@ -192,6 +196,8 @@ class Segmenter(nn.Module):
         """See `PixelConfig.min_track_score`; of inference as well."""
         self.guided_radius = 0
         """See `PixelConfig.guided_radius`; of inference as well."""
+        self.guided_share = 0.0
+        """While training, the share of decodings whose masks follow the colours too; see `Recipe.guided_share`."""
         self._image_encoding: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
 
     @property
@@ -212,7 +218,7 @@ class Segmenter(nn.Module):
             _project(medium, neck[1]) + wide,
             _project(finest, neck[3], decoder.conv_s0),
             _project(fine, neck[2], decoder.conv_s1),
-            frames if self.guided_radius and not self.training else None,
+            frames if self.guided_radius and (self.guided_share or not self.training) else None,
         )
 
     def add_no_memory(self, features: FrameFeatures) -> Tensor:
@@ -288,8 +294,12 @@ class Segmenter(nn.Module):
         there = score > 0
         best = ious.argmax(-1)
         rows = torch.arange(count, device=best.device)
+        if self.training and features.frames is not None and torch.rand(()) < self.guided_share:
+            frames = F.interpolate(features.frames.float(), size=masks.shape[-2:], mode="area")
+            candidates = masks.split(1, 1)
+            masks = torch.cat([follow_colours(one, frames, self.guided_radius, least=0.02) for one in candidates], 1)
         low_res = masks[rows, best][:, None]
-        if features.frames is not None:
+        if not self.training and features.frames is not None:
             low_res = follow_colours(low_res, features.frames, self.guided_radius)
         if mark_absent:
             low_res = torch.where(there[:, None, None, None], low_res, ABSENT_LOGIT)

@@ -134,6 +134,9 @@ class Recipe:
     """False: the code of a prompt's frame is the same for all frames."""
     propagate: bool = True
     """False: masks are made on every frame by itself, in training and after."""
+    guided_share: float = 0.0
+    """Share of the decodings, while training, whose masks follow the colours of their frame as those of inference do,
+    for a checkpoint with a `PixelConfig.guided_radius`; the others learn as they are decoded."""
     recall: Recall = "memory"
     """How questions know of objects that were pointed at, in training on stickers and after; see `Recall`."""
     bf16: bool = True

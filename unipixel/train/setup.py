@@ -110,6 +110,7 @@ def apply_variants(setup: TrainingSetup, recipe: Recipe) -> None:
     if not recipe.time_code:
         model.prompt_encoder.time_matrix.zero_()
         setup.changed.add("prompt_encoder.time_matrix")
+    model.segmenter.guided_share = recipe.guided_share
     config.pixel = replace(
         config.pixel,
         propagate=config.pixel.propagate and recipe.propagate,
