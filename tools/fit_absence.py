@@ -58,7 +58,7 @@ def main() -> None:
 def collect_decisions(
     model: UniPixel, processor: Processor, scenes: list[Scene], seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For N questions the decoder's states (N, D), how much likelier ``<|seg|>`` is (N,), and whether it is right."""
+    """Normalised states (N, D) of N decisions, how much likelier ``<|seg|>`` is there (N,), and whether it is right."""
     states, margins, is_there = list[Tensor](), list[Tensor](), list[Tensor]()
     seg, denials = model.config.seg_token_id, [processor.chat.encode(word)[0] for word in (" is", " are")]
     for n, scene in enumerate(scenes):
@@ -74,7 +74,7 @@ def collect_decisions(
         denies = torch.isin(said, torch.tensor(denials))
         chosen = begins | denies
         logits = model.compute_logits(hidden[chosen])
-        states.append(hidden[chosen])
+        states.append(model.language.norm(hidden[chosen]))
         margins.append(logits[:, seg] - logits[:, denials].logsumexp(1))
         is_there.append(begins[chosen])
     return torch.cat(states), torch.cat(margins), torch.cat(is_there)
