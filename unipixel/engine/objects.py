@@ -59,6 +59,11 @@ class Workspace:
     def num_frames(self) -> int:
         return len(self.clip.frame_indices)
 
+    @property
+    def default_start(self) -> Start:
+        """Where objects start if nobody says where."""
+        return "best" if self.model.config.pixel.start_frame == "best" else 0
+
     def new_object(self, object_id: int, **fields: Any) -> KnownObject:
         """An object that has not been tracked yet, with any further fields of `KnownObject`."""
         return build_unseen(object_id, self.clip.media.size_hw, self.num_frames, **fields)

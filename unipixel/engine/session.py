@@ -267,9 +267,8 @@ class Session:
                 are added to its wording.
             about: known objects that the question is about. Those it names as ``[id]`` are included by themselves.
             start: frame on which objects that the model segments start; they are tracked from there both ways.
-                ``"best"``: where each was pointed at, else the one, of those that the language model sees, on which it
-                scores highest by itself.
-                None: as the checkpoint's `PixelConfig.start_frame` says.
+                ``"best"``: where each was pointed at, else where it scores highest by itself, of the frames that the
+                language model sees. None: as `PixelConfig.start_frame` says.
             label: what the prompted objects are called; None leaves the labels of known objects as they are.
             max_new_tokens: longest reply.
             temperature, top_p, seed: see `DecodingOptions`; 0 is greedy.
@@ -288,8 +287,6 @@ class Session:
             ValueError: a setting of the decoding is out of range.
         """
         space = self._space
-        if start is None:
-            start = "best" if space.model.config.pixel.start_frame == "best" else 0
         decoding = DecodingOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         if text is not None:
             space.processor.chat.check_text(text, "question")
@@ -314,7 +311,7 @@ class Session:
             text=words,
             prompts=given,
             about=known,
-            start=check_start(start, space.num_frames),
+            start=check_start(space.default_start if start is None else start, space.num_frames),
             label=label,
             decoding=decoding,
             force=force,
