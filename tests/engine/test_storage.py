@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from unipixel.engine.session import Session
 from unipixel.errors import CheckpointError, MediaError
 from unipixel.masks import MaskTrack
 from unipixel.media import open_media
+from unipixel.processing import Processor
 from unipixel.sample import Box, Mask, Point
 
 Clips = Callable[..., np.ndarray]
@@ -68,6 +70,30 @@ def test_a_restored_session_is_the_live_one(tiny_engine: Engine, clip: Clips, tm
     assert (restored.correct(1, correction).masks == live.correct(1, correction).masks).mean() > 0.9999
     answers = [s.ask("What is this?", prompts=Point(9, 9), **SHORT) for s in (restored, live)]
     assert_same(*answers)
+
+
+def build_covering(engine: Engine) -> Engine:
+    """The same weights; an object in memory is what its mask covers."""
+    processor = engine.processor
+    return Engine(engine.model, Processor(processor.tokenizer, replace(processor.settings, region_rule="covered")))
+
+
+def test_a_session_keeps_how_much_of_each_cell_an_object_covers(
+    tiny_engine: Engine, clip: Clips, tmp_path: Path
+) -> None:
+    engine = build_covering(tiny_engine)
+    live = used(engine, clip(4))
+    live.ask("What colour is [1]?", **SHORT)
+    live.save(tmp_path / "session.zip")
+    tensors = load_tensors(unpack(tmp_path / "session.zip")["tensors.safetensors"])
+    (weights,) = (tensor for name, tensor in tensors.items() if "regions/" in name)
+    assert weights.is_floating_point()
+    assert 0 < weights[weights > 0].min() < weights.max() <= 1
+    restored = engine.open_session(tmp_path / "session.zip")
+    for question in ("What is [1]?", "Please segment the ball."):
+        assert_same(restored.ask(question, **SHORT), live.ask(question, **SHORT))
+    with pytest.raises((CheckpointError, MediaError)):
+        tiny_engine.open_session(tmp_path / "session.zip")
 
 
 def test_a_session_that_was_never_asked_anything_can_be_saved(tiny_engine: Engine, clip: Clips, tmp_path: Path) -> None:

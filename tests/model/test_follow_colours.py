@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from unipixel.engine.engine import load
 from unipixel.model.config import PixelConfig, UniPixelConfig
 from unipixel.model.presets import TINY_SAM
-from unipixel.model.segmenter import COLOUR_NOISE, FrameFeatures, Segmenter, follow_colours
+from unipixel.model.segmenter import COLOUR_NOISE, FrameFeatures, MaskPrediction, Segmenter, follow_colours
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.weights import load_model, save_model
 
@@ -103,6 +104,53 @@ def test_nano_follows_colours_where_it_answers_and_released_weights_nowhere() ->
         gone = segmenter.decode(segmenter.add_no_memory(features[:1]), features[:1], hidden, least_scores=torch.ones(1))
         assert (gone.low_res_masks < -1000).all()
     assert segmenter.train().encode(frames).frames is None  # what learns sees its own masks
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_mask_is_the_mean_of_its_candidates_where_the_checkpoint_says_so(training: bool) -> None:
+    torch.manual_seed(0)
+    segmenter = Segmenter(replace(TINY_SAM, dropout=0.0)).train(training)
+    features, hidden = segmenter.encode(torch.randn(1, 3, 64, 64)), torch.randn(5, 2, 32)
+
+    def decode(temperature: float) -> MaskPrediction:
+        segmenter.candidate_temperature = temperature
+        with torch.no_grad():
+            return segmenter.decode(segmenter.add_no_memory(features), features, hidden, mark_absent=False)
+
+    best, mixed = decode(0), decode(0.2)
+    assert torch.equal(best.low_res_masks[:, 0], best.multimask_logits[range(5), best.multimask_ious.argmax(1)])
+    for n in range(5):
+        shares = [math.exp(float(iou) / 0.2) for iou in best.multimask_ious[n]]
+        mean = sum(share * one for share, one in zip(shares, best.multimask_logits[n], strict=True)) / sum(shares)
+        torch.testing.assert_close(mixed.low_res_masks[n, 0], mean)
+    for name in ("multimask_logits", "multimask_ious", "object_score_logits", "object_pointer"):
+        assert torch.equal(getattr(mixed, name), getattr(best, name))
+    torch.testing.assert_close(decode(1e-6).low_res_masks, best.low_res_masks)
+    torch.testing.assert_close(
+        decode(1e3).low_res_masks, best.multimask_logits.mean(1, keepdim=True), atol=1e-2, rtol=0
+    )
+
+
+def test_a_mean_of_candidates_follows_colours_and_absent_objects_stay_absent() -> None:
+    torch.manual_seed(0)
+    segmenter = Segmenter(replace(TINY_SAM, dropout=0.0)).eval()
+    frames, hidden = torch.randn(1, 3, 64, 64), torch.randn(2, 2, 32)
+    segmenter.candidate_temperature, segmenter.guided_radius = 0.1, 3
+    with torch.inference_mode():
+        features = segmenter.encode(frames)
+        embed = segmenter.add_no_memory(features)
+        found = segmenter.decode(embed, features, hidden, mark_absent=False)
+        gone = segmenter.decode(embed, features, hidden, least_scores=torch.ones(2))
+        segmenter.guided_radius = 0
+        coarse = segmenter.decode(embed, replace(features, frames=None), hidden, mark_absent=False)
+    assert torch.equal(found.low_res_masks, follow_colours(coarse.low_res_masks, frames, 3))
+    assert (gone.low_res_masks < -1000).all()
+
+
+@pytest.mark.parametrize("temperature", [-0.1, float("nan"), "warm", True])
+def test_temperatures_that_are_none_are_refused(temperature: object) -> None:
+    with pytest.raises((ValueError, TypeError), match="candidate_temperature"):
+        PixelConfig(candidate_temperature=temperature)
 
 
 def test_candidates_follow_colours_while_training_where_a_recipe_says_so() -> None:

@@ -14,6 +14,7 @@ from unipixel.model import language
 from unipixel.model.config import PixelConfig
 from unipixel.model.memory_attention import build_sine_encoding, build_time_encoding
 from unipixel.model.presets import TINY_SAM
+from unipixel.model.prompt_encoder import RegionPool
 from unipixel.model.segmenter import Segmenter
 from unipixel.model.vision import encode_place
 
@@ -70,6 +71,22 @@ def test_a_region_says_where_it_is_and_how_large_where_the_model_has_such_codes(
     cells = masks[0].flatten(1).float()
     content = plain / plain.square().mean(1, keepdim=True).sqrt()
     torch.testing.assert_close(placed, content + cells @ code / cells.sum(1, keepdim=True), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_region_is_the_mean_of_its_cells_by_their_weights() -> None:
+    generator, grids = torch.Generator().manual_seed(0), ((2, 4, 6), (1, 4, 4))
+    cells = torch.randn(16, 8, generator=generator)
+    weights = torch.rand(2, 3, 2, 3, generator=generator)
+    weights[1, 0] = 0  # the first object is not seen in the second step
+    weights[0, 1] *= 1e-6  # hardly anything of the second one in the first
+    found = RegionPool.pool(cells, grids, [weights, None])
+    steps = cells[:12].unflatten(0, (2, 6))
+    seen = [(n, t) for n in range(3) for t in range(2) if (n, t) != (0, 1)]
+    expected = [(weights[t, n].flatten()[:, None] * steps[t]).sum(0) / weights[t, n].sum() for n, t in seen]
+    torch.testing.assert_close(found, torch.stack(expected))
+    whole = RegionPool.pool(cells, grids, [weights > 0, None])
+    torch.testing.assert_close(whole, RegionPool.pool(cells, grids, [(weights > 0).float(), None]))
 
 
 def test_the_code_of_a_region_asks_for_that_of_its_cells() -> None:

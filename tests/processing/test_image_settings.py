@@ -145,6 +145,7 @@ def test_settings_come_back_from_disk(tmp_path: Path) -> None:
         sam_size=192,
         image_mean=(0.5, 0.5, 0.5),
         target_rule="nearest",
+        region_rule="covered",
     )
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings.to_dict()))
     assert ImageSettings.from_folder(tmp_path) == settings
@@ -167,6 +168,7 @@ def test_a_released_folder_has_the_pixel_limits_of_the_release_and_not_those_it_
         ('{"unipixel": {"max_frames": "many"}}', "malformed"),
         ('{"unipixel": {"min_pixels": 100, "max_pixels": 50}}', "max_pixels is 50"),
         ('{"unipixel": {"target_rule": "soft"}}', "target_rule is 'soft'"),
+        ('{"unipixel": {"region_rule": "nearest"}}', "region_rule is 'nearest'"),
         ('{"unipixel": {"frame_resize": "opencv"}}', "frame_resize is 'opencv'"),
         ('{"unipixel": 3}', "malformed"),
         ('{"image_mean": [0.5]}', "image_mean is"),

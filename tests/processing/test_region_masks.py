@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -33,9 +36,42 @@ def test_grid_masks_follow_their_definition_at_any_size(seed: int) -> None:
     assert torch.equal(pool_to_grid(masks, grid), resized_and_pooled(masks, grid))
 
 
-def test_every_pixel_touches_a_cell() -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_a_covered_cell_weighs_what_the_resized_mask_covers_of_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    masks = rng.random((3, 2, int(rng.integers(1, 300)), int(rng.integers(1, 300)))) < 0.3
+    x = torch.from_numpy(masks[[0, 1, 2, 2]]).float().unflatten(0, (2, 2)).amax(1)
+    whole = F.avg_pool2d(F.interpolate(x, size=(56, 140), mode="bilinear", antialias=True), 28)
+    found = pool_to_grid(masks, (2, 4, 10), rule="covered")
+    torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+    assert found.max() <= 1
+    assert torch.equal(found > 0, pool_to_grid(masks, (2, 4, 10)))
+
+
+def test_a_cell_that_a_mask_covers_by_a_quarter_weighs_a_quarter() -> None:
+    masks = np.zeros((1, 1, 56, 56), dtype=bool)
+    masks[..., :28, :14] = True
+    masks[..., 28:42, 28:42] = True
+    found = pool_to_grid(masks, (1, 4, 4), rule="covered")
+    torch.testing.assert_close(found, torch.tensor([[[[0.5, 0.0], [0.0, 0.25]]]]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rule", ["touched", "covered"])
+def test_every_pixel_touches_a_cell(rule: Literal["touched", "covered"]) -> None:
     pixels = np.eye(13 * 17, dtype=bool).reshape(1, -1, 13, 17)
-    assert pool_to_grid(pixels, (1, 4, 8)).flatten(2).any(-1).all()
+    assert pool_to_grid(pixels, (1, 4, 8), rule=rule).flatten(2).any(-1).all()
+
+
+def test_settings_say_what_the_cells_of_an_object_weigh(processor: Processor) -> None:
+    masks = np.zeros((1, 60, 90), dtype=bool)
+    masks[:, 7:20, 30:50] = True
+    media, tracks = Media.from_array(np.zeros((1, 60, 90, 3), np.uint8)), {3: MaskTrack.from_masks(masks)}
+    covering = Processor(processor.tokenizer, replace(processor.settings, region_rule="covered"))
+    touched, covered = (build_region_masks(tracks, one.build_visual(media)) for one in (processor, covering))
+    assert touched.dtype == torch.bool
+    assert torch.equal(covered > 0, touched)
+    assert float(covered.mean()) == pytest.approx(13 * 20 / 60 / 90, abs=0.003)  # of the picture as much as the mask
+    assert format_region_lines([3], covered, 1) == format_region_lines([3], touched, 1)
 
 
 def test_an_object_off_the_frames_that_are_read_is_refused(processor: Processor) -> None:

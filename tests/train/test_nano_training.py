@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 
 from tools.deepen_encoder import deepen
+from tools.fit_region_pool import fit as fit_region_pool
 from unipixel.errors import CheckpointWarning
 from unipixel.masks import MaskTrack, encode_rle, save_davis_png
 from unipixel.media import Media
 from unipixel.model.presets import TINY_SAM, build_debug_config, build_nano_config, initialise
 from unipixel.model.unipixel import UniPixel
 from unipixel.model.vision import VisionFeatures
-from unipixel.model.weights import load_model, save_model
+from unipixel.model.weights import load_model, resolve_checkpoint, save_model
 from unipixel.processing import Processor, build_tokenizer
 from unipixel.sample import Query, Sample, Turn
 from unipixel.stickers import THINGS, SceneSettings, generate_scene, generate_video
@@ -319,6 +320,19 @@ def test_a_deeper_encoder_begins_with_the_answers_of_the_shallower_one(processor
     with pytest.raises(ValueError, match="cannot hold"):
         deepen(str(tmp_path / "old"), tmp_path / "other", (1, 1, 3, 1), (3, 4))
     assert not (tmp_path / "other").exists()
+
+
+def test_objects_in_memory_are_fitted_to_their_names_and_nothing_else_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit_region_pool("nano", tmp_path / "fitted", 24, 40)
+    shares = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(shares) == 4 and all(0 <= share <= 1 for share in shares)
+    before, after = load_model(resolve_checkpoint("nano")).float(), load_model(tmp_path / "fitted")
+    known = before.state_dict()
+    changed = {name for name, tensor in after.state_dict().items() if not torch.equal(tensor, known[name])}
+    assert {name.split(".")[0] for name in changed} == {"region_pool"}
+    assert Processor.from_folder(tmp_path / "fitted").settings.region_rule == "covered"
 
 
 def test_word_tables_of_another_vocabulary_are_taken_over_token_by_token(processor: Processor) -> None:

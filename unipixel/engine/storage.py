@@ -335,7 +335,7 @@ def _write_transcript(transcript: TurnInputs, unread: list[int], tensors: dict[s
         tensors[f"dialogue/coords/{number}"], tensors[f"dialogue/labels/{number}"] = coords, labels
     regions = transcript.region_masks
     if regions is not None:
-        tensors["dialogue/regions/0"] = regions.to(torch.uint8)
+        tensors["dialogue/regions/0"] = regions.to(torch.uint8) if regions.dtype == torch.bool else regions
     return {
         "ids": transcript.input_ids.tolist(),
         "unread": unread,
@@ -367,12 +367,13 @@ def _read_transcript(value: Any, tensors: dict[str, Tensor], space: Workspace) -
     ]
     (steps, rows, columns), merge = visual.grid, visual.settings.merge_size
     shape = (steps, range(1, len(ids) + 1), rows // merge, columns // merge)
+    kinds = (torch.uint8, torch.bool) + ((torch.float32,) if visual.settings.region_rule == "covered" else ())
     # files of other versions hold a tensor for each question with regions
     regions = [
-        _take_tensor(tensors, f"dialogue/regions/{number}", (torch.uint8, torch.bool), shape)
+        _take_tensor(tensors, f"dialogue/regions/{number}", kinds, shape)
         for number in range(check_integer(record["num_regions"], "num_regions", 0, len(ids)))
     ]
-    if any(one.max() > 1 or not one.flatten(2).any(-1).any(0).all() for one in regions):
+    if any(one.min() < 0 or one.max() > 1 or not one.flatten(2).any(-1).any(0).all() for one in regions):
         raise ValueError("a region of the conversation is empty, or no mask")
     if ids.count(config.mem_token_id) != sum(int(one.flatten(2).any(-1).sum()) for one in regions):
         raise ValueError("the regions do not fit the conversation")
@@ -381,6 +382,6 @@ def _read_transcript(value: Any, tensors: dict[str, Tensor], space: Workspace) -
         [coords for coords, _ in clicks],
         [labels for _, labels in clicks],
         torch.tensor(frames, dtype=torch.long),
-        torch.cat([one.bool() for one in regions], 1) if regions else None,
+        torch.cat([one if one.is_floating_point() else one.bool() for one in regions], 1) if regions else None,
     )
     return transcript, unread

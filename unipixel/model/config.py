@@ -190,6 +190,9 @@ class PixelConfig:
     start_frame: Literal["first", "best"] = "first"
     """Frame on which objects that the model segments in a clip start, where the caller names none: the first, or, of
     those that the language model sees, the one on which each scores highest. Released: "first"; nano: "best"."""
+    candidate_temperature: float = 0.0
+    """A mask is the mean of its three candidates, each weighted by the softmax of its predicted IoU over this; 0: the
+    best candidate alone. Released: 0; nano: 0.03."""
     guided_radius: int = 0
     """Masks end where the colours of their frame do: a guided filter looks so many cells of the mask grid around, see
     `segmenter.follow_colours`; 0: masks are as decoded. Released: 0; nano: 4."""
@@ -208,6 +211,7 @@ class PixelConfig:
         if self.region_place_encoding and not self.visual_place_encoding:
             raise ValueError("region_place_encoding asks for visual_place_encoding, whose code of place it averages")
         check_number(self.min_track_score, "min_track_score", 0.0, 1.0)
+        check_number(self.candidate_temperature, "candidate_temperature", 0.0, 1e3)
         check_integer(self.guided_radius, "guided_radius", 0, 64)
 
 

@@ -119,6 +119,7 @@ def build_nano_config(vocab_size: int, token_ids: dict[str, int]) -> UniPixelCon
             region_place_encoding=True,
             min_track_score=0.15,
             start_frame="best",
+            candidate_temperature=0.03,
             guided_radius=4,
         ),
     )

@@ -71,7 +71,7 @@ class PointEncoder(nn.Module):
 
 
 class RegionPool(nn.Module):
-    """Mean of the pre-merge features under a mask, per object and temporal step.
+    """Mean of the pre-merge features under a mask, weighted where the mask has weights, per object and temporal step.
 
     Source: UniPixel, section 3.3 (object memory bank).
     """
@@ -88,7 +88,8 @@ class RegionPool(nn.Module):
         Args:
             cells: (R, C) features of the cells of a batch of visuals.
             grid_thw: (t, h, w) of each visual, in patches.
-            masks: per visual bool (t, N, h/2, w/2) on the token grid, or None where it has no regions.
+            masks: per visual (t, N, h/2, w/2) on the token grid, bool or weights of the cells from 0 to 1, or None
+                where it has no regions.
 
         Returns:
             (rows, C).
@@ -99,9 +100,9 @@ class RegionPool(nn.Module):
             if mask is not None and mask.numel():
                 steps = cells[base : base + t * count].unflatten(0, (t, count))
                 weight = mask.to(steps).flatten(2).transpose(0, 1)  # (N, t, cells)
-                seen = weight.sum(-1)  # (N, t)
-                mean = torch.einsum("ntc,tcv->ntv", weight, steps) / seen.clamp(min=1)[..., None]
-                rows.append(mean[seen > 0])
+                total = weight.sum(-1, keepdim=True)  # (N, t, 1)
+                mean = torch.einsum("ntc,tcv->ntv", weight, steps) / total.where(total > 0, 1)
+                rows.append(mean[weight.any(-1)])
             base += t * count
         return torch.cat(rows) if rows else cells.new_zeros(0, cells.shape[-1])
 

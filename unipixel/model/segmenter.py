@@ -88,8 +88,9 @@ class MaskPrediction:
     multimask_ious: Tensor
     """(N, 3) predicted IoU of each."""
     low_res_masks: Tensor
-    """(N, 1, 4s, 4s) logits of the best candidate, or (N, 1, S, S) where they follow the colours of the frame;
-    `ABSENT_LOGIT` where the object is absent (inference only)."""
+    """(N, 1, 4s, 4s) logits of the best candidate, or of all as `PixelConfig.candidate_temperature` weights them;
+    (N, 1, S, S) where they follow the colours of the frame; `ABSENT_LOGIT` where the object is absent (inference
+    only)."""
     object_score_logits: Tensor
     """(N,) above 0: the object is there."""
     object_pointer: Tensor
@@ -194,6 +195,8 @@ class Segmenter(nn.Module):
         """Whether, in inference, memories but the first are pooled 2 x 2 before they are attended to: see `attend`."""
         self.min_track_score = 0.0
         """See `PixelConfig.min_track_score`; of inference as well."""
+        self.candidate_temperature = 0.0
+        """See `PixelConfig.candidate_temperature`."""
         self.guided_radius = 0
         """See `PixelConfig.guided_radius`; of inference as well."""
         self.guided_share = 0.0
@@ -298,7 +301,7 @@ class Segmenter(nn.Module):
             frames = F.interpolate(features.frames.float(), size=masks.shape[-2:], mode="area")
             candidates = masks.split(1, 1)
             masks = torch.cat([follow_colours(one, frames, self.guided_radius, least=0.02) for one in candidates], 1)
-        low_res = masks[rows, best][:, None]
+        low_res = self._merge_candidates(masks, ious)
         if not self.training and features.frames is not None:
             low_res = follow_colours(low_res, features.frames, self.guided_radius)
         if mark_absent:
@@ -306,6 +309,13 @@ class Segmenter(nn.Module):
         pointer = self.object_pointer_proj(tokens[rows, best])
         pointer = torch.where(there[:, None], pointer, self.no_object_pointer.to(pointer.dtype))
         return MaskPrediction(masks, ious, low_res, score, pointer)
+
+    def _merge_candidates(self, masks: Tensor, ious: Tensor) -> Tensor:
+        """(N, 1, h, w) logits of the chosen mask, of all candidates (N, K, h, w) and their predicted IoUs (N, K)."""
+        if not self.candidate_temperature:
+            return masks.gather(1, ious.argmax(1)[:, None, None, None].expand(-1, 1, *masks.shape[2:]))
+        weights = (ious.float() / self.candidate_temperature).softmax(1).to(masks.dtype)
+        return (masks * weights[:, :, None, None]).sum(1, keepdim=True)
 
     def use_masks_as_output(self, features: FrameFeatures, masks: Tensor) -> MaskPrediction:
         """Take given masks (N, S, S) bool of one frame as they are; SAM only adds the pointers.

@@ -56,6 +56,7 @@ class UniPixel(nn.Module):
         self.region_pool = RegionPool(config)
         self.segmenter = Segmenter(config.sam)
         self.segmenter.min_track_score = config.pixel.min_track_score
+        self.segmenter.candidate_temperature = config.pixel.candidate_temperature
         self.segmenter.guided_radius = config.pixel.guided_radius
 
     @property
@@ -157,7 +158,7 @@ class UniPixel(nn.Module):
             pixel_values, grid_thw, second_per_grid: videos of the whole batch, stills among them.
             image_pixel_values, image_grid_thw: pictures of the whole batch that are written as images.
             point_coords, point_labels: lists over all `<|ref|>` of the batch; point_frames, point_num_frames: (R,).
-            region_masks: list over visuals of bool (t, N, h/2, w/2) or None.
+            region_masks: list over visuals of weights (t, N, h/2, w/2), bool or from 0 to 1, or None.
             sam_frames: list over samples of (T, 3, S, S) or None.
             labels: (B, L) with -100 where nothing is learnt; spares the logits of all other positions.
             chosen_objects: list over samples of the numbers (K,) of the `<|seg|>` whose masks are wanted; None: all.

@@ -40,7 +40,7 @@ class TrainingInputs(TypedDict):
     point_num_frames: Tensor
     """int64 (R,): number of those frames, padded to even."""
     region_masks: Tensor | None
-    """bool (t, N, h/2, w/2)."""
+    """(t, N, h/2, w/2) as of `regions.pool_to_grid`."""
     sam_frames: Tensor | None
     """float32 (T, 3, S, S); None for a sample that segments nothing."""
     target_masks: Tensor | None

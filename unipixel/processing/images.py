@@ -123,6 +123,9 @@ class ImageSettings:
     target_rule: Literal["touched", "nearest"] = "touched"
     """How a ground-truth mask becomes S x S: every pixel that the antialiased resize of the mask touches (released), or
     the nearest source pixel (cheaper, and objects keep their area)."""
+    region_rule: Literal["touched", "covered"] = "touched"
+    """Weights of visual tokens in the mean that an object in memory is: 1 for each that the antialiased resize of its
+    mask touches (released), or the share of each that it covers, so that what lies around the object counts little."""
 
     def __post_init__(self) -> None:
         try:
@@ -146,6 +149,8 @@ class ImageSettings:
             raise ValueError(f"frame_resize is {self.frame_resize!r}; it must be 'pillow' or 'tensor'")
         if self.target_rule not in ("touched", "nearest"):
             raise ValueError(f"target_rule is {self.target_rule!r}; it must be 'touched' or 'nearest'")
+        if self.region_rule not in ("touched", "covered"):
+            raise ValueError(f"region_rule is {self.region_rule!r}; it must be 'touched' or 'covered'")
 
     @property
     def token_side(self) -> int:

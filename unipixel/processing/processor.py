@@ -40,7 +40,7 @@ class TurnInputs:
     point_frames: Tensor
     """int64 (R,): frame of each ``<|ref|>`` among the frames that the language model sees."""
     region_masks: Tensor | None
-    """bool (t, N, h/2, w/2) of the objects behind ``<|mem|>``; None without regions."""
+    """(t, N, h/2, w/2) of the objects behind ``<|mem|>``, as of `regions.pool_to_grid`; None without regions."""
 
     @classmethod
     def from_ids(cls, ids: Sequence[int] = ()) -> TurnInputs:

@@ -16,22 +16,32 @@ from unipixel.masks import MaskTrack
 from unipixel.processing.chat import MEM
 from unipixel.processing.images import VisualInput
 
+RegionRule = Literal["touched", "covered"]
+"""See `ImageSettings.region_rule`."""
+
 
 @lru_cache(maxsize=256)
-def _compute_reach(length: int, cells: int, cell: int) -> Tensor:
-    """Which source rows have any weight in which token rows, float 0/1 (cells, length).
+def _compute_reach(length: int, cells: int, cell: int, rule: RegionRule) -> Tensor:
+    """What source rows weigh in token rows, float (cells, length): 1 for any weight at all, or their share of the row.
 
     The axis is resized from ``length`` to ``cells`` runs of ``cell`` pixels by the antialiased bilinear filter.
     """
     out = cells * cell
     weights = F.interpolate(torch.eye(length)[None, None], size=(out, length), mode="bilinear", antialias=True)[0, 0]
-    return (weights > 0).view(cells, cell, length).any(1).float()
+    runs = weights.view(cells, cell, length)
+    return runs.mean(1) if rule == "covered" else (runs > 0).any(1).float()
 
 
 def pool_to_grid(
-    masks: np.ndarray, grid: tuple[int, int, int], *, step: int = 2, merge: int = 2, patch: int = 14
+    masks: np.ndarray,
+    grid: tuple[int, int, int],
+    *,
+    step: int = 2,
+    merge: int = 2,
+    patch: int = 14,
+    rule: RegionRule = "touched",
 ) -> Tensor:
-    """Pixel masks on the token grid: a cell is on if its part of the resized mask is touched in any of its frames.
+    """Pixel masks on the token grid: whether the resized mask touches a cell in any of its frames, or its share of it.
 
     Args:
         masks: bool (T, N, H, W); a last temporal step that lacks frames repeats the last one.
@@ -39,26 +49,28 @@ def pool_to_grid(
         step: frames per temporal step.
         merge: patches per side of a token.
         patch: pixels per side of a patch.
+        rule: see `ImageSettings.region_rule`.
 
     Returns:
-        bool (t, N, h/2, w/2).
+        (t, N, h/2, w/2): bool where the rule is "touched", float, from 0 to 1, where it is "covered".
 
-    Source: UniPixel, section 3.3. The original resizes with an antialiased bilinear filter, then max-pools and compares
-    with 0. All weights are non-negative, so which pixels reach which cell is known beforehand and two small products
-    of 0/1 matrices give the same cells.
+    Source: UniPixel, section 3.3 ("touched"). The original resizes with an antialiased bilinear filter, then max-pools
+    and compares with 0. All weights are non-negative, so which pixels reach which cell is known beforehand and two
+    small products of 0/1 matrices give the same cells.
     """
     t, h, w = grid
     lacking = t * step - len(masks)
     if lacking:
         masks = np.concatenate([masks, np.repeat(masks[-1:], lacking, axis=0)])
     pooled = np.ascontiguousarray(masks).reshape(t, step, *masks.shape[1:]).any(1)  # (t, N, H, W)
-    rows = _compute_reach(masks.shape[2], h // merge, merge * patch)
-    columns = _compute_reach(masks.shape[3], w // merge, merge * patch)
-    return (rows @ torch.from_numpy(pooled).float() @ columns.T) > 0
+    rows = _compute_reach(masks.shape[2], h // merge, merge * patch, rule)
+    columns = _compute_reach(masks.shape[3], w // merge, merge * patch, rule)
+    cells = rows @ torch.from_numpy(pooled).float() @ columns.T
+    return cells.clamp(max=1.0) if rule == "covered" else cells > 0
 
 
 def build_region_masks(tracks: dict[int, MaskTrack], visual: VisualInput, *, unseen: bool = False) -> Tensor:
-    """Grid masks of known objects on the frames that the language model sees, bool (t, N, h/2, w/2).
+    """Grid masks of known objects on the frames that the language model sees, (t, N, h/2, w/2) as of `pool_to_grid`.
 
     Args:
         unseen: also take an object that is visible on none of these frames.
@@ -85,6 +97,7 @@ def build_region_masks(tracks: dict[int, MaskTrack], visual: VisualInput, *, uns
         step=settings.temporal_patch_size,
         merge=settings.merge_size,
         patch=settings.patch_size,
+        rule=settings.region_rule,
     )
 
 
@@ -106,7 +119,7 @@ def format_region_lines(ids: Sequence[int], grid: Tensor, num_frames: int, *, st
 
     Args:
         ids: object ids, N of them.
-        grid: bool (t, N, h/2, w/2) of the same objects.
+        grid: (t, N, h/2, w/2) of the same objects, of `build_region_masks`.
         num_frames: frames that the language model is shown, without padding; 1 is worded as an image.
 
     Source: UniPixel, appendix on prompts; frames count from 1.

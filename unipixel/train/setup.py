@@ -132,6 +132,7 @@ def _start_fresh(start: Start, seed: int) -> TrainingSetup:
         still_frames=not debug,
         sam_size=64 if debug else SAM_SIZE,
         target_rule="nearest",
+        region_rule="touched" if debug else "covered",
     )
     processor = Processor(tokenizer, settings)
     model = UniPixel((build_debug_config if debug else build_nano_config)(len(tokenizer), processor.chat.ids))
