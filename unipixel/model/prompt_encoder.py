@@ -102,7 +102,7 @@ class RegionPool(nn.Module):
                 weight = mask.to(steps).flatten(2).transpose(0, 1)  # (N, t, cells)
                 total = weight.sum(-1, keepdim=True)  # (N, t, 1)
                 mean = torch.einsum("ntc,tcv->ntv", weight, steps) / total.where(total > 0, 1)
-                rows.append(mean[weight.any(-1)])
+                rows.append(mean[mask.flatten(2).any(-1).T])
             base += t * count
         return torch.cat(rows) if rows else cells.new_zeros(0, cells.shape[-1])
 
