@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack
 from unipixel.media import Media
 from unipixel.processing import Processor
+from unipixel.processing.images import RegionRule
 from unipixel.processing.regions import build_region_masks, build_target_masks, format_region_lines, pool_to_grid
 
 
@@ -57,7 +57,7 @@ def test_a_cell_that_a_mask_covers_by_a_quarter_weighs_a_quarter() -> None:
 
 
 @pytest.mark.parametrize("rule", ["touched", "covered"])
-def test_every_pixel_touches_a_cell(rule: Literal["touched", "covered"]) -> None:
+def test_every_pixel_touches_a_cell(rule: RegionRule) -> None:
     pixels = np.eye(13 * 17, dtype=bool).reshape(1, -1, 13, 17)
     assert pool_to_grid(pixels, (1, 4, 8), rule=rule).flatten(2).any(-1).all()
 

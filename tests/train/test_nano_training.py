@@ -327,7 +327,7 @@ def test_objects_in_memory_are_fitted_to_their_names_and_nothing_else_changes(
 ) -> None:
     fit_region_pool("nano", tmp_path / "fitted", 24, 40)
     shares = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
-    assert len(shares) == 4 and all(0 <= share <= 1 for share in shares)
+    assert len(shares) == 4 and min(shares) > 0.3  # of a hundred names and more: a guess has 0.01
     before, after = load_model(resolve_checkpoint("nano")).float(), load_model(tmp_path / "fitted")
     known = before.state_dict()
     changed = {name for name, tensor in after.state_dict().items() if not torch.equal(tensor, known[name])}

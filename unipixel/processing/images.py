@@ -75,6 +75,10 @@ _BOUNDS = {
 """Largest values: a frame is resized to whatever a file says."""
 
 
+RegionRule = Literal["touched", "covered"]
+"""See `ImageSettings.region_rule`."""
+
+
 FEW_FRAMES = 8
 """Frames of a clip that are all seen, also where each fills a temporal step by itself."""
 
@@ -123,7 +127,7 @@ class ImageSettings:
     target_rule: Literal["touched", "nearest"] = "touched"
     """How a ground-truth mask becomes S x S: every pixel that the antialiased resize of the mask touches (released), or
     the nearest source pixel (cheaper, and objects keep their area)."""
-    region_rule: Literal["touched", "covered"] = "touched"
+    region_rule: RegionRule = "touched"
     """Weights of visual tokens in the mean that an object in memory is: 1 for each that the antialiased resize of its
     mask touches (released), or the share of each that it covers, so that what lies around the object counts little."""
 

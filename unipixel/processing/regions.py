@@ -14,10 +14,7 @@ from torch import Tensor
 from unipixel.errors import PromptError
 from unipixel.masks import MaskTrack
 from unipixel.processing.chat import MEM
-from unipixel.processing.images import VisualInput
-
-RegionRule = Literal["touched", "covered"]
-"""See `ImageSettings.region_rule`."""
+from unipixel.processing.images import RegionRule, VisualInput
 
 
 @lru_cache(maxsize=256)
